@@ -1,0 +1,129 @@
+"""The command lines that run in the helper: how a volume is listed, read, written and emptied.
+
+They are part of the format (docs/format.md): the listing's records and the bytes of the tar stream come from them.
+Each is an argument vector whose directory is the volume's mount point in the helper.
+"""
+
+from __future__ import annotations
+
+# A file in the root of a volume while a restore writes it: half of a backup must not be taken for a whole one, least
+# of all be backed up as one, whoever looks at the volume next.
+RESTORE_MARK = ".volferry-restore-in-progress"
+
+# One NUL-ended record an entry. The path comes first and no path holds "//", so the first "//" ends it.
+FIND_FORMAT = r"%P//%y %m %U %G %s %T@ %C@ %i %n %l\0"
+
+# First and last record around the sorted ones. Three slashes: no path is empty and followed by a third one.
+STATUS_RECORD = b"///status "
+END_RECORD = b"///end"
+
+# "/" and byte 1 change places while `sort` compares: "/" is then below every other byte that a name can hold, so
+# that byte order is the order of a tree walk (a directory, then everything below it, then its next sibling).
+# The exit status of `find` goes first; the end record is written only if `sort` succeeded.
+_LIST_SCRIPT = r"""
+{ find . -ignore_readdir_race -printf "$0"; printf '///status %d\0' "$?"; } |
+tr '/\001' '\001/' |
+{ sort -z -S 64M -T "$1" && printf '\001\001\001end\0'; } |
+tr '/\001' '\001/'
+"""
+
+_CREATE = [
+    "--create",
+    "--file=-",
+    "--blocking-factor=2048",
+    "--format=posix",
+    "--sparse",
+    "--xattrs",
+    "--xattrs-include=*",
+    "--acls",
+    "--selinux",
+    "--numeric-owner",
+    "--no-recursion",
+    "--quoting-style=c",
+    # Without it the stream holds tar's process id and access times, and is never the same twice.
+    "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
+    "--null",
+    "--verbatim-files-from",
+    "--no-unquote",
+    "--files-from=-",
+]
+
+_EXTRACT = [
+    "--extract",
+    "--file=-",
+    "--blocking-factor=2048",
+    "--xattrs",
+    "--xattrs-include=*",
+    "--acls",
+    "--selinux",
+    "--numeric-owner",
+    "--same-owner",
+    "--preserve-permissions",
+    # The stream is our own and its names are relative; without it, symlinks would first be placeholders.
+    "--absolute-names",
+    # A directory's time is set when everything below it is there.
+    "--delay-directory-restore",
+    "--quoting-style=c",
+    "--warning=no-timestamp",
+]
+
+# Whoever could write the volume may have had a say in the names: on a machine's own files, symlinks that lead
+# elsewhere are made last, so that nothing is ever written through one.
+_NOT_HERE = {"--absolute-names"}
+_ROOT_ONLY = {"--same-owner"}
+
+
+def list_command(directory: str, spool: str) -> list[str]:
+    """Writes the sorted listing of `directory` to stdout; `sort` spills into `spool`."""
+    return ["sh", "-c", f'cd "$2" || exit 1\n{_LIST_SCRIPT}', FIND_FORMAT, spool, directory]
+
+
+def create_command(directory: str) -> list[str]:
+    """Reads NUL-ended paths (`.` for the root) from stdin, writes their tar stream to stdout."""
+    return ["tar", f"--directory={directory}", *_CREATE]
+
+
+def extract_command(directory: str) -> list[str]:
+    """Reads a tar stream from stdin and puts its entries into `directory`."""
+    return ["tar", f"--directory={directory}", *_EXTRACT]
+
+
+def empty_command(directory: str) -> list[str]:
+    """Deletes everything below `directory` but the mark of a restore that has begun."""
+    return ["find", directory, "-mindepth", "1", "!", "-path", f"{directory}/{RESTORE_MARK}", "-delete"]
+
+
+def probe_command(directory: str) -> list[str]:
+    """Writes one byte to stdout if `directory` holds anything."""
+    return ["find", directory, "-mindepth", "1", "-printf", "x", "-quit"]
+
+
+def find_command(directory: str, name: str) -> list[str]:
+    """Writes the NUL-ended paths of all regular files called `name`."""
+    return ["find", directory, "-ignore_readdir_race", "-name", name, "-type", "f", "-printf", r"%P\0"]
+
+
+def mark_command(directory: str, backup: str) -> list[str]:
+    """Leaves the mark of a restore that has begun, with the name of the backup."""
+    return ["sh", "-c", 'printf "%s" "$1" >"$0"', f"{directory}/{RESTORE_MARK}", backup]
+
+
+def marked_command(directory: str) -> list[str]:
+    """Writes one byte to stdout if the mark is there."""
+    return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-printf", "x"]
+
+
+def mark_text_command(directory: str) -> list[str]:
+    """Writes what the mark says, which must be there, to stdout."""
+    return ["sh", "-c", 'read -r line <"$0"; printf "%s" "$line"', f"{directory}/{RESTORE_MARK}"]
+
+
+def unmark_command(directory: str) -> list[str]:
+    """Takes the mark away."""
+    return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-delete"]
+
+
+def local_extract_command(directory: str, *, root: bool) -> list[str]:
+    """As `extract_command`, into a directory of this machine; who is not root cannot give files away."""
+    options = [each for each in _EXTRACT if each not in _NOT_HERE and (root or each not in _ROOT_ONLY)]
+    return ["tar", f"--directory={directory}", *options]

@@ -1,0 +1,84 @@
+"""What is left out of a backup on purpose: patterns as in a `.gitignore`, and caches that say so themselves.
+
+Patterns: https://git-scm.com/docs/gitignore#_pattern_format; the root of the volume is where the `.gitignore` would be.
+Caches: https://bford.info/cachedir/, a directory with a file CACHEDIR.TAG that begins with a known signature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pathspec import GitIgnoreSpec
+
+from volferry.archive.listing import parse_record
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+CACHE_TAG = b"CACHEDIR.TAG"
+CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+MOST_PATHS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Excludes:
+    """What a user asked to be left out."""
+
+    patterns: tuple[str, ...] = ()
+    caches: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.patterns or self.caches)
+
+    def check(self) -> None:
+        """Raises ValueError for a pattern that cannot be understood."""
+        GitIgnoreSpec.from_lines(self.patterns)
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """What was left out: how much, and the topmost entries of it."""
+
+    entries: int = 0
+    source_bytes: int = 0
+    paths: list[bytes] = field(default_factory=list)
+
+    def add(self, path: bytes, *, top: bool, source_bytes: int) -> None:
+        self.entries += 1
+        self.source_bytes += source_bytes
+        if top and len(self.paths) < MOST_PATHS:
+            self.paths.append(path)
+
+
+def without_excluded(
+    records: Iterable[bytes], excludes: Excludes, *, cache_directories: Collection[bytes], left_out: LeftOut
+) -> Iterator[bytes]:
+    """The records of a listing that are not excluded. An excluded directory takes all below it along; of a cache,
+    the directory itself and its tag stay. The root is never excluded.
+    """
+    spec = GitIgnoreSpec.from_lines(excludes.patterns)
+    below = b""  # the excluded directory that the walk is in, with its slash
+    cache = b""  # the same, of a cache
+    for record in records:
+        entry = parse_record(record)
+        path = entry.path
+        if below and path.startswith(below):
+            left_out.add(path, top=False, source_bytes=entry.size)
+            continue
+        below = b""
+        directory = entry.kind == b"d"
+        if cache and not path.startswith(cache):
+            cache = b""
+        in_cache = cache and path != cache + CACHE_TAG
+        if path and (in_cache or spec.match_file(_text(path) + ("/" if directory else ""))):
+            left_out.add(path, top=True, source_bytes=entry.size)
+            below = path + b"/" if directory else b""
+            continue
+        if directory and path in cache_directories:
+            cache = path + b"/" if path else b""
+        yield record
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")

@@ -1,0 +1,190 @@
+"""Frames: a group's tar bytes, cut by content, hashed, and compressed to one independent zstd frame each."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from os import cpu_count
+from typing import TYPE_CHECKING, TypeVar
+
+import zstandard
+from blake3 import blake3
+from pyfastcdc import FastCDC
+
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Generator, Iterable, Iterator
+
+# Part of the format: with other sizes, or another cutter, no frame of an older backup would be met again.
+MIN_BYTES = 256 << 10
+AVERAGE_BYTES = 1 << 20
+MAX_BYTES = 4 << 20
+
+_IN_FLIGHT_BYTES = 48 << 20
+_BUFFER_BYTES = 4 * MAX_BYTES
+
+T = TypeVar("T")
+
+
+class FrameCutter:
+    """Cuts the bytes of one group after another (FastCDC 2020, normalization 1, default gear table).
+
+    Cuts are the same whatever the pieces that the data comes in. Bytes are copied twice and no more: into one buffer
+    that is never given back, and into their frame.
+    """
+
+    def __init__(self) -> None:
+        self._cutter = FastCDC(AVERAGE_BYTES, min_size=MIN_BYTES, max_size=MAX_BYTES)
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._end = 0
+
+    def feed(self, data: bytes | memoryview) -> Iterable[bytes]:
+        """Frames whose end is now certain."""
+        end = self._end + len(data)
+        if end <= _BUFFER_BYTES:
+            self._buffer[self._end : end] = data
+            self._end = end
+            return ()
+        frames: list[bytes] = []
+        rest = memoryview(data)
+        while rest:
+            size = min(len(rest), _BUFFER_BYTES - self._end)
+            self._buffer[self._end : self._end + size] = rest[:size]
+            self._end += size
+            rest = rest[size:]
+            if rest:
+                # A cut looks at most MAX_BYTES ahead: what starts before that is certain.
+                frames += self._cut(keep=MAX_BYTES)
+        return frames
+
+    def finish_group(self) -> Iterable[bytes]:
+        """The rest of the group."""
+        return self._cut(keep=0) if self._end else ()
+
+    def _cut(self, keep: int) -> list[bytes]:
+        filled = self._buffer[: self._end]
+        frames = []
+        cut = 0
+        for chunk in self._cutter.cut_buf(filled):
+            if self._end - chunk.offset < keep:
+                break
+            cut = chunk.offset + chunk.length
+            frames.append(bytes(filled[chunk.offset : cut]))
+        self._buffer[: self._end - cut] = filled[cut:]
+        self._end -= cut
+        return frames
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame as it is stored; `stored` is empty for one that the store has already."""
+
+    group: int
+    digest: str  # BLAKE3 of the raw bytes, hex
+    raw_bytes: int
+    stored: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReusedGroup:
+    """In place of the frames of a group that was not read."""
+
+    number: int
+
+
+def encode_frames(
+    raw_frames: Iterable[tuple[int, bytes] | ReusedGroup], *, level: int, known: Container[bytes]
+) -> Generator[Frame | ReusedGroup, None, None]:
+    """Hashes and compresses frames, given with their group's number, on all cores, and yields them in order.
+
+    What is in `known`, by BLAKE3 digest, is not compressed. Reused groups are passed on in their place.
+    """
+    local = threading.local()
+
+    def encode(group: int, raw: bytes) -> Frame:
+        digest = blake3(raw).digest()
+        if digest in known:
+            return Frame(group, digest.hex(), len(raw), b"")
+        if not hasattr(local, "compressor"):
+            # The content checksum lets `zstd -t` check a pack without volferry.
+            local.compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+        return Frame(group, digest.hex(), len(raw), local.compressor.compress(raw))
+
+    def jobs() -> Iterator[tuple[int, Callable[[], Frame | ReusedGroup]]]:
+        for item in raw_frames:
+            if isinstance(item, ReusedGroup):
+                yield 0, partial(_itself, item)
+            else:
+                group, raw = item
+                yield len(raw), partial(encode, group, raw)
+
+    return _in_order(jobs())
+
+
+def _itself(item: ReusedGroup) -> ReusedGroup:
+    return item
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """A frame that was fetched: its bytes in the store, and what they must be."""
+
+    key: str  # of the pack
+    digest: str
+    raw_bytes: int
+    stored: bytes
+
+
+def decode_frames(
+    stored_frames: Iterable[StoredFrame], *, damaged: Callable[[str, str], Exception]
+) -> Generator[bytes, None, None]:
+    """Raw bytes, in order, decompressed and checked on all cores. Raises `damaged(key, reason)` for a wrong frame."""
+
+    def decode(frame: StoredFrame) -> bytes:
+        try:
+            return decode_frame(frame.stored, digest=frame.digest, raw_bytes=frame.raw_bytes)
+        except ValueError as error:
+            raise damaged(frame.key, str(error)) from error
+
+    return _in_order((frame.raw_bytes, partial(decode, frame)) for frame in stored_frames)
+
+
+def decode_frame(stored: bytes, *, digest: str, raw_bytes: int) -> bytes:
+    """The raw bytes of a stored frame. Raises ValueError if they are not those that `digest` names."""
+    try:
+        # Asked first: a damaged size in the frame's header must not become an allocation.
+        if zstandard.frame_content_size(stored) != raw_bytes:
+            raise ValueError("a frame does not have the length that the index says")
+        raw = zstandard.ZstdDecompressor().decompress(stored)
+    except zstandard.ZstdError as error:
+        raise ValueError("a frame cannot be decompressed") from error
+    if blake3(raw).hexdigest() != digest:
+        raise ValueError("the content of a frame is not what its BLAKE3 digest says")
+    return raw
+
+
+def _in_order(jobs: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None, None]:
+    """Runs jobs, each given with the bytes that it holds, on all cores; yields their results in order.
+
+    At most 48 MiB are on their way at once; `jobs` is drawn from in the caller's thread.
+    """
+    pool = ThreadPoolExecutor(max_workers=cpu_count() or 2, thread_name_prefix="frames")
+    waiting: deque[tuple[int, Future[T]]] = deque()
+    in_flight = 0
+    try:
+        for size, job in jobs:
+            with held_back():  # the pool may start a thread
+                waiting.append((size, pool.submit(job)))
+            in_flight += size
+            while waiting and (in_flight > _IN_FLIGHT_BYTES or waiting[0][1].done()):
+                done_size, future = waiting.popleft()
+                in_flight -= done_size
+                yield future.result()
+        while waiting:
+            yield waiting.popleft()[1].result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

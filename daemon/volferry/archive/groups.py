@@ -1,0 +1,52 @@
+"""Groups: runs of consecutive entries that are read, stored and reused together.
+
+Where a group ends is a function of the entries alone, never of what was stored before: an insertion or a deletion
+moves no boundary but its own (docs/format.md, "Groups").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LARGE_FILE_BYTES = 1 << 20
+BOUNDARY_ONE_IN = 64
+MOST_ENTRIES = 4096  # bounds memory against names chosen so that no hash ends a group
+
+
+@dataclass(slots=True)
+class Group:
+    """Records of a listing, and what is needed of them all, from looking at each once."""
+
+    number: int
+    records: list[bytes] = field(default_factory=list)
+    source_bytes: int = 0  # sum of the apparent sizes of the regular files
+    kinds: dict[bytes, int] = field(default_factory=dict)  # how many of each, as `find -printf %y`
+    linked: list[tuple[bytes, bytes]] = field(default_factory=list)  # inode and record of what has more names
+
+
+def split_groups(records: Iterable[bytes]) -> Iterator[Group]:
+    """The groups of a listing, numbered from 0. Raises ValueError for what is not a record."""
+    group = Group(0)
+    for record in records:
+        path, _, meta = record.partition(b"//")
+        kind, _, _, _, size, _, _, inode, links, _ = meta.split(b" ", 9)
+        size_bytes = int(size) if kind == b"f" else 0
+        large = size_bytes >= LARGE_FILE_BYTES
+        if large and group.records:
+            yield group
+            group = Group(group.number + 1)
+        group.records.append(record)
+        group.source_bytes += size_bytes
+        group.kinds[kind] = group.kinds.get(kind, 0) + 1
+        if links != b"1" and kind != b"d":
+            group.linked.append((inode, record))
+        if large or crc32(path) % BOUNDARY_ONE_IN == 0 or len(group.records) == MOST_ENTRIES:
+            yield group
+            group = Group(group.number + 1)
+    if group.records:
+        yield group

@@ -1,0 +1,173 @@
+"""The index of a backup: which frames, in order, make up its tar stream, and which entries they hold.
+
+Two objects, both zstd-compressed (docs/format.md, "Index"): `frames`, one text line a frame, and `files`, the
+listing, group by group, as NUL-ended records.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import zstandard
+from blake3 import blake3
+
+from volferry.archive.listing import UNTRUSTED, Entry, parse_record, path_of, split_records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+_LEVEL = 3
+_BLOCK_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 10
+_FRAME_LINE = re.compile(rb"(\d+) ([0-9TZ]+-[0-9a-f]{6}\.\d{4,}) (\d+) (\d+) (\d+) ([0-9a-f]{64})")
+_GROUP_RECORD = re.compile(rb"/(\d+) (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLocation:
+    """Where a frame is, and what it must be. Offsets and lengths are in bytes."""
+
+    group: int
+    pack: str
+    offset: int
+    stored_bytes: int
+    raw_bytes: int
+    digest: str
+
+    @property
+    def line(self) -> bytes:
+        return f"{self.group} {self.pack} {self.offset} {self.stored_bytes} {self.raw_bytes} {self.digest}\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectDigest:
+    """What a finished object must be."""
+
+    stored_bytes: int
+    blake3: str
+
+
+def file_blocks(path: Path, size_bytes: int | None = None) -> Iterator[bytes]:
+    """The content of a local file, or the first part of it, in pieces. Raises ValueError if it is shorter than that."""
+    with path.open("rb") as file:
+        left = size_bytes
+        while left is None or left:
+            block = file.read(_BLOCK_BYTES if left is None else min(left, _BLOCK_BYTES))
+            if not block:
+                if left:
+                    raise ValueError(f"{path} is cut off")
+                return
+            left = None if left is None else left - len(block)
+            yield block
+
+
+def digested(blocks: Iterable[bytes], write: Callable[[bytes], object] | None = None) -> ObjectDigest:
+    """What the blocks are, all together; each is handed to `write`."""
+    digest = blake3()
+    size = 0
+    for block in blocks:
+        digest.update(block)
+        size += len(block)
+        if write is not None:
+            write(block)
+    return ObjectDigest(size, digest.hexdigest())
+
+
+def compress_file(path: Path, blocks: Iterable[bytes]) -> ObjectDigest:
+    """Writes an index object, compressed, to a local file."""
+    with path.open("wb") as file:
+        return digested(_compressed(blocks), file.write)
+
+
+def _compressed(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
+    for block in blocks:
+        yield compressor.compress(block)
+    yield compressor.flush()
+
+
+def distrusted(blocks: Iterable[bytes], paths: AbstractSet[bytes]) -> Iterator[bytes]:
+    """The bytes of an uncompressed `files` object, with the entries at `paths` marked to be read again next time."""
+    if not paths:
+        yield from blocks
+        return
+    for number, records in parse_groups(blocks):
+        yield group_bytes(
+            number, [_distrusted(record) if path_of(record) in paths else record for record in records]
+        )
+
+
+def _distrusted(record: bytes) -> bytes:
+    entry = parse_record(record)
+    return Entry(entry.path, b" ".join(entry.stat._replace(ctime=UNTRUSTED))).record
+
+
+def decompress(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of an index object. Raises ValueError if it is damaged or cut off."""
+    decompressor = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        for block in blocks:
+            # Small pieces in: a small object that claims to be a large one cannot become that at once.
+            for start in range(0, len(block), _PIECE_BYTES):
+                if decompressor.eof:
+                    raise ValueError("there are bytes after its end")
+                yield decompressor.decompress(block[start : start + _PIECE_BYTES])
+    except zstandard.ZstdError as error:
+        raise ValueError("it cannot be decompressed") from error
+    if not decompressor.eof:
+        raise ValueError("it is cut off")
+    if decompressor.unused_data:
+        raise ValueError("there are bytes after its end")
+
+
+def read_frames(blocks: Iterable[bytes]) -> Iterator[FrameLocation]:
+    """The lines of a `frames` object, in order. Raises ValueError if it is damaged."""
+    yield from parse_frames(decompress(blocks))
+
+
+def parse_frames(blocks: Iterable[bytes]) -> Iterator[FrameLocation]:
+    """As `read_frames`, of what is not compressed."""
+    rest = b""
+    for block in blocks:
+        lines = (rest + block).split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            match = _FRAME_LINE.fullmatch(line)
+            if match is None:
+                raise ValueError(f"not a frame line: {line[:80]!r}")
+            group, pack, offset, stored, raw, digest = match.groups()
+            yield FrameLocation(
+                int(group), pack.decode(), int(offset), int(stored), int(raw), digest.decode()
+            )
+    if rest:
+        raise ValueError("its last line is cut off")
+
+
+def group_bytes(number: int, records: list[bytes]) -> bytes:
+    """One group of a `files` object, before compression."""
+    return b"\0".join([b"/%d %d" % (number, len(records)), *records, b""])
+
+
+def read_files(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[Entry]]]:
+    """The groups of a `files` object, in order. Raises ValueError if it is damaged."""
+    for number, records in parse_groups(decompress(blocks)):
+        yield number, [parse_record(record) for record in records]
+
+
+def parse_groups(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """The groups of what is not compressed, as records. Raises ValueError if it is damaged."""
+    records = split_records(blocks)
+    for record in records:
+        match = _GROUP_RECORD.fullmatch(record)
+        if match is None:
+            raise ValueError(f"not a group record: {record[:80]!r}")
+        count = int(match[2])
+        group = list(islice(records, count))
+        if len(group) != count:
+            raise ValueError("its last group is cut off")
+        yield int(match[1]), group

@@ -1,0 +1,68 @@
+"""What runs in the helper on chosen paths: how they are listed and deleted.
+
+Paths are bytes, and an argument vector is text: each is a script for the stdin of a shell, in pieces.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volferry.archive.commands import FIND_FORMAT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# Sorts as `list_command` does; the arguments are the format of `find` and the directory to spill into.
+_SORT_SCRIPT = r"""
+tr '/\001' '\001/' |
+{ sort -z -S 64M -T "$2" && printf '\001\001\001end\0'; } |
+tr '/\001' '\001/'
+"""
+
+# Of one `find` in a script; the kernel takes 128 KiB and more.
+_MOST_ARGUMENT_BYTES = 64 << 10
+
+SCRIPT_COMMAND = ["sh", "-s"]
+
+
+def list_paths_script(directory: str, spool: str, paths: Sequence[bytes], *, below: bool) -> Iterator[bytes]:
+    """Writes a listing as `list_command` does, of `paths` and, if `below`, all below them. What is not there is not
+    listed, and said on stderr. Every path in the listing starts with `./`.
+
+    `paths` must be in the order of a tree walk, none of them empty, and none below another if `below`.
+    """
+    depth = b"" if below else b" -maxdepth 0"
+    record = _quoted(FIND_FORMAT.replace("%P", "%p", 1).encode())
+    yield b"cd %s || exit 1\nset -- %s %s\nlist() {\nstatus=0\n" % (
+        _quoted(directory.encode()),
+        record,
+        _quoted(spool.encode()),
+    )
+    for arguments in _argument_lists(paths):
+        yield b'find%s%s -printf "$1" </dev/null || status=1\n' % (arguments, depth)
+    yield b'printf \'///status %%d\\0\' "$status"\n}\nlist "$@" |%s\n' % _SORT_SCRIPT.encode()
+
+
+def delete_paths_script(directory: str, paths: Sequence[bytes]) -> Iterator[bytes]:
+    """Deletes `paths`, which must be there, with all below them."""
+    yield b"cd %s || exit 1\n" % _quoted(directory.encode())
+    for arguments in _argument_lists(paths):
+        yield b"find%s -delete </dev/null || exit 1\n" % arguments
+
+
+def _argument_lists(paths: Sequence[bytes]) -> Iterator[bytes]:
+    """Paths as quoted arguments that start with `./`, as many at a time as one command may have."""
+    arguments = b""
+    for path in paths:
+        argument = b" " + _quoted(b"./" + path)
+        if arguments and len(arguments) + len(argument) > _MOST_ARGUMENT_BYTES:
+            yield arguments
+            arguments = b""
+        arguments += argument
+    if arguments:
+        yield arguments
+
+
+def _quoted(text: bytes) -> bytes:
+    """One word of a shell, whatever its bytes."""
+    return b"'" + text.replace(b"'", b"'\\''") + b"'"

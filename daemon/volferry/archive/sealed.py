@@ -1,0 +1,37 @@
+"""Sealed JSON: a JSON document whose last member is the BLAKE3 digest of everything before it.
+
+A flipped or missing byte anywhere in it is found, and it is still a document that a person can read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from blake3 import blake3
+
+_SEAL = '  "blake3": "'
+_END = '"\n}\n'
+_DIGEST_CHARS = 64
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """`document`, indented by two, keys in the given order, with its seal. It must not be empty."""
+    body = json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ",\n"
+    return f"{body}{_SEAL}{blake3(body.encode()).hexdigest()}{_END}".encode()
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The inverse of `seal`. Raises ValueError if the bytes are not those that were sealed."""
+    end = len(data) - len(_END)
+    start = end - _DIGEST_CHARS
+    body = data[: max(start - len(_SEAL), 0)]
+    if data[len(body) : start] != _SEAL.encode() or data[max(end, 0) :] != _END.encode():
+        raise ValueError("it is cut off, or not sealed")
+    if blake3(body).hexdigest().encode() != data[start:end]:
+        raise ValueError("its content does not match its BLAKE3 digest")
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")
+    del document["blake3"]
+    return document

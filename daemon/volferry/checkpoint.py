@@ -1,0 +1,226 @@
+"""What a run that has not finished yet has already stored: kept in the state directory, so that the next run can go on
+from there, however this one ends.
+
+`frames` and `groups` grow with the run; after each pack is committed, a line in `packs` says how far they are good, and
+vouches for every byte up to there: what is damaged is not gone on from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from os import fsync
+from typing import TYPE_CHECKING, Self
+
+from blake3 import blake3
+
+from volferry.archive.excludes import Excludes
+from volferry.archive.index import digested, file_blocks, group_bytes, parse_frames, parse_groups
+from volferry.archive.sealed import seal, unseal
+from volferry.errors import VolferryError, reason
+from volferry.model import BACKUP_ID, PackInfo, time_of_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from volferry.archive.index import FrameLocation
+
+# Well below the grace period of packs that no backup refers to (a week): what a checkpoint names is still there.
+_OLDEST = timedelta(days=3)
+_VERSION = 1
+
+
+class _GrowingFile:
+    """A file that is only appended to, and the digest of what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._digest = blake3()
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+
+    def sync(self) -> str:
+        """All of it on stable storage. Returns its size and digest, as they stand in `packs`."""
+        self._file.flush()
+        fsync(self._file.fileno())
+        return f"{self._size} {self._digest.hexdigest()}"
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class CheckpointWriter:
+    """The index of a run while it grows. Its two files are what the final index is made from."""
+
+    def __init__(self, directory: Path, *, packs: Mapping[str, PackInfo], excludes: Excludes) -> None:
+        """`packs` are those of earlier runs that this one may refer to."""
+        self._directory = directory
+        earlier = [[pack.name, pack.stored_bytes, pack.blake3] for pack in packs.values()]
+        try:
+            directory.mkdir(parents=True, mode=0o700)
+            (directory / "run.json").write_bytes(
+                seal(
+                    {
+                        "version": _VERSION,
+                        "packs": earlier,
+                        "exclude": list(excludes.patterns),
+                        "exclude_caches": excludes.caches,
+                    }
+                )
+            )
+            self._frames = _GrowingFile(directory / "frames")
+            self._groups = _GrowingFile(directory / "groups")
+            self._packs = _GrowingFile(directory / "packs")
+        except OSError as error:
+            raise _cannot_write(directory, error) from error
+        self._group = -1
+        self._records: list[bytes] = []
+
+    def entry(self, group: int, record: bytes) -> None:
+        """The next entry that was read; groups come in order."""
+        if group != self._group:
+            self._flush_group()
+            self._group = group
+        self._records.append(record)
+
+    def group(self, number: int, records: list[bytes]) -> None:
+        """The next group, as a whole."""
+        self._flush_group()
+        self._write(self._groups, group_bytes(number, records))
+
+    def frame(self, location: FrameLocation) -> None:
+        """The next frame. Its pack is one of earlier runs, or one that is being written."""
+        self._write(self._frames, location.line)
+
+    def pack_committed(self, pack: PackInfo) -> None:
+        """All frames so far are in packs that are on stable storage."""
+        try:
+            line = (
+                f"{pack.name} {pack.stored_bytes} {pack.blake3} {self._frames.sync()} {self._groups.sync()}"
+            )
+            self._packs.write(f"{line} {blake3(line.encode()).hexdigest()}\n".encode())
+            self._packs.sync()
+        except OSError as error:
+            raise _cannot_write(self._directory, error) from error
+
+    def finish(self) -> None:
+        """All entries and frames are there; `frames` and `groups` may be read now."""
+        self._flush_group()
+        try:
+            self._frames.close()
+            self._groups.close()
+        except OSError as error:
+            raise _cannot_write(self._directory, error) from error
+
+    def frame_blocks(self) -> Iterator[bytes]:
+        return file_blocks(self._directory / "frames")
+
+    def group_blocks(self) -> Iterator[bytes]:
+        return file_blocks(self._directory / "groups")
+
+    def _flush_group(self) -> None:
+        if self._records:
+            self._write(self._groups, group_bytes(self._group, self._records))
+            self._records = []
+
+    def _write(self, file: _GrowingFile, data: bytes) -> None:
+        try:
+            file.write(data)
+        except OSError as error:
+            raise _cannot_write(self._directory, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in (self._frames, self._groups, self._packs):
+            try:
+                file.close()
+            except OSError:  # it could not be flushed: only what `packs` vouches for will be used
+                continue
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a run that died has left: packs, the frames in them, and the groups that these frames make whole."""
+
+    directory: Path
+    packs: dict[str, PackInfo]
+    excludes: Excludes
+    whole_groups: int  # groups with a lower number have all their frames
+    frames_bytes: int
+    groups_bytes: int
+
+    def frames(self) -> Iterator[FrameLocation]:
+        return parse_frames(file_blocks(self.directory / "frames", self.frames_bytes))
+
+    def groups(self) -> Iterator[tuple[int, list[bytes]]]:
+        for number, records in parse_groups(file_blocks(self.directory / "groups", self.groups_bytes)):
+            if number >= self.whole_groups:
+                return
+            yield number, records
+
+
+def find_checkpoints(directory: Path, *, now: datetime | None = None) -> list[Checkpoint]:
+    """The usable ones of those in `directory`, which are named by backup ids, newest last: each has something that the
+    others may lack. Unusable ones are no error.
+    """
+    try:
+        names = sorted(path.name for path in directory.iterdir() if BACKUP_ID.fullmatch(path.name))
+    except OSError:
+        return []
+    oldest = (now or datetime.now(UTC)) - _OLDEST
+    usable = []
+    for name in names:
+        try:
+            found = _load(directory / name) if time_of_id(name) >= oldest else None
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if found is not None:
+            usable.append(found)
+    return usable
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """All those of a volume, or the one in `directory`, once they are worth nothing."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _load(directory: Path) -> Checkpoint | None:
+    """None if no pack was committed. Raises ValueError, KeyError, TypeError or OSError for what is damaged."""
+    document = unseal((directory / "run.json").read_bytes())
+    if document["version"] != _VERSION:
+        return None
+    packs = {name: PackInfo(name, size, size, digest) for name, size, digest in document["packs"]}
+    frames = groups = (0, "")
+    for line in (directory / "packs").read_text().splitlines(keepends=True):
+        text, _, digest = line.rpartition(" ")
+        if digest != f"{blake3(text.encode()).hexdigest()}\n":
+            break  # cut off when the run died; what came before it is good
+        name, size, pack_digest, frames_size, frames_digest, groups_size, groups_digest = text.split(" ")
+        packs[name] = PackInfo(name, int(size), int(size), pack_digest)
+        frames, groups = (int(frames_size), frames_digest), (int(groups_size), groups_digest)
+    if not frames[0]:
+        return None
+    for part, (size_bytes, expected) in (("frames", frames), ("groups", groups)):
+        if digested(file_blocks(directory / part, size_bytes)).blake3 != expected:
+            raise ValueError(f"{part} is damaged")
+    last = -1
+    for location in parse_frames(file_blocks(directory / "frames", frames[0])):
+        last = location.group
+    # The group of the last frame may have been cut short; its frames are known by name all the same.
+    excludes = Excludes(tuple(document["exclude"]), bool(document["exclude_caches"]))
+    return Checkpoint(directory, packs, excludes, last, frames[0], groups[0])
+
+
+def _cannot_write(directory: Path, error: OSError) -> VolferryError:
+    return VolferryError(f"cannot write to the state directory {directory}: {reason(error)}")

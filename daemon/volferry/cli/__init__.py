@@ -1,0 +1,1 @@
+"""The command line: the only place that wires configuration, engine, store and operations together."""

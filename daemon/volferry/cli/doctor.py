@@ -1,0 +1,106 @@
+"""`volferry doctor`: whether everything that a backup needs is there, found out by trying it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry import __version__
+from volferry.cli.options import ConfigOption, EngineOption, JsonOption, StoreOption
+from volferry.cli.session import Session, print_json
+from volferry.cli.text import size_text
+from volferry.errors import NoSuchStore, VolferryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OLDEST_API = (1, 41)  # Docker Engine 20.10
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    name: str
+    ok: bool
+    detail: str
+
+
+def doctor(
+    *,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Check the engine, the helper, the state directory and the store, and say what to mend."""
+    session = Session.load(config=config, store=store, engine=engine)
+    checks = [
+        _Check("volferry", True, f"{__version__}, Python {sys.version.split()[0]}"),
+        _tried("engine", lambda: _engine(session)),
+        _tried("state directory", lambda: _state(session)),
+        _tried("helper", lambda: _helper(session)),
+        _tried("store", lambda: _store(session)),
+    ]
+    good = all(check.ok for check in checks)
+    if json:
+        print_json(
+            {
+                "ok": good,
+                "checks": [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in checks],
+            }
+        )
+    else:
+        for each in checks:
+            print(f"{'ok  ' if each.ok else 'FAIL'}  {each.name}: {each.detail}")
+    return 0 if good else 1
+
+
+def _tried(name: str, check: Callable[[], str]) -> _Check:
+    try:
+        return _Check(name, True, check())
+    except VolferryError as error:
+        return _Check(name, False, str(error))
+
+
+def _engine(session: Session) -> str:
+    api_version = str(session.engine.api.version().get("ApiVersion", "0.0"))
+    if tuple(int(part) for part in api_version.split(".")) < _OLDEST_API:
+        raise VolferryError(f"Docker {session.engine.version} is too old: 20.10 or later is needed")
+    return f"Docker {session.engine.version} at {session.engine.url}, host name in the store: {session.host}"
+
+
+def _state(session: Session) -> str:
+    with session.run():
+        free = shutil.disk_usage(session.config.state_dir).free
+    return f"{session.config.state_dir}, {size_text(free)} free"
+
+
+def _helper(session: Session) -> str:
+    """Starts one, with no volume, and runs each program that it needs."""
+    from volferry.engine.fifo import FifoChannel  # noqa: PLC0415
+    from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.image import PROGRAMS  # noqa: PLC0415
+
+    with session.run() as run:
+        session.reap(run)
+        settings = session.helper_settings()
+        with open_helper(session.engine, run, settings, []) as helper:
+            script = " && ".join(f"command -v {program}" for program in PROGRAMS)
+            process = helper.start(["sh", "-c", script], on_stderr=lambda _: None)
+            while process.read(1 << 16):
+                pass
+            if process.wait():
+                raise VolferryError(f"image {settings.image} lacks one of {', '.join(PROGRAMS)}")
+            way = "FIFO" if isinstance(helper.channel, FifoChannel) else "stream"
+    return f"image {settings.image}, channel: {way}"
+
+
+def _store(session: Session) -> str:
+    try:
+        backups = sum(1 for _ in session.repository.refs())
+    except NoSuchStore:
+        return f"{session.store.url}: nothing there yet, the first backup makes it"
+    # Says by failing whether it can be written.
+    session.store.create("volferry-doctor").abort()
+    return f"{session.store.url}, {backups:,} backup{'' if backups == 1 else 's'}"

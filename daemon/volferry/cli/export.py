@@ -1,0 +1,86 @@
+"""`volferry export`: a backup as a plain tar, to a file or to stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from volferry.cli.options import (
+    BackupArgument,
+    ConfigOption,
+    EngineOption,
+    HostOption,
+    JsonOption,
+    StoreOption,
+)
+from volferry.cli.progress import TerminalObserver
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.text import size_text
+from volferry.errors import UsageError, VolferryError, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def export(
+    name: BackupArgument,
+    *,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the tar; - is stdout.")
+    ] = "-",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE if it is there.")] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Write a backup as a plain tar, such as `volferry export pgdata | tar -x` takes."""
+    from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
+    from volferry.operations.export import export_backup  # noqa: PLC0415
+
+    if output == "-" and json:
+        raise UsageError("--json and a tar cannot both go to stdout: give a file with -o")
+    if output == "-" and sys.stdout.isatty():
+        raise UsageError("a tar would not look well on a terminal: give a file with -o, or a pipe")
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    ref = session.backup_ref(name)
+    with session.run() as run:
+        backup = BackupReader(session.repository, ref, spool=run.spool)
+        with TerminalObserver(ref.volume) as observer, _opened(output, force=force) as file:
+            total = export_backup(backup, file.write, observer=observer)
+    if json:
+        print_json({"id": ref.id, "host": ref.host, "volume": ref.volume, "file": output, "tar_bytes": total})
+    elif output != "-":
+        print(f"exported {ref} to {output}: {size_text(total)}")
+    if backup.manifest.findings_total:
+        say(f"this backup has findings: see `volferry show {ref}`")
+    return 0
+
+
+@contextmanager
+def _opened(output: str, *, force: bool) -> Iterator[BinaryIO]:
+    """stdout, or a file that appears under its name when it is whole."""
+    if output == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(output)
+    if path.exists() and not force:
+        raise UsageError(f"{output} exists already: --force replaces it")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        raise VolferryError(f"cannot write {output}: {reason(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""`volferry find`: in which backups a path is, and when it changed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.session import Session, print_json_stream, say
+from volferry.errors import Interrupted, NoSuchBackup, UsageError, VolferryError
+from volferry.model import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from volferry.model import BackupRef
+    from volferry.operations.find import Histories, History
+
+
+def find(
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATTERN", help="A shell pattern: for names, or with a / in it for whole paths."
+        ),
+    ],
+    *,
+    volumes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--volume",
+            metavar="VOLUME",
+            help="Only backups of this volume; can be given again. Default: all.",
+        ),
+    ] = None,
+    all_hosts: Annotated[
+        bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")
+    ] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Find paths in all backups, and the states that they had: each with the first and last backup that has it."""
+    from volferry.archive.selection import matcher  # noqa: PLC0415
+
+    shown = printable(os.fsencode(pattern))
+    if all_hosts and host:
+        raise UsageError("--host and --all-hosts exclude each other")
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    searched = _volumes(session, volumes or [], None if all_hosts else session.host)
+    failed: list[dict[str, str]] = []
+    with session.run() as run:
+        search = _Search(session, matcher(pattern), run.spool, failed)
+        found = ((refs, history) for refs in searched for history in search.volume(refs))
+        if json:
+            print_json_stream(
+                {"pattern": shown, "backups_searched": sum(map(len, searched))},
+                "paths",
+                (_document(refs, history) for refs, history in found),
+                lambda: {"failed": failed},
+            )
+        else:
+            met = False
+            for refs, history in found:
+                met = True
+                _print(refs, history, with_host=all_hosts)
+            if not met:
+                say(f"nothing fits '{shown}' in {sum(map(len, searched)):,} backups")
+    return 1 if failed else 0
+
+
+def _volumes(session: Session, names: list[str], host: str | None) -> list[list[BackupRef]]:
+    """The backups of each volume, oldest first. Raises NoSuchBackup."""
+    by_volume = groupby(session.repository.refs(host=host), key=lambda ref: (ref.host, ref.volume))
+    found = {key: list(refs) for key, refs in by_volume}
+    place = f"{f' from host {host!r}' if host else ''} in {session.store.url}"
+    for name in names:
+        if not any(volume == name for _, volume in found):
+            raise NoSuchBackup(f"no backup of volume {name!r}{place}; `volferry list` shows what there is")
+    if not found:
+        raise NoSuchBackup(f"there are no backups{place}")
+    return [refs for (_, volume), refs in found.items() if not names or volume in names]
+
+
+class _Search:
+    """Looks through one volume after another. What cannot be read is said, and the search goes on."""
+
+    def __init__(
+        self, session: Session, matches: Callable[[bytes], bool], spool: Path, failed: list[dict[str, str]]
+    ) -> None:
+        self._session = session
+        self._matches = matches
+        self._spool = spool
+        self._failed = failed
+
+    def volume(self, refs: list[BackupRef]) -> Iterator[History]:
+        from volferry.operations.find import Histories  # noqa: PLC0415
+
+        histories = Histories(self._matches, spool=self._spool)
+        for number, ref in enumerate(refs):
+            try:
+                self._add(histories, number, ref)
+            except Interrupted:
+                raise
+            except VolferryError as error:
+                say(f"volferry: {error}")
+                self._failed.append({"backup": str(ref), "error": str(error)})
+        yield from histories
+
+    def _add(self, histories: Histories, number: int, ref: BackupRef) -> None:
+        from volferry.operations.backup_reader import BackupIndex  # noqa: PLC0415
+
+        index = BackupIndex(self._session.repository, ref, spool=self._spool)
+        try:
+            histories.add(number, index.entries())
+        finally:
+            index.discard()
+
+
+def _print(refs: list[BackupRef], history: History, *, with_host: bool) -> None:
+    from volferry.cli.entries import mode_text, mtime_text, owner_text, target_text  # noqa: PLC0415
+
+    host = f"{refs[0].host}/" if with_host else ""
+    lines = [f"{host}{refs[0].volume}: {printable(history.path)}"]
+    for state in history.states:
+        found, numbers = state.stat, state.backups
+        first, last = refs[numbers[0]].id, refs[numbers[-1]].id
+        span = first if first == last else f"{first} .. {last}"
+        lines.append(
+            f"    {span:<50}  {len(numbers)} of {len(refs)}  {mode_text(found)}  {owner_text(found)}  "
+            f"{'-' if found.kind == b'd' else found.size.decode()}  {mtime_text(found)}{target_text(found)}"
+        )
+    sys.stdout.write("\n".join([*lines, ""]))
+
+
+def _document(refs: list[BackupRef], history: History) -> dict[str, Any]:
+    from volferry.cli.entries import stat_document  # noqa: PLC0415
+
+    states = []
+    for state in history.states:
+        ids = [refs[number].id for number in state.backups]
+        states.append({"first": ids[0], "last": ids[-1], "backups": ids, **stat_document(state.stat)})
+    return {"host": refs[0].host, "volume": refs[0].volume, "path": printable(history.path), "states": states}

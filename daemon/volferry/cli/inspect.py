@@ -1,0 +1,181 @@
+"""`volferry list` and `volferry show`: which backups there are, and what is known of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from volferry.cli.options import (
+    BackupArgument,
+    ConfigOption,
+    EngineOption,
+    HostOption,
+    JsonOption,
+    StoreOption,
+)
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.text import count_text, duration_text, local_time_text, size_text, table
+from volferry.errors import UsageError, VolferryError
+
+if TYPE_CHECKING:
+    from volferry.archive.manifest import Manifest
+    from volferry.model import BackupRef
+
+_MOST_FINDINGS = 20
+
+
+def list_backups(
+    volume: Annotated[
+        str | None, typer.Argument(metavar="[VOLUME]", help="Only backups of this volume.")
+    ] = None,
+    *,
+    all_hosts: Annotated[
+        bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")
+    ] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """List backups, newest last."""
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    if all_hosts and host:
+        raise UsageError("--host and --all-hosts exclude each other")
+    wanted_host = None if all_hosts else session.host
+    found: list[tuple[BackupRef, Manifest]] = []
+    failed = []
+    for ref in session.repository.refs(host=wanted_host, volume=volume):
+        try:
+            found.append((ref, session.repository.manifest(ref)))
+        except VolferryError as error:
+            say(f"volferry: {error}")
+            failed.append({"backup": str(ref), "error": str(error)})
+    found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
+    if json:
+        print_json({"backups": [_summary(ref, manifest) for ref, manifest in found], "failed": failed})
+    elif found:
+        _print_list(found, with_host=all_hosts)
+    elif not failed:
+        print(_nothing(session, volume, wanted_host))
+    return 1 if failed else 0
+
+
+def _nothing(session: Session, volume: str | None, host: str | None) -> str:
+    message = f"No backups{f' of {volume}' if volume else ''}{f' from host {host}' if host else ''} in {session.store.url}."
+    others = [other for other in session.repository.hosts() if other != host] if host else []
+    return f"{message} There are some from: {', '.join(others)} (--host, --all-hosts)." if others else message
+
+
+def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:
+    counts = manifest.counts
+    return {
+        "id": ref.id,
+        "host": ref.host,
+        "volume": ref.volume,
+        "base": manifest.base,
+        "started_at": manifest.started_at.isoformat(),
+        "finished_at": manifest.finished_at.isoformat(),
+        "entries": counts.entries,
+        "source_bytes": counts.source_bytes,
+        "read_bytes": counts.read_bytes,
+        "stored_bytes": counts.stored_bytes,
+        "seconds": manifest.seconds,
+        "downtime_seconds": manifest.downtime_seconds,
+        "findings": [finding.model_dump() for finding in manifest.findings],
+        "findings_total": manifest.findings_total,
+    }
+
+
+def _print_list(found: list[tuple[BackupRef, Manifest]], *, with_host: bool) -> None:
+    rows = []
+    for ref, manifest in found:
+        counts = manifest.counts
+        rows.append(
+            (
+                *([ref.host] if with_host else []),
+                f"{ref.volume}@{ref.id}",
+                local_time_text(manifest.started_at),
+                f"{counts.entries:,}",
+                size_text(counts.source_bytes),
+                size_text(counts.stored_bytes),
+                str(manifest.findings_total or "-"),
+            )
+        )
+    shift = 1 if with_host else 0
+    header = (*(["HOST"] if with_host else []), "BACKUP", "TAKEN", "ENTRIES", "SIZE", "STORED", "FINDINGS")
+    print(table(header, rows, right=tuple(column + shift for column in (2, 3, 4, 5))))
+
+
+def show(
+    name: BackupArgument,
+    *,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Show what is known of one backup. With --json: its manifest."""
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    ref = session.backup_ref(name)
+    manifest = session.repository.manifest(ref)
+    if json:
+        print_json(manifest.model_dump(mode="json"))
+    else:
+        _print_manifest(ref, manifest)
+    return 0
+
+
+def _left_out(manifest: Manifest) -> str:
+    excluded = manifest.excluded
+    why = [*excluded.patterns, *(["caches"] if excluded.caches else [])]
+    what = f"{count_text(excluded.entries, 'entry', 'entries')}, {size_text(excluded.source_bytes)}"
+    return f"{what} ({' '.join(why)})"
+
+
+def _print_manifest(ref: BackupRef, manifest: Manifest) -> None:
+    counts, volume = manifest.counts, manifest.volume
+    options = " ".join(f"{key}={value}" for key, value in volume.options.items())
+    stored = f"{size_text(counts.stored_bytes)} in {count_text(len(manifest.packs), 'pack')}"
+    lines = [
+        ("Backup", str(ref)),
+        ("Taken", f"{local_time_text(manifest.started_at)}, in {duration_text(manifest.seconds)}"),
+        ("Volume", f"{volume.name} (driver {volume.driver}{', ' + options if options else ''})"),
+        ("Labels", " ".join(f"{key}={value}" for key, value in volume.labels.items()) or "none"),
+        ("Content", f"{count_text(counts.entries, 'entry', 'entries')}, {size_text(counts.source_bytes)}"),
+        (
+            "",
+            f"{count_text(counts.files, 'file')}, {count_text(counts.directories, 'directory', 'directories')}, "
+            f"{count_text(counts.symlinks, 'symlink')}, {count_text(counts.others, 'other')}"
+            + (
+                f"; {count_text(counts.sockets_left_out, 'socket')} left out"
+                if counts.sockets_left_out
+                else ""
+            ),
+        ),
+        ("Stored", stored),
+        ("Consistency", f"{manifest.consistency}, downtime {duration_text(manifest.downtime_seconds)}"),
+        (
+            "Used by",
+            ", ".join(
+                f"{each.name} ({each.state}, at {each.destination}{'' if each.read_write else ', read-only'})"
+                for each in manifest.containers
+            )
+            or "no container",
+        ),
+        ("Written by", f"{manifest.written_by} on {manifest.engine}"),
+        *(
+            [("Left out", _left_out(manifest))]
+            if manifest.excluded.patterns or manifest.excluded.caches
+            else []
+        ),
+        ("Findings", str(manifest.findings_total or "none")),
+    ]
+    for label, value in lines:
+        print(f"{label:<13}{value}")
+    for finding in manifest.findings[:_MOST_FINDINGS]:
+        print(f"  {finding.kind}: {finding.path or '(root)'}: {finding.detail}")
+    if manifest.findings_total > _MOST_FINDINGS:
+        print(f"  … and {manifest.findings_total - _MOST_FINDINGS} more (--json lists up to 1,000)")

@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BackupArgument = Annotated[
+    str, typer.Argument(metavar="BACKUP", help="VOLUME (its newest), VOLUME@ID or HOST/VOLUME@ID.")
+]
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        "-s",
+        metavar="STORE",
+        help="Where backups are: a path, a URL, or a store's name in the config.",
+    ),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="URL", help="The Docker engine, such as unix:///var/run/docker.sock."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The configuration file to use instead of the default."),
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host", metavar="HOST", help="The name of the machine in the store; default: the engine's name."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")
+]

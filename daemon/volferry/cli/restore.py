@@ -1,0 +1,177 @@
+"""`volferry restore`: puts a backup back, into a new volume or in place of what a volume holds."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from volferry.cli.options import (
+    BackupArgument,
+    ConfigOption,
+    EngineOption,
+    HostOption,
+    JsonOption,
+    StoreOption,
+)
+from volferry.cli.restore_selected import Report, restore_selected, restore_to, selected
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.target_volume import opened_target
+from volferry.cli.text import count_text, duration_text, size_text
+from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeNotEmpty
+
+if TYPE_CHECKING:
+    from volferry.model import BackupRef, RestoreStats, Volume
+    from volferry.operations.backup_reader import BackupReader
+    from volferry.run import Run
+
+# What the engine itself takes for a volume's name.
+_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+def restore(
+    name: BackupArgument,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH]...", help="Only these paths, each with all below it; default: the whole backup."
+        ),
+    ] = None,
+    *,
+    into: Annotated[
+        str | None,
+        typer.Option("--into", metavar="VOLUME", help="Restore into this volume; it is made if need be."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DIR", help="Restore into a directory of this machine; - writes a tar to stdout."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Delete what the volume holds, and put the backup in its place; with PATHs or --to, only what is "
+            "restored is replaced.",
+        ),
+    ] = False,
+    glob: Annotated[bool, typer.Option("--glob", help="PATHs are shell patterns.")] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Restore a backup, or some paths of it, into a volume, and compare the two. A volume that is not there is made
+    with the driver, options and labels that it had.
+    """
+    from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
+
+    _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json)
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    ref = session.backup_ref(name)
+    with session.run() as run:
+        if to is None:
+            session.reap(run)
+        backup = BackupReader(session.repository, ref, spool=run.spool)
+        selection = selected(backup, paths or [], glob=glob)
+        if to is not None:
+            report = restore_to(backup, selection, to, replace=replace)
+        else:
+            target = into or ref.volume
+            stats = (
+                _restore(session, backup, target, run, replace=replace, named=into is not None)
+                if selection is None
+                else restore_selected(session, backup, selection, target, run, replace=replace)
+            )
+            report = Report(
+                _document(stats),
+                f"restored {ref} into volume {target}: {count_text(stats.entries, 'entry', 'entries')}, "
+                f"{size_text(stats.source_bytes)}, compared and equal, in {duration_text(stats.seconds)}",
+                stats.warnings,
+            )
+    if json:
+        print_json(report.document)
+    else:
+        if report.line:
+            print(report.line)
+        if backup.manifest.findings_total:
+            say(
+                f"this backup has {count_text(backup.manifest.findings_total, 'finding')}: see `volferry show {ref}`"
+            )
+    if report.warnings:
+        say(f"not all of it could be restored as it was: {count_text(len(report.warnings), 'warning')}")
+        return FINDINGS_EXIT_CODE
+    return 0
+
+
+def _check_usage(
+    *, into: str | None, to: str | None, replace: bool, paths: list[str], glob: bool, json: bool
+) -> None:
+    """Raises UsageError for what cannot go together."""
+    if into is not None and not _VOLUME_NAME.fullmatch(into):
+        raise UsageError(
+            f"{into!r} cannot be a volume's name: letters, digits, and then also _ . - (two at least)"
+        )
+    if glob and not paths:
+        raise UsageError("--glob says how PATHs are read: give one")
+    if to is None:
+        return
+    if into is not None:
+        raise UsageError("--into and --to exclude each other: a volume, or a directory of this machine")
+    if not to:
+        raise UsageError("--to needs a directory, or - for stdout")
+    if to == "-" and replace:
+        raise UsageError("--replace has no meaning for a tar on stdout")
+    if to == "-" and json:
+        raise UsageError("--json and a tar cannot both go to stdout: give a directory to --to")
+    if to == "-" and sys.stdout.isatty():
+        raise UsageError("a tar would not look well on a terminal: give a directory to --to, or a pipe")
+
+
+def _restore(
+    session: Session, backup: BackupReader, target: str, run: Run, *, replace: bool, named: bool
+) -> RestoreStats:
+    from volferry.operations.restore import is_marked, restore_backup  # noqa: PLC0415
+
+    with opened_target(session, backup.manifest, target, run) as found:
+        helper, observer = found.helper, found.observer
+        if not found.empty and (found.new or not replace):
+            marked = is_marked(helper, target)
+            raise VolumeNotEmpty(
+                _not_empty(found.volume, backup.ref, new=found.new, named=named, marked=marked)
+            )
+        try:
+            return restore_backup(
+                backup, target, helper=helper, observer=observer, empty_first=not found.empty
+            )
+        except BaseException:
+            if not found.new:
+                say(f"volume {target} does not hold the whole backup: run the restore again, with --replace")
+            raise
+
+
+def _not_empty(volume: Volume, ref: BackupRef, *, new: bool, named: bool, marked: bool) -> str:
+    if new:
+        device = volume.options.get("device", "its driver's place")
+        return f"a new volume like {ref.volume} would not be empty: its options name {device}, which holds data already"
+    what = "the rest of an interrupted restore" if marked else "data"
+    other = "" if named else ", or --into NAME restores into another volume"
+    return f"volume {volume.name} holds {what}: --replace deletes that first{other}"
+
+
+def _document(stats: RestoreStats) -> dict[str, object]:
+    return {
+        "id": stats.ref.id,
+        "host": stats.ref.host,
+        "volume": stats.volume,
+        "source_volume": stats.ref.volume,
+        "entries": stats.entries,
+        "source_bytes": stats.source_bytes,
+        "fetched_bytes": stats.fetched_bytes,
+        "seconds": stats.seconds,
+        "warnings": list(stats.warnings),
+    }

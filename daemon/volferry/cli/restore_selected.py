@@ -1,0 +1,116 @@
+"""The parts of `volferry restore` for chosen paths, and for other places than a volume."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volferry.cli.progress import TerminalObserver
+from volferry.cli.session import Session, say
+from volferry.cli.target_volume import opened_target
+from volferry.cli.text import count_text, size_text
+from volferry.errors import PathExists, VolumeNotEmpty
+
+if TYPE_CHECKING:
+    from volferry.archive.selection import Selection
+    from volferry.model import RestoreStats
+    from volferry.operations.backup_reader import BackupReader
+    from volferry.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a restore has to say: as JSON, and for people."""
+
+    document: dict[str, object]
+    line: str
+    warnings: tuple[str, ...] = ()
+
+
+def selected(backup: BackupReader, paths: list[str], *, glob: bool) -> Selection | None:
+    """What `paths` choose; None for all of the backup. Raises NoSuchPath."""
+    from volferry.operations.selecting import select_matching, select_paths  # noqa: PLC0415
+
+    if not paths:
+        return None
+    selection = select_matching(backup, paths) if glob else select_paths(backup, paths)
+    return None if selection.everything else selection
+
+
+def restore_selected(
+    session: Session, backup: BackupReader, selection: Selection, target: str, run: Run, *, replace: bool
+) -> RestoreStats:
+    """Into a volume, whose other content stays."""
+    from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
+    from volferry.operations.restore import is_marked, mark_text  # noqa: PLC0415
+    from volferry.operations.restore_paths import MARKED_PATHS, restore_paths  # noqa: PLC0415
+
+    excerpt = BackupExcerpt(backup, selection)
+    with opened_target(session, backup.manifest, target, run) as found:
+        helper, observer, empty = found.helper, found.observer, found.empty
+        if found.new and not empty:
+            raise VolumeNotEmpty(
+                f"a new volume like {backup.ref.volume} would not be empty: restore it whole first"
+            )
+        if not empty and is_marked(helper, target) and not mark_text(helper, target).startswith(MARKED_PATHS):
+            raise VolumeNotEmpty(
+                f"volume {target} holds the rest of an interrupted restore: `volferry restore BACKUP --replace` "
+                "completes it"
+            )
+        try:
+            return restore_paths(
+                excerpt, target, helper=helper, observer=observer, replace=replace, empty=empty
+            )
+        except PathExists:
+            raise
+        except BaseException:
+            if not found.new:
+                say(
+                    f"volume {target} may hold the chosen paths in part: run the restore again, with --replace"
+                )
+            raise
+
+
+def restore_to(backup: BackupReader, selection: Selection | None, to: str, *, replace: bool) -> Report:
+    """Into a directory of this machine, or to stdout as a tar."""
+    from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
+    from volferry.operations.restore_directory import restore_into_directory  # noqa: PLC0415
+
+    ref = backup.ref
+    with TerminalObserver(ref.volume) as observer:
+        if to == "-":
+            pieces = (
+                backup.tar_stream()
+                if selection is None
+                else (excerpt := BackupExcerpt(backup, selection)).tar_stream(
+                    excerpt.selection.parents - {b""}
+                )
+            )
+            observer.phase("restoring")
+            done = 0
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+                done += len(piece)
+                observer.advance(done_bytes=done, done_entries=0)
+            sys.stdout.buffer.flush()
+            return Report({}, "")
+        directory = Path(to).absolute()
+        restored = restore_into_directory(backup, selection, directory, observer=observer, replace=replace)
+    document: dict[str, object] = {
+        "id": ref.id,
+        "host": ref.host,
+        "source_volume": ref.volume,
+        "to": str(directory),
+        "entries": restored.entries,
+        "source_bytes": restored.source_bytes,
+        "fetched_bytes": backup.fetched_bytes,
+        "warnings": list(restored.warnings),
+    }
+    return Report(
+        document,
+        f"restored {ref} into {directory}: {count_text(restored.entries, 'entry', 'entries')}, "
+        f"{size_text(restored.source_bytes)}",
+        restored.warnings,
+    )

@@ -1,0 +1,143 @@
+"""What a command works with: settings, engine, store and repository, each opened when it is first needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from volferry.config import Config, config_path, load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from volferry.engine.client import Engine
+    from volferry.engine.helper import HelperSettings
+    from volferry.model import BackupRef
+    from volferry.repository import Repository
+    from volferry.run import Run
+    from volferry.stores.base import Store
+
+
+class Session:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        config: Path | None = None,
+        store: str | None = None,
+        engine: str | None = None,
+        host: str | None = None,
+    ) -> Session:
+        """Raises ConfigError."""
+        return cls(load_config(config_path(config), {"store": store, "engine": engine, "host": host}))
+
+    @cached_property
+    def engine(self) -> Engine:
+        from volferry.engine.client import connect  # noqa: PLC0415 -- docker-py is slow to import, and not always used
+
+        return connect(self.config.engine)
+
+    @cached_property
+    def store(self) -> Store:
+        from volferry.stores.factory import open_store  # noqa: PLC0415 -- as above, for what a store may need
+
+        return open_store(self.config.store_url)
+
+    @cached_property
+    def repository(self) -> Repository:
+        """Raises NoSuchStore if there is none yet."""
+        from volferry.repository import Repository  # noqa: PLC0415
+
+        return Repository.open(self.store)
+
+    @property
+    def host(self) -> str:
+        return self.config.host or self.engine.name
+
+    def backup_ref(self, name: str) -> BackupRef:
+        """The backup that a user named. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
+        from volferry.repository import parse_backup_name  # noqa: PLC0415
+
+        wanted = parse_backup_name(name)
+        return self.repository.resolve(wanted, host=wanted.host or self.host)
+
+    @contextmanager
+    def run(self) -> Iterator[Run]:
+        """A run, after what dead ones left behind was removed."""
+        from volferry.run import begin_run, remove_dead  # noqa: PLC0415
+
+        remove_dead(self.config.state_dir)
+        with begin_run(self.config.state_dir) as run:
+            yield run
+
+    def reap(self, run: Run) -> None:
+        from volferry.engine.reap import reap  # noqa: PLC0415
+
+        if removed := reap(self.engine, self.config.state_dir, run.owner):
+            say(
+                f"removed {removed} container{'s' if removed > 1 else ''} that an interrupted run had left behind"
+            )
+
+    def helper_settings(self) -> HelperSettings:
+        """Makes the helper's image if need be."""
+        from volferry.engine.helper import HelperSettings  # noqa: PLC0415
+        from volferry.engine.image import helper_image  # noqa: PLC0415
+        from volferry.engine.own import own_container  # noqa: PLC0415
+
+        own = own_container(self.engine)
+        settings = self.config.helper
+        return HelperSettings(
+            image=helper_image(
+                self.engine, configured=settings.image, own_container_image=own.image if own else None
+            ),
+            channel=settings.channel,
+            memory_bytes=settings.memory,
+            cpu_shares=settings.cpu_shares,
+            io_weight=settings.io_weight,
+            own=own,
+        )
+
+
+def say(line: str) -> None:
+    """One line for a person, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_json(document: dict[str, Any] | list[Any]) -> None:
+    """The one document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def print_json_stream(
+    head: dict[str, Any],
+    name: str,
+    items: Iterable[dict[str, Any]],
+    tail: Callable[[], dict[str, Any]] = dict,
+) -> None:
+    """The one document on stdout, with a list that is not held in memory: the keys of `head`, `name` with `items`,
+    then the keys of `tail`, which is asked once all items have been printed.
+    """
+    write = sys.stdout.write
+    write("{\n")
+    for key, value in head.items():
+        write(f"  {_json(key)}: {_json(value)},\n")
+    write(f"  {_json(name)}: [")
+    separator = "\n"
+    for item in items:
+        write(f"{separator}    {_json(item)}")
+        separator = ",\n"
+    write("\n  ]" if separator != "\n" else "]")
+    for key, value in tail().items():
+        write(f",\n  {_json(key)}: {_json(value)}")
+    write("\n}\n")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,254 @@
+"""The settings: a TOML file, the environment over it, the command line over that. None of it is needed to begin."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from volferry.errors import ConfigError, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from volferry.model import Volume
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _parse_size(value: object) -> object:
+    """`512M`, `1 GiB`, or a number of bytes. Units are powers of 1024, as Docker's are."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError("a size is a number of bytes, or one such as 512M or 2G")
+        return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper()]
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_parse_size)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreConfig(_Section):
+    """One store."""
+
+    url: str = Field(min_length=1, description="A directory, or a URL such as file:///srv/backups.")
+
+
+class HelperConfig(_Section):
+    """The throwaway container that reads and writes volumes."""
+
+    image: str | None = Field(
+        None, description="An image that has sh, tar, find, sort, tr and zstd (the GNU ones)."
+    )
+    channel: Literal["auto", "fifo", "stream"] = Field("auto", description="How bytes leave the helper.")
+    memory: Size = Field(512 << 20, ge=64 << 20, description="Its memory limit.")
+    cpu_shares: int = Field(
+        512, ge=2, le=262144, description="Its CPU weight; that of other containers is 1024."
+    )
+    io_weight: int = Field(
+        250, ge=10, le=1000, description="Its block I/O weight; that of other containers is 500."
+    )
+
+
+class VolumeSettings(_Section):
+    """What can be said of volumes: for all of them, by rule, or by label."""
+
+    exclude: tuple[str, ...] | None = Field(
+        None, description="What is left out: patterns as in a .gitignore."
+    )
+    exclude_caches: bool | None = Field(None, description="Leave out directories that a CACHEDIR.TAG marks.")
+
+
+class Rule(VolumeSettings):
+    """Settings for the volumes that it fits; of several rules, the last that says something of a key wins."""
+
+    match: str | None = Field(None, description="A shell pattern for the volume's name.")
+    project: str | None = Field(None, description="A compose project that the volume belongs to.")
+    label: str | None = Field(None, description="KEY or KEY=VALUE, a label of the volume.")
+
+    def fits(self, volume: Volume) -> bool:
+        key, equals, value = (self.label or "").partition("=")
+        return (
+            (self.match is None or fnmatchcase(volume.name, self.match))
+            and (self.project is None or self.project in volume.projects)
+            and (not key or (key in volume.labels and (not equals or volume.labels[key] == value)))
+        )
+
+
+_TRUE = {"true", "yes", "1", "on"}
+_FALSE = {"false", "no", "0", "off"}
+
+
+def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
+    """`volferry.exclude` (one pattern a line, or separated by commas) and `volferry.exclude-caches`.
+
+    Raises ConfigError that names `of`, the volume or container.
+    """
+    exclude = labels.get("volferry.exclude")
+    caches = labels.get("volferry.exclude-caches")
+    if caches is not None and caches.lower() not in _TRUE | _FALSE:
+        raise ConfigError(f"{of}: label volferry.exclude-caches is {caches!r}: use true or false")
+    return VolumeSettings(
+        exclude=None
+        if exclude is None
+        else tuple(pattern.strip() for pattern in re.split(r"[,\n]", exclude) if pattern.strip()),
+        exclude_caches=None if caches is None else caches.lower() in _TRUE,
+    )
+
+
+def _default_state_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/volferry")
+    return _xdg("XDG_STATE_HOME", ".local/state") / "volferry"
+
+
+def _default_store() -> str:
+    if os.geteuid() == 0:
+        return "/var/lib/volferry/store"
+    return str(_xdg("XDG_DATA_HOME", ".local/share") / "volferry" / "store")
+
+
+def _xdg(variable: str, default: str) -> Path:
+    """A directory of the XDG Base Directory Specification; relative values are ignored, as it says."""
+    value = os.environ.get(variable, "")
+    return Path(value) if value.startswith("/") else Path.home() / default
+
+
+class Config(BaseSettings):
+    """Everything that can be set. docs/configuration.md describes each key."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="VOLFERRY_", env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    host: str | None = Field(
+        None, min_length=1, max_length=255, description="Name of this machine in the store."
+    )
+    engine: str | None = Field(
+        None, description="The Docker engine; default: DOCKER_HOST, or the local socket."
+    )
+    store: str | None = Field(
+        None, description="A store's name, path or URL, in place of the first of `stores`."
+    )
+    state_dir: Path = Field(
+        default_factory=_default_state_dir, description="For what must survive a restart."
+    )
+    compression: int = Field(1, ge=1, le=19, description="zstd level: 1 is fastest.")
+    stores: dict[str, StoreConfig] = Field(default_factory=dict)
+    defaults: VolumeSettings = Field(default_factory=lambda: VolumeSettings.model_validate({}))
+    rules: tuple[Rule, ...] = ()
+    helper: HelperConfig = Field(default_factory=lambda: HelperConfig.model_validate({}))
+
+    def settings_of(self, volume: Volume) -> VolumeSettings:
+        """What is in force for a volume: its labels, then those of containers that use it, the last rule that fits,
+        the defaults; key by key. Raises ConfigError.
+        """
+        sources = [settings_of_labels(volume.labels, of=f"volume {volume.name}")]
+        sources += [settings_of_labels(use.labels, of=f"container {use.container}") for use in volume.uses]
+        sources += [rule for rule in reversed(self.rules) if rule.fits(volume)]
+        sources.append(self.defaults)
+        found: dict[str, Any] = {}
+        for key in VolumeSettings.model_fields:
+            found[key] = next((value for each in sources if (value := getattr(each, key)) is not None), None)
+        return VolumeSettings(**found)
+
+    @property
+    def store_url(self) -> str:
+        """The store to use: `store`, else the first of `stores`, else the default directory."""
+        if self.store is not None:
+            return self.stores[self.store].url if self.store in self.stores else self.store
+        return next((store.url for store in self.stores.values()), None) or _default_store()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 -- the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # What `load_config` hands over as arguments is the file's.
+        return env_settings, init_settings
+
+
+def config_path(explicit: Path | None = None) -> Path | None:
+    """The file to read: as given, VOLFERRY_CONFIG, the user's, or the machine's. None if there is none."""
+    named = explicit or (Path(os.environ["VOLFERRY_CONFIG"]) if os.environ.get("VOLFERRY_CONFIG") else None)
+    if named is not None:
+        return named
+    user = _xdg("XDG_CONFIG_HOME", ".config") / "volferry" / "volferry.toml"
+    return next((path for path in (user, Path("/etc/volferry/volferry.toml")) if path.is_file()), None)
+
+
+def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> Config:
+    """Reads the file, if there is one, and the environment. Raises ConfigError: file, key, and what to do."""
+    where = str(path) if path else "the environment"
+    document: dict[str, Any] = {}
+    if path is not None:
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {reason(error)}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for name in document.get("stores", {}) if isinstance(document.get("stores"), dict) else {}:
+        if not _STORE_NAME.fullmatch(name):
+            raise ConfigError(f"{where}: stores.{name}: a store's name has letters, digits, - and _ only")
+    try:
+        config = Config(**document)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(where, each) for each in error.errors())) from error
+    except SettingsError as error:
+        # Sections are given in the environment key by key, or as JSON.
+        section = re.search(r'field "(\w+)"', str(error))
+        key = section[1] if section else "a section"
+        raise ConfigError(
+            f"the environment: {key}: give it key by key, as VOLFERRY_{key.upper()}__KEY=VALUE, or all of it as JSON"
+        ) from error
+    changes = {key: value for key, value in (overrides or {}).items() if value is not None}
+    for key, value in changes.items():
+        if not value:
+            raise ConfigError(f"--{key} is empty")
+    return config.model_copy(update=changes) if changes else config
+
+
+def _explain(where: str, error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if any(name.upper().partition("__")[0] == f"VOLFERRY_{location[0].upper()}" for name in os.environ):
+        where = f"the environment: VOLFERRY_{'__'.join(location).upper()}"
+    if error["type"] != "extra_forbidden":
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{where}: {key}: {message[:1].lower()}{message[1:]}"
+    close = get_close_matches(location[-1], _known_keys(location[:-1]), n=1, cutoff=0.5)
+    hint = (
+        f"did you mean {'.'.join([*location[:-1], close[0]])!r}?"
+        if close
+        else "`volferry config show` lists all"
+    )
+    return f"{where}: there is no key {key!r}: {hint}"
+
+
+def _known_keys(section: list[str]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "stores": StoreConfig,
+        "helper": HelperConfig,
+        "defaults": VolumeSettings,
+        "rules": Rule,
+    }
+    model = sections.get(section[0] if section else "", Config)
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Everything that talks to Docker: volumes, helper, channels. Knows no format and no store."""

@@ -1,0 +1,199 @@
+"""The channel for an engine on our own kernel: FIFOs in a directory that we share with the helper.
+
+The helper's first process is a shell that reads its script from a FIFO whose other end we hold: it ends when we do,
+also after `kill -9`. Every command gets FIFOs of its own for stdin, stdout, stderr and its exit status. No end is
+ever opened or awaited in a way that a dead helper could make last for ever.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import shlex
+import threading
+from typing import TYPE_CHECKING
+
+from volferry.engine.channel import READ_BYTES, LineSplitter
+from volferry.errors import HelperDied
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from volferry.engine.client import Death
+
+_PIPE_BYTES = 1 << 20
+_ENOUGH_FOR_A_STATUS = 16
+
+
+class FifoChannel:
+    """Implements `Channel`. `directory` is the shared directory here, `inside` the same one in the helper."""
+
+    def __init__(self, directory: Path, inside: str) -> None:
+        self._directory = directory
+        self._inside = inside
+        self._count = 0
+        self._processes: list[FifoProcess] = []
+        self._death: Death | None = None
+        control = self._make("control")
+        # Read-write: the open does not wait for the helper, and the helper's does not wait for us.
+        self._control = os.open(control, os.O_RDWR | os.O_CLOEXEC)
+
+    @property
+    def shell(self) -> list[str]:
+        """The command of the helper's first process."""
+        return ["sh", f"{self._inside}/control"]
+
+    def watch(self, death: Death) -> None:
+        """Must be called before the first command."""
+        self._death = death
+
+    def start(
+        self, command: Sequence[str], *, stdin: bool, on_stderr: Callable[[bytes], None]
+    ) -> FifoProcess:
+        if self._death is None:
+            raise RuntimeError("the helper is not watched")
+        self._count += 1
+        name = str(self._count)
+        paths = [self._make(f"{name}.{end}") for end in ("out", "err", "status", *(["in"] if stdin else []))]
+        process = FifoProcess(paths, self._death, on_stderr)
+        self._processes.append(process)
+        end = f"{self._inside}/{name}"
+        source = f"{end}.in" if stdin else "/dev/null"
+        # `jobs` has the shell take note of what has ended: what it does not, counts against the limit of processes.
+        line = f"jobs >/dev/null; ( ( {shlex.join(command)} ) <{source} >{end}.out 2>{end}.err; echo $? >{end}.status ) &\n"
+        os.write(self._control, line.encode())
+        return process
+
+    def close(self) -> None:
+        os.close(self._control)  # ends the helper's first process, should the helper still be there
+        for process in self._processes:
+            process.close()
+
+    def _make(self, name: str) -> Path:
+        path = self._directory / name
+        os.mkfifo(path)
+        path.chmod(0o666)  # the helper's root may be another user of ours (user namespaces)
+        return path
+
+
+class FifoProcess:
+    """Implements `Process`."""
+
+    def __init__(self, paths: list[Path], death: Death, on_stderr: Callable[[bytes], None]) -> None:
+        self._death = death
+        out, err, status, *stdin = paths
+        self._stdin_path = stdin[0] if stdin else None
+        self._out = _open_to_read(out)
+        self._err = _open_to_read(err)
+        self._status = _open_to_read(status)
+        self._stdin: int | None = None
+        self._out_begun = False
+        self._exit_status: int | None = None
+        self._lines = LineSplitter(on_stderr)
+        self._failure: BaseException | None = None
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="stderr")
+        with held_back():
+            self._watcher.start()
+
+    def read(self, size: int) -> bytes:
+        if not self._out_begun:
+            self._await_writer(self._out)
+            self._out_begun = True
+        return os.read(self._out, size)
+
+    def write(self, data: bytes) -> None:
+        if self._stdin is None:
+            self._stdin = self._open_stdin()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._stdin, view) :]
+
+    def close_stdin(self) -> None:
+        if self._stdin is None and self._stdin_path is not None:
+            # The command waits for an end that was never opened.
+            self._stdin = self._open_stdin()
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+            self._stdin_path = None
+
+    def wait(self) -> int:
+        self._watcher.join()
+        if self._failure is not None:
+            raise self._failure
+        if self._exit_status is None:
+            raise HelperDied(f"the helper ended before its work did: {self._death.reason}")
+        return self._exit_status
+
+    def close(self) -> None:
+        """Once the helper is gone: every FIFO is at its end then, and the watcher with it."""
+        self._watcher.join(timeout=10)
+        if (
+            self._watcher.is_alive()
+        ):  # the engine is gone, and the helper still there: what it uses stays open
+            return
+        for descriptor in (self._out, self._err, self._status, self._stdin):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._stdin = None
+
+    def _watch(self) -> None:
+        try:
+            self._await_writer(self._err)
+            while data := os.read(self._err, READ_BYTES):
+                self._lines.feed(data)
+            self._lines.finish()
+            self._await_writer(self._status)
+            text = os.read(self._status, _ENOUGH_FOR_A_STATUS).strip()
+            self._exit_status = int(text) if text.isdigit() else None
+        except BaseException as error:  # noqa: BLE001 -- raised by `wait`, in the thread that can handle it
+            self._failure = error
+
+    def _open_stdin(self) -> int:
+        """Opens the writing end once the command has opened the other one."""
+        if self._stdin_path is None:
+            raise RuntimeError("the command has no stdin")
+        pause = select.poll()
+        pause.register(self._death, select.POLLIN)
+        while True:
+            try:
+                descriptor = os.open(self._stdin_path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:  # ENXIO: nobody reads yet
+                if not self._watcher.is_alive():
+                    raise BrokenPipeError from None
+                if pause.poll(2):
+                    raise self._died() from None
+            else:
+                _set_size(descriptor)
+                os.set_blocking(descriptor, True)
+                return descriptor
+
+    def _await_writer(self, descriptor: int) -> None:
+        """Until there is something to read, or the writer came and went; then reads may block."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | select.POLLHUP)
+        poll.register(self._death, select.POLLIN)
+        ready = [found for found, _ in poll.poll()]
+        if descriptor not in ready and not any(found == descriptor for found, _ in poll.poll(0)):
+            raise self._died()
+        os.set_blocking(descriptor, True)
+
+    def _died(self) -> HelperDied:
+        return HelperDied(f"the helper ended before its work did: {self._death.reason}")
+
+
+def _open_to_read(path: Path) -> int:
+    """Without waiting for a writer. Until there was one, `poll` reports nothing (pipe(7), fifo(7))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    _set_size(descriptor)
+    return descriptor
+
+
+def _set_size(descriptor: int) -> None:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:  # more than this user may have: it works with 64 KiB as well
+        pass

@@ -1,0 +1,129 @@
+"""The helper's image, with no registry: a configured one, the one that we run in, or the host's own programs."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+
+import docker.errors
+
+from volferry.engine.client import Engine, translated
+from volferry.engine.labels import IMAGE
+from volferry.errors import HelperImageError, reason
+
+REPOSITORY = "volferry-helper"
+_VERSION = 2  # of how the image is made
+PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd")
+_SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+# What we use of them and other implementations lack.
+_GNU = {"tar": "GNU tar", "find": "GNU findutils", "sort": "GNU coreutils"}
+
+
+def helper_image(engine: Engine, *, configured: str | None, own_container_image: str | None) -> str:
+    """Name or id of an image that holds the programs. Raises HelperImageError with what to do."""
+    for image in (configured, own_container_image):
+        if image:
+            with translated(f"helper image {image}"):
+                try:
+                    engine.api.inspect_image(image)
+                except docker.errors.NotFound as error:
+                    raise HelperImageError(
+                        f"the helper image {image!r} is not on {engine.url}: pull or load it, or unset helper.image"
+                    ) from error
+            return image
+    programs = _host_programs()
+    tag = f"{REPOSITORY}:{_fingerprint(programs)}"
+    with translated("making the helper image"):
+        try:
+            engine.api.inspect_image(tag)
+        except docker.errors.ImageNotFound:
+            name, _, version = tag.partition(":")
+            engine.api.import_image_from_data(
+                host_root_filesystem(), repository=name, tag=version, changes=[f"LABEL {IMAGE}=helper"]
+            )
+            _remove_older(engine, tag)
+    return tag
+
+
+def _remove_older(engine: Engine, tag: str) -> None:
+    """Images made from programs that the host has since replaced; those still in use stay."""
+    for image in engine.api.images(name=REPOSITORY):
+        for other in image.get("RepoTags") or []:
+            if other != tag:
+                try:
+                    engine.api.remove_image(other)
+                except docker.errors.APIError:
+                    continue
+
+
+def _host_programs() -> dict[str, Path]:
+    """The name of each program -> its file on this host."""
+    programs = {}
+    for name in PROGRAMS:
+        found = shutil.which(name, path=_SEARCH_PATH)
+        if found is None:
+            raise HelperImageError(
+                f"no helper image: this machine has no {name!r}; install it, or set helper.image to an image that has "
+                f"{', '.join(PROGRAMS)}"
+            )
+        programs[name] = Path(found).resolve()
+    return programs
+
+
+def _with_libraries(programs: dict[str, Path]) -> dict[str, Path]:
+    """Path in the image -> file on this host: the programs, and the libraries that `ldd` names."""
+    files = {f"bin/{name}": path for name, path in programs.items()}
+    for name, path in programs.items():
+        if name in _GNU and "GNU" not in _output([str(path), "--version"]):
+            raise HelperImageError(
+                f"no helper image: {path} is not {_GNU[name]}; set helper.image to an image that has it"
+            )
+        # Lines such as `libacl.so.1 => /lib/x86_64-linux-gnu/libacl.so.1 (0x…)` and `/lib64/ld-linux….so.2 (0x…)`.
+        for library in re.findall(r"(?:=> |^\s*)(/\S+) \(0x", _output(["ldd", str(path)]), re.MULTILINE):
+            files[library.lstrip("/")] = Path(library).resolve()
+    return files
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={"PATH": os.defpath, "LC_ALL": "C"}
+        )
+    except OSError as error:
+        raise HelperImageError(f"no helper image: {command[0]} cannot be run: {reason(error)}") from error
+    return done.stdout
+
+
+def _fingerprint(files: dict[str, Path]) -> str:
+    digest = sha256(b"%d\n" % _VERSION)
+    for name, path in sorted(files.items()):
+        stat = path.stat()
+        digest.update(f"{name} {path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def host_root_filesystem() -> bytes:
+    """A root filesystem, as a tar: this host's own programs, their libraries, and the directories that things are
+    mounted on. Raises HelperImageError.
+    """
+    files = _with_libraries(_host_programs())
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for directory in ("volumes", "spool"):
+            info = tarfile.TarInfo(directory)
+            info.type = tarfile.DIRTYPE
+            info.mode = 0o755
+            tar.addfile(info)
+        for name, path in sorted(files.items()):
+            info = tarfile.TarInfo(name)
+            info.mode = 0o755
+            data = path.read_bytes()
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()

@@ -1,0 +1,186 @@
+"""The channel for any engine: `exec` in the helper, its stdin, stdout and stderr over the connection to the engine.
+
+The helper's first process ends when its stdin does, which is attached to a connection of ours: so it ends with us.
+The output of an `exec` reaches no log driver.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Any
+
+from volferry.engine.channel import READ_BYTES, LineSplitter
+from volferry.engine.client import DEATH_SECONDS, Engine, translated
+from volferry.errors import EngineError, HelperDied
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from volferry.engine.client import Death
+
+# The first process, and what every command waits for: docker-py's reader could have taken bytes that came with the
+# response's headers, so nothing may come before we have the bare socket.
+SHELL = ["sh", "-c", "while read -r _; do :; done"]
+_AFTER_GO = ["sh", "-c", 'read -r _; exec "$0" "$@"']
+_GO = b"go\n"
+_FRAME = struct.Struct(">BxxxL")
+_STDOUT = 1
+_KILLED = 128  # statuses from here on name a signal
+
+
+class StreamChannel:
+    """Implements `Channel`."""
+
+    def __init__(self, engine: Engine, container_id: str) -> None:
+        self._engine = engine
+        self._container_id = container_id
+        self._death: Death | None = None
+        self._processes: list[StreamProcess] = []
+        with translated("the helper"):
+            self._attached = _bare(
+                engine.api.attach_socket(
+                    container_id, params={"stdin": 1, "stream": 1, "stdout": 0, "stderr": 0}
+                )
+            )
+
+    def watch(self, death: Death) -> None:
+        """Must be called before the first command."""
+        self._death = death
+
+    def start(
+        self, command: Sequence[str], *, stdin: bool, on_stderr: Callable[[bytes], None]
+    ) -> StreamProcess:
+        if self._death is None:
+            raise RuntimeError("the helper is not watched")
+        api = self._engine.api
+        try:
+            with translated("the helper"):
+                # The environment of an exec is that of the container: LC_ALL comes from there.
+                exec_id = api.exec_create(
+                    self._container_id, [*_AFTER_GO, *command], stdin=True, stdout=True, stderr=True
+                )["Id"]
+                connection = _bare(api.exec_start(exec_id, socket=True))
+        except EngineError as error:
+            if self._death.happened or "not running" in str(error):
+                raise HelperDied(f"the helper ended before its work did: {self._death.reason}") from error
+            raise
+        process = StreamProcess(self._engine, exec_id, connection, self._death, on_stderr)
+        self._processes.append(process)
+        if not stdin:
+            process.close_stdin()
+        return process
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+        self._attached.close()
+
+
+class StreamProcess:
+    """Implements `Process`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        exec_id: str,
+        connection: socket.socket,
+        death: Death,
+        on_stderr: Callable[[bytes], None],
+    ) -> None:
+        self._engine = engine
+        self._exec_id = exec_id
+        self._connection = connection
+        self._death = death
+        self._lines = LineSplitter(on_stderr)
+        self._out, self._out_end = os.pipe()
+        self._failure: BaseException | None = None
+        self._demultiplexer = threading.Thread(target=self._demultiplex, daemon=True, name="stream")
+        connection.settimeout(None)
+        connection.sendall(_GO)
+        with held_back():
+            self._demultiplexer.start()
+
+    def read(self, size: int) -> bytes:
+        return os.read(self._out, size)
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise BrokenPipeError from error
+
+    def close_stdin(self) -> None:
+        self._shut(socket.SHUT_WR)
+
+    def wait(self) -> int:
+        self._demultiplexer.join()
+        if self._failure is not None:
+            raise HelperDied(f"the connection to the helper broke: {self._failure}") from self._failure
+        with translated("the helper"):
+            status = self._engine.api.exec_inspect(self._exec_id).get("ExitCode")
+        if status is None or status >= _KILLED:
+            # Was it the command that was killed, or the helper with it? That takes a moment to become known.
+            self._death.wait(DEATH_SECONDS)
+        if status is None or self._death.happened:
+            raise HelperDied(f"the helper ended before its work did: {self._death.reason}")
+        return int(status)
+
+    def close(self) -> None:
+        """Once the helper is gone: the connection is at its end then, and the reader with it."""
+        self._shut(socket.SHUT_RDWR)
+        os.close(self._out)  # a demultiplexer that still has bytes gets EPIPE
+        self._demultiplexer.join()
+        self._connection.close()
+
+    def _shut(self, how: int) -> None:
+        try:
+            self._connection.shutdown(how)
+        except OSError:  # the other side was faster
+            pass
+
+    def _demultiplex(self) -> None:
+        """Docker's stream format: a byte that says which, three zero bytes, the length (4 bytes, big-endian), data."""
+        try:
+            while header := self._receive(_FRAME.size, or_nothing=True):
+                which, left = _FRAME.unpack(header)
+                while left:
+                    data = self._receive(min(left, READ_BYTES))
+                    left -= len(data)
+                    if which == _STDOUT:
+                        view = memoryview(data)
+                        while view:
+                            view = view[os.write(self._out_end, view) :]
+                    else:
+                        self._lines.feed(data)
+        except BaseException as error:  # noqa: BLE001 -- raised by `wait`, in the thread that can handle it
+            self._failure = error
+        finally:
+            # The engine takes nothing from us any longer, and does not say so: a writer would wait for ever.
+            self._shut(socket.SHUT_RDWR)
+            self._lines.finish()
+            os.close(self._out_end)
+
+    def _receive(self, size: int, *, or_nothing: bool = False) -> bytes:
+        """Exactly `size` bytes of a header, or up to `size` of data."""
+        data = self._connection.recv(size)
+        if not data and not or_nothing:
+            raise ConnectionError("it was cut off")
+        if or_nothing:
+            while data and len(data) < size:
+                more = self._connection.recv(size - len(data))
+                if not more:
+                    raise ConnectionError("it was cut off")
+                data += more
+        return data
+
+
+def _bare(found: Any) -> socket.socket:
+    """A socket of our own on the connection that docker-py opened, whose own is closed."""
+    bare = socket.socket(fileno=os.dup(found.fileno()))
+    # docker-py hangs the response on it, which holds the connection.
+    getattr(found, "_response", found).close()
+    return bare

@@ -1,0 +1,151 @@
+"""Which volumes an engine has, who uses them, and which data of its containers is in no volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import docker.errors
+
+from volferry.engine.client import Engine, translated
+from volferry.engine.labels import ROLE
+from volferry.errors import NoSuchContainer, NoSuchVolume
+from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_REMOVAL_SECONDS = 900  # the engine answers when it has deleted every file
+
+_COMPOSE_PROJECT = "com.docker.compose.project"
+
+
+def list_volumes(engine: Engine) -> list[Volume]:
+    """All volumes, by name, with the containers that mount them."""
+    with translated("listing the volumes"):
+        found = engine.api.volumes().get("Volumes") or []
+        uses = _uses(engine)
+    return sorted((_volume(each, uses) for each in found), key=lambda volume: volume.name)
+
+
+def find_volume(engine: Engine, name: str) -> Volume:
+    """One volume. Raises NoSuchVolume; never creates one."""
+    with translated(f"volume {name}"):
+        if ".." in name.split("/"):  # it would be a path in the engine's API
+            raise NoSuchVolume(_no_such_volume(engine, name))
+        try:
+            found = engine.api.inspect_volume(name)
+        except (docker.errors.NotFound, docker.errors.NullResource) as error:
+            raise NoSuchVolume(_no_such_volume(engine, name)) from error
+        return _volume(found, _uses(engine))
+
+
+def create_volume(engine: Engine, volume: Volume) -> None:
+    """Makes a volume with that name, driver, options and labels. Raises EngineError, also if it is there."""
+    with translated(f"creating volume {volume.name}"):
+        engine.api.create_volume(
+            volume.name, driver=volume.driver, driver_opts=dict(volume.options), labels=dict(volume.labels)
+        )
+
+
+def remove_volume(engine: Engine, name: str) -> None:
+    with translated(f"removing volume {name}"):
+        usual = engine.api.timeout
+        engine.api.timeout = _REMOVAL_SECONDS
+        try:
+            engine.api.remove_volume(name)
+        finally:
+            engine.api.timeout = usual
+
+
+def container_volumes(engine: Engine, container: str) -> list[str]:
+    """Names of the volumes that a container mounts, anonymous ones too. Raises NoSuchContainer."""
+    with translated(f"container {container}"):
+        try:
+            details = engine.api.inspect_container(container)
+        except (docker.errors.NotFound, docker.errors.NullResource) as error:
+            raise NoSuchContainer(f"there is no container {container!r} on {engine.url}") from error
+    return [
+        mount["Name"] for mount in details["Mounts"] if mount.get("Type") == "volume" and mount.get("Name")
+    ]
+
+
+def volume_sizes(engine: Engine) -> dict[str, int]:
+    """Bytes that each volume uses, where the engine knows."""
+    with translated("measuring the volumes"):
+        found = engine.api.df().get("Volumes") or []
+    sizes = {each["Name"]: (each.get("UsageData") or {}).get("Size", -1) for each in found}
+    return {name: size for name, size in sizes.items() if size >= 0}
+
+
+def unprotected(engine: Engine) -> tuple[list[BindMount], list[WritableLayer]]:
+    """Data of containers that is in no volume: bind mounts, and what was written to the container's own layer."""
+    binds: list[BindMount] = []
+    layers: list[WritableLayer] = []
+    with translated("listing the containers"):
+        containers = engine.api.containers(all=True, size=True)
+    for each in containers:
+        if ROLE in (each.get("Labels") or {}):
+            continue
+        name = _container_name(each)
+        binds.extend(
+            BindMount(name, mount["Source"], mount["Destination"], bool(mount.get("RW")))
+            for mount in each.get("Mounts") or []
+            if mount.get("Type") == "bind"
+        )
+        if (size := each.get("SizeRw") or 0) > 0:
+            layers.append(WritableLayer(name, each.get("Image", ""), size))
+    return sorted(binds, key=lambda bind: (bind.container, bind.destination)), sorted(
+        layers, key=lambda layer: layer.container
+    )
+
+
+def _volume(found: Mapping[str, Any], uses: Mapping[str, tuple[VolumeUse, ...]]) -> Volume:
+    return Volume(
+        name=found["Name"],
+        driver=found.get("Driver", "local"),
+        options=found.get("Options") or {},
+        labels=found.get("Labels") or {},
+        scope=found.get("Scope", "local"),
+        created_at=found.get("CreatedAt") or "",
+        uses=uses.get(found["Name"], ()),
+    )
+
+
+def _uses(engine: Engine) -> dict[str, tuple[VolumeUse, ...]]:
+    """Containers that mount each volume. Our own helpers and carriers are no users of it."""
+    uses: dict[str, list[VolumeUse]] = {}
+    for each in engine.api.containers(all=True):
+        labels = each.get("Labels") or {}
+        if ROLE in labels:
+            continue
+        for mount in each.get("Mounts") or []:
+            if mount.get("Type") == "volume" and mount.get("Name"):
+                uses.setdefault(mount["Name"], []).append(
+                    VolumeUse(
+                        container=_container_name(each),
+                        container_id=each["Id"],
+                        image=each.get("Image", ""),
+                        state=each.get("State", ""),
+                        destination=mount.get("Destination", ""),
+                        read_write=bool(mount.get("RW")),
+                        project=labels.get(_COMPOSE_PROJECT),
+                        labels=labels,
+                    )
+                )
+    return {name: tuple(sorted(found, key=lambda use: use.container)) for name, found in uses.items()}
+
+
+def _container_name(each: Mapping[str, Any]) -> str:
+    names = each.get("Names") or []
+    # A linked container has further names with a second slash.
+    plain = [name for name in names if name.count("/") == 1]
+    return str((plain or names or [each["Id"][:12]])[0]).lstrip("/")
+
+
+def _no_such_volume(engine: Engine, name: str) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 -- only needed for the hint
+
+    names = [each["Name"] for each in engine.api.volumes().get("Volumes") or []]
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "`volferry volumes` shows what there is"
+    return f"there is no volume {name!r} on {engine.url}: {hint}"

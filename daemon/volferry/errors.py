@@ -1,0 +1,152 @@
+"""Every error that volferry raises on purpose, with the exit code that it ends a command with.
+
+    VolferryError                      1
+    ├── UsageError                     2   a value on the command line cannot be used
+    │   └── ConfigError                2   the configuration cannot be used
+    ├── Interrupted                  130   SIGINT, SIGTERM or SIGHUP
+    ├── PathExists                     1   what would be restored is in its place already
+    ├── ExtractionFailed               1   `tar` on this machine could not write what was restored
+    ├── EngineError                    1   the Docker engine said no, or is not there
+    │   ├── EngineUnreachable
+    │   ├── NoSuchVolume
+    │   ├── NoSuchContainer
+    │   ├── VolumeInUse
+    │   ├── VolumeNotEmpty
+    │   ├── HelperImageError               no image for the helper can be had
+    │   ├── HelperDied                     the helper ended before its work did
+    │   └── CommandFailed                  a command in the helper failed
+    ├── StoreError                     1   the store cannot be read or written
+    │   ├── NoSuchStore
+    │   ├── NoSuchObject
+    │   └── ObjectExists
+    └── RepositoryError                1   what the store holds does not give what was asked for
+        ├── NoSuchBackup
+        ├── AmbiguousBackup
+        ├── NoSuchPath                     a backup does not hold it
+        ├── DamagedObject                  bytes that are not those that were written
+        ├── NewerFormat                    written by a later version of volferry
+        └── RestoreMismatch                what was restored is not what was backed up
+
+A message says what happened, to what, and what to do; it is one line, since a person reads it in a log.
+"""
+
+from __future__ import annotations
+
+# Not an error: done, with something that a person should look at (as restic's 3).
+FINDINGS_EXIT_CODE = 3
+
+
+class VolferryError(Exception):
+    """Base of all. `str(error)` is the line that a user sees."""
+
+    exit_code = 1
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused something, in its words, to stand at the end of a message."""
+    return (error.strerror or str(error)).lower()
+
+
+class UsageError(VolferryError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class Interrupted(VolferryError):
+    exit_code = 130
+
+
+class PathExists(VolferryError):
+    pass
+
+
+class ExtractionFailed(VolferryError):
+    pass
+
+
+class EngineError(VolferryError):
+    pass
+
+
+class EngineUnreachable(EngineError):
+    pass
+
+
+class NoSuchVolume(EngineError):
+    pass
+
+
+class NoSuchContainer(EngineError):
+    pass
+
+
+class VolumeInUse(EngineError):
+    pass
+
+
+class VolumeNotEmpty(EngineError):
+    pass
+
+
+class HelperImageError(EngineError):
+    pass
+
+
+class HelperDied(EngineError):
+    pass
+
+
+class CommandFailed(EngineError):
+    pass
+
+
+class StoreError(VolferryError):
+    pass
+
+
+class NoSuchStore(StoreError):
+    pass
+
+
+class NoSuchObject(StoreError):
+    pass
+
+
+class ObjectExists(StoreError):
+    pass
+
+
+class RepositoryError(VolferryError):
+    pass
+
+
+class NoSuchBackup(RepositoryError):
+    pass
+
+
+class AmbiguousBackup(RepositoryError):
+    pass
+
+
+class NoSuchPath(RepositoryError):
+    pass
+
+
+class DamagedObject(RepositoryError):
+    """Names the object and what is wrong with it."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key} is damaged: {reason}")
+        self.key = key
+        self.reason = reason
+
+
+class NewerFormat(RepositoryError):
+    pass
+
+
+class RestoreMismatch(RepositoryError):
+    pass

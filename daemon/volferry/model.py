@@ -1,0 +1,186 @@
+"""Frozen values that the layers hand to each other."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+ANONYMOUS_NAME = re.compile(r"[0-9a-f]{64}")
+
+BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+
+
+def new_backup_id(now: datetime, *, newest: str | None = None) -> str:
+    """`YYYYMMDDTHHMMSSZ-xxxxxx`: two machines do not meet, and it sorts after `newest`, of the same volume, also within
+    one second and when the clock was put back: of two backups, the later one is the newer one.
+    """
+    if newest is not None:
+        now = max(now, time_of_id(newest) + timedelta(seconds=1))
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def printable(path: bytes) -> str:
+    r"""A path as one line of text that names it exactly: what is not printable UTF-8 as `\xNN`, `\` as `\\`."""
+    text = path.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(
+        char if char.isprintable() and char != "\\" else "\\\\" if char == "\\" else _escaped(char)
+        for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def time_of_id(backup_id: str) -> datetime:
+    """When the backup began, to the second."""
+    return datetime.strptime(backup_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeUse:
+    """One container's mount of a volume."""
+
+    container: str
+    container_id: str
+    image: str
+    state: str  # Docker's: created, running, paused, restarting, removing, exited, dead
+    destination: str
+    read_write: bool
+    project: str | None = None  # compose
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        return self.state in {"running", "paused", "restarting"}
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A Docker volume, as the engine describes it."""
+
+    name: str
+    driver: str
+    options: Mapping[str, str]
+    labels: Mapping[str, str]
+    scope: str
+    created_at: str
+    uses: tuple[VolumeUse, ...] = ()
+
+    @property
+    def anonymous(self) -> bool:
+        """Made without a name of its own: by label since Engine 23, by the form of the name before."""
+        return ANONYMOUS_LABEL in self.labels or ANONYMOUS_NAME.fullmatch(self.name) is not None
+
+    @property
+    def projects(self) -> frozenset[str]:
+        """Compose projects that it belongs to, or whose containers mount it."""
+        own = self.labels.get("com.docker.compose.project")
+        return frozenset([*([own] if own else []), *(use.project for use in self.uses if use.project)])
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """A host directory in a container: data that is not in a volume."""
+
+    container: str
+    source: str
+    destination: str
+    read_write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WritableLayer:
+    """What a container wrote into its own filesystem: lost with the container."""
+
+    container: str
+    image: str
+    size_bytes: int
+
+
+FindingKind = Literal["vanished", "torn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about one entry that a user must know of, though the run goes on."""
+
+    kind: FindingKind
+    path: bytes
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindingCounts:
+    vanished: int = 0
+    torn: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.vanished + self.torn
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRef:
+    """Names one backup: where it is in a store."""
+
+    host: str
+    volume: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.volume}@{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class PackInfo:
+    """One pack that a backup refers to. `name` is `<id>.<nnnn>`."""
+
+    name: str
+    stored_bytes: int
+    live_bytes: int
+    blake3: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object of a store."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupStats:
+    """What one backup of one volume cost and gave. Bytes and seconds."""
+
+    ref: BackupRef
+    base: str | None
+    entries: int
+    source_bytes: int  # sum of the apparent sizes of the regular files
+    read_bytes: int  # tar bytes that came out of the volume
+    stored_bytes: int  # packs, index and manifest of this backup
+    seconds: float
+    downtime_seconds: float
+    findings: tuple[Finding, ...] = field(default=())
+    findings_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStats:
+    ref: BackupRef
+    volume: str
+    entries: int
+    source_bytes: int
+    fetched_bytes: int
+    seconds: float
+    warnings: tuple[str, ...] = ()  # what could not be restored as it was, in tar's words

@@ -1,0 +1,299 @@
+"""Backs up one volume: list it, read it, store packs, index and manifest, in this order."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from volferry import __version__
+from volferry.archive.excludes import Excludes
+from volferry.archive.frames import Frame, ReusedGroup, encode_frames
+from volferry.archive.index import FrameLocation, compress_file, distrusted
+from volferry.archive.manifest import (
+    FORMAT_VERSION,
+    ContainerPart,
+    CountsPart,
+    ExcludedPart,
+    FindingPart,
+    IndexObjectPart,
+    IndexPart,
+    Manifest,
+    PackPart,
+    VolumePart,
+)
+from volferry.archive.packs import PACK_BYTES, PackWriter
+from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
+from volferry.index_cache import IndexFiles
+from volferry.model import BackupRef, BackupStats, PackInfo, Volume, new_backup_id, printable
+from volferry.operations.base import find_base
+from volferry.operations.plan import Planner, ReusedFrames
+from volferry.operations.volume_reading import Listing, VolumeReading, list_volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from volferry.archive.index import ObjectDigest
+    from volferry.engine.helper import HelperInBackground
+    from volferry.index_cache import IndexCache
+    from volferry.observer import Observer
+    from volferry.operations.base import Base
+    from volferry.operations.plan import Plan
+    from volferry.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSettings:
+    host: str
+    engine: str  # its name and version, for the manifest
+    compression_level: int = 1
+    excludes: Excludes = field(default_factory=Excludes)
+    full: bool = False  # read everything, also what has not changed
+    pack_bytes: int = PACK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeState:
+    """What this machine keeps of one volume in one store. Losing it costs time, nothing else."""
+
+    checkpoints: Path
+    cache: IndexCache
+
+
+def backup_volume(
+    volume: Volume,
+    *,
+    helper: HelperInBackground,
+    repository: Repository,
+    settings: BackupSettings,
+    state: VolumeState,
+    spool: Path,
+    started: float,
+    observer: Observer,
+) -> BackupStats:
+    """Reads `volume` through `helper`, which is released once that is done, into `repository`.
+
+    `spool` is a directory for temporary files; the time that it took counts from `started` (of `time.monotonic`), for
+    a helper takes its time to come up.
+
+    What the newest backup of the volume, or a run that died, has stored is not stored again.
+    Raises VolferryError; then there is no backup, and the next run goes on from the packs that were stored.
+    """
+    started_at = datetime.now(UTC)
+    checkpoints = state.checkpoints
+    base = find_base(
+        repository,
+        settings.host,
+        volume.name,
+        cache=state.cache,
+        checkpoints=find_checkpoints(checkpoints),
+        excludes=settings.excludes,
+        spool=spool,
+        observer=observer,
+    )
+    ref = BackupRef(settings.host, volume.name, new_backup_id(started_at, newest=base.newest))
+    observer.phase("listing")
+    running = helper.wait()
+    listing = list_volume(
+        running, volume, spool, Planner(base, full=settings.full), settings.excludes, observer
+    )
+    observer.phase("reading", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries)
+    writer = repository.writer(ref)
+    with CheckpointWriter(checkpoints / ref.id, packs=base.packs, excludes=settings.excludes) as checkpoint:
+        packs = PackWriter(
+            ref.id, writer.open_pack, on_committed=checkpoint.pack_committed, pack_bytes=settings.pack_bytes
+        )
+        try:
+            reading = VolumeReading(listing, checkpoint, observer)
+            assembly = _Assembly(base, listing.plan, packs, checkpoint)
+            with (
+                closing(reading.frames(running, volume)) as raw_frames,
+                closing(
+                    encode_frames(raw_frames, level=settings.compression_level, known=base.known)
+                ) as encoded,
+            ):
+                for item in encoded:
+                    assembly.add(item)
+            # What is left to do needs the store, and the store alone.
+            helper.release()
+            packs.finish()
+            checkpoint.finish()
+            observer.phase("storing")
+            index = IndexFiles(spool / "frames.zst", spool / "files.zst")
+            digests = (
+                compress_file(index.frames, checkpoint.frame_blocks()),
+                compress_file(index.files, distrusted(checkpoint.group_blocks(), reading.torn)),
+            )
+            stats = _stats(ref, base, reading, packs, digests, started)
+            manifest = _manifest(
+                volume, repository, settings, stats, listing, reading, assembly, digests, started_at
+            )
+            writer.put_index(index.frames, index.files)
+            writer.put_manifest(manifest)
+        except BaseException:
+            packs.abort()
+            writer.discard(but_packs=bool(packs.packs))
+            if not packs.packs:
+                remove_checkpoints(checkpoints / ref.id)
+            raise
+    state.cache.keep(ref, index)
+    remove_checkpoints(checkpoints)
+    return stats
+
+
+class _Assembly:
+    """Puts the frames of the new index together: new ones go into packs, known and reused ones are referred to."""
+
+    def __init__(self, base: Base, plan: Plan, packs: PackWriter, checkpoint: CheckpointWriter) -> None:
+        self._base = base
+        self._packs = packs
+        self._checkpoint = checkpoint
+        self._reused = ReusedFrames(base, plan)
+        self._live_bytes: dict[str, int] = {}
+        self.frames = 0
+        self.tar_bytes = 0
+
+    def add(self, item: Frame | ReusedGroup) -> None:
+        """Raises ValueError if the base turns out to be damaged."""
+        if isinstance(item, ReusedGroup):
+            for location in self._reused.of(item.number):
+                self._place(location)
+        elif item.stored:
+            self._place(self._packs.add(item))
+        else:
+            known = self._base.known[bytes.fromhex(item.digest)]
+            self._place(
+                FrameLocation(
+                    item.group, known.pack, known.offset, known.stored_bytes, item.raw_bytes, item.digest
+                )
+            )
+
+    def _place(self, location: FrameLocation) -> None:
+        self._checkpoint.frame(location)
+        self._live_bytes[location.pack] = self._live_bytes.get(location.pack, 0) + location.stored_bytes
+        self.frames += 1
+        self.tar_bytes += location.raw_bytes
+
+    def packs(self) -> list[PackInfo]:
+        """Every pack that the backup refers to, with what it needs of it (a frame that is met twice counts twice,
+        up to the size of the pack).
+        """
+        known = {**self._base.packs, **{pack.name: pack for pack in self._packs.packs}}
+        return [
+            PackInfo(
+                name, known[name].stored_bytes, min(live_bytes, known[name].stored_bytes), known[name].blake3
+            )
+            for name, live_bytes in sorted(self._live_bytes.items())
+        ]
+
+
+def _stats(
+    ref: BackupRef,
+    base: Base,
+    reading: VolumeReading,
+    packs: PackWriter,
+    digests: tuple[ObjectDigest, ObjectDigest],
+    started: float,
+) -> BackupStats:
+    totals = reading.totals
+    return BackupStats(
+        ref=ref,
+        base=base.id,
+        entries=totals.entries,
+        source_bytes=totals.source_bytes,
+        read_bytes=reading.read_bytes,
+        stored_bytes=sum(pack.stored_bytes for pack in packs.packs)
+        + sum(digest.stored_bytes for digest in digests),
+        seconds=round(time.monotonic() - started, 3),
+        downtime_seconds=0.0,
+        findings=tuple(reading.findings),
+        findings_total=reading.findings_total,
+    )
+
+
+def _manifest(
+    volume: Volume,
+    repository: Repository,
+    settings: BackupSettings,
+    stats: BackupStats,
+    listing: Listing,
+    reading: VolumeReading,
+    assembly: _Assembly,
+    digests: tuple[ObjectDigest, ObjectDigest],
+    started_at: datetime,
+) -> Manifest:
+    kinds = reading.totals.kinds
+    known = {kind: kinds.get(kind, 0) for kind in (b"f", b"d", b"l")}
+    return Manifest(
+        format=FORMAT_VERSION,
+        id=stats.ref.id,
+        host=stats.ref.host,
+        volume=VolumePart(
+            name=volume.name,
+            driver=volume.driver,
+            options=dict(volume.options),
+            labels=dict(volume.labels),
+            scope=volume.scope,
+            created_at=volume.created_at,
+            anonymous=volume.anonymous,
+        ),
+        store_id=repository.id,
+        base=stats.base,
+        written_by=f"volferry {__version__}",
+        engine=settings.engine,
+        started_at=started_at,
+        listed_at=listing.at,
+        finished_at=datetime.now(UTC),
+        seconds=stats.seconds,
+        downtime_seconds=stats.downtime_seconds,
+        consistency="none",
+        containers=tuple(
+            ContainerPart(
+                name=use.container,
+                id=use.container_id,
+                image=use.image,
+                state=use.state,
+                destination=use.destination,
+                read_write=use.read_write,
+                project=use.project,
+            )
+            for use in volume.uses
+        ),
+        counts=CountsPart(
+            entries=stats.entries,
+            files=known[b"f"],
+            directories=known[b"d"],
+            symlinks=known[b"l"],
+            others=sum(kinds.values()) - sum(known.values()),
+            sockets_left_out=listing.sockets,
+            frames=assembly.frames,
+            source_bytes=stats.source_bytes,
+            tar_bytes=assembly.tar_bytes,
+            read_bytes=stats.read_bytes,
+            stored_bytes=stats.stored_bytes,
+        ),
+        excluded=ExcludedPart(
+            patterns=settings.excludes.patterns,
+            caches=settings.excludes.caches,
+            entries=listing.left_out.entries,
+            source_bytes=listing.left_out.source_bytes,
+            paths=tuple(printable(path) for path in listing.left_out.paths),
+        ),
+        findings=tuple(
+            FindingPart(kind=finding.kind, path=printable(finding.path), detail=finding.detail)
+            for finding in stats.findings
+        ),
+        findings_total=stats.findings_total,
+        packs=tuple(
+            PackPart(
+                name=pack.name, stored_bytes=pack.stored_bytes, live_bytes=pack.live_bytes, blake3=pack.blake3
+            )
+            for pack in assembly.packs()
+        ),
+        index=IndexPart(
+            frames=IndexObjectPart(stored_bytes=digests[0].stored_bytes, blake3=digests[0].blake3),
+            files=IndexObjectPart(stored_bytes=digests[1].stored_bytes, blake3=digests[1].blake3),
+        ),
+    )

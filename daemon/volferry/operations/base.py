@@ -1,0 +1,168 @@
+"""What a backup may reuse: the newest backup of the volume, and what a run that died had stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from volferry.archive.excludes import Excludes
+from volferry.archive.index import decompress, file_blocks, parse_groups, read_frames
+from volferry.errors import RepositoryError, StoreError
+from volferry.index_cache import IndexFiles
+from volferry.repository import files_key, frames_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from volferry.archive.index import FrameLocation
+    from volferry.archive.manifest import Manifest
+    from volferry.checkpoint import Checkpoint
+    from volferry.index_cache import IndexCache
+    from volferry.model import BackupRef, PackInfo
+    from volferry.observer import Observer
+    from volferry.repository import Repository
+
+# Packs of which the newest backup needs less than half are left behind, at most this much of them in one run.
+_COMPACTION_BYTES = 256 << 20
+
+
+class Source(Protocol):
+    """An earlier index: its groups and frames, in order, each to be read again at will."""
+
+    def groups(self) -> Iterator[tuple[int, list[bytes]]]: ...
+
+    def frames(self) -> Iterator[FrameLocation]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSource:
+    """Implements `Source`: the index of a backup, whose digests were checked."""
+
+    files: IndexFiles
+
+    def groups(self) -> Iterator[tuple[int, list[bytes]]]:
+        yield from parse_groups(decompress(file_blocks(self.files.files)))
+
+    def frames(self) -> Iterator[FrameLocation]:
+        yield from read_frames(file_blocks(self.files.frames))
+
+
+class KnownFrame(NamedTuple):
+    """Where a frame is that was stored before."""
+
+    pack: str
+    offset: int
+    stored_bytes: int
+
+
+@dataclass(slots=True)
+class Base:
+    """Sources, and what of them may be used: all of it is known to be in the store."""
+
+    newest: str | None = None  # id of the newest backup, whether it can be built upon or not
+    id: str | None = None  # the same, if it can
+    sources: list[Source] = field(default_factory=list)
+    unusable_groups: list[set[int]] = field(default_factory=list)  # of each source
+    packs: dict[str, PackInfo] = field(default_factory=dict)
+    known: dict[bytes, KnownFrame] = field(default_factory=dict)  # by BLAKE3 digest
+
+    def add(self, source: Source, usable_packs: Mapping[str, PackInfo], *, reuse_groups: bool) -> None:
+        """Raises ValueError if the source is damaged; then nothing of it is used.
+
+        Without `reuse_groups`, as after a change of what is excluded, only its frames are known: a hard link of a
+        group may then be one to an entry that is left out now.
+        """
+        unusable: set[int] = set()
+        known: dict[bytes, KnownFrame] = {}
+        names: dict[str, str] = {}
+        for frame in source.frames():
+            if frame.pack not in usable_packs:
+                unusable.add(frame.group)
+                continue
+            if not reuse_groups:
+                unusable.add(frame.group)
+            name = names.setdefault(frame.pack, frame.pack)
+            known[bytes.fromhex(frame.digest)] = KnownFrame(name, frame.offset, frame.stored_bytes)
+        self.sources.append(source)
+        self.unusable_groups.append(unusable)
+        self.packs.update((name, usable_packs[name]) for name in names)
+        self.known.update(known)
+
+
+def find_base(
+    repository: Repository,
+    host: str,
+    volume: str,
+    *,
+    cache: IndexCache,
+    checkpoints: Sequence[Checkpoint],
+    excludes: Excludes,
+    spool: Path,
+    observer: Observer,
+) -> Base:
+    """The base of the next backup. Whatever cannot be used is said and done without: then more is read, no less is
+    backed up. Raises StoreError only if the store cannot even be listed.
+    """
+    base = Base()
+    there = repository.pack_sizes(host, volume)
+    newest: dict[str, PackInfo] = {}
+    refs = list(repository.refs(host=host, volume=volume))
+    if refs:
+        base.newest = refs[-1].id
+        try:
+            manifest = repository.manifest(refs[-1])
+            files = cache.find(refs[-1], manifest) or _fetch(repository, refs[-1], manifest, spool)
+            newest = _usable(manifest, there, observer)
+            before = Excludes(manifest.excluded.patterns, manifest.excluded.caches)
+            base.add(IndexSource(files), newest, reuse_groups=before == excludes)
+            base.id = refs[-1].id
+        except (RepositoryError, StoreError, ValueError) as error:
+            observer.note(f"the newest backup cannot be built upon, so all is read again: {error}")
+            newest = {}
+    # Of packs that only dead runs knew, those that are whole; of the others, only what the newest backup keeps.
+    first_id = refs[-1].id if refs else ""
+    for checkpoint in checkpoints:
+        usable = {
+            name: pack
+            for name, pack in checkpoint.packs.items()
+            if there.get(name) == pack.stored_bytes and (name in newest or name > first_id)
+        }
+        try:
+            base.add(checkpoint, usable, reuse_groups=checkpoint.excludes == excludes)
+            observer.note("going on from where an interrupted run ended")
+        except (ValueError, OSError) as error:
+            observer.note(f"what an interrupted run has left cannot be used: {error}")
+    return base
+
+
+def _usable(manifest: Manifest, there: Mapping[str, int], observer: Observer) -> dict[str, PackInfo]:
+    """Packs of the newest backup that are in the store and worth being kept."""
+    packs = [pack.info for pack in manifest.packs]
+    missing = [pack.name for pack in packs if there.get(pack.name) != pack.stored_bytes]
+    if missing:
+        observer.note(
+            f"{len(missing)} packs of the newest backup are damaged or missing ({missing[0]} …): read again"
+        )
+    left_behind = set(missing)
+    budget = _COMPACTION_BYTES
+    # Those of which least is needed first; the first one always, or a large one would stay for ever.
+    for pack in sorted(packs, key=lambda each: each.live_bytes / max(each.stored_bytes, 1)):
+        if pack.live_bytes * 2 >= pack.stored_bytes or (
+            budget < _COMPACTION_BYTES and pack.live_bytes > budget
+        ):
+            break
+        budget -= pack.live_bytes
+        left_behind.add(pack.name)
+    return {pack.name: pack for pack in packs if pack.name not in left_behind}
+
+
+def _fetch(repository: Repository, ref: BackupRef, manifest: Manifest, spool: Path) -> IndexFiles:
+    """Raises DamagedObject or StoreError."""
+    files = IndexFiles(spool / f"base.{ref.id}.frames", spool / f"base.{ref.id}.files")
+    for key, path, expected in (
+        (frames_key(ref), files.frames, manifest.index.frames),
+        (files_key(ref), files.files, manifest.index.files),
+    ):
+        repository.fetch(key, path, expected=expected)
+    return files

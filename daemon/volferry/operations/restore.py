@@ -1,0 +1,226 @@
+"""Restores a backup into a volume, and compares what is there afterwards with what was backed up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from volferry.archive.commands import (
+    RESTORE_MARK,
+    empty_command,
+    extract_command,
+    list_command,
+    mark_command,
+    mark_text_command,
+    marked_command,
+    probe_command,
+    unmark_command,
+)
+from volferry.archive.listing import UNTRUSTED, Entry, Stat, paired, read_listing
+from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
+from volferry.errors import CommandFailed, RestoreMismatch
+from volferry.model import RestoreStats, printable
+from volferry.observer import Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from volferry.engine.helper import Helper
+    from volferry.observer import Observer
+    from volferry.operations.backup_reader import BackupReader
+
+_READ_BYTES = 1 << 20
+_MOST_LINES = 20
+_RESTORE_MARK = RESTORE_MARK.encode()
+_PROGRESS_ENTRIES = 4096
+
+
+def is_empty(helper: Helper, volume: str) -> bool:
+    """Whether nothing is in the volume."""
+    return not _run(helper, probe_command(helper.directory(volume)), "looking into the volume")
+
+
+def is_marked(helper: Helper, volume: str) -> bool:
+    """Whether a restore into the volume began and did not end."""
+    return bool(_run(helper, marked_command(helper.directory(volume)), "looking into the volume"))
+
+
+def mark(helper: Helper, volume: str, text: str) -> None:
+    """Must come before the first change to the volume."""
+    _run(helper, mark_command(helper.directory(volume), text), "writing the volume")
+
+
+def mark_text(helper: Helper, volume: str) -> str:
+    """What the mark says; the volume must have one."""
+    found = _run(helper, mark_text_command(helper.directory(volume)), "looking into the volume")
+    return found.decode("utf-8", "replace")
+
+
+def unmark(helper: Helper, volume: str) -> None:
+    """Must come after the last change to the volume."""
+    _run(helper, unmark_command(helper.directory(volume)), "writing the volume")
+
+
+def restore_backup(
+    backup: BackupReader, volume: str, *, helper: Helper, observer: Observer, empty_first: bool
+) -> RestoreStats:
+    """Puts all of `backup` into `volume`, through a helper that may write.
+
+    The volume must be empty, or is emptied first. Raises VolferryError; the volume then holds anything.
+    Raises RestoreMismatch if what is there afterwards is not what was backed up.
+    """
+    started = time.monotonic()
+    directory = helper.directory(volume)
+    mark(helper, volume, str(backup.ref))
+    if empty_first:
+        observer.phase("emptying the volume")
+        _run(helper, empty_command(directory), "emptying the volume")
+    counts = backup.manifest.counts
+    observer.phase("restoring", total_bytes=counts.tar_bytes)
+    root, warnings = extract(backup.tar_stream(), directory, helper=helper, observer=observer)
+    observer.phase("comparing", total_entries=counts.entries)
+    check_same(backup.entries(), _entries(helper, directory), observer)
+    unmark(helper, volume)
+    # Taking the mark away has changed the time of the root.
+    extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
+    return RestoreStats(
+        ref=backup.ref,
+        volume=volume,
+        entries=counts.entries,
+        source_bytes=counts.source_bytes,
+        fetched_bytes=backup.fetched_bytes,
+        seconds=round(time.monotonic() - started, 3),
+        warnings=tuple(warnings),
+    )
+
+
+def extract(
+    pieces: Iterator[bytes], directory: str, *, helper: Helper, observer: Observer
+) -> tuple[bytes, list[str]]:
+    """Puts a tar stream into a directory of the helper. Returns the header of its first member, and what tar had to say.
+
+    Raises CommandFailed if `tar` could not write all of it.
+    """
+    lines: list[str] = []
+    process = helper.start(extract_command(directory), stdin=True, on_stderr=lambda line: _keep(lines, line))
+    done = 0
+    first = b""
+    try:
+        for piece in pieces:
+            first = first or _first_member(piece)
+            process.write(piece)
+            done += len(piece)
+            observer.advance(done_bytes=done, done_entries=0)
+        process.close_stdin()
+    except BrokenPipeError:
+        pass  # tar ended early: its status and words say why
+    while process.read(_READ_BYTES):
+        pass
+    status = process.wait()
+    if status:
+        why = lines[0] if lines else "without a word"
+        raise CommandFailed(f"writing the volume failed: tar exited with status {status}: {why}")
+    for line in lines:
+        observer.note(line)
+    return first, lines
+
+
+def _first_member(piece: bytes) -> bytes:
+    return next(iter(TarReader(BytesIO(piece).read))).header
+
+
+def _run(helper: Helper, command: Sequence[str], what: str) -> bytes:
+    """The first bytes of the stdout of a command that must succeed."""
+    lines: list[str] = []
+    process = helper.start(command, on_stderr=lambda line: _keep(lines, line))
+    output = b""
+    while data := process.read(_READ_BYTES):
+        output = output or data
+    if status := process.wait():
+        raise CommandFailed(f"{what} failed: {lines[0] if lines else f'status {status}'}")
+    return output
+
+
+def _keep(lines: list[str], line: bytes) -> None:
+    if line and len(lines) < _MOST_LINES:
+        lines.append(line.decode("utf-8", "backslashreplace"))
+
+
+def _entries(helper: Helper, directory: str) -> Iterator[Entry]:
+    lines: list[str] = []
+    process = helper.start(list_command(directory, helper.spool), on_stderr=lambda line: _keep(lines, line))
+    blocks = iter(lambda: process.read(_READ_BYTES), b"")
+    for entry in read_listing(blocks, may_have_missed=False):
+        if entry.path != _RESTORE_MARK:
+            yield entry
+    if status := process.wait():
+        raise CommandFailed(f"listing the volume failed: {lines[0] if lines else f'status {status}'}")
+
+
+def check_same(expected: Iterable[Entry], restored: Iterable[Entry], observer: Observer) -> None:
+    """Compares what should be there with what is. Raises RestoreMismatch if there is any difference."""
+    _Comparison(observer).run(expected, restored)
+
+
+@dataclass(slots=True)
+class _Differences:
+    count: int = 0
+    first: str = ""
+
+    def add(self, path: bytes, what: str) -> None:
+        self.count += 1
+        self.first = self.first or f"{printable(path) or 'the root directory'!r} {what}"
+
+
+class _Comparison:
+    """Compares the restored entries with those of the index, in the order of both."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._differences = _Differences()
+        self._restored_inode: dict[bytes, bytes] = {}
+        self._source_inode: dict[bytes, bytes] = {}
+
+    def run(self, all_expected: Iterable[Entry], restored: Iterable[Entry]) -> None:
+        """Raises RestoreMismatch if there is any difference, with the first one."""
+        for done, (expected, actual) in enumerate(paired(all_expected, restored)):
+            if actual is None:
+                self._differences.add(expected.path if expected else b"", "is missing")
+            elif expected is None:
+                self._differences.add(actual.path, "was not in the backup")
+            else:
+                self._compare(expected, actual)
+            if done % _PROGRESS_ENTRIES == 0:
+                self._observer.advance(done_bytes=0, done_entries=done)
+        if self._differences.count:
+            raise RestoreMismatch(
+                f"{self._differences.count} entries of the restored volume are not as they were backed up; the first: "
+                f"{self._differences.first}"
+            )
+
+    def _compare(self, expected: Entry, actual: Entry) -> None:
+        was, now = expected.stat, actual.stat
+        for field in ("kind", "mode", "uid", "gid", "mtime", "target"):
+            if getattr(was, field) != getattr(now, field):
+                self._differences.add(
+                    expected.path,
+                    f"has {field} {_text(getattr(now, field))} instead of {_text(getattr(was, field))}",
+                )
+                return
+        if was.kind == b"f" and was.size != now.size:
+            self._differences.add(expected.path, f"has {_text(now.size)} bytes instead of {_text(was.size)}")
+        elif was.kind in {b"f", b"l"} and was.links != b"1" and was.ctime != UNTRUSTED:
+            # Of other kinds, tar stores every name on its own.
+            self._compare_links(expected, was, now)
+
+    def _compare_links(self, expected: Entry, was: Stat, now: Stat) -> None:
+        """Names of one inode must be names of one inode again, and of no other."""
+        same = self._restored_inode.setdefault(was.inode, now.inode) == now.inode
+        if not same or self._source_inode.setdefault(now.inode, was.inode) != was.inode:
+            self._differences.add(expected.path, "is not the hard link that it was")
+
+
+def _text(value: bytes) -> str:
+    return printable(value) or "none"

@@ -1,0 +1,140 @@
+"""Restores a backup, or some paths of it, into a directory of the machine that volferry runs on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry.archive.commands import local_extract_command
+from volferry.archive.selection import Selection
+from volferry.errors import ExtractionFailed, VolferryError, reason
+from volferry.operations.excerpt import BackupExcerpt
+from volferry.operations.restore_paths import places, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from volferry.observer import Observer
+    from volferry.operations.backup_reader import BackupReader
+
+_MOST_STDERR_BYTES = 64 << 10
+_KINDS = {0o040000: b"d", 0o100000: b"f", 0o120000: b"l"}
+_TYPE_BITS = 0o170000
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    entries: int
+    source_bytes: int
+    warnings: tuple[str, ...]  # what tar had to say
+
+
+def restore_into_directory(
+    backup: BackupReader, selection: Selection | None, directory: Path, *, observer: Observer, replace: bool
+) -> Restored:
+    """Puts the chosen paths, or all of the backup, into `directory`, which is made if need be.
+
+    A directory that was there keeps its owner, mode and all that is not replaced; a new one becomes the volume's root
+    directory where all of the backup is restored. Raises PathExists before anything is changed.
+    """
+    tar = _gnu_tar()
+    whole = selection is None or selection.everything
+    if selection is None or selection.everything:
+        selection = Selection(
+            entry.path for entry in backup.entries() if entry.path and b"/" not in entry.path
+        )
+    excerpt = BackupExcerpt(backup, selection)
+    try:
+        new = not directory.exists()
+        there = {} if new else _kinds(directory, places(selection))
+        doomed, parents = plan(selection, there, replace=replace, where=str(directory))
+        observer.phase("restoring", total_bytes=excerpt.source_bytes)
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in doomed:
+            _delete(directory / os.fsdecode(path))
+    except OSError as error:
+        raise VolferryError(f"cannot write to {directory}: {reason(error)}") from error
+    pieces = backup.tar_stream() if whole and new else excerpt.tar_stream(parents - {b""})
+    warnings = _extract(tar, pieces, directory, observer)
+    return Restored(excerpt.count + (whole and new), excerpt.source_bytes, tuple(warnings))
+
+
+def _gnu_tar() -> str:
+    """Raises VolferryError if it is not there."""
+    tar = shutil.which("tar")
+    if tar is None:
+        raise VolferryError(
+            "GNU tar is needed to restore into a directory, and there is no tar on this machine"
+        )
+    said = subprocess.run([tar, "--version"], capture_output=True, check=False).stdout
+    if b"GNU tar" not in said:
+        raise VolferryError(f"GNU tar is needed to restore into a directory, and {tar} is another one")
+    return tar
+
+
+def _kinds(directory: Path, paths: list[bytes]) -> dict[bytes, bytes]:
+    """The kinds of those that are there, by path; no symlink is followed, since what is one is in the way."""
+    found: dict[bytes, bytes] = {}
+    for path in paths:
+        parent = path.rpartition(b"/")[0]
+        if parent and found.get(parent) != b"d":
+            continue
+        try:
+            mode = (directory / os.fsdecode(path)).lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found[path] = _KINDS.get(mode & _TYPE_BITS, b"?")
+    return found
+
+
+def _delete(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+
+
+def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Observer) -> list[str]:
+    """Gives what tar had to say. Raises ExtractionFailed with tar's own words."""
+    command = local_extract_command(str(directory), root=os.geteuid() == 0)
+    done = 0
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
+            [tar, *command[1:]],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, "LC_ALL": "C"},
+        ) as process,
+    ):
+        stdin = process.stdin
+        try:
+            for piece in pieces:
+                view = memoryview(piece)
+                while stdin is not None and view:
+                    view = view[stdin.write(view) :]
+                done += len(piece)
+                observer.advance(done_bytes=done, done_entries=0)
+        except BrokenPipeError:
+            pass  # its exit status says why
+        except BaseException:
+            process.kill()
+            raise
+        if stdin is not None:
+            stdin.close()
+        status = process.wait()
+        stderr.seek(0)
+        lines = stderr.read(_MOST_STDERR_BYTES).decode("utf-8", "backslashreplace").splitlines()
+    if status:
+        why = lines[0] if lines else "without a word"
+        raise ExtractionFailed(f"writing {directory} failed: tar exited with status {status}: {why}")
+    for line in lines:
+        observer.note(line)
+    return lines

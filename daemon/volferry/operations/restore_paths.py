@@ -1,0 +1,144 @@
+"""Restores some paths of a backup into a volume; what else is in the volume stays."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from volferry.archive.listing import Entry, read_listing, walk_key
+from volferry.archive.scripts import SCRIPT_COMMAND, delete_paths_script, list_paths_script
+from volferry.archive.tarstream import END_OF_ARCHIVE
+from volferry.errors import CommandFailed, PathExists
+from volferry.model import RestoreStats, printable
+from volferry.observer import Silent
+from volferry.operations.restore import check_same, extract, mark, unmark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from volferry.archive.selection import Selection
+    from volferry.engine.channel import Process
+    from volferry.engine.helper import Helper
+    from volferry.observer import Observer
+    from volferry.operations.excerpt import BackupExcerpt
+
+_READ_BYTES = 1 << 20
+_MOST_LINES = 20
+# How the mark of such a restore begins: the same command once more completes it, not a restore of everything.
+MARKED_PATHS = "paths of "
+_NOT_THERE = (b"No such file or directory", b"Not a directory")
+
+
+def restore_paths(
+    excerpt: BackupExcerpt, volume: str, *, helper: Helper, observer: Observer, replace: bool, empty: bool
+) -> RestoreStats:
+    """Puts the chosen paths into `volume`, and the directories above them where they are missing.
+
+    An `empty` volume's root directory becomes as it was backed up; one that holds something keeps its own.
+    Raises PathExists before anything is changed, if a chosen path is there already and `replace` does not say that it
+    goes first. Raises VolferryError; the chosen paths may then be there in part.
+    Raises RestoreMismatch if they are not what was backed up.
+    """
+    started = time.monotonic()
+    target = _Target(helper, helper.directory(volume))
+    selection = excerpt.selection
+    there = {} if empty else {b"": b"d", **target.kinds(places(selection))}
+    doomed, parents = plan(selection, there, replace=replace, where=f"volume {volume}")
+    mark(helper, volume, f"{MARKED_PATHS}{excerpt.backup.ref}")
+    if doomed:
+        observer.phase("deleting what is replaced")
+        target.delete(doomed)
+    observer.phase("restoring", total_bytes=excerpt.source_bytes)
+    first, warnings = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
+    observer.phase("comparing", total_entries=excerpt.count)
+    check_same(excerpt.entries(), target.listing(selection.roots, below=True), observer)
+    unmark(helper, volume)
+    if empty:
+        # Taking the mark away has changed the time of the root, which was the first member.
+        extract(iter([first + END_OF_ARCHIVE]), target.directory, helper=helper, observer=Silent())
+    return RestoreStats(
+        ref=excerpt.backup.ref,
+        volume=volume,
+        entries=excerpt.count,
+        source_bytes=excerpt.source_bytes,
+        fetched_bytes=excerpt.backup.fetched_bytes,
+        seconds=round(time.monotonic() - started, 3),
+        warnings=tuple(warnings),
+    )
+
+
+def places(selection: Selection) -> list[bytes]:
+    """Where something could be in the way: the chosen paths and the directories above them, but the root."""
+    return sorted((selection.parents | set(selection.roots)) - {b""}, key=walk_key)
+
+
+def plan(
+    selection: Selection, there: Mapping[bytes, bytes], *, replace: bool, where: str
+) -> tuple[list[bytes], frozenset[bytes]]:
+    """The paths to delete first and the directories above the chosen paths to make, given what is there: path ->
+    kind. Raises PathExists.
+    """
+    for parent in sorted(selection.parents):
+        if there.get(parent, b"d") != b"d":
+            raise PathExists(
+                f"'{printable(parent)}' in {where} is not a directory, so nothing can be put below it"
+            )
+    doomed = [path for path in selection.roots if path in there]
+    if doomed and not replace:
+        rest = f" and {len(doomed) - 1} more" if len(doomed) > 1 else ""
+        raise PathExists(f"'{printable(doomed[0])}'{rest} exists in {where}: --replace deletes it first")
+    return doomed, frozenset(parent for parent in selection.parents if parent not in there)
+
+
+class _Target:
+    """Chosen paths in one directory of the helper."""
+
+    def __init__(self, helper: Helper, directory: str) -> None:
+        self.directory = directory
+        self._helper = helper
+
+    def kinds(self, paths: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The kinds of those that are there, by path."""
+        return {entry.path: entry.kind for entry in self.listing(paths, below=False)}
+
+    def listing(self, paths: Sequence[bytes], *, below: bool) -> Iterator[Entry]:
+        """Those of `paths` that are there, and all below them if asked for. Raises CommandFailed."""
+        if not paths:
+            return
+        lines: list[bytes] = []
+        process = self._start(
+            list_paths_script(self.directory, self._helper.spool, paths, below=below), lines
+        )
+        for entry in read_listing(iter(lambda: process.read(_READ_BYTES), b"")):
+            yield Entry(entry.path.removeprefix(b"./"), entry.meta)
+        _check(process.wait(), lines, "listing the volume")
+
+    def delete(self, paths: Sequence[bytes]) -> None:
+        """With all below them. Raises CommandFailed."""
+        lines: list[bytes] = []
+        process = self._start(delete_paths_script(self.directory, paths), lines)
+        while process.read(_READ_BYTES):
+            pass
+        _check(process.wait(), lines, "deleting what is replaced")
+
+    def _start(self, script: Iterable[bytes], lines: list[bytes]) -> Process:
+        """Runs a script; what it says on stderr, but for what is not there, is in `lines` at its end."""
+        process = self._helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lambda line: _keep(lines, line))
+        try:
+            for part in script:
+                process.write(part)
+            process.close_stdin()
+        except BrokenPipeError:
+            pass  # its exit status says why
+        return process
+
+
+def _keep(lines: list[bytes], line: bytes) -> None:
+    """What is not there is no trouble; of what is, the first lines say enough."""
+    if len(lines) < _MOST_LINES and not line.endswith(_NOT_THERE):
+        lines.append(line)
+
+
+def _check(status: int, lines: Sequence[bytes], what: str) -> None:
+    if status or lines:
+        raise CommandFailed(f"{what} failed: {printable(lines[0]) if lines else f'status {status}'}")

@@ -1,0 +1,290 @@
+"""What a store holds: the layout of keys, the order in which a backup comes to exist, and which backups there are."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from volferry.archive.index import digested, file_blocks
+from volferry.archive.manifest import FORMAT_VERSION, Manifest, check_format, read_manifest
+from volferry.archive.sealed import seal, unseal
+from volferry.errors import (
+    AmbiguousBackup,
+    DamagedObject,
+    NoSuchBackup,
+    NoSuchObject,
+    NoSuchStore,
+    ObjectExists,
+    StoreError,
+    UsageError,
+)
+from volferry.interrupts import held_back
+from volferry.model import BACKUP_ID, BackupRef
+from volferry.stores.base import get, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from volferry.archive.index import ObjectDigest
+    from volferry.archive.manifest import IndexObjectPart
+    from volferry.stores.base import ObjectWriter, Store
+
+MARKER_KEY = "volferry.json"
+_READ_BYTES = 1 << 20
+_LONGEST_SEGMENT = 220  # filesystems take 255 bytes
+
+
+def encode_name(name: str) -> str:
+    """A host's or volume's name as one segment of a key: percent-encoded, also a leading dot."""
+    encoded = quote(name, safe="")
+    if not name or len(encoded) > _LONGEST_SEGMENT:
+        raise UsageError(
+            f"{name[:60]!r} cannot be a name in a store: it is {'too long' if name else 'empty'}"
+        )
+    return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded
+
+
+def manifest_key(ref: BackupRef) -> str:
+    return f"manifests/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.json"
+
+
+def frames_key(ref: BackupRef) -> str:
+    return f"indexes/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.frames.zst"
+
+
+def files_key(ref: BackupRef) -> str:
+    return f"indexes/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.files.zst"
+
+
+def pack_key(ref: BackupRef, pack: str) -> str:
+    """Packs of older backups of the same volume lie beside the backup's own."""
+    return f"packs/{encode_name(ref.host)}/{encode_name(ref.volume)}/{pack}.tar.zst"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupName:
+    """What a user typed for a backup: `VOLUME`, `VOLUME@ID` or `HOST/VOLUME@ID`."""
+
+    host: str | None
+    volume: str
+    id_start: str | None
+
+
+def parse_backup_name(text: str) -> BackupName:
+    """Raises UsageError."""
+    host, slash, rest = text.rpartition("/")
+    volume, at, id_start = rest.partition("@")
+    if not volume or (slash and not host) or (at and not id_start):
+        raise UsageError(f"{text!r} does not name a backup: use VOLUME, VOLUME@ID or HOST/VOLUME@ID")
+    return BackupName(host or None, volume, id_start or None)
+
+
+class Repository:
+    """The backups of one store. Opening it reads the marker; nothing is written before the first backup."""
+
+    def __init__(self, store: Store, store_id: str) -> None:
+        self.store = store
+        self.id = store_id
+
+    @classmethod
+    def open(cls, store: Store) -> Repository:
+        """Raises NoSuchStore if there is none, DamagedObject or NewerFormat if it cannot be used."""
+        try:
+            data = get(store, MARKER_KEY)
+        except (NoSuchObject, NoSuchStore) as error:
+            raise NoSuchStore(
+                f"there is no volferry store at {store.url}: `volferry backup` makes one; check --store"
+            ) from error
+        check_format(data, key=MARKER_KEY)
+        try:
+            return cls(store, str(unseal(data)["store_id"]))
+        except (ValueError, KeyError) as error:
+            raise DamagedObject(MARKER_KEY, str(error)) from error
+
+    @classmethod
+    def open_or_create(cls, store: Store) -> tuple[Repository, bool]:
+        """The repository, and whether it is new. Raises StoreError where other things than a store are."""
+        try:
+            return cls.open(store), False
+        except NoSuchStore:
+            pass
+        if (other := next(store.list(""), None)) is not None:
+            raise StoreError(
+                f"{store.url} is not empty and not a volferry store (it holds {other.key!r}): choose another place"
+            )
+        marker: dict[str, Any] = {"format": FORMAT_VERSION, "store_id": str(uuid.uuid4())}
+        try:
+            put(store, MARKER_KEY, seal(marker))
+        except ObjectExists:  # another process was faster
+            return cls.open(store), False
+        return cls(store, str(marker["store_id"])), True
+
+    def hosts(self) -> list[str]:
+        return sorted({ref.host for ref in self.refs()})
+
+    def refs(self, *, host: str | None = None, volume: str | None = None) -> Iterator[BackupRef]:
+        """Names of all backups, by host, volume and time. A name is no promise that its manifest can be read."""
+        prefix = "manifests/"
+        if host is not None:
+            prefix += f"{encode_name(host)}/"
+            if volume is not None:
+                prefix += f"{encode_name(volume)}/"
+        found = []
+        for info in self.store.list(prefix):
+            parts = info.key.split("/")
+            if len(parts) != 4 or not parts[3].endswith(".json"):
+                continue
+            ref = BackupRef(unquote(parts[1]), unquote(parts[2]), parts[3].removesuffix(".json"))
+            if BACKUP_ID.fullmatch(ref.id) and (volume is None or ref.volume == volume):
+                found.append(ref)
+        found.sort(key=lambda ref: (ref.host, ref.volume, ref.id))
+        yield from found
+
+    def resolve(self, name: BackupName, *, host: str) -> BackupRef:
+        """The one backup that `name` means; without an id the newest; without a host that of `host`.
+
+        Raises NoSuchBackup, AmbiguousBackup.
+        """
+        wanted_host = name.host or host
+        refs = list(self.refs(host=wanted_host, volume=name.volume))
+        if not refs:
+            raise NoSuchBackup(self._nothing_there(name, wanted_host))
+        if name.id_start is None:
+            return refs[-1]
+        matches = [ref for ref in refs if ref.id.startswith(name.id_start)]
+        if not matches:
+            # People copy the random end of an id as well.
+            matches = [ref for ref in refs if ref.id.endswith(f"-{name.id_start}")]
+        if not matches:
+            raise NoSuchBackup(
+                f"volume {name.volume!r} has no backup {name.id_start!r} in {self.store.url}; "
+                f"its newest is {refs[-1].id}"
+            )
+        if len(matches) > 1:
+            raise AmbiguousBackup(
+                f"{name.id_start!r} fits {len(matches)} backups of {name.volume!r}: give more of it"
+            )
+        return matches[0]
+
+    def _nothing_there(self, name: BackupName, host: str) -> str:
+        message = f"no backup of volume {name.volume!r} from host {host!r} in {self.store.url}"
+        others = sorted({ref.host for ref in self.refs(volume=name.volume)} - {host})
+        if others:
+            return f"{message}; there are some from {', '.join(others)}: use {others[0]}/{name.volume}"
+        return f"{message}; `volferry list` shows what there is"
+
+    def manifest(self, ref: BackupRef) -> Manifest:
+        """Raises DamagedObject, NewerFormat, NoSuchObject."""
+        key = manifest_key(ref)
+        manifest = read_manifest(get(self.store, key), key=key)
+        if BackupRef(manifest.host, manifest.volume.name, manifest.id) != ref:
+            raise DamagedObject(
+                key, f"it is the manifest of {manifest.host}/{manifest.volume.name}@{manifest.id}"
+            )
+        return manifest
+
+    def check_objects(self, ref: BackupRef, manifest: Manifest) -> None:
+        """Raises DamagedObject or NoSuchObject unless every object that the backup needs is there with its size."""
+        needed = [(frames_key(ref), manifest.index.frames.stored_bytes)]
+        needed.append((files_key(ref), manifest.index.files.stored_bytes))
+        needed.extend((pack_key(ref, pack.name), pack.stored_bytes) for pack in manifest.packs)
+        for key, stored_bytes in needed:
+            size = self.store.size(key)
+            if size != stored_bytes:
+                raise DamagedObject(key, f"it has {size} bytes instead of {stored_bytes}")
+
+    def pack_sizes(self, host: str, volume: str) -> dict[str, int]:
+        """Name and stored bytes of every pack of a volume that is in the store, of whatever backup."""
+        prefix = f"packs/{encode_name(host)}/{encode_name(volume)}/"
+        return {
+            info.key.removeprefix(prefix).removesuffix(".tar.zst"): info.size
+            for info in self.store.list(prefix)
+        }
+
+    def fetch(self, key: str, path: Path, *, expected: IndexObjectPart) -> int:
+        """Copies an index object to a local file, and returns its bytes. Raises DamagedObject unless it is what the
+        manifest says.
+        """
+        with path.open("wb") as file:
+            digest = digested(self.blocks(key), file.write)
+        if wrong := digest_error(digest, expected.stored_bytes, expected.blake3):
+            raise DamagedObject(key, wrong)
+        return digest.stored_bytes
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """The bytes of an object in pieces."""
+        with self.store.open(key) as reader:
+            while data := reader.read(_READ_BYTES):
+                yield data
+
+    def writer(self, ref: BackupRef) -> BackupWriter:
+        return BackupWriter(self, ref)
+
+
+class BackupWriter:
+    """Brings one backup into the store: packs, then index, then the manifest, which makes it exist."""
+
+    def __init__(self, repository: Repository, ref: BackupRef) -> None:
+        self._repository = repository
+        self._ref = ref
+        self._written: list[str] = []
+
+    def open_pack(self, name: str) -> ObjectWriter:
+        key = pack_key(self._ref, name)
+        self._written.append(key)
+        return self._repository.store.create(key)
+
+    def put_index(self, frames: Path, files: Path) -> None:
+        """Stores the two finished index objects."""
+        for path, key in ((frames, frames_key(self._ref)), (files, files_key(self._ref))):
+            self._written.append(key)
+            self._copy(path, key)
+
+    def put_manifest(self, manifest: Manifest) -> int:
+        """Must be the last thing written: from here on the backup exists. Returns its size in bytes."""
+        data = manifest.to_bytes()
+        # An unmounted share leaves its mount point, where everything could be written, and nothing would be kept.
+        if Repository.open(self._repository.store).id != self._repository.id:
+            raise StoreError(f"{self._repository.store.url} is another store now than when the backup began")
+        with held_back():
+            put(self._repository.store, manifest_key(self._ref), data)
+        return len(data)
+
+    def discard(self, *, but_packs: bool) -> None:
+        """Removes what a failed backup has stored, but for the packs where the next run is to go on from them.
+
+        What cannot be removed belongs to no backup and harms none.
+        """
+        store = self._repository.store
+        try:
+            # First, and nothing else without it: a manifest must never outlive what it refers to.
+            store.delete(manifest_key(self._ref))
+        except StoreError:
+            return
+        for key in self._written:
+            if but_packs and key.startswith("packs/"):
+                continue
+            try:
+                store.delete(key)
+            except StoreError:
+                continue
+
+    def _copy(self, path: Path, key: str) -> None:
+        writer = self._repository.store.create(key)
+        try:
+            for block in file_blocks(path):
+                writer.write(block)
+            writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
+
+
+def digest_error(digest: ObjectDigest, stored_bytes: int, blake3: str) -> str | None:
+    """What is wrong with an object of `digest` that should have `stored_bytes` and `blake3`, or None."""
+    if digest.stored_bytes != stored_bytes:
+        return f"it has {digest.stored_bytes} bytes instead of {stored_bytes}"
+    return None if digest.blake3 == blake3 else "its content does not match its BLAKE3 digest"

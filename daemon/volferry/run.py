@@ -1,0 +1,117 @@
+"""A run: one piece of work with an id, a private directory, and a lock that says that it lives.
+
+The lock is the kernel's (flock): it ends with the process, however that ends. So a later run can tell what a dead
+one left behind from what a living one is using.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry.errors import VolferryError, reason
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_RUNS = "runs"
+_LOCK = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    id: str
+    owner: str  # names the state directory: runs of another one are not ours to judge
+    directory: Path  # private, on disk, removed at the end
+
+    @property
+    def spool(self) -> Path:
+        """For temporary files of our own."""
+        return self.directory / "spool"
+
+    def share(self) -> Path:
+        """A new directory, to be shared with one helper. Open to all inside a private one: its users may be mapped."""
+        shared = self.directory / f"shared-{secrets.token_hex(4)}"
+        shared.mkdir()
+        shared.chmod(0o777)
+        return shared
+
+
+@contextmanager
+def begin_run(state_directory: Path) -> Iterator[Run]:
+    """Raises VolferryError if the state directory cannot be written."""
+    directory = state_directory / _RUNS / secrets.token_hex(6)
+    descriptor: int | None = None
+    try:
+        with held_back():
+            try:
+                owner = _owner(state_directory)
+                directory.mkdir(parents=True, mode=0o700)
+                descriptor = _locked(directory)
+                run = Run(directory.name, owner, directory)
+                run.spool.mkdir(mode=0o700)
+            except OSError as error:
+                raise VolferryError(
+                    f"cannot write to the state directory {state_directory}: {reason(error)}"
+                ) from error
+        yield run
+    finally:
+        with held_back():
+            shutil.rmtree(directory, ignore_errors=True)
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def is_alive(state_directory: Path, run_id: str) -> bool:
+    """Whether the process of that run still exists."""
+    try:
+        descriptor = os.open(state_directory / _RUNS / run_id / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def remove_dead(state_directory: Path) -> None:
+    """Removes directories of runs that died."""
+    try:
+        found = list((state_directory / _RUNS).iterdir())
+    except OSError:
+        return
+    for directory in found:
+        # A run that is only just beginning has no lock yet.
+        if (directory / _LOCK).exists() and not is_alive(state_directory, directory.name):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _locked(directory: Path) -> int:
+    """A lock that is held from the moment that its name is there. Ends with the descriptor."""
+    beginning = directory / f"{_LOCK}.new"
+    descriptor = os.open(beginning, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    beginning.rename(directory / _LOCK)
+    return descriptor
+
+
+def _owner(state_directory: Path) -> str:
+    """Names this state directory on every engine; made at first use."""
+    path = state_directory / "id"
+    state_directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+    if not path.exists() or not path.stat().st_size:
+        # Whole from the moment that it has its name; of two at once, either will do.
+        beginning = state_directory / f"id.{secrets.token_hex(4)}"
+        beginning.write_text(secrets.token_hex(8))
+        beginning.rename(path)
+    return path.read_text().strip()

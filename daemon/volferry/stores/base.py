@@ -1,0 +1,100 @@
+"""The store interface: a flat set of named objects that are written once and never changed."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Protocol, Self
+
+from volferry.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from volferry.model import ObjectInfo
+
+# Percent-encoded segments: no empty one, none that a filesystem takes for "here", "up" or hidden.
+_KEY = re.compile(r"[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*(/[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*)*")
+
+
+def validate_key(key: str) -> str:
+    """`key` itself. Raises ValueError for one that could leave the store, on the way in and on the way out."""
+    if len(key) > 1024 or _KEY.fullmatch(key) is None:
+        raise ValueError(f"not an object key: {key[:100]!r}")
+    return key
+
+
+class ObjectWriter(Protocol):
+    """A new object. It exists once `commit` has returned, on stable storage, and not at all after `abort`."""
+
+    def write(self, data: bytes) -> None:
+        """Raises StoreError: disk full, no permission, server gone."""
+
+    def commit(self) -> None:
+        """Raises ObjectExists if there is an object of that key: nothing is ever overwritten."""
+
+    def abort(self) -> None:
+        """Drops what was written. Never raises; may be called at any time, also after `commit`."""
+
+
+class ObjectReader(Protocol):
+    """The bytes of an object, or of a range of it, in order."""
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, and b"" only at the end. Fewer than asked for are no sign of the end."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Store(Protocol):
+    """All methods raise StoreError when the store cannot be read or written, and NoSuchObject for a missing key."""
+
+    @property
+    def url(self) -> str:
+        """As a user would write it."""
+
+    def create(self, key: str) -> ObjectWriter:
+        """Begins a new object."""
+
+    def open(self, key: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
+        """Reads from `offset`, `length` bytes or to the end."""
+
+    def size(self, key: str) -> int: ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key starts with `prefix`, sorted by key. Objects that are being written are not seen."""
+
+    def delete(self, key: str) -> None:
+        """No error if it is not there."""
+
+    def clean(self) -> None:
+        """Removes what dead writers left behind; what a living one has begun stays."""
+
+
+def put(store: Store, key: str, data: bytes) -> None:
+    """Writes a small object at once. Raises ObjectExists."""
+    writer = store.create(key)
+    try:
+        writer.write(data)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def get(store: Store, key: str, *, limit: int = 64 << 20) -> bytes:
+    """All bytes of a small object. Raises StoreError for one that is larger than `limit`."""
+    parts = []
+    total = 0
+    with store.open(key) as reader:
+        while data := reader.read(1 << 20):
+            parts.append(data)
+            total += len(data)
+            if total > limit:
+                raise StoreError(
+                    f"{key} in {store.url} is larger than {limit} bytes: that is not what volferry wrote"
+                )
+    return b"".join(parts)

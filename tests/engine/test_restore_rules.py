@@ -1,0 +1,252 @@
+"""Where a restore may write, what it deletes, and what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.parts.trees import assert_same, snapshot
+
+if TYPE_CHECKING:
+    from tests.parts.trees import Node
+    from tests.parts.world import World
+
+STATES = ["running", "paused", "stopped", "created"]
+IN_USE = STATES[:2]
+
+
+@pytest.fixture
+def backed_up(world: World) -> tuple[str, dict[bytes, Node]]:
+    """A volume with one backup, and its content."""
+    volume = world.volume()
+    root = world.data(volume)
+    (root / "file").write_text("backed up")
+    (root / "directory").mkdir()
+    (root / "directory" / "file").write_text("backed up as well")
+    world.cli.backup(volume)
+    return volume, snapshot(root)
+
+
+def make_other_content(world: World, volume: str) -> dict[bytes, Node]:
+    """Fills a volume with what no backup holds; gives its content."""
+    root = world.data(volume)
+    (root / "file").unlink(missing_ok=True)
+    (root / "file").mkdir()
+    (root / "file" / "in the way").write_text("other")
+    (root / ".hidden").write_text("other")
+    (root / "..hidden").write_text("other")
+    (root / "-rf").write_text("other")
+    (root / "new\nline").write_text("other")
+    (root / "closed").mkdir()
+    (root / "closed" / "file").write_text("other")
+    (root / "closed").chmod(0)
+    return snapshot(root)
+
+
+def test_a_volume_that_is_gone_is_restored_under_its_own_name(
+    world: World, backed_up: tuple[str, dict[bytes, Node]]
+) -> None:
+    volume, expected = backed_up
+    world.remove(volume)
+    said = world.cli("restore", volume, "--json").exits(0).json
+
+    assert (said["volume"], said["source_volume"], said["entries"]) == (volume, volume, len(expected))
+    assert_same(expected, snapshot(world.data(volume)))
+    assert world.own_containers() == []
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["its own name", "another name"])
+def test_a_volume_that_holds_data_is_left_alone(
+    world: World, backed_up: tuple[str, dict[bytes, Node]], named: bool
+) -> None:
+    volume, _ = backed_up
+    target = world.volume() if named else volume
+    before = make_other_content(world, target)
+
+    world.cli("restore", volume, *(["--into", target] if named else [])).fails_with(target, "--replace")
+
+    assert_same(before, snapshot(world.data(target)))
+
+
+def test_an_existing_volume_that_is_empty_is_filled(
+    world: World, backed_up: tuple[str, dict[bytes, Node]]
+) -> None:
+    volume, expected = backed_up
+    target = world.volume(labels={"its": "own"})
+
+    world.cli("restore", volume, "--into", target).exits(0)
+
+    assert_same(expected, snapshot(world.data(target)))
+    assert world.client.volumes.get(target).attrs["Labels"] == {"its": "own"}
+
+
+def test_replace_leaves_exactly_what_was_backed_up(
+    world: World, backed_up: tuple[str, dict[bytes, Node]]
+) -> None:
+    volume, expected = backed_up
+    make_other_content(world, volume)
+
+    world.cli("restore", volume, "--replace").exits(0)
+
+    assert_same(expected, snapshot(world.data(volume)))
+    world.cli("backup", volume).exits(0)
+
+
+def test_replace_on_a_volume_that_is_not_there_makes_it(
+    world: World, backed_up: tuple[str, dict[bytes, Node]]
+) -> None:
+    volume, expected = backed_up
+    world.cli("restore", volume, "--into", "new", "--replace").exits(0)
+    assert_same(expected, snapshot(world.data("new")))
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("flags", [(), ("--replace",)], ids=["plain", "replace"])
+def test_a_volume_in_use_is_written_only_when_its_containers_do_not_run(
+    world: World, backed_up: tuple[str, dict[bytes, Node]], state: str, flags: tuple[str, ...]
+) -> None:
+    volume, expected = backed_up
+    target = world.filled() if flags else world.volume()
+    before = snapshot(world.data(target))
+    user = world.container(target, state)
+
+    done = world.cli("restore", volume, "--into", target, *flags)
+
+    if state in IN_USE:
+        done.fails_with(target, str(user.name), "stop it")
+        assert_same(before, snapshot(world.data(target)))
+    else:
+        done.exits(0)
+        assert_same(expected, snapshot(world.data(target)))
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing pack", "short pack", "missing index", "changed index", "changed manifest"]
+)
+def test_replace_deletes_nothing_if_the_backup_is_seen_to_be_damaged(
+    world: World, backed_up: tuple[str, dict[bytes, Node]], damage: str
+) -> None:
+    volume, _ = backed_up
+    before = make_other_content(world, volume)
+    how, kind = damage.split()
+    (victim, *_) = world.objects({"pack": "packs", "index": "indexes", "manifest": "manifests"}[kind])
+    data = victim.read_bytes()
+    if how == "missing":
+        victim.unlink()
+    elif how == "short":
+        victim.write_bytes(data[:-1])
+    else:
+        middle = len(data) // 2
+        victim.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+
+    world.cli("restore", volume, "--replace").fails_with(victim.name)
+
+    assert_same(before, snapshot(world.data(volume)))
+    assert world.own_containers() == []
+    # and it is no rest of an interrupted restore either
+    world.cli("backup", volume).exits(0)
+
+
+def test_a_restore_that_fails_on_the_way_leaves_no_new_volume(world: World) -> None:
+    volume = world.volume()
+    (world.data(volume) / "file").write_bytes(bytes(range(256)) * 20_000)
+    world.cli.backup(volume)
+    (pack,) = world.objects("packs")
+    data = bytearray(pack.read_bytes())
+    data[-40] ^= 1
+    pack.write_bytes(data)
+    before = world.volumes()
+
+    world.cli("restore", volume, "--into", "new").fails_with(pack.name, "damaged")
+
+    assert world.volumes() == before
+    assert world.own_containers() == []
+    # A volume of that name that is made later is nobody's rest.
+    world.filled("new")
+    world.cli("backup", "new").exits(0)
+
+
+def test_a_replace_that_fails_on_the_way_is_not_taken_for_a_whole_volume(world: World) -> None:
+    volume = world.volume()
+    (world.data(volume) / "file").write_bytes(bytes(range(256)) * 20_000)
+    world.cli.backup(volume)
+    (pack,) = world.objects("packs")
+    data = bytearray(pack.read_bytes())
+    good = bytes(data)
+    data[-40] ^= 1
+    pack.write_bytes(data)
+    expected = snapshot(world.data(volume))
+
+    world.cli("restore", volume, "--replace").fails_with(pack.name, "damaged")
+
+    world.cli("backup", volume).fails_with("interrupted restore", "--replace")
+    pack.write_bytes(good)
+    world.cli("restore", volume).fails_with("interrupted restore")
+    world.cli("restore", volume, "--replace").exits(0)
+    assert_same(expected, snapshot(world.data(volume)))
+    world.cli("backup", volume).exits(0)
+
+
+@pytest.mark.parametrize("name", ["", "a", "-x", ".x", "a/b", "../x", "a b", "ä" * 3, "a\nb", "x" * 300])
+def test_a_name_that_no_volume_can_have_is_refused(
+    world: World, backed_up: tuple[str, dict[bytes, Node]], name: str
+) -> None:
+    volume, _ = backed_up
+    before = world.volumes()
+    done = world.cli("restore", volume, "--into", name).exits(1, 2)
+    assert len(done.complaints) == 1, done.story
+    assert world.volumes() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "@", "vol@", "/vol", "nothing", "nothing@2020", "vol@zzz", "otherhost/vol", "../vol", "vol@../../x"],
+)
+def test_a_backup_that_is_not_there_is_said_and_nothing_is_made(world: World, name: str) -> None:
+    world.filled("vol")
+    world.cli.backup("vol")
+    before = world.volumes()
+    for command in (["restore", name, "--into", "new"], ["show", name], ["export", name]):
+        done = world.cli(*command).exits(1, 2)
+        assert len(done.complaints) == 1, done.story
+        assert done.raw == b""
+    assert world.volumes() == before
+
+
+def test_an_older_backup_is_restored_by_the_start_or_the_end_of_its_id(world: World) -> None:
+    volume = world.volume()
+    ids = []
+    for content in ("first", "second"):
+        (world.data(volume) / "file").write_text(content)
+        (said,) = world.cli.backup(volume)
+        ids.append(said["id"])
+    for name, content in (
+        (f"{volume}@{ids[0]}", "first"),
+        (f"{volume}@{ids[0][-6:]}", "first"),
+        (f"{volume}@{ids[1][:-2]}", "second"),
+        (volume, "second"),
+    ):
+        world.cli("restore", name, "--into", "restored", "--replace").exits(0)
+        assert (world.data("restored") / "file").read_text() == content
+    world.cli("restore", f"{volume}@2", "--into", "restored", "--replace").fails_with("2 backups")
+
+
+def test_a_backup_of_another_host_is_restored_by_its_full_name_or_by_host(world: World) -> None:
+    volume = world.filled(file="from the other host")
+    elsewhere = world.cli.having(VOLFERRY_HOST="other/host").at(state=world.directory / "other state")
+    (said,) = elsewhere.backup(volume)
+    assert said["host"] == "other/host"
+    expected = snapshot(world.data(volume))
+
+    world.cli("restore", volume, "--into", "new").fails_with("other/host")
+    for number, arguments in enumerate(
+        (
+            [f"other/host/{volume}"],
+            [f"other/host/{volume}@{said['id']}"],
+            [volume, "--host", "other/host"],
+            [f"{volume}@{said['id'][:-1]}", "--host", "other/host"],
+        )
+    ):
+        world.cli("restore", *arguments, "--into", f"restored{number}").exits(0)
+        assert_same(expected, snapshot(world.data(f"restored{number}")))

@@ -1,0 +1,393 @@
+"""A private Docker engine: a dockerd with its own data, socket and containerd, and nothing left of it afterwards.
+
+`private_engine()` is for tests; `python -m tests.parts.engine run -- COMMAND…` gives one to a command, as DOCKER_HOST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    # Ctrl-C while docker is imported is no traceback
+    signal.signal(signal.SIGINT, lambda number, _: sys.exit(128 + number))
+
+import docker
+from docker.errors import DockerException
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import FrameType
+
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+POLL_SECONDS = 0.05
+LOG_TAIL_BYTES = 3000
+# sun_path has 108 bytes, and dockerd puts its longest one, containerd-debug.sock, 35 bytes below the root
+LONGEST_ROOT = 70
+# containers, and containerd's shims, run below these; nothing else is ever found by its command line
+ENGINE_PROGRAMS = (b"dockerd", b"containerd")
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class EngineError(Exception):
+    """The private engine could not be started or stopped; the message says why, and what to do."""
+
+
+class PrivateEngine:
+    """One dockerd below `root`. Data outlives `stop()`, `kill()` and `restart()`; `remove()` ends it all."""
+
+    def __init__(self, root: Path) -> None:
+        if len(os.fsencode(root)) > LONGEST_ROOT:
+            raise EngineError(f"{root}: too long for the sockets below it; at most {LONGEST_ROOT} bytes")
+        self.root = root
+        self.data_root = root / "data"
+        self.exec_root = root / "exec"
+        self.log = root / "dockerd.log"
+        self.docker_host = f"unix://{root}/docker.sock"
+        self._pidfile = root / "docker.pid"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._crashed = False
+
+    @classmethod
+    def orphaned(cls, root: Path) -> PrivateEngine:
+        """The engine at `root`, whose owner died. There is nothing to do with it but to `remove()` it."""
+        engine = cls(root)
+        engine._crashed = True
+        return engine
+
+    def __repr__(self) -> str:
+        return f"PrivateEngine({str(self.root)!r})"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running dockerd."""
+        if self._process is None:
+            raise EngineError(f"{self.root}: this engine is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start dockerd and return once it answers. Containers of an earlier, killed one are ended by it."""
+        if self._process is not None:
+            raise EngineError(f"{self.root}: this engine is already running")
+        program = shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        if program is None:
+            raise EngineError("dockerd is missing; get it with: apt-get install docker.io")
+        if os.geteuid() != 0:
+            raise EngineError("a private dockerd needs root")
+        # an explicit, empty file: /etc/docker/daemon.json is the machine's own
+        config = self.root / "daemon.json"
+        config.write_text("{}")
+        self._pidfile.unlink(missing_ok=True)
+        # after a crash its process may be a zombie that init has not reaped; dockerd would wait for that to answer
+        (self.exec_root / "containerd" / "containerd.pid").unlink(missing_ok=True)
+        command = [
+            program,
+            f"--config-file={config}",
+            f"--data-root={self.data_root}",
+            f"--exec-root={self.exec_root}",
+            f"--pidfile={self._pidfile}",
+            f"--host={self.docker_host}",
+            "--bridge=none",
+            "--iptables=false",
+            "--ip6tables=false",
+        ]
+        with self.log.open("ab") as log:
+            # a session of its own: Ctrl-C in a terminal must reach the tests, which then stop the engine
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self._end_dockerd()
+            raise
+        self._crashed = False
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._process is None or self._process.poll() is not None:
+                raise EngineError(f"dockerd ended at once; the end of its log:\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"dockerd did not answer within {START_SECONDS:.0f} s; the end of its log:\n{self._log_tail()}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _answers(self) -> bool:
+        if not (self.root / "docker.sock").exists():
+            return False
+        with contextlib.suppress(DockerException, OSError), self._api(timeout=5) as api:
+            return bool(api.ping())
+        return False
+
+    @contextlib.contextmanager
+    def _api(self, *, timeout: int) -> Iterator[docker.APIClient]:
+        # a fixed version: asking for the newest one is a request more, and fails before the engine is up
+        api = docker.APIClient(base_url=self.docker_host, version="1.41", timeout=timeout)
+        try:
+            yield api
+        finally:
+            api.close()
+
+    def _log_tail(self) -> str:
+        return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+
+    def stop(self) -> None:
+        """End all containers and dockerd, in order. Does nothing if it is not running."""
+        if self._process is None:
+            return
+        # dockerd would give each container ten seconds to end by itself
+        with contextlib.suppress(DockerException, OSError), self._api(timeout=30) as api:
+            for container in api.containers():
+                with contextlib.suppress(DockerException):
+                    api.unpause(container["Id"])
+                with contextlib.suppress(DockerException):
+                    api.kill(container["Id"])
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._end_dockerd()
+        self._process = None
+
+    def kill(self) -> None:
+        """End dockerd as a crash would: SIGKILL, containers go on running. Does nothing if it is not running."""
+        if self._process is not None:
+            self._end_dockerd()
+            self._crashed = True
+
+    def _end_dockerd(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Stop, and start again on the same data and socket."""
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """Stop the engine and remove every process, mount and file of it."""
+        if self._crashed:
+            # dockerd itself knows best what a crash leaves outside its directory: control groups, shims' sockets.
+            # It would give containers that still run ten seconds each.
+            _signal(_engine_processes(self.root).containers)
+            with contextlib.suppress(EngineError):
+                self.start()
+        self.stop()
+        _end_processes(self.root)
+        _unmount_below(self.root)
+        shutil.rmtree(self.root)
+
+
+@contextlib.contextmanager
+def private_engine(root: Path | None = None) -> Iterator[PrivateEngine]:
+    """A running engine below `root` (default: a new directory), removed at the end whatever happens.
+
+    `root` must not exist yet, or be empty: it is removed as well. Should this process be killed, a keeper process
+    does the removing. Raises EngineError.
+    """
+    if root is None:
+        root = Path(tempfile.mkdtemp(prefix="volferry-", dir="/var/tmp"))
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        if any(root.iterdir()):
+            raise EngineError(f"{root}: not empty; a private engine removes its directory at the end")
+    root = root.resolve()
+    try:
+        engine = PrivateEngine(root)
+    except EngineError:
+        root.rmdir()
+        raise
+    with _kept(root):
+        try:
+            engine.start()
+            yield engine
+        finally:
+            with _interrupts_held_back():
+                engine.remove()
+
+
+@contextlib.contextmanager
+def _kept(root: Path) -> Iterator[None]:
+    """Have a process of its own session remove `root` when this one dies without having done so."""
+    # started by path, so that it depends on neither the working directory nor PYTHONPATH
+    command = [sys.executable, str(Path(__file__).resolve()), "keep", str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        # the pipe's end is what the keeper waits for; leaving this block closes it, and so does dying
+        yield
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let a second Ctrl-C wait until everything is removed. Only a main thread can, and need, do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    """Process ids of an engine's own programs, and of what runs in its containers."""
+
+    programs: frozenset[int]
+    containers: frozenset[int]
+
+
+def _signal(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _end_processes(root: Path) -> None:
+    """SIGKILL all that runs for the engine at `root`: a killed dockerd leaves shims and containers behind."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while True:
+        processes = _engine_processes(root)
+        left = processes.programs | processes.containers
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise EngineError(f"{root}: processes that do not end: {sorted(left)}")
+        _signal(left)
+        time.sleep(POLL_SECONDS)
+
+
+def _engine_processes(root: Path) -> _Processes:
+    """The engine's own programs, which name `root` in their command line, and all processes below them."""
+    mark = os.fsencode(root) + b"/"
+    children: dict[int, list[int]] = {}
+    programs: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            # the fields after the program's name, which may hold blanks and parentheses; see proc(5)
+            state, parent = (entry / "stat").read_bytes().rpartition(b")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state == b"Z":
+            continue
+        children.setdefault(int(parent), []).append(int(entry.name))
+        program = arguments[0].rpartition(b"/")[2]
+        if program.startswith(ENGINE_PROGRAMS) and any(mark in argument for argument in arguments):
+            programs.add(int(entry.name))
+    below: set[int] = set()
+    pending = list(programs)
+    while pending:
+        for child in children.get(pending.pop(), []):
+            if child not in below:
+                below.add(child)
+                pending.append(child)
+    return _Processes(frozenset(programs), frozenset(below - programs))
+
+
+def _unmount_below(root: Path) -> None:
+    """Detach all mounts below `root`, the innermost first."""
+    mark = os.fsencode(root) + b"/"
+    # the fifth field, with blanks and the like as octal escapes; `root` never holds any. See proc(5)
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    for mount in reversed(mounts):
+        if mount.startswith(mark):
+            target = mount.decode("unicode_escape").encode("latin-1")
+            subprocess.run(["umount", "--lazy", target], check=True)
+
+
+def _keep(root: Path) -> int:
+    """Wait until whoever started us closes our stdin; remove what is left at `root` then."""
+    for number in FORWARDED:
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    if root.exists():
+        PrivateEngine.orphaned(root).remove()
+    return 0
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run `command` with DOCKER_HOST set to a private engine; its exit code, or 128 and the signal's number."""
+    stopped_by: list[int] = []
+    child: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        if not child:
+            raise SystemExit(128 + number)
+        stopped_by.append(number)
+        if not (number == signal.SIGINT and _in_foreground()):
+            child[0].send_signal(number)
+
+    with _handling(forward), private_engine() as engine:
+        environment = {**os.environ, "DOCKER_HOST": engine.docker_host}
+        try:
+            child.append(subprocess.Popen(command, env=environment))
+        except OSError as error:
+            sys.stderr.write(f"{command[0]}: {error.strerror}\n")
+            return 127
+        code = child[0].wait()
+    if stopped_by and code == 0:
+        return 128 + stopped_by[0]
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _in_foreground() -> bool:
+    """Whether a Ctrl-C that reaches us has reached our child as well, from the terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.parts.engine", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="run a command with DOCKER_HOST set to a private engine")
+    run.add_argument("command", nargs="+", help="after --")
+    keep = verbs.add_parser(
+        "keep", help="wait for the end of stdin, then remove the engine at ROOT (internal)"
+    )
+    keep.add_argument("root", type=Path)
+    chosen = parser.parse_args(arguments)
+    try:
+        return _keep(chosen.root) if chosen.verb == "keep" else _run(chosen.command)
+    except EngineError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+
+from volferry.archive.excludes import Excludes, LeftOut, without_excluded
+from volferry.config import Config, Rule, VolumeSettings, settings_of_labels
+from volferry.errors import ConfigError
+from volferry.model import Volume, VolumeUse
+
+
+def record(path: str, kind: str = "f") -> bytes:
+    return f"{path}//{kind} 644 0 0 5 1.0000000000 1.0000000000 7 1 ".encode()
+
+
+TREE = [
+    record("", "d"),
+    record("a", "d"),
+    record("a/.git", "d"),
+    record("a/.git/HEAD"),
+    record("a/keep.tmp"),
+    record("a/x.tmp"),
+    record("a.txt"),
+    record("cache", "d"),
+    record("cache/CACHEDIR.TAG"),
+    record("cache/deep", "d"),
+    record("cache/deep/file"),
+    record("cache/file"),
+    record("cached"),
+]
+
+
+def kept(*patterns: str, caches: tuple[bytes, ...] = ()) -> tuple[list[str], LeftOut]:
+    left_out = LeftOut()
+    found = without_excluded(TREE, Excludes(patterns), cache_directories=set(caches), left_out=left_out)
+    return [each.partition(b"//")[0].decode() for each in found], left_out
+
+
+def test_nothing_is_left_out_without_patterns() -> None:
+    assert len(kept()[0]) == len(TREE)
+
+
+def test_a_pattern_without_a_slash_fits_at_every_depth_and_may_be_taken_back() -> None:
+    paths, left_out = kept("*.tmp", "!keep.tmp")
+    assert "a/x.tmp" not in paths
+    assert "a/keep.tmp" in paths
+    assert left_out.paths == [b"a/x.tmp"]
+
+
+def test_an_excluded_directory_takes_all_below_it_along_and_is_named_once() -> None:
+    paths, left_out = kept(".git/")
+    assert not [path for path in paths if ".git" in path]
+    assert (left_out.entries, left_out.paths) == (2, [b"a/.git"])
+
+
+def test_a_leading_slash_means_the_root_of_the_volume() -> None:
+    assert "a/.git/HEAD" in kept("/.git")[0]
+    assert "cache" not in kept("/cache/")[0]
+    assert "cached" in kept("/cache/")[0]
+
+
+def test_the_root_is_never_left_out() -> None:
+    assert kept("*")[0] == [""]
+
+
+def test_of_a_cache_the_directory_and_its_tag_stay() -> None:
+    paths, left_out = kept(caches=(b"cache",))
+    assert [path for path in paths if path.startswith("cache")] == ["cache", "cache/CACHEDIR.TAG", "cached"]
+    assert left_out.entries == 3
+    assert left_out.source_bytes == 10
+
+
+def test_a_pattern_that_cannot_be_understood_is_refused() -> None:
+    with pytest.raises(ValueError, match="!"):
+        Excludes(("!",)).check()
+
+
+def volume(labels: dict[str, str], *uses: dict[str, str]) -> Volume:
+    mounted = tuple(
+        VolumeUse(f"c{number}", "id", "image", "running", "/data", read_write=True, labels=each)
+        for number, each in enumerate(uses)
+    )
+    return Volume("pgdata", "local", {}, labels, "local", "", mounted)
+
+
+def test_a_volumes_label_overrides_a_containers_which_overrides_the_rules_which_override_the_defaults() -> (
+    None
+):
+    config = Config(
+        defaults=VolumeSettings(exclude=("default",), exclude_caches=True),
+        rules=(
+            Rule(match="pg*", exclude=("first",)),
+            Rule(match="pg*", exclude=("last",)),
+            Rule(match="other", exclude=("no",)),
+            Rule(label="tier=gold", exclude_caches=False),
+        ),
+    )
+    assert config.settings_of(volume({})).exclude == ("last",)
+    assert config.settings_of(volume({})).exclude_caches is True
+    assert config.settings_of(volume({"tier": "gold"})).exclude_caches is False
+    assert config.settings_of(volume({}, {"volferry.exclude": "a, b\nc"})).exclude == ("a", "b", "c")
+    labelled = volume({"volferry.exclude": "mine"}, {"volferry.exclude": "its"})
+    assert config.settings_of(labelled).exclude == ("mine",)
+
+
+def test_a_label_that_is_neither_true_nor_false_is_refused_with_its_volume() -> None:
+    with pytest.raises(ConfigError, match=r"volume x: label volferry\.exclude-caches is 'maybe'"):
+        settings_of_labels({"volferry.exclude-caches": "maybe"}, of="volume x")

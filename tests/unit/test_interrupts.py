@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from volferry import interrupts
+from volferry.errors import Interrupted, StoreError
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    interrupts.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def no_signal_in_here() -> Iterator[None]:
+    """Fails where a signal is raised in a section that holds it back."""
+    try:
+        yield
+    except Interrupted:
+        pytest.fail("it was raised within")
+
+
+@pytest.mark.parametrize("number", HANDLED)
+def test_a_signal_is_raised_at_once(number: signal.Signals) -> None:
+    with pytest.raises(Interrupted, match=number.name):
+        signal.raise_signal(number)
+
+
+def test_a_signal_is_held_back_to_the_end_of_the_outermost_section() -> None:
+    done = []
+
+    def work() -> None:
+        with held_back():
+            with no_signal_in_here(), held_back():
+                signal.raise_signal(signal.SIGINT)
+                done.append("inner")
+            done.append("outer")
+
+    with pytest.raises(Interrupted):
+        work()
+    assert done == ["inner", "outer"]
+
+
+def test_a_signal_is_not_lost_if_the_section_fails() -> None:
+    def fail() -> None:
+        with held_back():
+            signal.raise_signal(signal.SIGTERM)
+            raise StoreError("the disk is full")
+
+    with pytest.raises(Interrupted) as caught:
+        fail()
+    assert isinstance(caught.value.__context__, StoreError)
+
+
+def test_an_error_without_a_signal_comes_through() -> None:
+    with pytest.raises(StoreError), held_back():
+        raise StoreError("the disk is full")
+
+
+def test_what_comes_after_the_first_signal_is_ignored() -> None:
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGINT)
+    for number in HANDLED:
+        signal.raise_signal(number)
+
+
+def test_no_signal_is_raised_in_another_thread() -> None:
+    raised: list[BaseException] = []
+    entered, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            with held_back():
+                entered.set()
+                may_end.wait(10)
+        except BaseException as error:  # noqa: BLE001 -- looked at below
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    entered.wait(10)
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGINT)
+    may_end.set()
+    thread.join()
+    assert raised == []
