@@ -1,6 +1,6 @@
 """What later backups cost: time when nothing changed, storage when little did, and what a single file takes to restore.
 
-`./dev bench incremental [THOUSANDS OF SMALL FILES]`
+`./dev bench incremental [PART]`, with PART one of those of `_PARTS`; default: all of them
 """
 
 from __future__ import annotations
@@ -64,21 +64,20 @@ class Place:
 
 
 def main(arguments: list[str]) -> None:
-    thousands = int(arguments[0]) if arguments else 500
+    for name in arguments or _PARTS:
+        _PARTS[name]()
+
+
+def _unchanged_mixed() -> None:
     _unchanged(
         "nothing changed, 12,000 files",
         0.6,
         lambda data: mixed_data(data, size_bytes=1_500_000_000, files=12_000),
     )
-    _unchanged(
-        f"nothing changed, {thousands},000 small files",
-        0.5,
-        lambda data: _small_files(data, thousands * 1000),
-    )
-    _pages_rewritten()
-    _inserted_at_the_start()
-    _single_file()
-    _killed()
+
+
+def _unchanged_small() -> None:
+    _unchanged("nothing changed, 500,000 small files", 0.5, lambda data: _small_files(data, 500_000))
 
 
 def _say(what: str, result: str, bar: str) -> None:
@@ -124,7 +123,7 @@ def _pages_rewritten() -> None:
 def _inserted_at_the_start() -> None:
     with workplace() as directory, volume(_NAME) as data:
         noise = random.Random(1)
-        content = noise.randbytes(500_000_000)
+        content = b"".join(noise.randbytes(1_000_000) for _ in range(500))
         (data / "file").write_bytes(content)
         place = Place(directory, data)
         time.sleep(_SETTLED_SECONDS)
@@ -189,3 +188,13 @@ def _small_files(data: Path, count: int) -> None:
         if number % 1000 == 0:
             folder.mkdir(parents=True)
         (folder / f"file-with-a-usual-name-{number}.txt").write_bytes(b"%d\n" % number)
+
+
+_PARTS = {
+    "unchanged": _unchanged_mixed,
+    "small": _unchanged_small,
+    "pages": _pages_rewritten,
+    "inserted": _inserted_at_the_start,
+    "file": _single_file,
+    "killed": _killed,
+}
