@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, reason
 
 if TYPE_CHECKING:
@@ -127,12 +127,8 @@ def _xdg(variable: str, default: str) -> Path:
     return Path(value) if value.startswith("/") else Path.home() / default
 
 
-class Config(BaseSettings):
+class Config(_Section):
     """Everything that can be set. docs/configuration.md describes each key."""
-
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="VOLFERRY_", env_nested_delimiter="__", env_ignore_empty=True
-    )
 
     host: str | None = Field(
         None, min_length=1, max_length=255, description="Name of this machine in the store."
@@ -172,18 +168,6 @@ class Config(BaseSettings):
             return self.stores[self.store].url if self.store in self.stores else self.store
         return next((store.url for store in self.stores.values()), None) or _default_store()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 -- the signature is pydantic's
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the signature is pydantic's
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # What `load_config` hands over as arguments is the file's.
-        return env_settings, init_settings
-
 
 def config_path(explicit: Path | None = None) -> Path | None:
     """The file to read: as given, VOLFERRY_CONFIG, the user's, or the machine's. None if there is none."""
@@ -208,17 +192,11 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> C
     for name in document.get("stores", {}) if isinstance(document.get("stores"), dict) else {}:
         if not _STORE_NAME.fullmatch(name):
             raise ConfigError(f"{where}: stores.{name}: a store's name has letters, digits, - and _ only")
+    document = merged(document, settings_of_environment(Config, os.environ))
     try:
-        config = Config(**document)
+        config = Config.model_validate(document)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(where, each) for each in error.errors())) from error
-    except SettingsError as error:
-        # Sections are given in the environment key by key, or as JSON.
-        section = re.search(r'field "(\w+)"', str(error))
-        key = section[1] if section else "a section"
-        raise ConfigError(
-            f"the environment: {key}: give it key by key, as VOLFERRY_{key.upper()}__KEY=VALUE, or all of it as JSON"
-        ) from error
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     for key, value in changes.items():
         if not value:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pathspec import GitIgnoreSpec
-
 from volferry.archive.listing import parse_record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+
+    from pathspec import GitIgnoreSpec
 
 CACHE_TAG = b"CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -33,7 +33,8 @@ class Excludes:
 
     def check(self) -> None:
         """Raises ValueError for a pattern that cannot be understood."""
-        GitIgnoreSpec.from_lines(self.patterns)
+        if self.patterns:
+            _spec(self.patterns)
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ def without_excluded(
     """The records of a listing that are not excluded. An excluded directory takes all below it along; of a cache,
     the directory itself and its tag stay. The root is never excluded.
     """
-    spec = GitIgnoreSpec.from_lines(excludes.patterns)
+    spec = _spec(excludes.patterns)
     below = b""  # the excluded directory that the walk is in, with its slash
     cache = b""  # the same, of a cache
     for record in records:
@@ -78,6 +79,12 @@ def without_excluded(
         if directory and path in cache_directories:
             cache = path + b"/" if path else b""
         yield record
+
+
+def _spec(patterns: tuple[str, ...]) -> GitIgnoreSpec:
+    from pathspec import GitIgnoreSpec  # noqa: PLC0415 -- takes its time, and most backups leave nothing out
+
+    return GitIgnoreSpec.from_lines(patterns)
 
 
 def _text(path: bytes) -> str:

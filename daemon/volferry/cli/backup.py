@@ -57,8 +57,6 @@ def backup(
     """Back up volumes. Names, --project and --container can be combined; each volume is a backup of its own."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
     volumes = _select(session, names or [], everything=everything, project=project, container=container)
-    from volferry.repository import Repository  # noqa: PLC0415 -- slow to import, and not needed to say what is wrong
-
     # All of them before the first: what cannot be understood is said before anything is done.
     excludes = {
         volume.name: _excludes(session, volume, exclude or [], caches=exclude_caches) for volume in volumes
@@ -68,18 +66,15 @@ def backup(
     with session.run() as run:
         session.reap(run)
         settings = session.helper_settings()
-        repository, new = Repository.open_or_create(session.store)
-        if new:
-            say(f"new store at {session.store.url}")
-        session.store.clean()
+        opened = _OpenedStore(session)
         for volume in volumes:
             try:
-                stats = _back_up_one(
-                    session, volume, repository, settings, run, excludes[volume.name], full=full
-                )
+                stats = _back_up_one(session, volume, opened, settings, run, excludes[volume.name], full=full)
             except Interrupted:
                 raise
             except (VolferryError, OSError) as error:
+                if opened.failed:  # no volume can be backed up
+                    raise
                 # An OSError is one of the state directory, as when its disk is full.
                 message = (
                     str(error) if isinstance(error, VolferryError) else _of_state_directory(session, error)
@@ -104,6 +99,28 @@ def backup(
             )
         return 1
     return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
+
+
+class _OpenedStore:
+    """The store's repository, opened when the first volume's helper is coming up, and made if it is not there."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._repository: Repository | None = None
+        self.failed = False  # it cannot be opened
+
+    def repository(self) -> Repository:
+        if self._repository is None:
+            from volferry.repository import Repository  # noqa: PLC0415 -- slow to import
+
+            store = self._session.store
+            self.failed = True
+            self._repository, new = Repository.open_or_create(store)
+            if new:
+                say(f"new store at {store.url}")
+            store.clean()
+            self.failed = False
+        return self._repository
 
 
 def _of_state_directory(session: Session, error: OSError) -> str:
@@ -143,7 +160,7 @@ def _select(
 def _back_up_one(
     session: Session,
     volume: Volume,
-    repository: Repository,
+    opened: _OpenedStore,
     settings: HelperSettings,
     run: Run,
     excludes: Excludes,
@@ -157,9 +174,10 @@ def _back_up_one(
         TerminalObserver(volume.name) as observer,
         HelperInBackground(session.engine, run, settings, [volume]) as helper,
     ):
-        # Imported while the helper comes up.
+        # Imported and opened while the helper comes up.
         from volferry.operations.backup import BackupSettings, backup_volume  # noqa: PLC0415
 
+        repository = opened.repository()
         return backup_volume(
             volume,
             helper=helper,

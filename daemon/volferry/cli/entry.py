@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -20,4 +21,9 @@ def run() -> NoReturn:
     except Interrupted as error:
         print(f"volferry: {error}", file=sys.stderr, flush=True)
         code = error.exit_code
-    sys.exit(code)
+    # Everything is closed and written. An interpreter that takes itself apart first would only cost time.
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

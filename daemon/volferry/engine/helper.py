@@ -125,6 +125,8 @@ def _containers(
             after_helper.callback(channel.close)
         with translated(f"volume {names}"):
             _start(engine, helper_id, names)
+        # The helper has its mounts.
+        remove_container(engine, carrier)
         death = Death(engine, helper_id)
         at_last.callback(death.close)
         channel.watch(death)

@@ -99,6 +99,8 @@ def backup_volume(
     listing = list_volume(
         running, volume, spool, Planner(base, full=settings.full), settings.excludes, observer
     )
+    if not listing.read.entries:
+        helper.release()
     observer.phase("reading", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries)
     writer = repository.writer(ref)
     with CheckpointWriter(checkpoints / ref.id, packs=base.packs, excludes=settings.excludes) as checkpoint:

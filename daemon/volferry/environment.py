@@ -1,0 +1,81 @@
+"""Settings that are said in the environment: `VOLFERRY_KEY`, and `VOLFERRY_SECTION__KEY` for what is in a section."""
+
+from __future__ import annotations
+
+import json
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from volferry.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "VOLFERRY_"
+_DELIMITER = "__"
+
+
+def settings_of_environment(model: type[BaseModel], environment: Mapping[str, str]) -> dict[str, Any]:
+    """What the variables say of the fields of `model`, as a document for it. Empty ones count as not set.
+
+    Names are in any case. Tables and lists are JSON. Raises ConfigError for what should be JSON and is not.
+    """
+    found: dict[str, Any] = {}
+    named = {
+        tuple(name[len(PREFIX) :].lower().split(_DELIMITER)): value
+        for name, value in environment.items()
+        if value and name.upper().startswith(PREFIX)
+    }
+    # A section as a whole comes before single keys of it, which are over it.
+    for path, value in sorted(named.items()):
+        if path[0] not in model.model_fields:
+            continue
+        content: Any = value
+        if _is_table_or_list(model, path):
+            try:
+                content = json.loads(value)
+            except ValueError as error:
+                raise ConfigError(_not_json(path[0])) from error
+        section = found
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise ConfigError(_not_json(path[0]))
+        section[path[-1]] = content
+    return found
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both documents in one; where they say different things of a key, `over` is right."""
+    result = dict(under)
+    for key, value in over.items():
+        before = result.get(key)
+        result[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _is_table_or_list(model: type[BaseModel], path: tuple[str, ...]) -> bool:
+    kind: Any = model
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+            kind = _without_none(kind.model_fields[part].annotation)
+        elif get_origin(kind) is dict:
+            kind = _without_none(get_args(kind)[1])
+        else:
+            return False
+    return get_origin(kind) in {dict, list, tuple} or (isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in {Union, UnionType}:
+        (*_, kind) = [each for each in get_args(kind) if each is not type(None)]
+    return kind
+
+
+def _not_json(section: str) -> str:
+    return (
+        f"the environment: {section}: give it key by key, as {PREFIX}{section.upper()}__KEY=VALUE, "
+        "or all of it as JSON"
+    )
