@@ -10,74 +10,93 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
+from volferry.checked import mistakes, value_of
 from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from volferry.checked import Mistake
     from volferry.model import Volume
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_LEAST_MEMORY = 64 << 20
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-def _parse_size(value: object) -> object:
-    """`512M`, `1 GiB`, or a number of bytes. Units are powers of 1024, as Docker's are."""
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
+class Size(int):
+    """A number of bytes: `512M`, `1 GiB`, or the number itself. Units are powers of 1024, as Docker's are."""
+
+    @classmethod
+    def of_document(cls, value: object) -> Size:
+        """Raises ValueError."""
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+            return cls(int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper()])
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError("a size is a number of bytes, or one such as 512M or 2G")
-        return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper()]
-    return value
+        return cls(value)
 
 
-Size = Annotated[int, BeforeValidator(_parse_size)]
+class HelperMemory(Size):
+    """What a helper can work with."""
+
+    @classmethod
+    def of_document(cls, value: object) -> HelperMemory:
+        size = cls(super().of_document(value))
+        if size < _LEAST_MEMORY:
+            raise ValueError(f"it should be 64M ({_LEAST_MEMORY}) at least")
+        return size
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
 
 
-class StoreConfig(_Section):
+class StoreConfig(_Section, frozen=True):
     """One store."""
 
-    url: str = Field(min_length=1, description="A directory, or a URL such as file:///srv/backups.")
+    url: Annotated[str, Meta(min_length=1, description="A directory, or a URL such as file:///srv/backups.")]
 
 
-class HelperConfig(_Section):
+class HelperConfig(_Section, frozen=True):
     """The throwaway container that reads and writes volumes."""
 
-    image: str | None = Field(
-        None, description="An image that has sh, tar, find, sort, tr and zstd (the GNU ones)."
+    image: Annotated[
+        str | None, Meta(description="An image that has sh, tar, find, sort, tr and zstd (the GNU ones).")
+    ] = None
+    channel: Annotated[Literal["auto", "fifo", "stream"], Meta(description="How bytes leave the helper.")] = (
+        "auto"
     )
-    channel: Literal["auto", "fifo", "stream"] = Field("auto", description="How bytes leave the helper.")
-    memory: Size = Field(512 << 20, ge=64 << 20, description="Its memory limit.")
-    cpu_shares: int = Field(
-        512, ge=2, le=262144, description="Its CPU weight; that of other containers is 1024."
-    )
-    io_weight: int = Field(
-        250, ge=10, le=1000, description="Its block I/O weight; that of other containers is 500."
-    )
+    memory: Annotated[HelperMemory, Meta(description="Its memory limit.")] = HelperMemory(512 << 20)
+    cpu_shares: Annotated[
+        int, Meta(ge=2, le=262144, description="Its CPU weight; that of other containers is 1024.")
+    ] = 512
+    io_weight: Annotated[
+        int, Meta(ge=10, le=1000, description="Its block I/O weight; that of other containers is 500.")
+    ] = 250
 
 
-class VolumeSettings(_Section):
+class VolumeSettings(_Section, frozen=True):
     """What can be said of volumes: for all of them, by rule, or by label."""
 
-    exclude: tuple[str, ...] | None = Field(
-        None, description="What is left out: patterns as in a .gitignore."
-    )
-    exclude_caches: bool | None = Field(None, description="Leave out directories that a CACHEDIR.TAG marks.")
+    exclude: Annotated[
+        tuple[str, ...] | None, Meta(description="What is left out: patterns as in a .gitignore.")
+    ] = None
+    exclude_caches: Annotated[
+        bool | None, Meta(description="Leave out directories that a CACHEDIR.TAG marks.")
+    ] = None
 
 
-class Rule(VolumeSettings):
+class Rule(VolumeSettings, frozen=True):
     """Settings for the volumes that it fits; of several rules, the last that says something of a key wins."""
 
-    match: str | None = Field(None, description="A shell pattern for the volume's name.")
-    project: str | None = Field(None, description="A compose project that the volume belongs to.")
-    label: str | None = Field(None, description="KEY or KEY=VALUE, a label of the volume.")
+    match: Annotated[str | None, Meta(description="A shell pattern for the volume's name.")] = None
+    project: Annotated[str | None, Meta(description="A compose project that the volume belongs to.")] = None
+    label: Annotated[str | None, Meta(description="KEY or KEY=VALUE, a label of the volume.")] = None
 
     def fits(self, volume: Volume) -> bool:
         key, equals, value = (self.label or "").partition("=")
@@ -127,26 +146,27 @@ def _xdg(variable: str, default: str) -> Path:
     return Path(value) if value.startswith("/") else Path.home() / default
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """Everything that can be set. docs/configuration.md describes each key."""
 
-    host: str | None = Field(
-        None, min_length=1, max_length=255, description="Name of this machine in the store."
+    host: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=255)] | None,
+        Meta(description="Name of this machine in the store."),
+    ] = None
+    engine: Annotated[
+        str | None, Meta(description="The Docker engine; default: DOCKER_HOST, or the local socket.")
+    ] = None
+    store: Annotated[
+        str | None, Meta(description="A store's name, path or URL, in place of the first of `stores`.")
+    ] = None
+    state_dir: Annotated[Path, Meta(description="For what must survive a restart.")] = field(
+        default_factory=_default_state_dir
     )
-    engine: str | None = Field(
-        None, description="The Docker engine; default: DOCKER_HOST, or the local socket."
-    )
-    store: str | None = Field(
-        None, description="A store's name, path or URL, in place of the first of `stores`."
-    )
-    state_dir: Path = Field(
-        default_factory=_default_state_dir, description="For what must survive a restart."
-    )
-    compression: int = Field(1, ge=1, le=19, description="zstd level: 1 is fastest.")
-    stores: dict[str, StoreConfig] = Field(default_factory=dict)
-    defaults: VolumeSettings = Field(default_factory=lambda: VolumeSettings.model_validate({}))
+    compression: Annotated[int, Meta(ge=1, le=19, description="zstd level: 1 is fastest.")] = 1
+    stores: dict[str, StoreConfig] = field(default_factory=dict)
+    defaults: VolumeSettings = VolumeSettings()
     rules: tuple[Rule, ...] = ()
-    helper: HelperConfig = Field(default_factory=lambda: HelperConfig.model_validate({}))
+    helper: HelperConfig = HelperConfig()
 
     def settings_of(self, volume: Volume) -> VolumeSettings:
         """What is in force for a volume: its labels, then those of containers that use it, the last rule that fits,
@@ -157,7 +177,7 @@ class Config(_Section):
         sources += [rule for rule in reversed(self.rules) if rule.fits(volume)]
         sources.append(self.defaults)
         found: dict[str, Any] = {}
-        for key in VolumeSettings.model_fields:
+        for key in VolumeSettings.__struct_fields__:
             found[key] = next((value for each in sources if (value := getattr(each, key)) is not None), None)
         return VolumeSettings(**found)
 
@@ -194,39 +214,35 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> C
             raise ConfigError(f"{where}: stores.{name}: a store's name has letters, digits, - and _ only")
     document = merged(document, settings_of_environment(Config, os.environ))
     try:
-        config = Config.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(where, each) for each in error.errors())) from error
+        config = value_of(document, Config)
+    except ValueError as error:
+        raise ConfigError("; ".join(_explain(where, each) for each in mistakes(document, Config))) from error
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     for key, value in changes.items():
         if not value:
             raise ConfigError(f"--{key} is empty")
-    return config.model_copy(update=changes) if changes else config
+    return replace(config, **changes) if changes else config
 
 
-def _explain(where: str, error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if any(name.upper().partition("__")[0] == f"VOLFERRY_{location[0].upper()}" for name in os.environ):
-        where = f"the environment: VOLFERRY_{'__'.join(location).upper()}"
-    if error["type"] != "extra_forbidden":
-        message = error["msg"].removeprefix("Value error, ")
-        return f"{where}: {key}: {message[:1].lower()}{message[1:]}"
-    close = get_close_matches(location[-1], _known_keys(location[:-1]), n=1, cutoff=0.5)
+def _explain(where: str, mistake: Mistake) -> str:
+    *section, last = mistake.path or ("",)
+    key = ".".join(mistake.path)
+    if any(name.upper().partition("__")[0] == f"VOLFERRY_{mistake.path[0].upper()}" for name in os.environ):
+        where = f"the environment: VOLFERRY_{'__'.join(mistake.path).upper()}"
+    if not mistake.unknown_key:
+        return f"{where}: {key}: {mistake.message}"
+    close = get_close_matches(last, _known_keys(section), n=1, cutoff=0.5)
     hint = (
-        f"did you mean {'.'.join([*location[:-1], close[0]])!r}?"
-        if close
-        else "`volferry config show` lists all"
+        f"did you mean {'.'.join([*section, close[0]])!r}?" if close else "`volferry config show` lists all"
     )
     return f"{where}: there is no key {key!r}: {hint}"
 
 
-def _known_keys(section: list[str]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {
+def _known_keys(section: list[str]) -> tuple[str, ...]:
+    sections: dict[str, type[Struct]] = {
         "stores": StoreConfig,
         "helper": HelperConfig,
         "defaults": VolumeSettings,
         "rules": Rule,
     }
-    model = sections.get(section[0] if section else "", Config)
-    return list(model.model_fields)
+    return sections.get(section[0] if section else "", Config).__struct_fields__

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from msgspec import Struct
+from msgspec.structs import fields
 
 from volferry.errors import ConfigError
 
@@ -17,7 +18,7 @@ PREFIX = "VOLFERRY_"
 _DELIMITER = "__"
 
 
-def settings_of_environment(model: type[BaseModel], environment: Mapping[str, str]) -> dict[str, Any]:
+def settings_of_environment(model: type[Struct], environment: Mapping[str, str]) -> dict[str, Any]:
     """What the variables say of the fields of `model`, as a document for it. Empty ones count as not set.
 
     Names are in any case. Tables and lists are JSON. Raises ConfigError for what should be JSON and is not.
@@ -30,8 +31,10 @@ def settings_of_environment(model: type[BaseModel], environment: Mapping[str, st
     }
     # A section as a whole comes before single keys of it, which are over it.
     for path, value in sorted(named.items()):
-        if path[0] not in model.model_fields:
+        if path[0] not in model.__struct_fields__:
             continue
+        if not value.isascii() and not _is_text(value):
+            raise ConfigError(f"the environment: {'.'.join(path)}: it is not UTF-8")
         content: Any = value
         if _is_table_or_list(model, path):
             try:
@@ -56,22 +59,39 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _is_table_or_list(model: type[BaseModel], path: tuple[str, ...]) -> bool:
+def _is_table_or_list(model: type[Struct], path: tuple[str, ...]) -> bool:
     kind: Any = model
     for part in path:
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
-            kind = _without_none(kind.model_fields[part].annotation)
+        if _is_struct(kind) and part in kind.__struct_fields__:
+            (found,) = [each for each in fields(kind) if each.name == part]
+            kind = _bare(found.type)
         elif get_origin(kind) is dict:
-            kind = _without_none(get_args(kind)[1])
+            kind = _bare(get_args(kind)[1])
         else:
             return False
-    return get_origin(kind) in {dict, list, tuple} or (isinstance(kind, type) and issubclass(kind, BaseModel))
+    return get_origin(kind) in {dict, list, tuple} or _is_struct(kind)
 
 
-def _without_none(kind: Any) -> Any:
+def _bare(kind: Any) -> Any:
+    """The type without what is said about it, and without None."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if get_origin(kind) in {Union, UnionType}:
-        (*_, kind) = [each for each in get_args(kind) if each is not type(None)]
+        (kind,) = [each for each in get_args(kind) if each is not type(None)]
+        kind = _bare(kind)
     return kind
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes that were no UTF-8
+        return False
+    return True
 
 
 def _not_json(section: str) -> str:

@@ -7,11 +7,13 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import typer.main
-from pydantic import BaseModel
+from msgspec import Struct
 
 from volferry.archive.manifest import Manifest
+from volferry.checked import value_of
 from volferry.cli.main import app
 from volferry.config import Config, HelperConfig, Rule, StoreConfig, VolumeSettings, load_config
 
@@ -38,13 +40,13 @@ def no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config_keys() -> Iterator[str]:
     """As docs/configuration.md writes them."""
-    for key in Config.model_fields:
+    for key in Config.__struct_fields__:
         if key == "stores":
-            yield from (f"stores.NAME.{inner}" for inner in StoreConfig.model_fields)
+            yield from (f"stores.NAME.{inner}" for inner in StoreConfig.__struct_fields__)
         elif key == "helper":
-            yield from (f"helper.{inner}" for inner in HelperConfig.model_fields)
+            yield from (f"helper.{inner}" for inner in HelperConfig.__struct_fields__)
         elif key == "defaults":
-            yield from (f"defaults.{inner}" for inner in VolumeSettings.model_fields)
+            yield from (f"defaults.{inner}" for inner in VolumeSettings.__struct_fields__)
         else:
             yield key
 
@@ -58,13 +60,12 @@ def commands(command: Any = None, path: tuple[str, ...] = ("volferry",)) -> Iter
         yield from commands(inner, (*path, name))
 
 
-def fields(model: type[BaseModel]) -> Iterator[str]:
+def fields(model: type[Struct]) -> Iterator[str]:
     """Names of a model's fields, and of the models in it."""
-    for name, field in model.model_fields.items():
-        yield name
-        arguments = getattr(field.annotation, "__args__", (field.annotation,))
-        for inner in arguments:
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
+    for field in msgspec.structs.fields(model):
+        yield field.name
+        for inner in (field.type, *getattr(field.type, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, Struct):
                 yield from fields(inner)
 
 
@@ -90,17 +91,17 @@ class TestTheExampleOfTheConfiguration:
 
     def test_has_every_key(self) -> None:
         document = tomllib.loads(COMMENTED_OUT.sub("", EXAMPLE.read_text()))
-        assert set(document) == set(Config.model_fields)
-        assert set(document["helper"]) == set(HelperConfig.model_fields)
-        assert set(document["defaults"]) == set(VolumeSettings.model_fields)
+        assert set(document) == set(Config.__struct_fields__)
+        assert set(document["helper"]) == set(HelperConfig.__struct_fields__)
+        assert set(document["defaults"]) == set(VolumeSettings.__struct_fields__)
         (rule,) = document["rules"]
-        assert set(rule) == set(Rule.model_fields)
+        assert set(rule) == set(Rule.__struct_fields__)
         (store,) = document["stores"].values()
-        assert set(store) == set(StoreConfig.model_fields)
+        assert set(store) == set(StoreConfig.__struct_fields__)
 
     def test_shows_the_defaults(self) -> None:
         document = tomllib.loads(COMMENTED_OUT.sub("", EXAMPLE.read_text()))
-        assert HelperConfig(**{**document["helper"], "image": None}) == load_config(None).helper
+        assert value_of({**document["helper"], "image": None}, HelperConfig) == load_config(None).helper
         assert document["compression"] == load_config(None).compression
 
 
@@ -111,7 +112,7 @@ def test_every_key_is_described(key: str) -> None:
     assert re.search(rf"^\| `{re.escape(key)}` \| `{variable}` \|", page, re.MULTILINE)
 
 
-@pytest.mark.parametrize("key", list(Rule.model_fields))
+@pytest.mark.parametrize("key", list(Rule.__struct_fields__))
 def test_every_key_of_a_rule_is_described(key: str) -> None:
     assert f"`{key}`" in (PROJECT / "docs" / "configuration.md").read_text()
 

@@ -8,6 +8,7 @@ import pytest
 
 from volferry.archive.manifest import FORMAT_VERSION, Manifest, check_format, read_manifest
 from volferry.archive.sealed import seal, unseal
+from volferry.checked import value_of
 from volferry.errors import DamagedObject, NewerFormat
 
 KEY = "manifests/host/vol/20260102T030405Z-0a1b2c.json"
@@ -88,7 +89,7 @@ def with_change(path: str, value: object) -> dict[str, Any]:
 
 
 def test_a_manifest_is_the_same_after_it_was_written_and_read() -> None:
-    manifest = Manifest.model_validate(DOCUMENT)
+    manifest = value_of(DOCUMENT, Manifest)
     again = read_manifest(manifest.to_bytes(), key=KEY)
     assert again == manifest
     assert again.to_bytes() == manifest.to_bytes()
@@ -97,7 +98,7 @@ def test_a_manifest_is_the_same_after_it_was_written_and_read() -> None:
 
 
 def test_a_manifest_is_json_that_a_person_can_read() -> None:
-    data = Manifest.model_validate(DOCUMENT).to_bytes()
+    data = value_of(DOCUMENT, Manifest).to_bytes()
     assert set(json.loads(data)) >= {*DOCUMENT, "blake3"}
     assert '"host": "hôst"' in data.decode()
     assert unseal(data)["volume"] == DOCUMENT["volume"]
@@ -118,7 +119,7 @@ def test_a_manifest_of_a_later_format_is_said_to_be_one(version: int) -> None:
 @pytest.mark.parametrize("path", ["added", "volume.added", "counts.added", "packs.0.added", "index.added"])
 def test_fields_of_later_versions_are_passed_over(path: str) -> None:
     manifest = read_manifest(seal(with_change(path, {"any": ["thing"]})), key=KEY)
-    assert manifest == Manifest.model_validate(DOCUMENT)
+    assert manifest == value_of(DOCUMENT, Manifest)
 
 
 @pytest.mark.parametrize(

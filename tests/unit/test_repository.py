@@ -12,6 +12,7 @@ from tests.unit.test_manifest import DOCUMENT
 from volferry.archive.index import ObjectDigest
 from volferry.archive.manifest import FORMAT_VERSION, Manifest
 from volferry.archive.sealed import seal, unseal
+from volferry.checked import value_of
 from volferry.errors import (
     AmbiguousBackup,
     DamagedObject,
@@ -71,7 +72,7 @@ def manifest_of(ref: BackupRef) -> Manifest:
         "host": ref.host,
         "volume": {**DOCUMENT["volume"], "name": ref.volume},
     }
-    return Manifest.model_validate(document)
+    return value_of(document, Manifest)
 
 
 def with_backups(repository: Repository, *backups: tuple[str, str, str]) -> list[BackupRef]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import Meta, Struct
 
 from volferry.archive.sealed import seal, unseal
+from volferry.checked import document_of, mistakes, value_of
 from volferry.errors import DamagedObject, NewerFormat
 from volferry.model import PackInfo
 
@@ -16,13 +17,19 @@ FORMAT_VERSION = 1
 MOST_FINDINGS = 1000
 
 
-class _Part(BaseModel):
+Count = Annotated[int, Meta(ge=0)]
+BackupId = Annotated[str, Meta(pattern=r"\A\d{8}T\d{6}Z-[0-9a-f]{6}\Z")]
+PackName = Annotated[str, Meta(pattern=r"\A\d{8}T\d{6}Z-[0-9a-f]{6}\.\d{4,}\Z")]
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+class _Part(Struct, frozen=True, kw_only=True):
     # A field that a later version added is no damage: the seal has vouched for every byte. What may not be
     # overlooked comes with a higher format version.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    pass
 
 
-class VolumePart(_Part):
+class VolumePart(_Part, frozen=True):
     name: str
     driver: str
     options: dict[str, str]
@@ -32,7 +39,7 @@ class VolumePart(_Part):
     anonymous: bool
 
 
-class ContainerPart(_Part):
+class ContainerPart(_Part, frozen=True):
     """A container that used the volume when it was backed up."""
 
     name: str
@@ -44,64 +51,64 @@ class ContainerPart(_Part):
     project: str | None
 
 
-class CountsPart(_Part):
+class CountsPart(_Part, frozen=True):
     """How many, and bytes."""
 
-    entries: int = Field(ge=0)
-    files: int = Field(ge=0)
-    directories: int = Field(ge=0)
-    symlinks: int = Field(ge=0)
-    others: int = Field(ge=0)
-    sockets_left_out: int = Field(ge=0)
-    frames: int = Field(ge=0)
-    source_bytes: int = Field(ge=0)
-    tar_bytes: int = Field(ge=0)
-    read_bytes: int = Field(ge=0)
-    stored_bytes: int = Field(ge=0)
+    entries: Count
+    files: Count
+    directories: Count
+    symlinks: Count
+    others: Count
+    sockets_left_out: Count
+    frames: Count
+    source_bytes: Count
+    tar_bytes: Count
+    read_bytes: Count
+    stored_bytes: Count
 
 
-class ExcludedPart(_Part):
+class ExcludedPart(_Part, frozen=True):
     """What was asked to be left out, and what that was."""
 
     patterns: tuple[str, ...] = ()
     caches: bool = False
-    entries: int = Field(0, ge=0)
-    source_bytes: int = Field(0, ge=0)
+    entries: Count = 0
+    source_bytes: Count = 0
     paths: tuple[str, ...] = ()
 
 
-class FindingPart(_Part):
+class FindingPart(_Part, frozen=True):
     kind: str
     path: str
     detail: str
 
 
-class PackPart(_Part):
-    name: str = Field(pattern=r"^\d{8}T\d{6}Z-[0-9a-f]{6}\.\d{4,}$")
-    stored_bytes: int = Field(ge=0)
-    live_bytes: int = Field(ge=0)
-    blake3: str = Field(pattern=r"^[0-9a-f]{64}$")
+class PackPart(_Part, frozen=True):
+    name: PackName
+    stored_bytes: Count
+    live_bytes: Count
+    blake3: Digest
 
     @property
     def info(self) -> PackInfo:
         return PackInfo(self.name, self.stored_bytes, self.live_bytes, self.blake3)
 
 
-class IndexObjectPart(_Part):
-    stored_bytes: int = Field(ge=0)
-    blake3: str = Field(pattern=r"^[0-9a-f]{64}$")
+class IndexObjectPart(_Part, frozen=True):
+    stored_bytes: Count
+    blake3: Digest
 
 
-class IndexPart(_Part):
+class IndexPart(_Part, frozen=True):
     frames: IndexObjectPart
     files: IndexObjectPart
 
 
-class Manifest(_Part):
+class Manifest(_Part, frozen=True, kw_only=True):
     """All of it is in docs/format.md, field by field."""
 
     format: int
-    id: str = Field(pattern=r"^\d{8}T\d{6}Z-[0-9a-f]{6}$")
+    id: BackupId
     host: str
     volume: VolumePart
     store_id: str
@@ -118,12 +125,18 @@ class Manifest(_Part):
     counts: CountsPart
     excluded: ExcludedPart = ExcludedPart()
     findings: tuple[FindingPart, ...]
-    findings_total: int = Field(ge=0)
+    findings_total: Count
     packs: tuple[PackPart, ...]
     index: IndexPart
 
     def to_bytes(self) -> bytes:
-        return seal(self.model_dump(mode="json"))
+        return seal(self.document)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As it is written, but for its seal."""
+        document: dict[str, Any] = document_of(self)
+        return document
 
 
 def read_manifest(data: bytes, *, key: str) -> Manifest:
@@ -131,13 +144,14 @@ def read_manifest(data: bytes, *, key: str) -> Manifest:
     # The version is looked at first: what a later version seals, and how, is not known here.
     check_format(data, key=key)
     try:
-        return Manifest.model_validate(unseal(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedObject(key, f"{where}: {first['msg']}") from error
+        document = unseal(data)
     except ValueError as error:
         raise DamagedObject(key, str(error)) from error
+    try:
+        return value_of(document, Manifest)
+    except ValueError as error:
+        first = next(mistakes(document, Manifest))
+        raise DamagedObject(key, f"{'.'.join(first.path)}: {first.message}") from error
 
 
 def check_format(data: bytes, *, key: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from volferry.checked import document_of
 from volferry.cli.options import ConfigOption, JsonOption
 from volferry.cli.session import print_json
 from volferry.config import config_path, load_config
@@ -34,7 +35,7 @@ def show(*, json: JsonOption = False, config: ConfigOption = None) -> int:
     """Show every setting as it is in force: defaults, file and environment together."""
     path = config_path(config)
     settings = load_config(path)
-    document = settings.model_dump(mode="json")
+    document = document_of(settings)
     document["store"] = settings.store_url
     if json:
         print_json({"file": str(path) if path else None, **document})

@@ -83,7 +83,7 @@ def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:
         "stored_bytes": counts.stored_bytes,
         "seconds": manifest.seconds,
         "downtime_seconds": manifest.downtime_seconds,
-        "findings": [finding.model_dump() for finding in manifest.findings],
+        "findings": manifest.document["findings"],
         "findings_total": manifest.findings_total,
     }
 
@@ -122,7 +122,7 @@ def show(
     ref = session.backup_ref(name)
     manifest = session.repository.manifest(ref)
     if json:
-        print_json(manifest.model_dump(mode="json"))
+        print_json(manifest.document)
     else:
         _print_manifest(ref, manifest)
     return 0
