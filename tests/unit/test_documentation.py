@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from volferry.archive.manifest import Manifest
 from volferry.checked import value_of
-from volferry.cli.main import app
+from volferry.cli.main import build_app
 from volferry.config import Config, HelperConfig, Rule, StoreConfig, VolumeSettings, load_config
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def config_keys() -> Iterator[str]:
 
 def commands(command: Any = None, path: tuple[str, ...] = ("volferry",)) -> Iterator[tuple[str, list[str]]]:
     """Each command with its options."""
-    command = command or typer.main.get_command(app)
+    command = command or typer.main.get_command(build_app())
     options = [name for each in command.params for name in each.opts if name.startswith("-")]
     yield " ".join(path), options
     for name, inner in getattr(command, "commands", {}).items():

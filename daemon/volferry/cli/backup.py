@@ -64,9 +64,8 @@ def backup(
     done: list[BackupStats] = []
     failed: list[tuple[str, str]] = []
     with session.run() as run:
-        session.reap(run)
         settings = session.helper_settings()
-        opened = _OpenedStore(session)
+        opened = _OpenedStore(session, run)
         for volume in volumes:
             try:
                 stats = _back_up_one(session, volume, opened, settings, run, excludes[volume.name], full=full)
@@ -102,10 +101,13 @@ def backup(
 
 
 class _OpenedStore:
-    """The store's repository, opened when the first volume's helper is coming up, and made if it is not there."""
+    """The store's repository, opened while the first volume's helper comes up, and made if it is not there. What dead
+    runs left behind, in the engine and in the store, is removed then.
+    """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, run: Run) -> None:
         self._session = session
+        self._run = run
         self._repository: Repository | None = None
         self.failed = False  # it cannot be opened
 
@@ -119,6 +121,7 @@ class _OpenedStore:
             if new:
                 say(f"new store at {store.url}")
             store.clean()
+            self._session.reap(self._run)
             self.failed = False
         return self._repository
 

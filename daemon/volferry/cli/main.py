@@ -5,26 +5,52 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from importlib import import_module
 
 import typer
 
-from volferry.cli import backup, config, diff, doctor, export, find, inspect, ls, restore, volumes
 from volferry.errors import Interrupted, VolferryError, reason
 
-app = typer.Typer(
-    name="volferry",
-    help="Backs up and restores the data of Docker volumes.",
-    epilog="Exit codes: 0 done; 1 failed; 2 bad usage or configuration; 3 done, with findings; 130 interrupted.",
-    no_args_is_help=True,
-    add_completion=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+# Module of volferry.cli, and what it has: a function, or the app of further commands. In the order of the help.
+_COMMANDS = {
+    "volumes": ("volumes", "volumes"),
+    "backup": ("backup", "backup"),
+    "list": ("inspect", "list_backups"),
+    "show": ("inspect", "show"),
+    "ls": ("ls", "ls"),
+    "find": ("find", "find"),
+    "diff": ("diff", "diff"),
+    "restore": ("restore", "restore"),
+    "export": ("export", "export"),
+    "doctor": ("doctor", "doctor"),
+    "config": ("config", "app"),
+}
 
 
-@app.callback(invoke_without_command=True)
-def main(
+def build_app(only: str | None = None) -> typer.Typer:
+    """The command line. With the name of a command, that one alone: the others need not be imported."""
+    app = typer.Typer(
+        name="volferry",
+        help="Backs up and restores the data of Docker volumes.",
+        epilog="Exit codes: 0 done; 1 failed; 2 bad usage or configuration; 3 done, with findings; 130 interrupted.",
+        no_args_is_help=True,
+        add_completion=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_main)
+    for name in [only] if only in _COMMANDS else _COMMANDS:
+        module, attribute = _COMMANDS[name]
+        found = getattr(import_module(f"volferry.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _main(
     *, version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)
 ) -> None:
     if version:
@@ -34,27 +60,16 @@ def main(
         raise typer.Exit
 
 
-app.command("volumes")(volumes.volumes)
-app.command("backup")(backup.backup)
-app.command("list")(inspect.list_backups)
-app.command("show")(inspect.show)
-app.command("ls")(ls.ls)
-app.command("find")(find.find)
-app.command("diff")(diff.diff)
-app.command("restore")(restore.restore)
-app.command("export")(export.export)
-app.command("doctor")(doctor.doctor)
-app.add_typer(config.app, name="config")
-
-
 def exit_code() -> int:
     """Runs the command of `sys.argv`. No traceback reaches a user."""
     # What was imported stays, and entries of a listing come and go without cycles: looking for cycles more often
     # than this took a tenth of a backup's time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+    # The thread that starts the helper must not wait for the one that imports.
+    sys.setswitchinterval(0.0005)
     try:
-        code = app(standalone_mode=False)
+        code = build_app(sys.argv[1] if len(sys.argv) > 1 else None)(standalone_mode=False)
         sys.stdout.flush()
     except VolferryError as error:
         _complain(str(error))
@@ -63,7 +78,8 @@ def exit_code() -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "volferry"
         message = error.format_message()
-        if not message.strip():  # no arguments at all: the help was printed
+        if context is not None and message == context.get_help():  # no arguments at all
+            print(message)
             return 2
         _complain(f"{message.rstrip('.')} (see `{path} --help`)")
         return error.exit_code if error.exit_code > 1 else 2

@@ -94,11 +94,10 @@ def backup_volume(
         observer=observer,
     )
     ref = BackupRef(settings.host, volume.name, new_backup_id(started_at, newest=base.newest))
+    planner = Planner(base, full=settings.full)  # before the wait: it reads ahead
     observer.phase("listing")
     running = helper.wait()
-    listing = list_volume(
-        running, volume, spool, Planner(base, full=settings.full), settings.excludes, observer
-    )
+    listing = list_volume(running, volume, spool, planner, settings.excludes, observer)
     if not listing.read.entries:
         helper.release()
     observer.phase("reading", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from volferry.archive.index import FrameLocation
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from volferry.operations.base import Base, Source
 
 READ = -1
+# Of an earlier listing, taken while the helper comes up: some ten megabytes.
+_GROUPS_AHEAD = 1024
 
 
 @dataclass(slots=True)
@@ -68,7 +71,8 @@ class _GroupCursor:
     def __init__(self, source: Source, unusable: set[int]) -> None:
         self._source = source
         self._first_names: dict[bytes, bytes] | None = None  # only where there are hard links
-        self._groups = source.groups()
+        groups = source.groups()
+        self._groups = chain(list(islice(groups, _GROUPS_AHEAD)), groups)
         self._unusable = unusable
         self._number = -1
         self._records: list[bytes] = []
