@@ -66,6 +66,7 @@ def exit_code() -> int:
     # than this took a tenth of a backup's time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+    gc.enable()
     # The thread that starts the helper must not wait for the one that imports.
     sys.setswitchinterval(0.0005)
     try:

@@ -60,7 +60,6 @@ class Helper:
     spool: str  # a directory in it for temporary files
     channel: Channel
     death: Death
-    carrier: str
 
     @staticmethod
     def directory(volume: str) -> str:
@@ -129,7 +128,7 @@ def _containers(
         death = Death(engine, helper_id)
         at_last.callback(death.close)
         channel.watch(death)
-        yield Helper(helper_id, spool, channel, death, carrier)
+        yield Helper(helper_id, spool, channel, death)
 
 
 class HelperInBackground:
@@ -144,7 +143,6 @@ class HelperInBackground:
         *,
         write: bool = False,
     ) -> None:
-        self._engine = engine
         self._opened = _containers(engine, run, settings, volumes, write=write)
         self._helper: Future[Helper] = Future()
         self._failure: BaseException | None = None
@@ -169,8 +167,6 @@ class HelperInBackground:
         try:
             with self._opened as helper:
                 self._helper.set_result(helper)
-                # The helper has its mounts: what it has them from goes while the caller is at work.
-                remove_container(self._engine, helper.carrier)
                 self._released.wait()
         except BaseException as error:  # noqa: BLE001 -- raised by `wait` or at the end, where it can be handled
             if self._helper.done():
