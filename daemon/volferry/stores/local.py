@@ -12,10 +12,12 @@ import fcntl
 import os
 import secrets
 import stat
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from volferry.errors import NoSuchObject, NoSuchStore, ObjectExists, StoreError
+from volferry.interrupts import held_back
 from volferry.model import ObjectInfo
 from volferry.stores.base import validate_key
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _ATTEMPTS = 100  # each lost to another run that removed an empty directory in the moment before
+_SYNC_BYTES = 8 << 20  # written before they are brought to stable storage, beside what is written next
 _TEMPORARY = ".tmp"  # a name that no key has
 
 
@@ -163,6 +166,9 @@ class LocalWriter:
         except OSError as error:
             raise _os_error(error, f"cannot write to the store {root}") from error
         self._open = True
+        self._unsynced_bytes = 0
+        self._syncing: threading.Thread | None = None
+        self._sync_error: OSError | None = None
 
     def _begin(self) -> int:
         """A locked file of its own."""
@@ -189,9 +195,25 @@ class LocalWriter:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
             raise _os_error(error, f"cannot write {self._key} to the store {self._root}") from error
+        self._unsynced_bytes += len(data)
+        if self._unsynced_bytes >= _SYNC_BYTES and (self._syncing is None or not self._syncing.is_alive()):
+            self._unsynced_bytes = 0
+            self._syncing = threading.Thread(target=self._sync, daemon=True, name="sync")
+            with held_back():
+                self._syncing.start()
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            # The kernel says it once (fsync(2)): the next one would seem to be good.
+            self._sync_error = error
 
     def commit(self) -> None:
         try:
+            self._await_sync()
+            if self._sync_error is not None:
+                raise self._sync_error
             os.fsync(self._descriptor)
             self._name_it()
             _fsync_directory(self._final.parent)
@@ -228,12 +250,17 @@ class LocalWriter:
         if not self._open:
             return
         self._open = False
+        self._await_sync()  # the descriptor must not become another file's meanwhile
         try:
             self._temporary.unlink(missing_ok=True)
         except OSError:  # `clean` of a later run gets it: the lock ends with the descriptor
             pass
         finally:
             os.close(self._descriptor)
+
+    def _await_sync(self) -> None:
+        if self._syncing is not None:
+            self._syncing.join()
 
 
 class LocalReader:
