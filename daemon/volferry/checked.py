@@ -34,11 +34,7 @@ def document_of(value: object) -> Any:
 def mistakes(document: object, kind: Any, path: tuple[str, ...] = ()) -> Iterator[Mistake]:
     """Every key of `document` that `value_of` would not take, with its path."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        yield from (
-            mistakes(document, arguments[0], path) if _holds_structs(kind) else _own(document, kind, path)
-        )
-    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(document, dict):
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(document, dict):
         found = list(_of_struct(document, kind, path))
         # What only the keys together make wrong.
         yield from found or _own(document, kind, path)
@@ -83,13 +79,6 @@ def _choices(kind: Any) -> str:
         kind = get_args(kind)[0]
     *others, last = [repr(each) for each in get_args(kind)]
     return f"{', '.join(others)} or {last}" if others else last
-
-
-def _holds_structs(kind: Any) -> bool:
-    return any(
-        isinstance(each, type) and issubclass(each, msgspec.Struct)
-        for each in (get_args(kind)[0], *get_args(get_args(kind)[0]))
-    )
 
 
 def _decoded(kind: type, value: object) -> object:

@@ -11,15 +11,15 @@ from msgspec import Meta, Struct
 from volferry.archive.sealed import seal, unseal
 from volferry.checked import document_of, mistakes, value_of
 from volferry.errors import DamagedObject, NewerFormat
-from volferry.model import PackInfo
+from volferry.model import BACKUP_ID, PackInfo
 
 FORMAT_VERSION = 1
 MOST_FINDINGS = 1000
 
 
 Count = Annotated[int, Meta(ge=0)]
-BackupId = Annotated[str, Meta(pattern=r"\A\d{8}T\d{6}Z-[0-9a-f]{6}\Z")]
-PackName = Annotated[str, Meta(pattern=r"\A\d{8}T\d{6}Z-[0-9a-f]{6}\.\d{4,}\Z")]
+BackupId = Annotated[str, Meta(pattern=rf"\A{BACKUP_ID.pattern}\Z")]
+PackName = Annotated[str, Meta(pattern=rf"\A{BACKUP_ID.pattern}\.\d{{4,}}\Z")]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from volferry.checked import document_of
 from volferry.cli.options import (
     BackupArgument,
     ConfigOption,
@@ -83,7 +84,7 @@ def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:
         "stored_bytes": counts.stored_bytes,
         "seconds": manifest.seconds,
         "downtime_seconds": manifest.downtime_seconds,
-        "findings": manifest.document["findings"],
+        "findings": document_of(manifest.findings),
         "findings_total": manifest.findings_total,
     }
 
