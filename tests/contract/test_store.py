@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import volferry
+from tests.parts.mounts import in_memory
 from volferry.errors import NoSuchObject, NoSuchStore, ObjectExists, StoreError
 from volferry.model import ObjectInfo
 from volferry.stores.base import get, put, validate_key
@@ -372,13 +373,8 @@ def test_what_a_living_writer_has_begun_is_not_cleaned_away(store: Store, place:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-    try:
+    with in_memory(tmp_path / "disk", "1m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def one_line(error: pytest.ExceptionInfo[StoreError]) -> str:

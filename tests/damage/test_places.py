@@ -5,35 +5,16 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.damage.test_matrix import digest_of
+from tests.parts.mounts import in_memory, mounted
 from tests.parts.trees import assert_same, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from tests.parts.world import World
-
-
-@contextmanager
-def mounted(directory: Path, *arguments: str) -> Iterator[Path]:
-    directory.mkdir(exist_ok=True)
-    subprocess.run(["mount", *arguments, directory], check=True)
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", directory], check=True)
-
-
-@contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    with mounted(directory, "-t", "tmpfs", "-o", f"size={size}", "tmpfs") as disk:
-        yield disk
 
 
 @pytest.fixture
@@ -50,7 +31,7 @@ def test_a_full_disk_below_the_store_fails_the_backup_and_leaves_what_was_there(
 ) -> None:
     small = world.filled()
     expected = snapshot(world.data(small))
-    with small_disk(world.directory / "small disk", "6m") as disk:
+    with in_memory(world.directory / "small disk", "6m") as disk:
         cli = world.cli.at(store=disk / "store")
         cli.backup(small)
         before = digest_of(disk / "store")
@@ -69,7 +50,7 @@ def test_a_volume_too_large_for_the_store_does_not_keep_the_others_from_being_ba
     world: World, noise: str
 ) -> None:
     before, after = world.filled("aaa"), world.filled("zzz")
-    with small_disk(world.directory / "small disk", "6m") as disk:
+    with in_memory(world.directory / "small disk", "6m") as disk:
         done = world.cli.at(store=disk / "store")("backup", "--all", "--json").exits(1)
     assert [each["volume"] for each in done.json["backups"]] == [before, after]
     assert [each["volume"] for each in done.json["failed"]] == [noise]
@@ -80,7 +61,7 @@ def test_a_full_disk_below_the_state_directory_fails_with_one_line(world: World,
     volume = world.volume()
     for number in range(20_000):
         (world.data(volume) / f"a rather long name, so that the listing is long too {number}").touch()
-    with small_disk(world.directory / "small disk", "1m") as disk:
+    with in_memory(world.directory / "small disk", "1m") as disk:
         cli = world.cli.at(state=disk / "state").having(VOLFERRY_HELPER__CHANNEL=channel)
         done = cli("backup", volume).fails_with()
         assert "space" in done.complaints[0], done.story

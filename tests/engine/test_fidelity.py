@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.parts.mounts import in_memory
 from tests.parts.trees import (
     SOCKET,
     SPARSE_BYTES,
@@ -152,13 +153,8 @@ def test_the_highest_compression_level_gives_the_same_and_is_smaller(world: Worl
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
     """A filesystem in memory: a disk takes minutes to delete what is made here."""
-    directory = tmp_path / "memory"
-    directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", directory], check=True)
-    try:
+    with in_memory(tmp_path / "memory", "2g") as directory:
         yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 def test_a_hundred_thousand_small_files_are_restored(world: World, memory: Path) -> None:
