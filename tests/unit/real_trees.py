@@ -104,7 +104,7 @@ def raw_tar(directory: Path, entries: Sequence[Entry]) -> bytes:
 
 def read_again(stream: bytes) -> bytes:
     """Headers and payloads as the reader gives them out, one after another, with the end of the archive."""
-    reader = TarReader(io.BytesIO(stream).read)
+    reader = TarReader(io.BytesIO(stream).readinto)
     parts = []
     for member in reader:
         parts.append(member.header)

@@ -51,7 +51,7 @@ class Aligned:
         self.vanished: list[bytes] = []
         self.frames = list(
             align(
-                TarReader(io.BytesIO(stream).read),
+                TarReader(io.BytesIO(stream).readinto),
                 numbered(entries),
                 entry_asked=lambda path: next((entry for entry in entries if entry.path == path), None),
                 stored=self._store,
@@ -145,7 +145,7 @@ def test_frames_hold_no_more_than_one_group(tmp_path: Path) -> None:
 
 
 def _members(stream: bytes) -> list[Member]:
-    reader = TarReader(io.BytesIO(stream).read)
+    reader = TarReader(io.BytesIO(stream).readinto)
     found = []
     for member in reader:
         found.append(member)

@@ -49,10 +49,10 @@ def extract(stream: bytes, root: Path) -> None:
 def excerpt_of(stream: bytes, selection: Selection) -> bytes:
     """What is chosen of a stream, and the directories above it."""
     excerpt = Excerpt(lambda path: selection.covers(path) or path in selection.parents)
-    parts = [bytes(piece) for piece in excerpt.members(TarReader(io.BytesIO(stream).read))]
+    parts = [bytes(piece) for piece in excerpt.members(TarReader(io.BytesIO(stream).readinto))]
     while missing := excerpt.missing:
         excerpt.missing = {}
-        parts += [bytes(piece) for piece in excerpt.content(TarReader(io.BytesIO(stream).read), missing)]
+        parts += [bytes(piece) for piece in excerpt.content(TarReader(io.BytesIO(stream).readinto), missing)]
     return b"".join([*parts, *excerpt.closing(), END_OF_ARCHIVE])
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
+import itertools
 import random
 import subprocess
+from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +23,7 @@ from volferry.archive.frames import (
     decode_frames,
     encode_frames,
 )
+from volferry.archive.streambuffer import SEGMENT_BYTES, StreamBuffer
 from volferry.errors import DamagedObject
 
 if TYPE_CHECKING:
@@ -36,18 +40,22 @@ def encoded_frames(raws: Iterable[tuple[int, bytes]], *, level: int) -> Iterator
         yield each
 
 
-def cut(data: bytes, pieces: list[int] | None = None) -> list[bytes]:
+def cut(data: bytes, pieces: list[int] | None = None, *, segment_bytes: int = SEGMENT_BYTES) -> list[bytes]:
     """The frames of one group whose bytes come in pieces of these sizes, over and over."""
-    cutter = FrameCutter()
-    frames: list[bytes] = []
-    position = count = 0
-    sizes = pieces or [len(data) or 1]
-    while position < len(data):
-        size = sizes[count % len(sizes)]
-        frames += cutter.feed(memoryview(data)[position : position + size])
-        position += size
-        count += 1
-    return [*frames, *cutter.finish_group()]
+    source = io.BytesIO(data)
+    sizes = itertools.cycle(pieces or [1 << 20])
+    buffer = StreamBuffer(lambda view: source.readinto(view[: next(sizes)]), segment_bytes=segment_bytes)
+    cutter = FrameCutter(buffer)
+    assert [*cutter.begin(1, last=0)] == []
+    found: list[tuple[int, bytes]] = []
+    left = len(data)
+    while left:
+        left -= len(buffer.take_piece(left))
+        if buffer.is_nearly_full:
+            found += [(group, bytes(frame)) for group, frame in cutter.certain()]
+    found += [(group, bytes(frame)) for group, frame in cutter.begin(None, last=0)]
+    assert {group for group, _ in found} <= {1}
+    return [frame for _, frame in found]
 
 
 @given(st.integers(0, 20 << 20), st.lists(st.integers(10_000, 9 << 20), min_size=1, max_size=4))
@@ -59,6 +67,12 @@ def test_frames_are_the_same_whatever_the_pieces(size: int, pieces: list[int]) -
 def test_frames_are_the_same_in_the_smallest_pieces() -> None:
     data = NOISE[: 9 << 20]
     assert cut(data, [512]) == cut(data)
+
+
+@pytest.mark.parametrize("segment_bytes", [100_000, MAX_BYTES, 7 << 20, 30 << 20])
+def test_frames_are_the_same_whatever_the_memory(segment_bytes: int) -> None:
+    data = NOISE[: 9 << 20]
+    assert cut(data, segment_bytes=segment_bytes) == cut(data)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +102,34 @@ def test_a_change_makes_no_more_than_its_own_frames_new() -> None:
 
 
 def test_groups_are_cut_on_their_own() -> None:
-    cutter = FrameCutter()
-    first = [*cutter.feed(NOISE[: 5 << 20]), *cutter.finish_group()]
-    second = [*cutter.feed(NOISE[5 << 20 :]), *cutter.finish_group()]
-    assert first == cut(NOISE[: 5 << 20])
-    assert second == cut(NOISE[5 << 20 :])
-    assert [*cutter.finish_group()] == []
+    buffer = StreamBuffer(io.BytesIO(NOISE).readinto, segment_bytes=SEGMENT_BYTES)
+    cutter = FrameCutter(buffer)
+    buffer.take(1 << 20)
+    assert [*cutter.begin(1, last=0)] == []
+    buffer.take(5 << 20)
+    buffer.take(1 << 20)
+    first = [(group, bytes(frame)) for group, frame in cutter.begin(2, last=1 << 20)]
+    buffer.take(4 << 20)
+    second = [(group, bytes(frame)) for group, frame in cutter.begin(None, last=0)]
+    assert first == [(1, frame) for frame in cut(NOISE[1 << 20 : 6 << 20])]
+    assert second == [(2, frame) for frame in cut(NOISE[6 << 20 : 11 << 20])]
+    assert [*cutter.begin(3, last=0)] == []
+
+
+def test_a_frame_stays_what_it_is_as_long_as_somebody_holds_it() -> None:
+    buffer = StreamBuffer(io.BytesIO(NOISE * 5).readinto, segment_bytes=8 << 20)
+    cutter = FrameCutter(buffer)
+    assert [*cutter.begin(1, last=0)] == []
+    held: deque[tuple[memoryview, bytes]] = deque()
+    for _ in range(100):
+        buffer.take_piece(1 << 20)
+        for _, frame in cutter.certain() if buffer.is_nearly_full else ():
+            held.append((frame, bytes(frame)))
+            if len(held) > 20:
+                oldest, content = held.popleft()
+                assert oldest == content
+    assert len(held) == 20
+    assert all(frame == content for frame, content in held)
 
 
 raw_frames = st.lists(st.tuples(st.integers(0, 9), st.binary(min_size=1, max_size=3000)), max_size=30)

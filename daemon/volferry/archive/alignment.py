@@ -6,11 +6,12 @@ whose member says something else is recorded as what was read, not as what was l
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from volferry.archive.frames import FrameCutter
 from volferry.archive.listing import UNTRUSTED, Entry, Stat, nanoseconds, time_text
-from volferry.archive.tarstream import HARD_LINK, KIND_OF_TYPEFLAG, Member, TarReader
+from volferry.archive.tarstream import BLOCK, HARD_LINK, KIND_OF_TYPEFLAG, Member, TarReader
 from volferry.errors import CommandFailed
 from volferry.model import printable
 
@@ -29,38 +30,33 @@ def align(
     entry_asked: Callable[[bytes], Entry | None],
     stored: Callable[[int, Entry], None],
     vanished: Callable[[Entry], None],
-) -> Iterator[tuple[int, bytes]]:
-    """Yields the raw frames of the stream with their group's number.
+) -> Iterator[tuple[int, memoryview]]:
+    """Yields the raw frames of the stream with their group's number; they lie in the reader's own memory, which is
+    used again once they are let go.
 
     Calls `stored` for each entry that the frames hold and `vanished` for each that they do not, in order.
     `entry_asked` gives one of `asked` by its path; it is used sparingly.
     Raises CommandFailed if a member, or what it is a link to, was not asked for.
     """
-    cutter = FrameCutter()
+    cutter = FrameCutter(reader.buffer)
     settle = _Settler(entry_asked)
     current = ANCHOR
     for member in reader:
         group, entry = _asked_for(member, asked, vanished)
+        if group != current:
+            yield from cutter.begin(None if group == ANCHOR else group, last=len(member.header))
+            current = group
         if group == ANCHOR:
             settle.remember(entry.path, entry.stat)
-            for _ in reader.payload():
-                pass
-            continue
-        if group != current:
-            for raw in cutter.finish_group():
-                yield current, raw
-            current = group
-        stored(group, settle(entry, member))
-        for raw in cutter.feed(member.header):
-            yield current, raw
-        for piece in reader.payload():
-            for raw in cutter.feed(piece):
-                yield current, raw
+        else:
+            stored(group, settle(entry, member))
+        for _ in chain((b"",), reader.payload()):
+            if reader.buffer.is_nearly_full:
+                yield from cutter.certain()
     for group, entry in asked:
         if group != ANCHOR:
             vanished(entry)
-    for raw in cutter.finish_group():
-        yield current, raw
+    yield from cutter.begin(None, last=BLOCK)
 
 
 def _asked_for(

@@ -19,64 +19,55 @@ from volferry.interrupts import held_back
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterable, Iterator
 
+    from volferry.archive.streambuffer import StreamBuffer
+
 # Part of the format: with other sizes, or another cutter, no frame of an older backup would be met again.
 MIN_BYTES = 256 << 10
 AVERAGE_BYTES = 1 << 20
 MAX_BYTES = 4 << 20
 
 _IN_FLIGHT_BYTES = 48 << 20
-_BUFFER_BYTES = 4 * MAX_BYTES
 
 T = TypeVar("T")
 
 
 class FrameCutter:
-    """Cuts the bytes of one group after another (FastCDC 2020, normalization 1, default gear table).
+    """Cuts the bytes of one group after another, in the memory of the buffer that keeps them (FastCDC 2020,
+    normalization 1, default gear table), and yields frames with their group's number.
 
-    Cuts are the same whatever the pieces that the data comes in. Bytes are copied twice and no more: into one buffer
-    that is never given back, and into their frame.
+    Cuts are the same whenever they are made, and however the bytes came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: StreamBuffer) -> None:
+        self._buffer = buffer
         self._cutter = FastCDC(AVERAGE_BYTES, min_size=MIN_BYTES, max_size=MAX_BYTES)
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._end = 0
+        self._group: int | None = None
+        buffer.keep(last=0)
 
-    def feed(self, data: bytes | memoryview) -> Iterable[bytes]:
-        """Frames whose end is now certain."""
-        end = self._end + len(data)
-        if end <= _BUFFER_BYTES:
-            self._buffer[self._end : end] = data
-            self._end = end
-            return ()
-        frames: list[bytes] = []
-        rest = memoryview(data)
-        while rest:
-            size = min(len(rest), _BUFFER_BYTES - self._end)
-            self._buffer[self._end : self._end + size] = rest[:size]
-            self._end += size
-            rest = rest[size:]
-            if rest:
-                # A cut looks at most MAX_BYTES ahead: what starts before that is certain.
-                frames += self._cut(keep=MAX_BYTES)
-        return frames
+    def begin(self, group: int | None, *, last: int) -> Iterator[tuple[int, memoryview]]:
+        """Ends the group that was begun before the `last` bytes that were taken, and begins `group` with them.
+        None is for bytes that are not wanted.
+        """
+        if self._group is not None:
+            for length in self._lengths(self._buffer.kept(but_last=last)):
+                yield self._group, self._buffer.hand_out(length)
+        self._group = group
+        self._buffer.keep(last=last)
 
-    def finish_group(self) -> Iterable[bytes]:
-        """The rest of the group."""
-        return self._cut(keep=0) if self._end else ()
+    def certain(self) -> Iterator[tuple[int, memoryview]]:
+        """Frames whose end does not depend on what is still to come; then there is room for that."""
+        if self._group is None:
+            self._buffer.keep(last=0)
+        else:
+            lengths = self._lengths(self._buffer.kept())
+            if lengths and lengths[-1] < MAX_BYTES:
+                lengths.pop()  # it ends where the data does; the others where their content says so
+            for length in lengths:
+                yield self._group, self._buffer.hand_out(length)
+        self._buffer.renew()
 
-    def _cut(self, keep: int) -> list[bytes]:
-        filled = self._buffer[: self._end]
-        frames = []
-        cut = 0
-        for chunk in self._cutter.cut_buf(filled):
-            if self._end - chunk.offset < keep:
-                break
-            cut = chunk.offset + chunk.length
-            frames.append(bytes(filled[chunk.offset : cut]))
-        self._buffer[: self._end - cut] = filled[cut:]
-        self._end -= cut
-        return frames
+    def _lengths(self, data: memoryview) -> list[int]:
+        return [chunk.length for chunk in self._cutter.cut_buf(data)] if data else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +88,7 @@ class ReusedGroup:
 
 
 def encode_frames(
-    raw_frames: Iterable[tuple[int, bytes] | ReusedGroup], *, level: int, known: Container[bytes]
+    raw_frames: Iterable[tuple[int, bytes | memoryview] | ReusedGroup], *, level: int, known: Container[bytes]
 ) -> Generator[Frame | ReusedGroup, None, None]:
     """Hashes and compresses frames, given with their group's number, on all cores, and yields them in order.
 
@@ -105,7 +96,7 @@ def encode_frames(
     """
     local = threading.local()
 
-    def encode(group: int, raw: bytes) -> Frame:
+    def encode(group: int, raw: bytes | memoryview) -> Frame:
         digest = blake3(raw).digest()
         if digest in known:
             return Frame(group, digest.hex(), len(raw), b"")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volferry.archive.listing import NANOSECONDS
+from volferry.archive.streambuffer import SMALL_SEGMENT_BYTES, EndOfStream, StreamBuffer
 from volferry.errors import CommandFailed
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
-_READ_BYTES = 1 << 20
 _LARGEST_EXTENDED_HEADER = 64 << 20
 
 # Type flags of POSIX.1-2001 as `find -printf %y` names the same things; "1" is a hard link to an earlier member.
@@ -44,15 +44,15 @@ class Member:
 class TarReader:
     """Iterates over the members of a stream; the payload of each must be taken before the next one.
 
-    `read(n)` gives up to n bytes and b"" at the end. A stream that stops short or is not tar raises CommandFailed.
+    `read_into(view)` puts bytes there and returns how many, 0 at the end. A stream that stops short or is not tar
+    raises CommandFailed.
     """
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self._read = read
-        self._buffer = b""
-        self._position = 0
+    def __init__(
+        self, read_into: Callable[[memoryview], int], *, segment_bytes: int = SMALL_SEGMENT_BYTES
+    ) -> None:
+        self.buffer = StreamBuffer(read_into, segment_bytes=segment_bytes)
         self._payload_left = 0
-        self.bytes_read = 0
         self.at_end = False
 
     def __iter__(self) -> Iterator[Member]:
@@ -61,57 +61,37 @@ class TarReader:
             if self._payload_left:
                 raise RuntimeError("the payload of a member was not taken")
 
+    @property
+    def bytes_read(self) -> int:
+        return self.buffer.bytes_read
+
     def payload(self) -> Iterator[memoryview]:
         """The current member's payload in pieces; each is valid until the next one is asked for."""
         while self._payload_left:
-            available = len(self._buffer) - self._position
-            if not available:
-                self._refill(1)
-                continue
-            size = min(available, self._payload_left)
-            piece = memoryview(self._buffer)[self._position : self._position + size]
-            self._position += size
-            self._payload_left -= size
+            try:
+                piece = self.buffer.take_piece(self._payload_left)
+            except EndOfStream as error:
+                raise self._cut_off() from error
+            self._payload_left -= len(piece)
             yield piece
 
-    def _refill(self, wanted: int) -> None:
-        """Makes at least `wanted` bytes available."""
-        rest = self._buffer[self._position :]
-        parts = [rest] if rest else []
-        have = len(rest)
-        while have < wanted:
-            block = self._read(_READ_BYTES)
-            if not block:
-                self.at_end = True
-                raise CommandFailed("reading the volume failed: the tar stream is cut off")
-            self.bytes_read += len(block)
-            parts.append(block)
-            have += len(block)
-        self._buffer = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._position = 0
-
-    def _take(self, size: int) -> bytes:
-        if len(self._buffer) - self._position < size:
-            self._refill(size)
-        taken = self._buffer[self._position : self._position + size]
-        self._position += size
-        return taken
-
-    def _drain(self) -> None:
-        """`tar` pads its last record; a `tar` whose output nobody reads would fail."""
-        while block := self._read(_READ_BYTES):
-            self.bytes_read += len(block)
+    def _cut_off(self) -> CommandFailed:
+        self.at_end = True
+        return CommandFailed("reading the volume failed: the tar stream is cut off")
 
     def _checked_member(self) -> Member | None:
         try:
             return self._next_member()
+        except EndOfStream as error:
+            raise self._cut_off() from error
         except ValueError as error:
             raise CommandFailed("reading the volume failed: a header of the tar stream is damaged") from error
 
     def _next_member(self) -> Member | None:
-        block = self._take(BLOCK)
+        take = self.buffer.take
+        block = take(BLOCK)
         if block[:1] == b"\0" and not block.strip(b"\0"):
-            self._drain()
+            self.buffer.drain()  # `tar` pads its last record, and would fail if nobody read that
             return None
         pax: dict[bytes, bytes] = {}
         extended = b""
@@ -119,14 +99,15 @@ class TarReader:
             size = _octal(block, 124, 136)
             if not 0 <= size <= _LARGEST_EXTENDED_HEADER:
                 raise ValueError("an extended header of a size that none has")
-            data = self._take(_padded(size))
+            data = take(_padded(size))
             pax = parse_pax(data[:size])
             extended = block + data
-            block = self._take(BLOCK)
+            block = take(BLOCK)
         if block[257:262] != b"ustar":
             raise CommandFailed("reading the volume failed: what arrived is not a tar stream")
         if b"GNU.sparse.major" in pax:
             block = _without_process_id(block)
+            self.buffer.replace_last(block)
         typeflag = block[156:157]
         stored = int(pax[b"size"]) if b"size" in pax else _octal(block, 124, 136)
         if stored < 0:

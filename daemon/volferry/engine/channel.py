@@ -17,6 +17,9 @@ class Process(Protocol):
     def read(self, size: int) -> bytes:
         """Up to `size` bytes of its stdout, b"" at the end."""
 
+    def read_into(self, buffer: memoryview) -> int:
+        """As `read`, into `buffer`; returns how many bytes it put there."""
+
     def write(self, data: bytes) -> None:
         """To its stdin. Raises BrokenPipeError once it does not read any longer."""
 

@@ -99,10 +99,12 @@ class FifoProcess:
             self._watcher.start()
 
     def read(self, size: int) -> bytes:
-        if not self._out_begun:
-            self._await_writer(self._out)
-            self._out_begun = True
+        self._await_output()
         return os.read(self._out, size)
+
+    def read_into(self, buffer: memoryview) -> int:
+        self._await_output()
+        return os.readv(self._out, [buffer])
 
     def write(self, data: bytes) -> None:
         if self._stdin is None:
@@ -170,6 +172,11 @@ class FifoProcess:
                 _set_size(descriptor)
                 os.set_blocking(descriptor, True)
                 return descriptor
+
+    def _await_output(self) -> None:
+        if not self._out_begun:
+            self._await_writer(self._out)
+            self._out_begun = True
 
     def _await_writer(self, descriptor: int) -> None:
         """Until there is something to read, or the writer came and went; then reads may block."""

@@ -107,6 +107,9 @@ class StreamProcess:
     def read(self, size: int) -> bytes:
         return os.read(self._out, size)
 
+    def read_into(self, buffer: memoryview) -> int:
+        return os.readv(self._out, [buffer])
+
     def write(self, data: bytes) -> None:
         try:
             self._connection.sendall(data)

@@ -84,9 +84,19 @@ class BackupExcerpt:
         asked.update(missing)
 
 
-def _reading(pieces: Iterator[bytes]) -> Callable[[int], bytes]:
-    """As the `read` of a file, in pieces of whatever length."""
-    return lambda _: next(pieces, b"")
+def _reading(pieces: Iterator[bytes]) -> Callable[[memoryview], int]:
+    """As the `readinto` of a file."""
+    rest = memoryview(b"")
+
+    def read_into(buffer: memoryview) -> int:
+        nonlocal rest
+        rest = rest or memoryview(next(pieces, b""))
+        size = min(len(rest), len(buffer))
+        buffer[:size] = rest[:size]
+        rest = rest[size:]
+        return size
+
+    return read_into
 
 
 def _gathered(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes]:

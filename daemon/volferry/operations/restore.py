@@ -128,7 +128,7 @@ def extract(
 
 
 def _first_member(piece: bytes) -> bytes:
-    return next(iter(TarReader(BytesIO(piece).read))).header
+    return next(iter(TarReader(BytesIO(piece).readinto))).header
 
 
 def _run(helper: Helper, command: Sequence[str], what: str) -> bytes:

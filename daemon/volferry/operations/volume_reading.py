@@ -26,6 +26,7 @@ from volferry.archive.listing import (
     split_records,
 )
 from volferry.archive.manifest import MOST_FINDINGS
+from volferry.archive.streambuffer import SEGMENT_BYTES
 from volferry.archive.tarlog import TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
@@ -149,7 +150,7 @@ def _cache_directories(helper: Helper, volume: Volume) -> set[bytes]:
     feeder = threading.Thread(target=_feed_all, args=(process, tags), daemon=True, name="feed")
     with held_back():
         feeder.start()
-    reader = TarReader(process.read)
+    reader = TarReader(process.read_into)
     for member in reader:
         if b"".join(reader.payload()).startswith(CACHE_SIGNATURE):
             found.add(member.path.rpartition(b"/")[0])
@@ -211,7 +212,7 @@ class VolumeReading:
 
     def frames(
         self, helper: Helper, volume: Volume
-    ) -> Generator[tuple[int, bytes] | ReusedGroup, None, None]:
+    ) -> Generator[tuple[int, bytes | memoryview] | ReusedGroup, None, None]:
         """The raw frames of what is read and, in their places, the groups that are reused; last, in a group of its
         own, the end-of-archive marker. Raises CommandFailed if anything but a finding was in the way.
         """
@@ -225,12 +226,12 @@ class VolumeReading:
         for finding in self._log.torn.values():
             self._found(finding)
 
-    def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, bytes]]:
+    def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
         process = helper.start(
             create_command(helper.directory(volume.name)), stdin=True, on_stderr=self._log.line
         )
         with _feeding(process, self._listing):
-            reader = TarReader(process.read)
+            reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
             try:
                 yield from align(
                     reader,
