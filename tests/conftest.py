@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import docker
 import pytest
 
 from tests.parts.engine import PrivateEngine, private_engine
+from tests.parts.s3_servers import SERVERS, S3Server, Servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,3 +30,17 @@ def docker_client(engine: PrivateEngine) -> Iterator[docker.DockerClient]:
         yield client
     finally:
         client.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """S3 servers of this test process's own, by name, each started when it is first asked for."""
+    with ExitStack() as stack:
+        found: dict[str, S3Server] = {}
+
+        def server(name: str) -> S3Server:
+            if name not in found:
+                found[name] = stack.enter_context(SERVERS[name](tmp_path_factory.mktemp(name)))
+            return found[name]
+
+        yield server

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from volferry.checked import mistakes, value_of
 from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, reason
+from volferry.store_config import Section, Size, StoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,22 +24,8 @@ if TYPE_CHECKING:
     from volferry.checked import Mistake
     from volferry.model import Volume
 
-_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _LEAST_MEMORY = 64 << 20
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-class Size(int):
-    """A number of bytes: `512M`, `1 GiB`, or the number itself. Units are powers of 1024, as Docker's are."""
-
-    @classmethod
-    def of_document(cls, value: object) -> Size:
-        """Raises ValueError."""
-        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-            return cls(int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper()])
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError("a size is a number of bytes, or one such as 512M or 2G")
-        return cls(value)
 
 
 class HelperMemory(Size):
@@ -52,17 +39,7 @@ class HelperMemory(Size):
         return size
 
 
-class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class StoreConfig(_Section, frozen=True):
-    """One store."""
-
-    url: Annotated[str, Meta(min_length=1, description="A directory, or a URL such as file:///srv/backups.")]
-
-
-class HelperConfig(_Section, frozen=True):
+class HelperConfig(Section, frozen=True):
     """The throwaway container that reads and writes volumes."""
 
     image: Annotated[
@@ -80,7 +57,7 @@ class HelperConfig(_Section, frozen=True):
     ] = 250
 
 
-class VolumeSettings(_Section, frozen=True):
+class VolumeSettings(Section, frozen=True):
     """What can be said of volumes: for all of them, by rule, or by label."""
 
     exclude: Annotated[
@@ -146,7 +123,7 @@ def _xdg(variable: str, default: str) -> Path:
     return Path(value) if value.startswith("/") else Path.home() / default
 
 
-class Config(_Section, frozen=True):
+class Config(Section, frozen=True):
     """Everything that can be set. docs/configuration.md describes each key."""
 
     host: Annotated[
@@ -182,11 +159,22 @@ class Config(_Section, frozen=True):
         return VolumeSettings(**found)
 
     @property
-    def store_url(self) -> str:
-        """The store to use: `store`, else the first of `stores`, else the default directory."""
+    def store_name(self) -> str | None:
+        """The one of `stores` to use: `store`, else the first that is no replica. None if it is not one of them."""
         if self.store is not None:
-            return self.stores[self.store].url if self.store in self.stores else self.store
-        return next((store.url for store in self.stores.values()), None) or _default_store()
+            return self.store if self.store in self.stores else None
+        return next((name for name, store in self.stores.items() if store.replica_of is None), None)
+
+    @property
+    def store_config(self) -> StoreConfig:
+        """The store to use: `store`, else the first of `stores`, else the default directory."""
+        return self.named_store(self.store_name or self.store)
+
+    def named_store(self, name: str | None) -> StoreConfig:
+        """The store of that name, path or URL."""
+        if name is not None and name in self.stores:
+            return self.stores[name]
+        return StoreConfig(url=name or _default_store())
 
 
 def config_path(explicit: Path | None = None) -> Path | None:

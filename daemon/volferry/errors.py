@@ -3,7 +3,6 @@
     VolferryError                      1
     ├── UsageError                     2   a value on the command line cannot be used
     │   └── ConfigError                2   the configuration cannot be used
-    ├── Interrupted                  130   SIGINT, SIGTERM or SIGHUP
     ├── PathExists                     1   what would be restored is in its place already
     ├── ExtractionFailed               1   `tar` on this machine could not write what was restored
     ├── EngineError                    1   the Docker engine said no, or is not there
@@ -18,7 +17,9 @@
     ├── StoreError                     1   the store cannot be read or written
     │   ├── NoSuchStore
     │   ├── NoSuchObject
-    │   └── ObjectExists
+    │   ├── StoreUnreachable               wrong credentials, bucket, endpoint or clock
+    │   ├── ObjectExists
+    │   └── ObjectLocked                   under retention: it cannot be deleted yet
     └── RepositoryError                1   what the store holds does not give what was asked for
         ├── NoSuchBackup
         ├── AmbiguousBackup
@@ -26,6 +27,7 @@
         ├── DamagedObject                  bytes that are not those that were written
         ├── NewerFormat                    written by a later version of volferry
         └── RestoreMismatch                what was restored is not what was backed up
+    Interrupted                      130   SIGINT, SIGTERM or SIGHUP
 
 A message says what happened, to what, and what to do; it is one line, since a person reads it in a log.
 """
@@ -55,7 +57,9 @@ class ConfigError(UsageError):
     pass
 
 
-class Interrupted(VolferryError):
+class Interrupted(BaseException):
+    """Not an Exception: libraries, botocore and urllib3 among them, take those for failures, and try again."""
+
     exit_code = 130
 
 
@@ -104,6 +108,14 @@ class CommandFailed(EngineError):
 
 
 class StoreError(VolferryError):
+    pass
+
+
+class StoreUnreachable(StoreError):
+    """Wrong credentials, bucket, endpoint or clock, or no way to the server: nothing can be done with the store."""
+
+
+class ObjectLocked(StoreError):
     pass
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 ANONYMOUS_NAME = re.compile(r"[0-9a-f]{64}")
 
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
 BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 
 
@@ -157,6 +159,7 @@ class ObjectInfo:
 
     key: str
     size: int
+    modified: datetime = field(compare=False, default=_LONG_AGO)  # when it was written, by the store's clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from volferry.model import ObjectInfo
@@ -59,6 +59,12 @@ class RecordedStore:
     def delete(self, key: str) -> None:
         self._record("delete", key)
         self.store.delete(key)
+
+    def protect(self, keys: Iterable[str]) -> None:
+        self.store.protect(keys)
+
+    def abort_uploads(self) -> int:
+        return self.store.abort_uploads()
 
     def clean(self) -> None:
         self._record("clean", "")

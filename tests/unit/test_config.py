@@ -41,7 +41,7 @@ def test_nothing_has_to_be_configured() -> None:
     assert config.compression == 1
     assert config.helper.channel == "auto"
     assert config.helper.memory == 512 << 20
-    assert Path(config.store_url).is_absolute()
+    assert Path(config.store_config.url).is_absolute()
     assert config.state_dir.is_absolute()
 
 
@@ -66,7 +66,7 @@ def test_all_that_can_be_set_is_read(file: Path) -> None:
     config = load_config(file)
     assert (config.host, config.engine, config.compression) == ("web-1", "tcp://docker:2375", 9)
     assert config.state_dir == Path("/srv/state")
-    assert config.store_url == "file:///mnt/nas"
+    assert config.store_config.url == "file:///mnt/nas"
     assert config.helper == HelperConfig(
         image="debian:12", channel="stream", memory=HelperMemory(1 << 30), cpu_shares=2, io_weight=1000
     )
@@ -230,14 +230,14 @@ def test_a_size_in_bytes_is_itself(size: int) -> None:
 )
 def test_the_store_is_the_named_one_or_the_first_of_all(file: Path, text: str, url: str) -> None:
     file.write_text(text)
-    assert load_config(file).store_url == url
+    assert load_config(file).store_config.url == url
 
 
 def test_the_environment_can_choose_and_add_a_store(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('[stores.one]\nurl = "/1"')
     monkeypatch.setenv("VOLFERRY_STORES__NAS__URL", "/mnt/nas")
     monkeypatch.setenv("VOLFERRY_STORE", "nas")
-    assert load_config(file).store_url == "/mnt/nas"
+    assert load_config(file).store_config.url == "/mnt/nas"
 
 
 def written(path: Path) -> Path:
@@ -265,11 +265,11 @@ def test_directories_are_the_users_own_without_root(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     config = load_config(None)
     assert config.state_dir == tmp_path / "home/.local/state/volferry"
-    assert config.store_url == str(tmp_path / "home/.local/share/volferry/store")
+    assert config.store_config.url == str(tmp_path / "home/.local/share/volferry/store")
     monkeypatch.setenv("XDG_STATE_HOME", "/x/state")
     monkeypatch.setenv("XDG_DATA_HOME", "/x/data")
     again = load_config(None)
-    assert (again.state_dir, again.store_url) == (Path("/x/state/volferry"), "/x/data/volferry/store")
+    assert (again.state_dir, again.store_config.url) == (Path("/x/state/volferry"), "/x/data/volferry/store")
 
 
 def test_a_config_cannot_be_changed() -> None:

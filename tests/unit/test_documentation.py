@@ -15,7 +15,8 @@ from msgspec import Struct
 from volferry.archive.manifest import Manifest
 from volferry.checked import value_of
 from volferry.cli.main import build_app
-from volferry.config import Config, HelperConfig, Rule, StoreConfig, VolumeSettings, load_config
+from volferry.config import Config, HelperConfig, Rule, VolumeSettings, load_config
+from volferry.store_config import StoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ class TestTheExampleOfTheConfiguration:
         config = load_config(whole)
 
         assert config.host == "db1"
-        assert config.store_url == "/srv/backups/volferry"
+        assert config.store_config.url == "/srv/backups/volferry"
         assert config.helper.image
 
     def test_has_every_key(self) -> None:

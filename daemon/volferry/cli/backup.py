@@ -11,7 +11,7 @@ from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOpt
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
-from volferry.errors import FINDINGS_EXIT_CODE, EngineError, Interrupted, UsageError, VolferryError, reason
+from volferry.errors import FINDINGS_EXIT_CODE, EngineError, UsageError, VolferryError, reason
 
 if TYPE_CHECKING:
     from volferry.archive.excludes import Excludes
@@ -69,8 +69,6 @@ def backup(
         for volume in volumes:
             try:
                 stats = _back_up_one(session, volume, opened, settings, run, excludes[volume.name], full=full)
-            except Interrupted:
-                raise
             except (VolferryError, OSError) as error:
                 if opened.failed:  # no volume can be backed up
                     raise

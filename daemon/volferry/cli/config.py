@@ -20,8 +20,8 @@ def check(*, json: JsonOption = False, config: ConfigOption = None) -> int:
     path = config_path(config)
     settings = load_config(path)
     for store in settings.stores.values():
-        open_store(store.url)
-    open_store(settings.store_url)
+        open_store(store)
+    open_store(settings.store_config)
     where = str(path) if path else "no file; defaults and the environment"
     if json:
         print_json({"ok": True, "file": str(path) if path else None})
@@ -36,7 +36,7 @@ def show(*, json: JsonOption = False, config: ConfigOption = None) -> int:
     path = config_path(config)
     settings = load_config(path)
     document = document_of(settings)
-    document["store"] = settings.store_url
+    document["store"] = settings.store_config.url
     if json:
         print_json({"file": str(path) if path else None, **document})
         return 0

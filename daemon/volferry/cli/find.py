@@ -11,7 +11,7 @@ import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json_stream, say
-from volferry.errors import Interrupted, NoSuchBackup, UsageError, VolferryError
+from volferry.errors import NoSuchBackup, UsageError, VolferryError
 from volferry.model import printable
 
 if TYPE_CHECKING:
@@ -107,8 +107,6 @@ class _Search:
         for number, ref in enumerate(refs):
             try:
                 self._add(histories, number, ref)
-            except Interrupted:
-                raise
             except VolferryError as error:
                 say(f"volferry: {error}")
                 self._failed.append({"backup": str(ref), "error": str(error)})

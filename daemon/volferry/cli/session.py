@@ -48,7 +48,7 @@ class Session:
     def store(self) -> Store:
         from volferry.stores.factory import open_store  # noqa: PLC0415 -- as above, for what a store may need
 
-        return open_store(self.config.store_url)
+        return open_store(self.config.store_config, state=self.config.state_dir, note=say)
 
     @cached_property
     def repository(self) -> Repository:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from volferry.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from volferry.model import ObjectInfo
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*(/[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*)*")
 
 
+def is_valid_key(key: str) -> bool:
+    """Whether it stays in the store, on the way in and on the way out."""
+    return len(key) <= 1024 and _KEY.fullmatch(key) is not None
+
+
 def validate_key(key: str) -> str:
-    """`key` itself. Raises ValueError for one that could leave the store, on the way in and on the way out."""
-    if len(key) > 1024 or _KEY.fullmatch(key) is None:
+    """`key` itself. Raises ValueError."""
+    if not is_valid_key(key):
         raise ValueError(f"not an object key: {key[:100]!r}")
     return key
 
@@ -68,10 +73,16 @@ class Store(Protocol):
         """All objects whose key starts with `prefix`, sorted by key. Objects that are being written are not seen."""
 
     def delete(self, key: str) -> None:
-        """No error if it is not there."""
+        """No error if it is not there. Raises ObjectLocked for one that may not be deleted yet."""
+
+    def protect(self, keys: Iterable[str]) -> None:
+        """Keeps objects from being deleted, for as long as the store was told to. Nothing where it was not."""
 
     def clean(self) -> None:
-        """Removes what dead writers left behind; what a living one has begun stays."""
+        """Removes what dead writers of this machine left behind; what a living one has begun stays."""
+
+    def abort_uploads(self) -> int:
+        """As `clean`, and what writers of other machines left behind long ago. Returns how much of that there was."""
 
 
 def put(store: Store, key: str, data: bytes) -> None:

@@ -1,0 +1,140 @@
+"""Settings of one store, of a directory or of a bucket."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from volferry.errors import ConfigError, reason
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SMALLEST_PART, _LARGEST_PART = (
+    5 << 20,
+    5 << 30,
+)  # of S3 (docs.aws.amazon.com, "Amazon S3 multipart upload limits")
+
+
+class Size(int):
+    """A number of bytes: `512M`, `1 GiB`, or the number itself. Units are powers of 1024, as Docker's are."""
+
+    @classmethod
+    def of_document(cls, value: object) -> Size:
+        """Raises ValueError."""
+        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+            return cls(int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper()])
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError("a size is a number of bytes, or one such as 512M or 2G")
+        return cls(value)
+
+
+class PartSize(Size):
+    """What S3 takes as a part."""
+
+    @classmethod
+    def of_document(cls, value: object) -> PartSize:
+        size = cls(super().of_document(value))
+        if not _SMALLEST_PART <= size <= _LARGEST_PART:
+            raise ValueError("it should be from 5M to 5G: that is what S3 takes as a part")
+        return size
+
+
+class Secret:
+    """Text that is printed nowhere."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @classmethod
+    def of_document(cls, value: object) -> Secret:
+        """Raises ValueError."""
+        if not isinstance(value, str) or not value:
+            raise ValueError("it should be text")
+        return cls(value)
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __str__(self) -> str:
+        return "(hidden)"
+
+    __repr__ = __str__
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ObjectLock(Section, frozen=True):
+    """S3 Object Lock: until when what is stored cannot be deleted."""
+
+    mode: Annotated[
+        Literal["governance", "compliance"], Meta(description="Who may lift it: some users, or nobody.")
+    ]
+    days: Annotated[int, Meta(ge=1, le=36500, description="How long, from the end of the last run.")]
+
+
+class StoreConfig(Section, frozen=True):
+    """One store. All but `url` and `replica_of` is for s3:// only, and most of it boto3 finds elsewhere too."""
+
+    url: Annotated[
+        str, Meta(min_length=1, description="A directory, or a URL: file:///srv/backups, s3://bucket/prefix.")
+    ]
+    replica_of: Annotated[str | None, Meta(description="The store that this one is a copy of.")] = None
+    endpoint: Annotated[str | None, Meta(description="URL of the server; default: that of AWS.")] = None
+    region: Annotated[str | None, Meta(description="Region of the bucket.")] = None
+    addressing: Annotated[
+        Literal["auto", "path", "virtual"], Meta(description="Whether the bucket is in the path or the host.")
+    ] = "auto"
+    profile: Annotated[str | None, Meta(description="A profile of the AWS tools.")] = None
+    access_key_id: Annotated[str | None, Meta(description="Credentials of its own.")] = None
+    access_key_id_file: Annotated[Path | None, Meta(description="A file that holds it.")] = None
+    secret_access_key: Annotated[Secret | None, Meta(description="Credentials of its own.")] = None
+    secret_access_key_file: Annotated[Path | None, Meta(description="A file that holds it.")] = None
+    session_token: Annotated[Secret | None, Meta(description="For temporary credentials.")] = None
+    session_token_file: Annotated[Path | None, Meta(description="A file that holds it.")] = None
+    ca_bundle: Annotated[Path | None, Meta(description="Certificates to trust in place of the usual.")] = None
+    storage_class: Annotated[str | None, Meta(description="Such as STANDARD_IA.")] = None
+    encryption: Annotated[
+        Literal["AES256", "aws:kms"] | None, Meta(description="Encryption by the server.")
+    ] = None
+    kms_key_id: Annotated[str | None, Meta(description="The key for aws:kms.")] = None
+    part_size: Annotated[PartSize, Meta(description="Of multipart uploads.")] = PartSize(16 << 20)
+    parallel_parts: Annotated[int, Meta(ge=1, le=32, description="Parts on their way at once.")] = 4
+    object_lock: ObjectLock | None = None
+
+    def __post_init__(self) -> None:
+        if (self.access_key_id or self.access_key_id_file) is None:
+            if self.secret_access_key or self.secret_access_key_file:
+                raise ValueError("secret_access_key needs access_key_id")
+        elif (self.secret_access_key or self.secret_access_key_file) is None:
+            raise ValueError("access_key_id needs secret_access_key")
+        if self.kms_key_id and self.encryption != "aws:kms":
+            raise ValueError('kms_key_id needs encryption = "aws:kms"')
+
+    @property
+    def credentials(self) -> tuple[str, str, str | None] | None:
+        """Key id, secret, session token, where they are set. Raises ConfigError for a file that cannot be read."""
+        key_id = self.access_key_id or _content(self.access_key_id_file)
+        secret = (
+            self.secret_access_key.reveal()
+            if self.secret_access_key
+            else _content(self.secret_access_key_file)
+        )
+        token = self.session_token.reveal() if self.session_token else _content(self.session_token_file)
+        return (key_id, secret, token) if key_id and secret else None
+
+
+def _content(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        content = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = reason(error) if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"cannot read the credentials in {path}: {why}") from error
+    if not content:
+        raise ConfigError(f"the file for credentials {path} is empty")
+    return content

@@ -1,0 +1,282 @@
+"""A store in an S3 bucket, below a prefix.
+
+An object is there once its PutObject or CompleteMultipartUpload was answered, and not before. `If-None-Match: *` keeps
+it from being overwritten where the server knows that, a HEAD in the moment before where it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from blake3 import blake3
+from botocore.exceptions import ClientError
+
+from volferry.errors import ObjectLocked, UsageError
+from volferry.model import ObjectInfo
+from volferry.stores.base import is_valid_key, validate_key
+from volferry.stores.s3_client import MISSING, Server, error_code
+from volferry.stores.s3_transfer import Conditions, S3Reader, S3Writer, Transfers, abort_upload
+from volferry.stores.uploads import Uploads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from volferry.store_config import StoreConfig
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
+_RANGES_AT_ONCE = 4
+# Uploads of other machines that nothing was heard of for so long are those of dead runs.
+_FOREIGN_UPLOAD = timedelta(days=1)
+_KEYS_A_REQUEST = 1000
+
+
+class S3Store:
+    """Implements `Store`. Nothing is sent before the first call; the bucket must exist.
+
+    `state` is a directory for what this machine remembers of the server; `note` is told what a user should know, once.
+    """
+
+    def __init__(
+        self,
+        settings: StoreConfig,
+        *,
+        state: Path | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Raises UsageError for a URL that cannot be one."""
+        self._bucket, self._prefix = _place(settings.url)
+        self._settings = settings
+        self._state = state
+        self._note = note
+        self._server = Server(settings, self._bucket)
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    @cached_property
+    def _transfers(self) -> Transfers:
+        """Made with the first use: that is when it is said what a user should know of the endpoint."""
+        settings = self._settings
+        if self._server.endpoint.startswith("http://"):
+            self._note(
+                f"{self._server.endpoint} is an endpoint without TLS: what is sent can be read on its way"
+            )
+        return Transfers(
+            self._server,
+            ThreadPoolExecutor(settings.parallel_parts + _RANGES_AT_ONCE, thread_name_prefix="s3"),
+            url=self.url,
+            part_bytes=settings.part_size,
+            parallel_parts=settings.parallel_parts,
+            uploads=Uploads(self._place_in_state),
+            conditions=Conditions(known=self._remembered(), remember=self._remember),
+            arguments=self._new_object_arguments,
+        )
+
+    def create(self, key: str) -> S3Writer:
+        return S3Writer(self._transfers, self._name(key), key)
+
+    def open(self, key: str, *, offset: int = 0, length: int | None = None) -> S3Reader:
+        return S3Reader(self._transfers, self._name(key), key, offset, length)
+
+    def size(self, key: str) -> int:
+        return int(self._head(key)["ContentLength"])
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        found: list[ObjectInfo] = []
+        token: str | None = None
+        while True:
+            page = self._page(prefix, token)
+            for each in page.get("Contents", ()):
+                key = each["Key"].removeprefix(self._prefix)
+                if is_valid_key(
+                    key
+                ):  # others are none of ours, such as the "directories" that some tools make
+                    found.append(ObjectInfo(key, int(each["Size"]), each["LastModified"]))
+            token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated") or not token:
+                break
+        # Not every server lists in the order of keys.
+        yield from sorted(found, key=lambda info: info.key)
+
+    def delete(self, key: str) -> None:
+        name = self._name(key)
+        version: dict[str, str] = {}
+        if self._settings.object_lock is not None:
+            try:
+                head: Any = self._server.call(
+                    f"delete {key}", lambda client: client.head_object(Bucket=self._bucket, Key=name)
+                )
+            except ClientError as error:
+                if error_code(error) in MISSING:
+                    return
+                raise self._server.error(f"delete {key}", error) from error
+            until = head.get("ObjectLockRetainUntilDate")
+            if (until is not None and until > datetime.now(UTC)) or head.get(
+                "ObjectLockLegalHoldStatus"
+            ) == "ON":
+                why = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "by a legal hold"
+                raise ObjectLocked(f"{key} in the store {self.url} is locked {why}")
+            # Without a version, only a marker would be put over what takes up room.
+            version = {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
+        try:
+            self._server.call(
+                f"delete {key}", lambda client: client.delete_object(Bucket=self._bucket, Key=name, **version)
+            )
+        except ClientError as error:
+            if error_code(error) not in MISSING:
+                raise self._server.error(f"delete {key}", error) from error
+
+    def protect(self, keys: Iterable[str]) -> None:
+        lock = self._settings.object_lock
+        if lock is None:
+            return
+        until = _in(lock.days)
+
+        def extend(key: str) -> None:
+            try:
+                self._server.call(
+                    f"lock {key}",
+                    lambda client: client.put_object_retention(
+                        Bucket=self._bucket,
+                        Key=self._name(key),
+                        Retention={"Mode": lock.mode.upper(), "RetainUntilDate": until},
+                    ),
+                )
+            except ClientError as error:
+                if error_code(error) in MISSING:
+                    raise self._server.missing(key, self.url) from error
+                raise self._server.error(f"lock {key}", error) from error
+
+        for future in [self._transfers.submit(partial(extend, key)) for key in keys]:
+            future.result()
+
+    def clean(self) -> None:
+        for uploads in self._transfers.uploads.of_the_dead():
+            for upload in uploads:
+                abort_upload(self._server, upload.name, upload.id)
+
+    def abort_uploads(self) -> int:
+        """Ends the uploads of dead runs, those of other machines a day after they began. Returns how many."""
+        self.clean()
+        living = self._transfers.uploads.of_the_living()
+        oldest = datetime.now(UTC) - _FOREIGN_UPLOAD
+        aborted = 0
+        marker: dict[str, str] = {}
+        while True:
+            page = self._uploads_page(marker)
+            for each in page.get("Uploads", ()):
+                if each["UploadId"] not in living and each["Initiated"] < oldest:
+                    abort_upload(self._server, each["Key"], each["UploadId"])
+                    aborted += 1
+            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
+                return aborted
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def _uploads_page(self, marker: dict[str, str]) -> Any:
+        try:
+            return self._server.call(
+                "list uploads",
+                lambda client: client.list_multipart_uploads(
+                    Bucket=self._bucket, Prefix=self._prefix, **marker
+                ),
+            )
+        except ClientError as error:
+            if error_code(error) == "NoSuchUpload":  # how rclone says that there are none
+                return {}
+            raise self._server.error("list uploads", error) from error
+
+    def _page(self, prefix: str, token: str | None) -> Any:
+        try:
+            return self._server.call(
+                "list objects",
+                lambda client: client.list_objects_v2(
+                    Bucket=self._bucket,
+                    Prefix=f"{self._prefix}{prefix}",
+                    MaxKeys=_KEYS_A_REQUEST,
+                    **({"ContinuationToken": token} if token else {}),
+                ),
+            )
+        except ClientError as error:
+            raise self._server.error("list objects", error) from error
+
+    def _head(self, key: str) -> Any:
+        name = self._name(key)
+        try:
+            return self._server.call(
+                f"read {key}", lambda client: client.head_object(Bucket=self._bucket, Key=name)
+            )
+        except ClientError as error:
+            if error_code(error) in MISSING:
+                raise self._server.missing(key, self.url) from error
+            raise self._server.error(f"read {key}", error) from error
+
+    def _name(self, key: str) -> str:
+        """Of the object in the bucket."""
+        return self._prefix + validate_key(key)
+
+    def _new_object_arguments(self) -> dict[str, Any]:
+        settings = self._settings
+        arguments: dict[str, Any] = {
+            "StorageClass": settings.storage_class,
+            "ServerSideEncryption": settings.encryption,
+            "SSEKMSKeyId": settings.kms_key_id,
+        }
+        if settings.object_lock is not None:
+            arguments["ObjectLockMode"] = settings.object_lock.mode.upper()
+            arguments["ObjectLockRetainUntilDate"] = _in(settings.object_lock.days)
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    @cached_property
+    def _place_in_state(self) -> Path | None:
+        if self._state is None:
+            return None
+        name = blake3(f"{self._server.endpoint}\n{self.url}".encode()).hexdigest()[:16]
+        return self._state / "s3" / name
+
+    def _remembered(self) -> bool | None:
+        try:
+            return bool(json.loads(self._memory.read_text())["heeds_if_none_match"]) if self._memory else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _remember(self, heeded: bool) -> None:  # noqa: FBT001 -- a callback
+        if not heeded:
+            self._note(
+                f"{self._server.endpoint} does not know If-None-Match: volferry looks itself that nothing is overwritten"
+            )
+        if self._memory is None:
+            return
+        try:
+            self._memory.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+            self._memory.write_text(json.dumps({"heeds_if_none_match": heeded}))
+        except OSError:  # found out again next time
+            pass
+
+    @property
+    def _memory(self) -> Path | None:
+        return self._place_in_state / "server.json" if self._place_in_state else None
+
+
+def _place(url: str) -> tuple[str, str]:
+    """Bucket, and prefix with its slash at the end. Raises UsageError."""
+    parts = urlsplit(url)
+    if not _BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
+        raise UsageError(f"store {url!r}: use s3://BUCKET or s3://BUCKET/PREFIX")
+    prefix = unquote(parts.path).strip("/")
+    if prefix and not is_valid_key(prefix):
+        raise UsageError(
+            f"store {url!r}: a prefix has letters, digits and - _ . ~ %, in parts separated by /"
+        )
+    return parts.netloc, f"{prefix}/" if prefix else ""
+
+
+def _in(days: int) -> datetime:
+    return datetime.now(UTC) + timedelta(days=days)

@@ -1,0 +1,240 @@
+"""Talks to an S3 server: which client, what is tried again, and what an error means, in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSLError,
+)
+from botocore.exceptions import ConnectionError as ConnectionFailed
+from botocore.parsers import ResponseParserError
+
+from volferry import __version__
+from volferry.errors import ConfigError, NoSuchObject, StoreError, StoreUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_s3.client import S3Client
+
+    from volferry.store_config import StoreConfig
+
+_CONNECT_SECONDS = 10
+_READ_SECONDS = 30  # without a byte
+_ATTEMPTS = 8  # of one request, with 0 to 1, 2, 4 … 20 s in between: about a minute
+_MORE_ATTEMPTS = 4  # of what botocore does not try again: what arrived is not what was sent
+_FIRST_PAUSE_SECONDS = 0.2
+
+T = TypeVar("T")
+
+MISSING = {"404", "NoSuchKey", "NotFound"}
+EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+NOT_KNOWN = {"NotImplemented", "501"}
+# What arrived at the server is not what was sent, or what came back is not what it sent.
+_GARBLED = {
+    "BadDigest",
+    "InvalidDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+    "IncompleteBody",
+}
+_EXPIRED = "the credentials have expired"
+_CLOCK = "the clock of this machine is wrong, by what the server says"
+_REGION = "it is in another region, or behind another endpoint"
+# Nothing can be done about these by trying again.
+_WHY = {
+    "InvalidAccessKeyId": "the access key id is not known there: check the credentials",
+    "SignatureDoesNotMatch": "the secret access key is not the one of the access key id: check the credentials",
+    "InvalidToken": "the session token is not valid: check the credentials",
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "AccessDenied": "access is denied: check what the credentials may do with the bucket",
+    "AllAccessDisabled": "access is denied: the account has no access to the bucket",
+    "403": "access is denied: check the credentials, and what they may do with the bucket",
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "PermanentRedirect": _REGION,
+    "301": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+}
+
+
+class GarbledResponse(Exception):
+    """What came back cannot be right: it is worth another attempt."""
+
+
+def make_client(settings: StoreConfig) -> S3Client:
+    """Raises ConfigError for a profile, file or endpoint that cannot be used. Nothing is sent."""
+    key_id, secret, token = settings.credentials or (None, None, None)
+    try:
+        session = boto3.Session(
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            region_name=settings.region,
+            profile_name=settings.profile,
+        )
+        return session.client(
+            "s3",
+            endpoint_url=settings.endpoint,
+            # A server of one's own has no regions, but a request is signed for one.
+            region_name=session.region_name or "us-east-1",
+            verify=str(settings.ca_bundle) if settings.ca_bundle else None,
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                tcp_keepalive=True,
+                max_pool_connections=2 * settings.parallel_parts + 10,
+                # MD5, which every server knows and checks, is what we send; newer checksums break many of them.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                user_agent_extra=f"volferry/{__version__}",
+                s3={
+                    "payload_signing_enabled": False,
+                    **({} if settings.addressing == "auto" else {"addressing_style": settings.addressing}),
+                },
+            ),
+        )
+    except (ProfileNotFound, PartialCredentialsError, BotoCoreError, ValueError, OSError) as error:
+        raise ConfigError(f"store {settings.url}: {_text(error)}") from error
+
+
+def content_md5(digest: bytes) -> str:
+    """As the header of that name has it."""
+    return b64encode(digest).decode()
+
+
+def md5(data: bytes | bytearray | memoryview) -> bytes:
+    """Against bytes that change on their way, not against anybody."""
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def error_code(error: ClientError) -> str:
+    """Such as `NoSuchKey`; the HTTP status where there is no body."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status(response: Any) -> int:
+    """HTTP status of a response, or of one that an error has."""
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def was_tried_again(response: Any) -> bool:
+    """Whether botocore has sent the request more than once."""
+    return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
+
+
+class Server:
+    """One bucket: requests to it, tried again where that may help, with errors that a user can act on."""
+
+    def __init__(self, settings: StoreConfig, bucket: str) -> None:
+        self.bucket = bucket
+        self._settings = settings
+        self._client: S3Client | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def client(self) -> S3Client:
+        """Made when it is first needed. Raises ConfigError."""
+        with self._lock:
+            if self._client is None:
+                self._client = make_client(self._settings)
+            return self._client
+
+    @property
+    def endpoint(self) -> str:
+        return str(self.client.meta.endpoint_url)
+
+    def call(self, what: str, request: Callable[[Any], T]) -> T:
+        """The response to `request`, tried again where botocore does not, with pauses that grow.
+
+        `what` completes "cannot …", such as `write KEY`. Raises ClientError for an answer that is one of the
+        server's own (`MISSING`, `EXISTS`, `NOT_KNOWN`, a NoSuchUpload), else StoreError.
+        """
+        for attempt in range(_MORE_ATTEMPTS):
+            try:
+                return request(self.client)
+            except (ClientError, BotoCoreError, GarbledResponse, HTTPClientError) as error:
+                if isinstance(error, ClientError) and _is_answer(error):
+                    raise
+                if attempt == _MORE_ATTEMPTS - 1 or not _is_garbled(error):
+                    raise self.error(what, error) from error
+            time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE_SECONDS * 2**attempt)  # noqa: S311 -- jitter
+        raise AssertionError("unreachable")
+
+    def error(self, what: str, error: Exception) -> StoreError:
+        """What a user is told of an error that stays."""
+        where = f"the bucket {self.bucket} at {self._endpoint_text()}"
+        if isinstance(error, ClientError):
+            return self._refusal(f"cannot {what} in {where}", error)
+        if isinstance(error, NoCredentialsError):
+            return StoreUnreachable(
+                f"no credentials for {where}: set them in the config, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                "in a profile"
+            )
+        if isinstance(error, SSLError):
+            return StoreUnreachable(
+                f"cannot trust the endpoint {self._endpoint_text()}: {_text(error)} (ca_bundle names certificates)"
+            )
+        if isinstance(error, EndpointConnectionError | ConnectionFailed):
+            return StoreUnreachable(f"cannot reach the endpoint {self._endpoint_text()}: {_text(error)}")
+        return StoreError(f"cannot {what} in {where}: {_text(error)}")
+
+    def _refusal(self, message: str, error: ClientError) -> StoreError:
+        """What the server said."""
+        code = error_code(error)
+        if code == "NoSuchBucket":
+            return StoreUnreachable(f"there is no bucket {self.bucket} at {self._endpoint_text()}")
+        if code in _WHY:
+            return StoreUnreachable(f"{message}: {_WHY[code]} ({code})")
+        said = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+        return StoreError(f"{message}: {code}{': ' if said else ''}{said}")
+
+    def missing(self, key: str, url: str) -> StoreError:
+        """What a 404 without a body means."""
+        try:
+            self.call("find it", lambda client: client.head_bucket(Bucket=self.bucket))
+        except ClientError as error:
+            if error_code(error) in MISSING:
+                return StoreUnreachable(f"there is no bucket {self.bucket} at {self._endpoint_text()}")
+        return NoSuchObject(f"{key} is missing from the store {url}")
+
+    def _endpoint_text(self) -> str:
+        endpoint = self._settings.endpoint or self.endpoint
+        parts = urlsplit(endpoint)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _is_answer(error: ClientError) -> bool:
+    return error_code(error) in MISSING | EXISTS | NOT_KNOWN | {"NoSuchUpload", "InvalidRange", "416"}
+
+
+def _is_garbled(error: Exception) -> bool:
+    if isinstance(error, ClientError):
+        code = error_code(error)
+        # A 400 that is no document, or one that says nothing of what we sent, is one of a server that we garbled.
+        return code in _GARBLED or (code == "400" and not error.response["Error"].get("Message"))
+    return isinstance(error, GarbledResponse | ResponseParserError)
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
