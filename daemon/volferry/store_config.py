@@ -101,7 +101,7 @@ class StoreConfig(Section, frozen=True):
         Literal["AES256", "aws:kms"] | None, Meta(description="Encryption by the server.")
     ] = None
     kms_key_id: Annotated[str | None, Meta(description="The key for aws:kms.")] = None
-    part_size: Annotated[PartSize, Meta(description="Of multipart uploads.")] = PartSize(16 << 20)
+    part_size: Annotated[PartSize, Meta(description="Of multipart uploads.")] = PartSize(8 << 20)
     parallel_parts: Annotated[int, Meta(ge=1, le=32, description="Parts on their way at once.")] = 4
     object_lock: ObjectLock | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from volferry.errors import ObjectLocked, UsageError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key, validate_key
 from volferry.stores.s3_client import MISSING, Server, error_code
-from volferry.stores.s3_transfer import Conditions, S3Reader, S3Writer, Transfers, abort_upload
+from volferry.stores.s3_transfer import Abilities, Knowledge, S3Reader, S3Writer, Transfers, abort_upload
 from volferry.stores.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class S3Store:
             part_bytes=settings.part_size,
             parallel_parts=settings.parallel_parts,
             uploads=Uploads(self._place_in_state),
-            conditions=Conditions(known=self._remembered(), remember=self._remember),
+            knowledge=Knowledge(self._remembered(), self._remember),
             arguments=self._new_object_arguments,
         )
 
@@ -241,14 +242,15 @@ class S3Store:
         name = blake3(f"{self._server.endpoint}\n{self.url}".encode()).hexdigest()[:16]
         return self._state / "s3" / name
 
-    def _remembered(self) -> bool | None:
+    def _remembered(self) -> Abilities | None:
         try:
-            return bool(json.loads(self._memory.read_text())["heeds_if_none_match"]) if self._memory else None
+            found = json.loads(self._memory.read_text()) if self._memory else {}
+            return Abilities(bool(found["heeds_if_none_match"]), bool(found["checks_crc32"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _remember(self, heeded: bool) -> None:  # noqa: FBT001 -- a callback
-        if not heeded:
+    def _remember(self, abilities: Abilities) -> None:
+        if not abilities.heeds_if_none_match:
             self._note(
                 f"{self._server.endpoint} does not know If-None-Match: volferry looks itself that nothing is overwritten"
             )
@@ -256,7 +258,7 @@ class S3Store:
             return
         try:
             self._memory.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-            self._memory.write_text(json.dumps({"heeds_if_none_match": heeded}))
+            self._memory.write_text(json.dumps(asdict(abilities)))
         except OSError:  # found out again next time
             pass
 

@@ -6,6 +6,7 @@ import hashlib
 import random
 import threading
 import time
+import zlib
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -43,6 +44,7 @@ _FIRST_PAUSE_SECONDS = 0.2
 
 T = TypeVar("T")
 
+CRC32_BYTES = 4
 MISSING = {"404", "NoSuchKey", "NotFound"}
 EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 NOT_KNOWN = {"NotImplemented", "501"}
@@ -104,7 +106,7 @@ def make_client(settings: StoreConfig) -> S3Client:
                 read_timeout=_READ_SECONDS,
                 tcp_keepalive=True,
                 max_pool_connections=2 * settings.parallel_parts + 10,
-                # MD5, which every server knows and checks, is what we send; newer checksums break many of them.
+                # Checksums are sent as the server can take them (`Knowledge`): what boto3 adds by itself breaks many of them.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 user_agent_extra=f"volferry/{__version__}",
@@ -118,9 +120,14 @@ def make_client(settings: StoreConfig) -> S3Client:
         raise ConfigError(f"store {settings.url}: {_text(error)}") from error
 
 
-def content_md5(digest: bytes) -> str:
-    """As the header of that name has it."""
+def base64_text(digest: bytes) -> str:
+    """As headers have it."""
     return b64encode(digest).decode()
+
+
+def crc32(data: bytes | bytearray | memoryview) -> bytes:
+    """As S3 has it: big-endian. Against bytes that change on their way, as `md5`."""
+    return zlib.crc32(data).to_bytes(CRC32_BYTES, "big")
 
 
 def md5(data: bytes | bytearray | memoryview) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -14,11 +15,13 @@ from urllib3.exceptions import HTTPError
 from volferry.errors import ObjectExists, StoreError
 from volferry.interrupts import held_back
 from volferry.stores.s3_client import (
+    CRC32_BYTES,
     EXISTS,
     MISSING,
     NOT_KNOWN,
     GarbledResponse,
-    content_md5,
+    base64_text,
+    crc32,
     error_code,
     md5,
     was_tried_again,
@@ -44,7 +47,13 @@ class Part(NamedTuple):
 
     number: int
     etag: str
-    md5: bytes
+    digest: bytes  # CRC-32, big-endian, or MD5
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As CompleteMultipartUpload has it."""
+        crc32 = {"ChecksumCRC32": base64_text(self.digest)} if len(self.digest) == CRC32_BYTES else {}
+        return {"PartNumber": self.number, "ETag": self.etag, **crc32}
 
 
 class Transfers:
@@ -59,7 +68,7 @@ class Transfers:
         part_bytes: int,
         parallel_parts: int,
         uploads: Uploads,
-        conditions: Conditions,
+        knowledge: Knowledge,
         arguments: Callable[[], dict[str, Any]],
     ) -> None:
         self.server = server
@@ -68,7 +77,7 @@ class Transfers:
         self.part_bytes = part_bytes
         self.parallel_parts = parallel_parts
         self.uploads = uploads
-        self.conditions = conditions
+        self.knowledge = knowledge
         self.arguments = arguments  # of every new object: storage class, encryption, retention
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
@@ -76,23 +85,41 @@ class Transfers:
             return self.pool.submit(job)
 
 
-class Conditions:
-    """Whether the server heeds `If-None-Match: *`; found out with the first small object, and remembered."""
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What not every server can: known once the first small object was put."""
 
-    def __init__(self, *, known: bool | None, remember: Callable[[bool], None]) -> None:
-        self.heeded = known
+    heeds_if_none_match: bool
+    checks_crc32: bool  # and says so: five times as fast as MD5
+
+
+class Knowledge:
+    """What is known of the server's abilities, and remembered."""
+
+    def __init__(self, known: Abilities | None, remember: Callable[[Abilities], None]) -> None:
+        self.abilities = known
         self._remember = remember
         self._lock = threading.Lock()
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        return {} if self.heeded is False else {"IfNoneMatch": "*"}
+    def heeds_if_none_match(self) -> bool:
+        return self.abilities is not None and self.abilities.heeds_if_none_match
 
-    def found(self, *, heeded: bool) -> None:
+    @property
+    def checks_crc32(self) -> bool:
+        return self.abilities is not None and self.abilities.checks_crc32
+
+    @property
+    def condition(self) -> dict[str, str]:
+        """To be sent with what makes an object; no harm where it is not heeded."""
+        refused = self.abilities is not None and not self.abilities.heeds_if_none_match
+        return {} if refused else {"IfNoneMatch": "*"}
+
+    def found(self, abilities: Abilities) -> None:
         with self._lock:
-            if self.heeded is None:
-                self.heeded = heeded
-                self._remember(heeded)
+            if self.abilities is None:
+                self.abilities = abilities
+                self._remember(abilities)
 
 
 class S3Writer:
@@ -103,8 +130,10 @@ class S3Writer:
         self._server = transfers.server
         self._name = name  # in the bucket
         self._key = key
-        self._buffer = bytearray()
+        self._waiting: list[memoryview] = []  # pieces of the next part
+        self._waiting_bytes = 0
         self._upload: str | None = None
+        self._by_crc32 = False
         self._parts: list[Part] = []
         self._under_way: deque[Future[Part]] = deque()
         self._number = 0
@@ -114,10 +143,11 @@ class S3Writer:
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            room = self._transfers.part_bytes - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
-            if len(self._buffer) == self._transfers.part_bytes:
+            piece = view[: self._transfers.part_bytes - self._waiting_bytes]
+            view = view[len(piece) :]
+            self._waiting.append(piece)
+            self._waiting_bytes += len(piece)
+            if self._waiting_bytes == self._transfers.part_bytes:
                 self._send()
 
     def commit(self) -> None:
@@ -125,7 +155,7 @@ class S3Writer:
             if self._upload is None:
                 self._put()
             else:
-                if self._buffer:
+                if self._waiting:
                     self._send()
                 while self._under_way:
                     self._parts.append(self._under_way.popleft().result())
@@ -138,7 +168,7 @@ class S3Writer:
         if self._ended:
             return
         self._ended = True
-        self._buffer = bytearray()
+        self._waiting = []
         if self._upload is None:
             return
         for future in self._under_way:
@@ -149,7 +179,7 @@ class S3Writer:
         self._transfers.uploads.ended(self._upload)
 
     def _send(self) -> None:
-        """The buffer becomes a part on its way."""
+        """What waits becomes a part on its way."""
         if self._upload is None:
             self._begin()
         while len(self._under_way) >= self._transfers.parallel_parts:
@@ -159,25 +189,29 @@ class S3Writer:
             raise StoreError(
                 f"cannot write {self._key} to the store {self._transfers.url}: part_size is too small for it"
             )
-        data, number = self._buffer, self._number
-        self._bytes += len(data)
-        self._buffer = bytearray()
-        self._under_way.append(self._transfers.submit(partial(self._send_part, number, data)))
+        pieces, self._waiting = self._waiting, []
+        self._bytes += self._waiting_bytes
+        self._waiting_bytes = 0
+        self._under_way.append(self._transfers.submit(partial(self._send_part, self._number, pieces)))
 
     def _begin(self) -> None:
-        what = f"write {self._key}"
+        self._by_crc32 = self._transfers.knowledge.checks_crc32
+        checksum = {"ChecksumAlgorithm": "CRC32"} if self._by_crc32 else {}
         with held_back():
             begun = self._server.call(
-                what,
+                f"write {self._key}",
                 lambda client: client.create_multipart_upload(
-                    Bucket=self._server.bucket, Key=self._name, **self._transfers.arguments()
+                    Bucket=self._server.bucket, Key=self._name, **checksum, **self._transfers.arguments()
                 ),
             )
             self._upload = begun["UploadId"]
             self._transfers.uploads.begun(self._name, self._upload)
 
-    def _send_part(self, number: int, data: bytearray) -> Part:
-        digest = md5(data)
+    def _send_part(self, number: int, pieces: list[memoryview]) -> Part:
+        data = b"".join(pieces)
+        pieces.clear()
+        digest = crc32(data) if self._by_crc32 else md5(data)
+        checksum = {"ChecksumCRC32" if self._by_crc32 else "ContentMD5": base64_text(digest)}
 
         def send(client: Any) -> str:
             response = client.upload_part(
@@ -185,10 +219,10 @@ class S3Writer:
                 Key=self._name,
                 UploadId=str(self._upload),
                 PartNumber=number,
-                Body=bytes(data),
-                ContentMD5=content_md5(digest),
+                Body=data,
+                **checksum,
             )
-            check_etag(response, digest)
+            check_received(response, digest)
             return str(response["ETag"])
 
         try:
@@ -197,27 +231,32 @@ class S3Writer:
             raise self._server.error(f"write {self._key}", error) from error
 
     def _put(self) -> None:
-        data = bytes(self._buffer)
+        data = b"".join(self._waiting)
         digest = md5(data)
         repeated = 0
+        with_crc32 = self._transfers.knowledge.abilities is None or self._transfers.knowledge.checks_crc32
+        checksum = {"ChecksumCRC32": base64_text(crc32(data))} if with_crc32 else {}
 
-        def put(client: Any) -> None:
+        def put(client: Any) -> bool:
+            """Returns whether the server has checked the CRC-32."""
             nonlocal repeated
             repeated += 1
             response = client.put_object(
                 Bucket=self._server.bucket,
                 Key=self._name,
                 Body=data,
-                ContentMD5=content_md5(digest),
-                **self._transfers.conditions.arguments,
+                ContentMD5=base64_text(digest),
+                **checksum,
+                **self._transfers.knowledge.condition,
                 **self._transfers.arguments(),
             )
-            check_etag(response, digest)
+            check_received(response, digest)
+            return with_crc32 and response.get("ChecksumCRC32") == checksum["ChecksumCRC32"]
 
-        if self._transfers.conditions.heeded is not True:
+        if not self._transfers.knowledge.heeds_if_none_match:
             self._refuse_if_there()
         try:
-            self._conditionally(put)
+            checks_crc32 = self._conditionally(put)
         except ClientError as error:
             if error_code(error) not in EXISTS:
                 raise self._server.error(f"write {self._key}", error) from error
@@ -225,44 +264,45 @@ class S3Writer:
                 (was_tried_again(error.response) or repeated > 1) and self._is_ours(digest.hex(), len(data))
             ):
                 raise self._exists() from error
-        if self._transfers.conditions.heeded is None:
-            self._find_out(put)
+            return
+        if self._transfers.knowledge.abilities is None:
+            self._transfers.knowledge.found(Abilities(self._is_refused(put), checks_crc32))
 
-    def _find_out(self, put: Callable[[Any], None]) -> None:
+    def _is_refused(self, put: Callable[[Any], bool]) -> bool:
         """Puts the same bytes once more: a server that heeds the condition refuses, for they are there."""
         try:
             self._server.call(f"write {self._key}", put)
         except ClientError as error:
             if error_code(error) not in EXISTS:
                 raise self._server.error(f"write {self._key}", error) from error
-            self._transfers.conditions.found(heeded=True)
-        else:
-            self._transfers.conditions.found(heeded=False)
+            return True
+        return False
 
     def _complete(self) -> None:
-        parts = [{"PartNumber": part.number, "ETag": part.etag} for part in self._parts]
-        etag = f"{md5(b''.join(part.md5 for part in self._parts)).hex()}-{len(parts)}"
+        all_digests = b"".join(part.digest for part in self._parts)
+        whole = f"{base64_text(crc32(all_digests)) if self._by_crc32 else md5(all_digests).hex()}-{len(self._parts)}"
         repeated = 0
 
-        def complete(client: Any) -> None:
+        def complete(client: Any) -> bool:
             nonlocal repeated
             repeated += 1
             client.complete_multipart_upload(
                 Bucket=self._server.bucket,
                 Key=self._name,
                 UploadId=str(self._upload),
-                MultipartUpload={"Parts": parts},
-                **self._transfers.conditions.arguments,
+                MultipartUpload={"Parts": [part.document for part in self._parts]},
+                **self._transfers.knowledge.condition,
             )
+            return True
 
-        if self._transfers.conditions.heeded is not True:
+        if not self._transfers.knowledge.heeds_if_none_match:
             self._refuse_if_there()
         try:
             with held_back():
                 self._conditionally(complete)
         except ClientError as error:
             # The answer to an earlier attempt may have been lost: then the object is there, and the upload is not.
-            if (was_tried_again(error.response) or repeated > 1) and self._is_ours(etag, self._bytes):
+            if (was_tried_again(error.response) or repeated > 1) and self._is_ours(whole, self._bytes):
                 pass
             elif error_code(error) in EXISTS:
                 raise self._exists() from error
@@ -270,34 +310,38 @@ class S3Writer:
                 raise self._server.error(f"write {self._key}", error) from error
         self._transfers.uploads.ended(str(self._upload))
 
-    def _conditionally(self, request: Callable[[Any], None]) -> None:
+    def _conditionally(self, request: Callable[[Any], bool]) -> bool:
         """With the condition; without it where the server says that it does not know it."""
+        knowledge = self._transfers.knowledge
         try:
-            self._server.call(f"write {self._key}", request)
+            return self._server.call(f"write {self._key}", request)
         except ClientError as error:
-            if error_code(error) not in NOT_KNOWN or self._transfers.conditions.heeded is not None:
+            if error_code(error) not in NOT_KNOWN or knowledge.abilities is not None:
                 raise
-            self._transfers.conditions.found(heeded=False)
-            self._server.call(f"write {self._key}", request)
+            knowledge.found(Abilities(heeds_if_none_match=False, checks_crc32=False))
+            return self._server.call(f"write {self._key}", request)
 
     def _refuse_if_there(self) -> None:
         """For servers that do not do it: nobody else writes the same key on purpose, for ids are random."""
         if self._head() is not None:
             raise self._exists()
 
-    def _is_ours(self, etag: str, size: int) -> bool:
+    def _is_ours(self, whole: str, size: int) -> bool:
+        """Whether what is there has the digest that we sent, or is of the same size where no digest tells."""
         found = self._head()
-        return (
-            found is not None
-            and found["ContentLength"] == size
-            and (found["ETag"].strip('"') == etag or not _is_of_content(found))
-        )
+        if found is None or found["ContentLength"] != size:
+            return False
+        if not is_of_content(found):
+            return True
+        return whole in {found["ETag"].strip('"'), found.get("ChecksumCRC32")}
 
     def _head(self) -> Any:
         try:
             return self._server.call(
                 f"read {self._key}",
-                lambda client: client.head_object(Bucket=self._server.bucket, Key=self._name),
+                lambda client: client.head_object(
+                    Bucket=self._server.bucket, Key=self._name, ChecksumMode="ENABLED"
+                ),
             )
         except ClientError as error:
             if error_code(error) in MISSING:
@@ -319,14 +363,18 @@ def abort_upload(server: Server, name: str, upload: str) -> None:
         pass
 
 
-def check_etag(response: Any, digest: bytes) -> None:
+def check_received(response: Any, digest: bytes) -> None:
     """Raises GarbledResponse if the server has other bytes than were sent."""
-    etag = str(response.get("ETag", "")).strip('"')
-    if _is_of_content(response) and len(etag) == 2 * len(digest) and etag != digest.hex():
+    if len(digest) == CRC32_BYTES:
+        wrong = response.get("ChecksumCRC32") != base64_text(digest)
+    else:
+        etag = str(response.get("ETag", "")).strip('"')
+        wrong = is_of_content(response) and len(etag) == 2 * len(digest) and etag != digest.hex()
+    if wrong:
         raise GarbledResponse("the server has other bytes than were sent")
 
 
-def _is_of_content(response: Any) -> bool:
+def is_of_content(response: Any) -> bool:
     """Whether the entity tag is the MD5 of the content: it is not where the server encrypts with keys of its own
     (docs.aws.amazon.com, "Common response headers").
     """
