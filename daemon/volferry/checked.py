@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of settings: a key that does not exist is an error."""
+
+
 class Mistake(NamedTuple):
     """What is wrong with one key of a document."""
 

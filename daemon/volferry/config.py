@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
-from volferry.checked import mistakes, value_of
+from volferry.checked import Section, document_of, mistakes, value_of
 from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, reason
-from volferry.store_config import Section, Size, StoreConfig
+from volferry.retention import Keep, Within
+from volferry.store_config import Size, StoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,14 @@ class HelperMemory(Size):
         if size < _LEAST_MEMORY:
             raise ValueError(f"it should be 64M ({_LEAST_MEMORY}) at least")
         return size
+
+
+class PruneConfig(Section, frozen=True):
+    """How `prune` goes about it."""
+
+    grace: Annotated[
+        Within, Meta(description="How old a pack is, at least, that no backup refers to, when it is deleted.")
+    ] = Within("7d")
 
 
 class HelperConfig(Section, frozen=True):
@@ -66,6 +75,7 @@ class VolumeSettings(Section, frozen=True):
     exclude_caches: Annotated[
         bool | None, Meta(description="Leave out directories that a CACHEDIR.TAG marks.")
     ] = None
+    keep: Annotated[Keep | None, Meta(description="Which backups `prune` keeps; without it, all.")] = None
 
 
 class Rule(VolumeSettings, frozen=True):
@@ -103,6 +113,21 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         else tuple(pattern.strip() for pattern in re.split(r"[,\n]", exclude) if pattern.strip()),
         exclude_caches=None if caches is None else caches.lower() in _TRUE,
     )
+
+
+_KEEP_LABEL = "volferry.keep."
+
+
+def keep_of_labels(labels: Mapping[str, str], *, of: str) -> dict[str, Any]:
+    """`volferry.keep.daily` and so on, as a document for `Keep`. Raises ConfigError that names `of`."""
+    found = {
+        name.removeprefix(_KEEP_LABEL): value
+        for name, value in labels.items()
+        if name.startswith(_KEEP_LABEL)
+    }
+    for mistake in mistakes(found, Keep):
+        raise ConfigError(f"{of}: label {_KEEP_LABEL}{'.'.join(mistake.path)}: {mistake.message}")
+    return found
 
 
 def _default_state_dir() -> Path:
@@ -144,6 +169,7 @@ class Config(Section, frozen=True):
     defaults: VolumeSettings = VolumeSettings()
     rules: tuple[Rule, ...] = ()
     helper: HelperConfig = HelperConfig()
+    prune: PruneConfig = PruneConfig()
 
     def settings_of(self, volume: Volume) -> VolumeSettings:
         """What is in force for a volume: its labels, then those of containers that use it, the last rule that fits,
@@ -158,12 +184,33 @@ class Config(Section, frozen=True):
             found[key] = next((value for each in sources if (value := getattr(each, key)) is not None), None)
         return VolumeSettings(**found)
 
+    def keep_of(self, volume: Volume, store: StoreConfig) -> Keep:
+        """The policy in force for a volume's backups in a store: that of the store, else of the volume's labels, key by
+        key over what the config says of it. Raises ConfigError.
+        """
+        if store.keep is not None:
+            return store.keep
+        found = document_of(self.settings_of(volume).keep or Keep())
+        for use in reversed(volume.uses):
+            found |= keep_of_labels(use.labels, of=f"container {use.container}")
+        found |= keep_of_labels(volume.labels, of=f"volume {volume.name}")
+        return value_of(found, Keep)
+
     @property
     def store_name(self) -> str | None:
         """The one of `stores` to use: `store`, else the first that is no replica. None if it is not one of them."""
         if self.store is not None:
             return self.store if self.store in self.stores else None
         return next((name for name, store in self.stores.items() if store.replica_of is None), None)
+
+    @property
+    def replicas(self) -> list[str]:
+        """Names of the copies of the store to use."""
+        return [
+            name
+            for name, store in self.stores.items()
+            if store.replica_of and store.replica_of == self.store_name
+        ]
 
     @property
     def store_config(self) -> StoreConfig:
@@ -205,6 +252,13 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> C
         config = value_of(document, Config)
     except ValueError as error:
         raise ConfigError("; ".join(_explain(where, each) for each in mistakes(document, Config))) from error
+    for name, store in config.stores.items():
+        if store.replica_of is not None and (
+            store.replica_of not in config.stores or store.replica_of == name
+        ):
+            raise ConfigError(
+                f"{where}: stores.{name}.replica_of: there is no other store {store.replica_of!r}"
+            )
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     for key, value in changes.items():
         if not value:
@@ -230,6 +284,7 @@ def _known_keys(section: list[str]) -> tuple[str, ...]:
     sections: dict[str, type[Struct]] = {
         "stores": StoreConfig,
         "helper": HelperConfig,
+        "prune": PruneConfig,
         "defaults": VolumeSettings,
         "rules": Rule,
     }

@@ -3,6 +3,7 @@
     VolferryError                      1
     ├── UsageError                     2   a value on the command line cannot be used
     │   └── ConfigError                2   the configuration cannot be used
+    ├── VolumeBusy                     1   another run is at work on the same volume's backups
     ├── PathExists                     1   what would be restored is in its place already
     ├── ExtractionFailed               1   `tar` on this machine could not write what was restored
     ├── EngineError                    1   the Docker engine said no, or is not there
@@ -61,6 +62,10 @@ class Interrupted(BaseException):
     """Not an Exception: libraries, botocore and urllib3 among them, take those for failures, and try again."""
 
     exit_code = 130
+
+
+class VolumeBusy(VolferryError):
+    pass
 
 
 class PathExists(VolferryError):

@@ -139,6 +139,11 @@ class BackupRef:
     volume: str
     id: str
 
+    @property
+    def time(self) -> datetime:
+        """When the backup began, to the second."""
+        return time_of_id(self.id)
+
     def __str__(self) -> str:
         return f"{self.host}/{self.volume}@{self.id}"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from volferry.archive.index import digested, file_blocks
-from volferry.archive.manifest import FORMAT_VERSION, Manifest, check_format, read_manifest
+from volferry.archive.manifest import FORMAT_VERSION, Manifest, check_format, read_manifest, reread_manifest
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import (
     AmbiguousBackup,
@@ -17,6 +18,8 @@ from volferry.errors import (
     NoSuchObject,
     NoSuchStore,
     ObjectExists,
+    ObjectLocked,
+    RepositoryError,
     StoreError,
     UsageError,
 )
@@ -30,10 +33,14 @@ if TYPE_CHECKING:
 
     from volferry.archive.index import ObjectDigest
     from volferry.archive.manifest import IndexObjectPart
+    from volferry.manifest_cache import ManifestCache
+    from volferry.model import ObjectInfo
     from volferry.stores.base import ObjectWriter, Store
 
 MARKER_KEY = "volferry.json"
 _READ_BYTES = 1 << 20
+_FETCHES_AT_ONCE = 16
+_READ_ATTEMPTS = 2  # bytes may change on their way
 _LONGEST_SEGMENT = 220  # filesystems take 255 bytes
 
 
@@ -62,6 +69,45 @@ def files_key(ref: BackupRef) -> str:
 def pack_key(ref: BackupRef, pack: str) -> str:
     """Packs of older backups of the same volume lie beside the backup's own."""
     return f"packs/{encode_name(ref.host)}/{encode_name(ref.volume)}/{pack}.tar.zst"
+
+
+def ref_of_manifest(key: str) -> BackupRef | None:
+    """The inverse of `manifest_key`; None for a key of anything else."""
+    parts = key.split("/")
+    if len(parts) != 4 or parts[0] != "manifests" or not parts[3].endswith(".json"):
+        return None
+    ref = BackupRef(unquote(parts[1]), unquote(parts[2]), parts[3].removesuffix(".json"))
+    return ref if BACKUP_ID.fullmatch(ref.id) else None
+
+
+def _manifests_prefix(host: str | None, volume: str | None) -> str:
+    if host is None:
+        return "manifests/"
+    return f"manifests/{encode_name(host)}/{f'{encode_name(volume)}/' if volume is not None else ''}"
+
+
+def _order(ref: BackupRef) -> tuple[str, str, str]:
+    return ref.host, ref.volume, ref.id
+
+
+def _manifest_of(ref: BackupRef, data: bytes) -> Manifest:
+    """Raises DamagedObject, NewerFormat."""
+    key = manifest_key(ref)
+    manifest = read_manifest(data, key=key)
+    if BackupRef(manifest.host, manifest.volume.name, manifest.id) != ref:
+        raise DamagedObject(
+            key, f"it is the manifest of {manifest.host}/{manifest.volume.name}@{manifest.id}"
+        )
+    return manifest
+
+
+def _known_manifest(ref: BackupRef, data: bytes) -> Manifest | None:
+    """Of what the cache has."""
+    try:
+        manifest = reread_manifest(data)
+    except ValueError:
+        return None
+    return manifest if BackupRef(manifest.host, manifest.volume.name, manifest.id) == ref else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +173,10 @@ class Repository:
 
     def refs(self, *, host: str | None = None, volume: str | None = None) -> Iterator[BackupRef]:
         """Names of all backups, by host, volume and time. A name is no promise that its manifest can be read."""
-        prefix = "manifests/"
-        if host is not None:
-            prefix += f"{encode_name(host)}/"
-            if volume is not None:
-                prefix += f"{encode_name(volume)}/"
-        found = []
-        for info in self.store.list(prefix):
-            parts = info.key.split("/")
-            if len(parts) != 4 or not parts[3].endswith(".json"):
-                continue
-            ref = BackupRef(unquote(parts[1]), unquote(parts[2]), parts[3].removesuffix(".json"))
-            if BACKUP_ID.fullmatch(ref.id) and (volume is None or ref.volume == volume):
-                found.append(ref)
-        found.sort(key=lambda ref: (ref.host, ref.volume, ref.id))
-        yield from found
+        found = [ref_of_manifest(info.key) for info in self.store.list(_manifests_prefix(host, volume))]
+        yield from sorted(
+            (ref for ref in found if ref is not None and (volume is None or ref.volume == volume)), key=_order
+        )
 
     def resolve(self, name: BackupName, *, host: str) -> BackupRef:
         """The one backup that `name` means; without an id the newest; without a host that of `host`.
@@ -178,13 +213,58 @@ class Repository:
 
     def manifest(self, ref: BackupRef) -> Manifest:
         """Raises DamagedObject, NewerFormat, NoSuchObject."""
-        key = manifest_key(ref)
-        manifest = read_manifest(get(self.store, key), key=key)
-        if BackupRef(manifest.host, manifest.volume.name, manifest.id) != ref:
-            raise DamagedObject(
-                key, f"it is the manifest of {manifest.host}/{manifest.volume.name}@{manifest.id}"
-            )
-        return manifest
+        return _manifest_of(ref, self.manifest_bytes(ref))
+
+    def manifests(
+        self, *, host: str | None = None, volume: str | None = None, cache: ManifestCache | None = None
+    ) -> list[tuple[BackupRef, Manifest | RepositoryError | StoreError]]:
+        """All manifests, in the order of `refs`, or what is wrong with one. Those that `cache` has are not fetched, the
+        others several at once.
+        """
+        prefix = _manifests_prefix(host, volume)
+        infos = {
+            ref: info
+            for info in self.store.list(prefix)
+            if (ref := ref_of_manifest(info.key)) is not None and (volume is None or ref.volume == volume)
+        }
+        known = cache.all(prefix) if cache else {}
+        found: dict[BackupRef, Manifest | RepositoryError | StoreError] = {}
+        missing = []
+        for ref, info in infos.items():
+            data = known.get(info.key)
+            if data is not None and len(data) == info.size and (manifest := _known_manifest(ref, data)):
+                found[ref] = manifest
+            else:
+                missing.append(ref)
+        new: dict[str, bytes] = {}
+        if missing:
+            with ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="manifests") as pool:
+                for ref, fetched in zip(missing, pool.map(self._fetched, missing), strict=True):
+                    found[ref], new[infos[ref].key] = fetched
+        if cache is not None:
+            keys = {info.key for info in infos.values()}
+            # Of one volume on all hosts, not all that the prefix covers was looked at.
+            gone = () if host is None and volume is not None else known.keys() - keys
+            cache.update({key: data for key, data in new.items() if data}, gone)
+        return sorted(found.items(), key=lambda each: _order(each[0]))
+
+    def _fetched(self, ref: BackupRef) -> tuple[Manifest | RepositoryError | StoreError, bytes]:
+        """The manifest and its bytes, or what is wrong with it and none."""
+        try:
+            data = self.manifest_bytes(ref)
+            return _manifest_of(ref, data), data
+        except (RepositoryError, StoreError) as error:
+            return error, b""
+
+    def manifest_bytes(self, ref: BackupRef) -> bytes:
+        """As they are stored. Raises as `manifest` does."""
+        data = get(self.store, manifest_key(ref))
+        try:
+            _manifest_of(ref, data)
+        except DamagedObject:  # bytes may change on their way
+            data = get(self.store, manifest_key(ref))
+            _manifest_of(ref, data)
+        return data
 
     def check_objects(self, ref: BackupRef, manifest: Manifest) -> None:
         """Raises DamagedObject or NoSuchObject unless every object that the backup needs is there with its size."""
@@ -204,15 +284,59 @@ class Repository:
             for info in self.store.list(prefix)
         }
 
+    def volumes(self, host: str | None = None) -> list[tuple[str, str]]:
+        """Host and volume of all of which there is anything, if only packs of a run that died."""
+        found = set()
+        for kind in ("packs", "indexes", "manifests"):
+            for info in self.store.list(f"{kind}/{f'{encode_name(host)}/' if host is not None else ''}"):
+                parts = info.key.split("/")
+                if len(parts) == 4:
+                    found.add((unquote(parts[1]), unquote(parts[2])))
+        return sorted(found)
+
+    def objects(self, kind: str, host: str, volume: str) -> list[ObjectInfo]:
+        """Of one kind (`packs`, `indexes`, `manifests`), all that is there of a volume."""
+        return list(self.store.list(f"{kind}/{encode_name(host)}/{encode_name(volume)}/"))
+
+    def require(self, ref: BackupRef, manifest: Manifest) -> None:
+        """Raises StoreError unless every pack that a manifest refers to is there, whole."""
+        there = self.pack_sizes(ref.host, ref.volume)
+        missing = [pack.name for pack in manifest.packs if there.get(pack.name) != pack.stored_bytes]
+        if missing:
+            raise StoreError(
+                f"{len(missing)} packs of {ref} are not in the store {self.store.url} any longer ({missing[0]}): run it again"
+            )
+
+    def protect(self, ref: BackupRef, manifest: Manifest) -> None:
+        """Keeps all that a manifest refers to from being deleted, where the store was told to."""
+        self.store.protect(
+            [frames_key(ref), files_key(ref), *(pack_key(ref, pack.name) for pack in manifest.packs)]
+        )
+
+    def forget(self, ref: BackupRef) -> None:
+        """Deletes the manifest, with which the backup ends, then the index. Packs stay, others may need them.
+
+        Raises ObjectLocked if it may not be deleted yet; then nothing was.
+        """
+        self.store.delete(manifest_key(ref))
+        for key in (frames_key(ref), files_key(ref)):
+            try:
+                self.store.delete(key)
+            except ObjectLocked:  # it belongs to no backup any longer, and goes with a later prune
+                continue
+
     def fetch(self, key: str, path: Path, *, expected: IndexObjectPart) -> int:
         """Copies an index object to a local file, and returns its bytes. Raises DamagedObject unless it is what the
         manifest says.
         """
-        with path.open("wb") as file:
-            digest = digested(self.blocks(key), file.write)
-        if wrong := digest_error(digest, expected.stored_bytes, expected.blake3):
-            raise DamagedObject(key, wrong)
-        return digest.stored_bytes
+        wrong: str | None = None
+        for _ in range(_READ_ATTEMPTS):
+            with path.open("wb") as file:
+                digest = digested(self.blocks(key), file.write)
+            wrong = digest_error(digest, expected.stored_bytes, expected.blake3)
+            if wrong is None:
+                return digest.stored_bytes
+        raise DamagedObject(key, str(wrong))
 
     def blocks(self, key: str) -> Iterator[bytes]:
         """The bytes of an object in pieces."""
@@ -243,9 +367,11 @@ class BackupWriter:
             self._written.append(key)
             self._copy(path, key)
 
-    def put_manifest(self, manifest: Manifest) -> int:
-        """Must be the last thing written: from here on the backup exists. Returns its size in bytes."""
-        data = manifest.to_bytes()
+    def put_manifest(self, manifest: Manifest, *, data: bytes | None = None) -> int:
+        """Must be the last thing written: from here on the backup exists. Returns its size in bytes. `data` is the
+        manifest as another store has it. What it refers to should have been asked for with `require`, and protected.
+        """
+        data = data or manifest.to_bytes()
         # An unmounted share leaves its mount point, where everything could be written, and nothing would be kept.
         if Repository.open(self._repository.store).id != self._repository.id:
             raise StoreError(f"{self._repository.store.url} is another store now than when the backup began")

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from volferry.checked import Section
 from volferry.errors import ConfigError, reason
+from volferry.retention import Keep
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SMALLEST_PART, _LARGEST_PART = (
@@ -63,10 +65,6 @@ class Secret:
     __repr__ = __str__
 
 
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
 class ObjectLock(Section, frozen=True):
     """S3 Object Lock: until when what is stored cannot be deleted."""
 
@@ -104,6 +102,9 @@ class StoreConfig(Section, frozen=True):
     part_size: Annotated[PartSize, Meta(description="Of multipart uploads.")] = PartSize(8 << 20)
     parallel_parts: Annotated[int, Meta(ge=1, le=32, description="Parts on their way at once.")] = 4
     object_lock: ObjectLock | None = None
+    keep: Annotated[
+        Keep | None, Meta(description="What is kept here, in place of what is said of the volumes.")
+    ] = None
 
     def __post_init__(self) -> None:
         if (self.access_key_id or self.access_key_id_file) is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import datetime
     from types import TracebackType
 
     from volferry.model import ObjectInfo
@@ -65,6 +66,9 @@ class RecordedStore:
 
     def abort_uploads(self) -> int:
         return self.store.abort_uploads()
+
+    def now(self) -> datetime:
+        return self.store.now()
 
     def clean(self) -> None:
         self._record("clean", "")

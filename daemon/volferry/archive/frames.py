@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import cpu_count
 from typing import TYPE_CHECKING, TypeVar
@@ -128,20 +128,32 @@ class StoredFrame:
     digest: str
     raw_bytes: int
     stored: bytes
+    fetch_again: Callable[[], bytes] | None = None
 
 
 def decode_frames(
-    stored_frames: Iterable[StoredFrame], *, damaged: Callable[[str, str], Exception]
+    stored_frames: Iterable[StoredFrame | Exception], *, damaged: Callable[[str, str], Exception]
 ) -> Generator[bytes, None, None]:
-    """Raw bytes, in order, decompressed and checked on all cores. Raises `damaged(key, reason)` for a wrong frame."""
+    """Raw bytes, in order, decompressed and checked on all cores. Raises `damaged(key, reason)` for a wrong frame, and
+    an exception that is given in place of one in its turn.
 
-    def decode(frame: StoredFrame) -> bytes:
+    A wrong frame is fetched again once: bytes may have changed on their way.
+    """
+
+    def decode(frame: StoredFrame | Exception) -> bytes:
+        if isinstance(frame, Exception):
+            raise frame
         try:
             return decode_frame(frame.stored, digest=frame.digest, raw_bytes=frame.raw_bytes)
         except ValueError as error:
-            raise damaged(frame.key, str(error)) from error
+            if frame.fetch_again is None:
+                raise damaged(frame.key, str(error)) from error
+            return decode(replace(frame, stored=frame.fetch_again(), fetch_again=None))
 
-    return _in_order((frame.raw_bytes, partial(decode, frame)) for frame in stored_frames)
+    return _in_order(
+        (0 if isinstance(frame, Exception) else frame.raw_bytes, partial(decode, frame))
+        for frame in stored_frames
+    )
 
 
 def decode_frame(stored: bytes, *, digest: str, raw_bytes: int) -> bytes:

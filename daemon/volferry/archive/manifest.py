@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta, Struct
 
 from volferry.archive.sealed import seal, unseal
@@ -49,6 +50,7 @@ class ContainerPart(_Part, frozen=True):
     destination: str
     read_write: bool
     project: str | None
+    labels: dict[str, str] = {}  # those of volferry
 
 
 class CountsPart(_Part, frozen=True):
@@ -139,6 +141,9 @@ class Manifest(_Part, frozen=True, kw_only=True):
         return document
 
 
+_DECODER = msgspec.json.Decoder(Manifest)
+
+
 def read_manifest(data: bytes, *, key: str) -> Manifest:
     """Raises NewerFormat for a later version's manifest, DamagedObject for anything that is not a manifest."""
     # The version is looked at first: what a later version seals, and how, is not known here.
@@ -152,6 +157,11 @@ def read_manifest(data: bytes, *, key: str) -> Manifest:
     except ValueError as error:
         first = next(mistakes(document, Manifest))
         raise DamagedObject(key, f"{'.'.join(first.path)}: {first.message}") from error
+
+
+def reread_manifest(data: bytes) -> Manifest:
+    """As `read_manifest`, of bytes that it has taken before: the seal is not looked at. Raises ValueError."""
+    return _DECODER.decode(data)
 
 
 def check_format(data: bytes, *, key: str) -> None:

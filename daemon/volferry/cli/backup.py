@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from volferry.archive.excludes import Excludes
     from volferry.engine.helper import HelperSettings
     from volferry.model import BackupStats, Volume
-    from volferry.operations.backup import VolumeState
     from volferry.repository import Repository
     from volferry.run import Run
 
@@ -176,25 +175,29 @@ def _back_up_one(
         HelperInBackground(session.engine, run, settings, [volume]) as helper,
     ):
         # Imported and opened while the helper comes up.
-        from volferry.operations.backup import BackupSettings, backup_volume  # noqa: PLC0415
+        from volferry.index_cache import IndexCache  # noqa: PLC0415
+        from volferry.operations.backup import BackupSettings, VolumeState, backup_volume  # noqa: PLC0415
+        from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
         repository = opened.repository()
-        return backup_volume(
-            volume,
-            helper=helper,
-            repository=repository,
-            settings=BackupSettings(
-                host=session.host,
-                engine=f"{session.engine.name}, Docker {session.engine.version}",
-                compression_level=session.config.compression,
-                excludes=excludes,
-                full=full,
-            ),
-            state=_volume_state(session, repository, volume),
-            spool=run.spool,
-            started=started,
-            observer=observer,
-        )
+        state = session.state_of_volume(repository, session.host, volume.name)
+        with volume_lock(state, volume.name):
+            return backup_volume(
+                volume,
+                helper=helper,
+                repository=repository,
+                settings=BackupSettings(
+                    host=session.host,
+                    engine=f"{session.engine.name}, Docker {session.engine.version}",
+                    compression_level=session.config.compression,
+                    excludes=excludes,
+                    full=full,
+                ),
+                state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
+                spool=run.spool,
+                started=started,
+                observer=observer,
+            )
 
 
 def _excludes(session: Session, volume: Volume, more: list[str], *, caches: bool) -> Excludes:
@@ -208,21 +211,6 @@ def _excludes(session: Session, volume: Volume, more: list[str], *, caches: bool
     except ValueError as error:
         raise UsageError(f"volume {volume.name}: {error}") from error
     return excludes
-
-
-def _volume_state(session: Session, repository: Repository, volume: Volume) -> VolumeState:
-    from volferry.index_cache import IndexCache  # noqa: PLC0415
-    from volferry.operations.backup import VolumeState  # noqa: PLC0415
-    from volferry.repository import encode_name  # noqa: PLC0415
-
-    place = (
-        session.config.state_dir
-        / "stores"
-        / repository.id
-        / encode_name(session.host)
-        / encode_name(volume.name)
-    )
-    return VolumeState(place / "checkpoints", IndexCache(place / "index"))
 
 
 def _line(stats: BackupStats) -> str:

@@ -17,7 +17,7 @@ from volferry.cli.options import (
 )
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, local_time_text, size_text, table
-from volferry.errors import UsageError, VolferryError
+from volferry.errors import NoSuchStore, UsageError, VolferryError
 
 if TYPE_CHECKING:
     from volferry.archive.manifest import Manifest
@@ -47,20 +47,52 @@ def list_backups(
     wanted_host = None if all_hosts else session.host
     found: list[tuple[BackupRef, Manifest]] = []
     failed = []
-    for ref in session.repository.refs(host=wanted_host, volume=volume):
-        try:
-            found.append((ref, session.repository.manifest(ref)))
-        except VolferryError as error:
-            say(f"volferry: {error}")
-            failed.append({"backup": str(ref), "error": str(error)})
+    repository = session.repository
+    for ref, manifest in repository.manifests(
+        host=wanted_host, volume=volume, cache=session.manifest_cache(repository)
+    ):
+        if isinstance(manifest, VolferryError):
+            say(f"volferry: {manifest}")
+            failed.append({"backup": str(ref), "error": str(manifest)})
+        else:
+            found.append((ref, manifest))
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
+    stores = _stores(session, wanted_host, volume, only_one=store is not None)
     if json:
-        print_json({"backups": [_summary(ref, manifest) for ref, manifest in found], "failed": failed})
+        print_json(
+            {
+                "backups": [
+                    {
+                        **_summary(ref, manifest),
+                        "stores": [name for name, refs in stores.items() if ref in refs],
+                    }
+                    for ref, manifest in found
+                ],
+                "failed": failed,
+            }
+        )
     elif found:
-        _print_list(found, with_host=all_hosts)
+        _print_list(found, stores, with_host=all_hosts)
     elif not failed:
         print(_nothing(session, volume, wanted_host))
     return 1 if failed else 0
+
+
+def _stores(
+    session: Session, host: str | None, volume: str | None, *, only_one: bool
+) -> dict[str, set[BackupRef]]:
+    """Which backups are in each store of the config; nothing where one alone is looked at."""
+    if only_one or len(session.config.stores) < 2:
+        return {}
+    found: dict[str, set[BackupRef]] = {}
+    for name in session.config.stores:
+        try:
+            found[name] = set(session.named_repository(name).refs(host=host, volume=volume))
+        except NoSuchStore:
+            continue  # nothing was ever copied there
+        except VolferryError as error:
+            say(f"{name}: {error}")
+    return found
 
 
 def _nothing(session: Session, volume: str | None, host: str | None) -> str:
@@ -89,7 +121,9 @@ def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _print_list(found: list[tuple[BackupRef, Manifest]], *, with_host: bool) -> None:
+def _print_list(
+    found: list[tuple[BackupRef, Manifest]], stores: dict[str, set[BackupRef]], *, with_host: bool
+) -> None:
     rows = []
     for ref, manifest in found:
         counts = manifest.counts
@@ -102,10 +136,20 @@ def _print_list(found: list[tuple[BackupRef, Manifest]], *, with_host: bool) -> 
                 size_text(counts.source_bytes),
                 size_text(counts.stored_bytes),
                 str(manifest.findings_total or "-"),
+                *([" ".join(name for name, refs in stores.items() if ref in refs)] if stores else []),
             )
         )
     shift = 1 if with_host else 0
-    header = (*(["HOST"] if with_host else []), "BACKUP", "TAKEN", "ENTRIES", "SIZE", "STORED", "FINDINGS")
+    header = (
+        *(["HOST"] if with_host else []),
+        "BACKUP",
+        "TAKEN",
+        "ENTRIES",
+        "SIZE",
+        "STORED",
+        "FINDINGS",
+        *(["STORES"] if stores else []),
+    )
     print(table(header, rows, right=tuple(column + shift for column in (2, 3, 4, 5))))
 
 

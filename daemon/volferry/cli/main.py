@@ -22,6 +22,10 @@ _COMMANDS = {
     "diff": ("diff", "diff"),
     "restore": ("restore", "restore"),
     "export": ("export", "export"),
+    "verify": ("verify", "verify"),
+    "copy": ("copy", "copy"),
+    "forget": ("prune", "forget"),
+    "prune": ("prune", "prune"),
     "doctor": ("doctor", "doctor"),
     "config": ("config", "app"),
 }

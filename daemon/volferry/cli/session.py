@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from volferry.engine.client import Engine
     from volferry.engine.helper import HelperSettings
+    from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef
     from volferry.repository import Repository
     from volferry.run import Run
@@ -56,6 +57,32 @@ class Session:
         from volferry.repository import Repository  # noqa: PLC0415
 
         return Repository.open(self.store)
+
+    def named_repository(self, name: str) -> Repository:
+        """Of one of the stores in the config. Raises UsageError, NoSuchStore."""
+        from volferry.repository import Repository  # noqa: PLC0415
+
+        return Repository.open(self.named_store(name))
+
+    def named_store(self, name: str) -> Store:
+        """By its name in the config, or a path or URL."""
+        from volferry.stores.factory import open_store  # noqa: PLC0415
+
+        return open_store(self.config.named_store(name), state=self.config.state_dir, note=say)
+
+    def state_of(self, repository: Repository) -> Path:
+        """What this machine keeps of a store."""
+        return self.config.state_dir / "stores" / repository.id
+
+    def state_of_volume(self, repository: Repository, host: str, volume: str) -> Path:
+        from volferry.repository import encode_name  # noqa: PLC0415
+
+        return self.state_of(repository) / encode_name(host) / encode_name(volume)
+
+    def manifest_cache(self, repository: Repository) -> ManifestCache:
+        from volferry.manifest_cache import ManifestCache  # noqa: PLC0415
+
+        return ManifestCache(self.state_of(repository) / "manifests.sqlite")
 
     @property
     def host(self) -> str:

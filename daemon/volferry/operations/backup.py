@@ -132,6 +132,9 @@ def backup_volume(
                 volume, repository, settings, stats, listing, reading, assembly, digests, started_at
             )
             writer.put_index(index.frames, index.files)
+            # The last look before it exists: another machine's prune may have had a clock that is wrong.
+            repository.require(ref, manifest)
+            repository.protect(ref, manifest)
             writer.put_manifest(manifest)
         except BaseException:
             packs.abort()
@@ -259,6 +262,7 @@ def _manifest(
                 destination=use.destination,
                 read_write=use.read_write,
                 project=use.project,
+                labels={key: value for key, value in use.labels.items() if key.startswith("volferry.")},
             )
             for use in volume.uses
         ),

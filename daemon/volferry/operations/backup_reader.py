@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from volferry.archive.frames import StoredFrame, decode_frames
 from volferry.archive.index import file_blocks, read_files, read_frames
 from volferry.archive.tarstream import END_OF_ARCHIVE
-from volferry.errors import DamagedObject
+from volferry.errors import DamagedObject, StoreError
 from volferry.repository import files_key, frames_key, pack_key
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Generator, Iterator
+    from collections.abc import Callable, Container, Generator, Iterator
     from pathlib import Path
 
     from volferry.archive.index import FrameLocation
@@ -84,7 +85,7 @@ class BackupReader(BackupIndex):
         Raises DamagedObject, StoreError.
         """
         total = 0
-        for raw in self._raw_frames(self._locations()):
+        for raw in self._raw_frames(self.locations()):
             total += len(raw)
             yield raw
         if total != self.manifest.counts.tar_bytes:
@@ -98,34 +99,68 @@ class BackupReader(BackupIndex):
 
         Raises DamagedObject, StoreError.
         """
-        yield from self._raw_frames(location for location in self._locations() if location.group in groups)
+        yield from self._raw_frames(location for location in self.locations() if location.group in groups)
         yield END_OF_ARCHIVE
 
-    def _raw_frames(self, locations: Iterator[FrameLocation]) -> Iterator[bytes]:
+    def frames(
+        self, wanted: Callable[[int], bool], on_stored: Callable[[FrameLocation, bytes], object]
+    ) -> Iterator[tuple[FrameLocation, Callable[[], bytes]]]:
+        """The frames of wanted groups, in order, each with what gives its raw bytes, or raises DamagedObject or
+        StoreError; that must be called before the next one is asked for. `on_stored` gets what was fetched.
+        """
+        chosen = (location for location in self.locations() if wanted(location.group))
+        with closing(self._raw_frames(chosen, on_stored)) as decoded:
+            for location in self.locations():
+                if wanted(location.group):
+                    yield location, partial(next, decoded)
+
+    def frame(self, location: FrameLocation) -> bytes:
+        """The raw bytes of one. Raises DamagedObject, StoreError."""
+        (raw,) = self._raw_frames(iter([location]))
+        return raw
+
+    def _raw_frames(
+        self,
+        locations: Iterator[FrameLocation],
+        on_stored: Callable[[FrameLocation, bytes], object] = lambda _location, _stored: None,
+    ) -> Generator[bytes, None, None]:
         with (
-            closing(self._stored_frames(locations)) as stored_frames,
+            closing(self._stored_frames(locations, on_stored)) as stored_frames,
             closing(decode_frames(stored_frames, damaged=DamagedObject)) as decoded,
         ):
             yield from decoded
 
-    def _locations(self) -> Iterator[FrameLocation]:
+    def locations(self) -> Iterator[FrameLocation]:
         try:
             yield from read_frames(file_blocks(self._frames_path))
         except ValueError as error:
             raise DamagedObject(frames_key(self.ref), str(error)) from error
 
-    def _stored_frames(self, locations: Iterator[FrameLocation]) -> Generator[StoredFrame, None, None]:
-        """Frames in order; those that lie one after another are read with one request."""
-        for run in _runs(locations):
-            key = pack_key(self.ref, run[0].pack)
-            length = sum(location.stored_bytes for location in run)
-            with self._repository.store.open(key, offset=run[0].offset, length=length) as reader:
-                for location in run:
-                    stored = _exactly(reader, location.stored_bytes)
-                    if len(stored) != location.stored_bytes:
-                        raise DamagedObject(key, "it is cut off")
-                    self.fetched_bytes += len(stored)
-                    yield StoredFrame(key, location.digest, location.raw_bytes, stored)
+    def _stored_frames(
+        self, locations: Iterator[FrameLocation], on_stored: Callable[[FrameLocation, bytes], object]
+    ) -> Generator[StoredFrame | Exception, None, None]:
+        """Frames in order, and at their end what was in the way of more; those that lie one after another are read
+        with one request.
+        """
+        try:
+            for run in _runs(locations):
+                key = pack_key(self.ref, run[0].pack)
+                length = sum(location.stored_bytes for location in run)
+                with self._repository.store.open(key, offset=run[0].offset, length=length) as reader:
+                    for location in run:
+                        stored = _exactly(reader, location.stored_bytes)
+                        if len(stored) != location.stored_bytes:
+                            raise DamagedObject(key, "it is cut off")
+                        self.fetched_bytes += len(stored)
+                        on_stored(location, stored)
+                        again = partial(self._fetched_again, key, location)
+                        yield StoredFrame(key, location.digest, location.raw_bytes, stored, again)
+        except (StoreError, DamagedObject) as error:
+            yield error  # in its turn: the frames before it are good
+
+    def _fetched_again(self, key: str, location: FrameLocation) -> bytes:
+        with self._repository.store.open(key, offset=location.offset, length=location.stored_bytes) as reader:
+            return _exactly(reader, location.stored_bytes)
 
 
 def _runs(locations: Iterator[FrameLocation]) -> Iterator[list[FrameLocation]]:

@@ -47,13 +47,13 @@ class BackupExcerpt:
 
         excerpt = Excerpt(wanted)
         groups, expected = self._groups(wanted)
-        yield from _gathered(excerpt.members(TarReader(_reading(self.backup.group_stream(groups)))))
+        yield from _gathered(excerpt.members(TarReader(reading(self.backup.group_stream(groups)))))
         asked: set[bytes] = set()
         while missing := excerpt.missing:
             excerpt.missing = {}
             self._check_progress(asked, missing)
             groups, _ = self._groups(missing.__contains__)
-            reader = TarReader(_reading(self.backup.group_stream(groups)))
+            reader = TarReader(reading(self.backup.group_stream(groups)))
             yield from _gathered(excerpt.content(reader, missing))
         yield from excerpt.closing()
         yield END_OF_ARCHIVE
@@ -84,7 +84,7 @@ class BackupExcerpt:
         asked.update(missing)
 
 
-def _reading(pieces: Iterator[bytes]) -> Callable[[memoryview], int]:
+def reading(pieces: Iterator[bytes]) -> Callable[[memoryview], int]:
     """As the `readinto` of a file."""
     rest = memoryview(b"")
 

@@ -9,6 +9,7 @@ from volferry.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import datetime
     from types import TracebackType
 
     from volferry.model import ObjectInfo
@@ -77,6 +78,9 @@ class Store(Protocol):
 
     def protect(self, keys: Iterable[str]) -> None:
         """Keeps objects from being deleted, for as long as the store was told to. Nothing where it was not."""
+
+    def now(self) -> datetime:
+        """By the clock that objects get their times from."""
 
     def clean(self) -> None:
         """Removes what dead writers of this machine left behind; what a living one has begun stays."""

@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
+import tempfile
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,6 +123,14 @@ class LocalStore:
                 parent.rmdir()
             except OSError:
                 break
+
+    def now(self) -> datetime:
+        # A share has the clock of its server: what it says of a new file is asked for.
+        try:
+            with tempfile.TemporaryFile(dir=self._root) as file:
+                return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+        except OSError as error:
+            raise _os_error(error, f"cannot write to the store {self._root}") from error
 
     def protect(self, keys: Iterable[str]) -> None:
         """A directory keeps nobody from deleting."""

@@ -11,6 +11,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from blake3 import blake3
 from botocore.exceptions import ClientError
 
-from volferry.errors import ObjectLocked, UsageError
+from volferry.errors import ObjectLocked, StoreError, UsageError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key, validate_key
 from volferry.stores.s3_client import MISSING, Server, error_code
@@ -158,6 +159,17 @@ class S3Store:
 
         for future in [self._transfers.submit(partial(extend, key)) for key in keys]:
             future.result()
+
+    def now(self) -> datetime:
+        try:
+            response: Any = self._server.call(
+                "ask for the time", lambda client: client.head_bucket(Bucket=self._bucket)
+            )
+            return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+        except ClientError as error:
+            raise self._server.error("ask for the time", error) from error
+        except (KeyError, ValueError) as error:
+            raise StoreError(f"{self._server.endpoint} does not say what time it is") from error
 
     def clean(self) -> None:
         for uploads in self._transfers.uploads.of_the_dead():

@@ -1,0 +1,153 @@
+"""`volferry copy`: backups in one store, sent to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.progress import TerminalObserver
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.text import count_text, size_text
+from volferry.errors import StoreUnreachable, UsageError, VolferryError
+
+if TYPE_CHECKING:
+    from volferry.model import BackupRef
+    from volferry.operations.copy import Copying
+    from volferry.repository import Repository
+
+
+def copy(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[BACKUP]...", help="VOLUME (all of its backups), VOLUME@ID or HOST/VOLUME@ID."
+        ),
+    ] = None,
+    *,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="STORE",
+            help="A store's name, path or URL (may be repeated); default: the replicas.",
+        ),
+    ] = None,
+    all_hosts: Annotated[
+        bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")
+    ] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Send backups to another store: what is missing there, and what its policy keeps."""
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    if all_hosts and host:
+        raise UsageError("--host and --all-hosts exclude each other")
+    targets = to or session.config.replicas
+    if not targets:
+        raise UsageError("there is no replica in the config (replica_of): name a store with --to")
+    chosen = _chosen(session, names or [], all_hosts=all_hosts)
+    done: list[tuple[str, Copying]] = []
+    failed: list[dict[str, str]] = []
+    for target in targets:
+        try:
+            repository = _target(session, target)
+        except VolferryError as error:
+            say(f"volferry: {target}: {error}")
+            failed.append({"store": target, "error": str(error)})
+            continue
+        for owner, volume, only in chosen:
+            try:
+                result = _copied(session, repository, target, owner, volume, only)
+            except VolferryError as error:
+                say(f"volferry: {volume}: {error}")
+                failed.append({"store": target, "volume": volume, "error": str(error)})
+                if isinstance(error, StoreUnreachable):
+                    break
+                continue
+            done.append((target, result))
+            for name, why in result.failed.items():
+                say(f"volferry: {name}: {why}")
+                failed.append({"store": target, "backup": name, "error": why})
+            if not json:
+                _print(target, result)
+    if json:
+        print_json({"copied": [_document(target, result) for target, result in done], "failed": failed})
+    elif not chosen:
+        print(f"No backups in {session.store.url}.")
+    return 1 if failed else 0
+
+
+def _chosen(
+    session: Session, names: list[str], *, all_hosts: bool
+) -> list[tuple[str, str, BackupRef | None]]:
+    """Host, volume, and one backup of it where only that is asked for."""
+    found: dict[tuple[str, str, BackupRef | None], None] = {}
+    for name in names:
+        ref = session.backup_ref(name)
+        found[ref.host, ref.volume, ref if "@" in name else None] = None
+    if not names:
+        for ref in session.repository.refs(host=None if all_hosts else session.host):
+            found[ref.host, ref.volume, None] = None
+    return list(found)
+
+
+def _target(session: Session, name: str) -> Repository:
+    from volferry.repository import Repository  # noqa: PLC0415
+
+    store = session.named_store(name)
+    repository, new = Repository.open_or_create(store)
+    if repository.id == session.repository.id:
+        raise UsageError(f"{store.url} is the store that backups are copied from")
+    if new:
+        say(f"new store at {store.url}")
+    store.clean()
+    return repository
+
+
+def _copied(
+    session: Session, target: Repository, name: str, host: str, volume: str, only: BackupRef | None
+) -> Copying:
+    from volferry.operations.copy import copy_volume  # noqa: PLC0415
+    from volferry.volume_lock import volume_lock  # noqa: PLC0415
+
+    with (
+        TerminalObserver(volume) as observer,
+        volume_lock(session.state_of_volume(target, host, volume), volume),
+    ):
+        return copy_volume(
+            session.repository,
+            target,
+            host,
+            volume,
+            keep=lambda found: session.config.keep_of(found, session.config.named_store(name)),
+            only=only,
+            source_cache=session.manifest_cache(session.repository),
+            target_cache=session.manifest_cache(target),
+            observer=observer,
+        )
+
+
+def _print(target: str, result: Copying) -> None:
+    parts = [f"{result.volume} to {target}: {count_text(len(result.copied), 'backup')} copied"]
+    if result.there:
+        parts.append(f"{result.there} there already")
+    if result.left_out:
+        parts.append(f"{result.left_out} left out by the policy there")
+    print(f"{', '.join(parts)}, {size_text(result.sent_bytes)} sent", flush=True)
+
+
+def _document(target: str, result: Copying) -> dict[str, Any]:
+    return {
+        "store": target,
+        "host": result.host,
+        "volume": result.volume,
+        "copied": [ref.id for ref in result.copied],
+        "there": result.there,
+        "left_out": result.left_out,
+        "sent_bytes": result.sent_bytes,
+    }

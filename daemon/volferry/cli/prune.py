@@ -1,0 +1,206 @@
+"""`volferry prune` and `volferry forget`: letting go of backups, and of what no backup needs."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.text import count_text, local_time_text, size_text, table
+from volferry.errors import FINDINGS_EXIT_CODE, StoreError, UsageError, VolferryError
+
+if TYPE_CHECKING:
+    from volferry.model import BackupRef
+    from volferry.operations.prune import Pruning
+    from volferry.repository import Repository
+
+
+def prune(
+    volumes: Annotated[
+        list[str] | None, typer.Argument(metavar="[VOLUME]...", help="Only backups of these volumes.")
+    ] = None,
+    *,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", help="Show what would go, why what stays does, and delete nothing."),
+    ] = False,
+    all_hosts: Annotated[
+        bool, typer.Option("--all-hosts", help="Also backups of other machines, by this machine's policies.")
+    ] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Forget the backups that the policy (`keep`) does not keep, and delete what no backup needs.
+
+    Without a policy no backup is forgotten. The newest of each volume always stays.
+    """
+    from volferry.operations.prune import prune_volume  # noqa: PLC0415
+    from volferry.volume_lock import volume_lock  # noqa: PLC0415
+
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    if all_hosts and host:
+        raise UsageError("--host and --all-hosts exclude each other")
+    repository = session.repository
+    chosen = _volumes(session, volumes or [], all_hosts=all_hosts)
+    done: list[Pruning] = []
+    failed: list[dict[str, str]] = []
+    for owner, volume in chosen:
+        directory = session.state_of_volume(repository, owner, volume)
+        try:
+            with nullcontext() if dry_run else volume_lock(directory, volume):
+                result = prune_volume(
+                    repository,
+                    owner,
+                    volume,
+                    keep=lambda found: session.config.keep_of(found, session.config.store_config),
+                    grace=session.config.prune.grace,
+                    cache=session.manifest_cache(repository),
+                    dry_run=dry_run,
+                )
+        except VolferryError as error:
+            say(f"volferry: {volume}: {error}")
+            failed.append({"host": owner, "volume": volume, "error": str(error)})
+            continue
+        done.append(result)
+        _report(result)
+        if not json:
+            _print(result, dry_run=dry_run)
+    uploads = 0 if dry_run else repository.store.abort_uploads()
+    if json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "freed_bytes": sum(each.freed_bytes for each in done),
+                "aborted_uploads": uploads,
+                "volumes": [_document(each) for each in done],
+                "failed": failed,
+            }
+        )
+    else:
+        _print_total(done, uploads, dry_run=dry_run)
+    return 1 if failed else FINDINGS_EXIT_CODE if any(each.problems for each in done) else 0
+
+
+def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tuple[str, str]]:
+    """Host and volume of what is asked for. Raises UsageError for a volume of which there is nothing."""
+    there = session.repository.volumes(None if all_hosts else session.host)
+    for name in names:
+        if name not in {volume for _, volume in there}:
+            raise UsageError(f"there is nothing of volume {name!r} in {session.store.url}")
+    return [(host, volume) for host, volume in there if not names or volume in names]
+
+
+def _report(result: Pruning) -> None:
+    """On stderr: what a person should look at."""
+    for line in result.locked:
+        say(f"{result.volume}: {line}")
+    for problem in result.problems:
+        say(f"volferry: {result.volume}: no pack is deleted: {problem}")
+
+
+def _print(result: Pruning, *, dry_run: bool) -> None:
+    from volferry.model import time_of_id  # noqa: PLC0415
+
+    forgotten = {ref.id for ref in result.forgotten}
+    rows = []
+    for verdict in reversed(result.verdicts):
+        if not dry_run and verdict.id not in forgotten:
+            continue
+        what = "keep" if verdict.kept else "forget" if verdict.id in forgotten else "locked"
+        rows.append(
+            (
+                f"{result.volume}@{verdict.id}",
+                local_time_text(time_of_id(verdict.id)),
+                what,
+                ", ".join(verdict.reasons),
+            )
+        )
+    if rows:
+        print(table(("BACKUP", "TAKEN", "", "WHY"), rows))
+
+
+def _print_total(done: list[Pruning], uploads: int, *, dry_run: bool) -> None:
+    backups = sum(len(each.forgotten) for each in done)
+    packs = sum(len(each.packs) for each in done)
+    would = "would be " if dry_run else ""
+    print(
+        f"{count_text(backups, 'backup')} {would}forgotten, {count_text(packs, 'pack')} {would}deleted, "
+        f"{size_text(sum(each.freed_bytes for each in done))} {would}free"
+    )
+    if uploads:
+        print(f"{count_text(uploads, 'upload')} of dead runs ended")
+
+
+def _document(result: Pruning) -> dict[str, Any]:
+    forgotten = {ref.id for ref in result.forgotten}
+    return {
+        "host": result.host,
+        "volume": result.volume,
+        "kept": [
+            {"id": verdict.id, "reasons": list(verdict.reasons)}
+            for verdict in result.verdicts
+            if verdict.kept
+        ],
+        "forgotten": sorted(forgotten),
+        "packs": result.packs,
+        "freed_bytes": result.freed_bytes,
+        "locked": result.locked,
+        "problems": result.problems,
+    }
+
+
+def forget(
+    names: Annotated[list[str], typer.Argument(metavar="BACKUP...", help="VOLUME@ID or HOST/VOLUME@ID.")],
+    *,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Forget single backups. The newest of a volume always stays; `volferry prune` frees the room."""
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    refs = [_older(session, name) for name in names]  # all of them, before any is forgotten
+    repository = session.repository
+    done: list[BackupRef] = []
+    failed: list[dict[str, str]] = []
+    for ref in dict.fromkeys(refs):
+        try:
+            _forget(session, repository, ref)
+        except VolferryError as error:
+            say(f"volferry: {ref}: {error}")
+            failed.append({"backup": str(ref), "error": str(error)})
+        else:
+            done.append(ref)
+            if not json:
+                print(f"forgot {ref}")
+    if json:
+        print_json({"forgotten": [str(ref) for ref in done], "failed": failed})
+    return 1 if failed else 0
+
+
+def _older(session: Session, name: str) -> BackupRef:
+    """The backup of that name. Raises UsageError if it is the newest of its volume."""
+    if "@" not in name:
+        raise UsageError(f"{name!r} names no single backup: use VOLUME@ID, as `volferry list` prints it")
+    ref = session.backup_ref(name)
+    newest = max(each.id for each in session.repository.refs(host=ref.host, volume=ref.volume))
+    if ref.id == newest:
+        raise UsageError(f"{ref} is the newest backup of its volume, which always stays")
+    return ref
+
+
+def _forget(session: Session, repository: Repository, ref: BackupRef) -> None:
+    from volferry.volume_lock import volume_lock  # noqa: PLC0415
+
+    with volume_lock(session.state_of_volume(repository, ref.host, ref.volume), ref.volume):
+        try:
+            repository.forget(ref)
+        except StoreError as error:
+            raise StoreError(f"it stays: {error}") from error

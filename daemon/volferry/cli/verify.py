@@ -1,0 +1,94 @@
+"""`volferry verify`: whether backups can be restored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.progress import TerminalObserver
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.text import count_text
+from volferry.errors import UsageError
+
+if TYPE_CHECKING:
+    from volferry.model import BackupRef
+    from volferry.operations.verify import Verified
+
+
+def verify(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[BACKUP]", help="VOLUME (its newest), VOLUME@ID or HOST/VOLUME@ID."),
+    ] = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="All backups; with a volume, all of its backups.")
+    ] = False,
+    all_hosts: Annotated[
+        bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")
+    ] = False,
+    read: Annotated[
+        bool, typer.Option("--read", help="Fetch every byte, check every digest, and parse the tar stream.")
+    ] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Check that backups can be restored: without a name, the newest of every volume."""
+    from volferry.operations.verify import Verifier  # noqa: PLC0415
+
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    if all_hosts and (host or name):
+        raise UsageError("--all-hosts excludes --host and a name")
+    refs = _chosen(session, name, everything=everything, all_hosts=all_hosts)
+    results: list[Verified] = []
+    with session.run() as run, TerminalObserver("verify") as observer:
+        verifier = Verifier(session.repository, read=read, spool=run.spool, observer=observer)
+        for ref in refs:
+            result = verifier.verify(ref)
+            results.append(result)
+            for finding in result.findings:
+                say(f"volferry: {ref}: {finding}")
+            if not json:
+                print(f"{'good' if not result.findings else 'HURT'}  {ref}", flush=True)
+    hurt = [result for result in results if result.findings]
+    if json:
+        print_json(
+            {
+                "read": read,
+                "backups": [
+                    {
+                        "id": result.ref.id,
+                        "host": result.ref.host,
+                        "volume": result.ref.volume,
+                        "good": not result.findings,
+                        "findings": list(result.findings),
+                    }
+                    for result in results
+                ],
+            }
+        )
+    elif not results:
+        print(f"No backups in {session.store.url}.")
+    else:
+        print(f"{count_text(len(results) - len(hurt), 'backup')} good, {len(hurt)} hurt")
+    return 1 if hurt else 0
+
+
+def _chosen(session: Session, name: str | None, *, everything: bool, all_hosts: bool) -> list[BackupRef]:
+    from volferry.operations.prune import newest_of  # noqa: PLC0415
+
+    if name is not None:
+        ref = session.backup_ref(name)
+        if not everything:
+            return [ref]
+        if "@" in name:
+            raise UsageError("--all and the id of one backup exclude each other")
+        return list(session.repository.refs(host=ref.host, volume=ref.volume))
+    refs = list(session.repository.refs(host=None if all_hosts else session.host))
+    newest = newest_of(refs)
+    return [ref for ref in refs if everything or ref in newest]

@@ -1,0 +1,192 @@
+"""Sends backups of one volume from one store to another, as they are: what is missing there, manifest last.
+
+Objects never change, so what is there with its size is there; what a copy that was stopped has sent stays, and the next
+one goes on from it.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from volferry.archive.index import digested
+from volferry.archive.manifest import Manifest
+from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, RepositoryError, StoreError
+from volferry.interrupts import held_back
+from volferry.operations.prune import volume_of
+from volferry.repository import digest_error, files_key, frames_key, pack_key
+from volferry.retention import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from volferry.manifest_cache import ManifestCache
+    from volferry.model import BackupRef, Volume
+    from volferry.observer import Observer
+    from volferry.repository import Repository
+    from volferry.retention import Keep
+
+_AT_ONCE = 3  # objects
+
+
+@dataclass(slots=True)
+class Copying:
+    """What was done with one volume."""
+
+    host: str
+    volume: str
+    copied: list[BackupRef] = field(default_factory=list)
+    there: int = 0  # backups that were there before
+    left_out: int = 0  # that the target's policy would not keep
+    sent_bytes: int = 0
+    failed: dict[str, str] = field(default_factory=dict)  # why, by backup
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One that a backup needs."""
+
+    key: str
+    stored_bytes: int
+    blake3: str
+
+
+def copy_volume(
+    source: Repository,
+    target: Repository,
+    host: str,
+    volume: str,
+    *,
+    keep: Callable[[Volume], Keep],
+    only: BackupRef | None = None,
+    source_cache: ManifestCache | None,
+    target_cache: ManifestCache | None,
+    observer: Observer,
+) -> Copying:
+    """Also mends: what a backup that is there needs, and that is missing there, is sent again.
+
+    `keep` is the target's policy: what it would not keep is not sent. The caller holds the volume's lock of the target.
+    Raises StoreError where a store cannot be used at all; what is wrong with one backup is in `failed`.
+    """
+    result = Copying(host, volume)
+    manifests: dict[BackupRef, Manifest] = {}
+    for ref, manifest in source.manifests(host=host, volume=volume, cache=source_cache):
+        if isinstance(manifest, Manifest):
+            manifests[ref] = manifest
+        else:
+            result.failed[str(ref)] = str(manifest)
+    there = {ref for ref, _ in target.manifests(host=host, volume=volume, cache=target_cache)}
+    wanted = {only} if only else _kept(manifests, there, keep)
+    result.left_out = len(manifests.keys() - wanted - there)
+    sender = _Sender(source, target, host, volume, observer)
+    for ref in sorted(manifests, key=lambda each: each.id):
+        if ref not in wanted and ref not in there:
+            continue
+        if only is not None and ref != only:
+            continue
+        try:
+            sender.send(ref, manifests[ref], there=ref in there)
+        except (RepositoryError, NoSuchObject) as error:
+            result.failed[str(ref)] = str(error)
+            continue
+        if ref in there:
+            result.there += 1
+        else:
+            result.copied.append(ref)
+    result.sent_bytes = sender.sent_bytes
+    return result
+
+
+def _kept(
+    manifests: dict[BackupRef, Manifest], there: set[BackupRef], keep: Callable[[Volume], Keep]
+) -> set[BackupRef]:
+    """Of the source's, what the target's policy keeps once they are there: or what it lets go would come again."""
+    if not manifests:
+        return set()
+    times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
+    times |= {ref.id: ref.time.astimezone() for ref in there if ref.id not in times}
+    newest = manifests[max(manifests, key=lambda ref: ref.id)]
+    kept = {verdict.id for verdict in judge(list(times.items()), keep(volume_of(newest))) if verdict.kept}
+    return {ref for ref in manifests if ref.id in kept}
+
+
+class _Sender:
+    """Sends what backups need, several objects at once."""
+
+    def __init__(
+        self, source: Repository, target: Repository, host: str, volume: str, observer: Observer
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._observer = observer
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._sizes = {
+            info.key: info.size
+            for kind in ("packs", "indexes")
+            for info in target.objects(kind, host, volume)
+        }
+        self.sent_bytes = 0
+        self._done_bytes = 0  # of the backup at hand
+
+    def send(self, ref: BackupRef, manifest: Manifest, *, there: bool) -> None:
+        """Raises DamagedObject for what is damaged in the source, NoSuchObject for what is not there any longer."""
+        missing = [each for each in _objects(ref, manifest) if self._sizes.get(each.key) != each.stored_bytes]
+        self._observer.phase(f"copying {ref.id}", total_bytes=sum(each.stored_bytes for each in missing))
+        self._done_bytes = 0
+        if missing:
+            self._send_all(missing)
+        if not there:
+            self._target.require(ref, manifest)
+            self._target.protect(ref, manifest)
+            self._target.writer(ref).put_manifest(manifest, data=self._source.manifest_bytes(ref))
+
+    def _send_all(self, objects: list[_Object]) -> None:
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="copy") as pool:
+            try:
+                with held_back():  # the pool starts its threads
+                    futures = [pool.submit(self._send, each) for each in objects]
+                for future in as_completed(futures):
+                    future.result()
+                    self._observer.advance(done_bytes=self._done_bytes, done_entries=0)
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _send(self, wanted: _Object) -> None:
+        store = self._target.store
+        if wanted.key in self._sizes:  # of another size: damaged
+            store.delete(wanted.key)
+        writer = store.create(wanted.key)
+        try:
+            digest = digested(self._blocks(wanted.key), writer.write)
+            if wrong := digest_error(digest, wanted.stored_bytes, wanted.blake3):
+                raise DamagedObject(wanted.key, wrong)
+            try:
+                writer.commit()
+            except ObjectExists:
+                if store.size(wanted.key) != wanted.stored_bytes:
+                    raise
+        finally:
+            writer.abort()
+        with self._lock:
+            self._sizes[wanted.key] = wanted.stored_bytes
+            self.sent_bytes += wanted.stored_bytes
+
+    def _blocks(self, key: str) -> Iterator[bytes]:
+        for block in self._source.blocks(key):
+            if self._stop.is_set():
+                raise StoreError(f"sending {key} was stopped")
+            with self._lock:
+                self._done_bytes += len(block)
+            yield block
+
+
+def _objects(ref: BackupRef, manifest: Manifest) -> Iterator[_Object]:
+    for pack in manifest.packs:
+        yield _Object(pack_key(ref, pack.name), pack.stored_bytes, pack.blake3)
+    for key, part in ((frames_key(ref), manifest.index.frames), (files_key(ref), manifest.index.files)):
+        yield _Object(key, part.stored_bytes, part.blake3)

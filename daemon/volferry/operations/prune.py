@@ -1,0 +1,196 @@
+"""Lets go of the backups of one volume that a policy does not keep, and of the packs that no backup needs.
+
+No lock is needed between machines (docs/design.md, "Deleting"): the newest backup stays, and a pack that no manifest refers
+to is deleted only once it is older than the grace period. A backup that runs refers to packs of the newest backup, and to
+young ones. Packs are listed before manifests: what is not referred to then was not when it was listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from volferry.archive.manifest import Manifest
+from volferry.errors import ObjectLocked, RepositoryError
+from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, time_of_id
+from volferry.repository import files_key, frames_key, manifest_key, ref_of_manifest
+from volferry.retention import Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+    from datetime import datetime
+
+    from volferry.manifest_cache import ManifestCache
+    from volferry.model import ObjectInfo
+    from volferry.repository import Repository
+    from volferry.retention import Keep, Within
+
+
+@dataclass(slots=True)
+class Pruning:
+    """What was done with one volume, or would be."""
+
+    host: str
+    volume: str
+    verdicts: list[Verdict] = field(default_factory=list)  # newest first
+    forgotten: list[BackupRef] = field(default_factory=list)
+    packs: list[str] = field(default_factory=list)  # that were deleted
+    freed_bytes: int = 0
+    locked: list[str] = field(default_factory=list)  # what may not be deleted yet, each with until when
+    problems: list[str] = field(default_factory=list)  # because of which packs were left alone
+
+
+def prune_volume(
+    repository: Repository,
+    host: str,
+    volume: str,
+    *,
+    keep: Callable[[Volume], Keep],
+    grace: Within,
+    cache: ManifestCache | None,
+    dry_run: bool,
+) -> Pruning:
+    """Raises StoreError. The caller holds the volume's lock, unless it is a dry run."""
+    result = Pruning(host, volume)
+    packs = repository.objects("packs", host, volume)
+    indexes = repository.objects("indexes", host, volume)
+    manifests = _manifests(repository, host, volume, cache, result)
+    if manifests:
+        newest = manifests[max(manifests, key=lambda ref: ref.id)]
+        times = [(ref.id, manifest.started_at.astimezone()) for ref, manifest in manifests.items()]
+        result.verdicts = judge(times, keep(volume_of(newest)))
+    sizes = {info.key: info.size for info in [*indexes, *repository.objects("manifests", host, volume)]}
+    # Oldest first: should this end half-way, what is left is what a shorter policy would have kept.
+    for verdict in reversed(result.verdicts):
+        ref = BackupRef(host, volume, verdict.id)
+        if verdict.kept:
+            continue
+        try:
+            if not dry_run:
+                repository.forget(ref)
+        except ObjectLocked as error:
+            result.locked.append(str(error))
+            continue
+        result.forgotten.append(ref)
+        result.freed_bytes += sum(
+            sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
+        )
+    _delete_unneeded(repository, result, packs, indexes, manifests, grace=grace, dry_run=dry_run)
+    return result
+
+
+def volume_of(manifest: Manifest) -> Volume:
+    """As it was when it was backed up: a policy is that of its labels then."""
+    part = manifest.volume
+    return Volume(
+        name=part.name,
+        driver=part.driver,
+        options=part.options,
+        labels=part.labels,
+        scope=part.scope,
+        created_at=part.created_at,
+        uses=tuple(
+            VolumeUse(
+                container=each.name,
+                container_id=each.id,
+                image=each.image,
+                state=each.state,
+                destination=each.destination,
+                read_write=each.read_write,
+                project=each.project,
+                labels=each.labels,
+            )
+            for each in manifest.containers
+        ),
+    )
+
+
+def _manifests(
+    repository: Repository, host: str, volume: str, cache: ManifestCache | None, result: Pruning
+) -> dict[BackupRef, Manifest]:
+    """All that can be read; what cannot be is a problem of `result`."""
+    found: dict[BackupRef, Manifest] = {}
+    for ref, manifest in repository.manifests(host=host, volume=volume, cache=cache):
+        if isinstance(manifest, Manifest):
+            found[ref] = manifest
+        elif isinstance(manifest, RepositoryError):
+            result.problems.append(str(manifest))
+        else:
+            raise manifest
+    return found
+
+
+def _delete_unneeded(
+    repository: Repository,
+    result: Pruning,
+    packs: Iterable[ObjectInfo],
+    indexes: Iterable[ObjectInfo],
+    known: dict[BackupRef, Manifest],
+    *,
+    grace: Within,
+    dry_run: bool,
+) -> None:
+    """Packs and indexes of no backup that are older than the grace period."""
+    now = repository.store.now()
+    oldest = grace.before(now)
+    needed_packs: set[str] = set()
+    needed_indexes: set[str] = set()
+    gone = set(result.forgotten)
+    # Once more, and after the packs: a backup may have ended meanwhile.
+    for info in repository.objects("manifests", result.host, result.volume):
+        ref = ref_of_manifest(info.key)
+        if ref is None:
+            result.problems.append(f"{info.key} is not a manifest that this volferry knows")
+            continue
+        if ref in gone:
+            continue
+        needed_indexes |= {frames_key(ref), files_key(ref)}
+        try:
+            manifest = known[ref] if ref in known else repository.manifest(ref)
+        except RepositoryError as error:
+            if str(error) not in result.problems:
+                result.problems.append(str(error))
+            continue
+        needed_packs |= {pack.name for pack in manifest.packs}
+    if result.problems:
+        return  # what they refer to is not known
+    for info in packs:
+        name = info.key.rpartition("/")[2].removesuffix(".tar.zst")
+        if (
+            name not in needed_packs
+            and _is_old(info, name, oldest)
+            and _delete(repository, info, result, dry_run)
+        ):
+            result.packs.append(name)
+    for info in indexes:
+        name = info.key.rpartition("/")[2]
+        forgotten = any(info.key in {frames_key(ref), files_key(ref)} for ref in gone)
+        if info.key not in needed_indexes and not forgotten and _is_old(info, name, oldest):
+            _delete(repository, info, result, dry_run)
+
+
+def _is_old(info: ObjectInfo, name: str, oldest: datetime) -> bool:
+    """By the younger of its name and its own time: a copy in a replica has an old name."""
+    backup_id = name.partition(".")[0]
+    return BACKUP_ID.fullmatch(backup_id) is not None and max(time_of_id(backup_id), info.modified) < oldest
+
+
+def _delete(repository: Repository, info: ObjectInfo, result: Pruning, dry_run: bool) -> bool:  # noqa: FBT001
+    try:
+        if not dry_run:
+            repository.store.delete(info.key)
+    except ObjectLocked as error:
+        result.locked.append(str(error))
+        return False
+    result.freed_bytes += info.size
+    return True
+
+
+def newest_of(refs: Collection[BackupRef]) -> set[BackupRef]:
+    """The newest of each volume: those that are never forgotten."""
+    newest: dict[tuple[str, str], BackupRef] = {}
+    for ref in refs:
+        other = newest.get((ref.host, ref.volume))
+        if other is None or ref.id > other.id:
+            newest[ref.host, ref.volume] = ref
+    return set(newest.values())
