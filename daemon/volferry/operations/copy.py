@@ -144,6 +144,7 @@ class _Sender:
             self._target.writer(ref).put_manifest(manifest, data=self._source.manifest_bytes(ref))
 
     def _send_all(self, objects: list[_Object]) -> None:
+        self._stop = threading.Event()
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="copy") as pool:
             try:
                 with held_back():  # the pool starts its threads
