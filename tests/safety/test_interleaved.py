@@ -145,8 +145,6 @@ class Interleaved(RuleBasedStateMachine):
 
     # --- what the volume and the machine do -----------------------------------------------------------
 
-    @precondition(lambda self: not any(process.reads for process in self.at_work))
-    @rule(number=st.integers(0, 5))
     def change(self, number: int) -> None:
         """Overwrites a file: what the newest backup has of it becomes obsolete."""
         self.counter += 1
@@ -199,6 +197,14 @@ class Interleaved(RuleBasedStateMachine):
         self.begin(work, reads=True)
 
     @precondition(lambda self: len(self.at_work) < 2)
+    @rule(last=st.integers(1, 2), on_replica=st.booleans())
+    def prune_elsewhere_at_once(self, last: int, on_replica: bool) -> None:
+        """From its first call to its last, in the middle of what else is at work."""
+        if not (self.moved_meanwhile and self.at_work):
+            self.prune(last=last, on_replica=on_replica, elsewhere=True)
+            self.finish(len(self.at_work) - 1)
+
+    @precondition(lambda self: len(self.at_work) < 2)
     @rule(last=st.integers(1, 2), on_replica=st.booleans(), elsewhere=st.booleans())
     def prune(self, last: int, on_replica: bool, elsewhere: bool) -> None:
         contents = self.replica if on_replica else self.main
@@ -246,7 +252,7 @@ class Interleaved(RuleBasedStateMachine):
         self.begin(work)
 
     @precondition(lambda self: self.at_work)
-    @rule(which=st.integers(0, 1), steps=st.integers(1, 40))
+    @rule(which=st.integers(0, 1), steps=st.integers(1, 20))
     def go_on(self, which: int, steps: int) -> None:
         process = self.at_work[which % len(self.at_work)]
         for _ in range(steps):
