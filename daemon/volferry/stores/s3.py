@@ -19,15 +19,15 @@ from urllib.parse import unquote, urlsplit
 from blake3 import blake3
 from botocore.exceptions import ClientError
 
-from volferry.errors import ObjectLocked, StoreError, UsageError
+from volferry.errors import ObjectLocked, UsageError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key, validate_key
-from volferry.stores.s3_client import MISSING, Server, error_code
+from volferry.stores.s3_client import MISSING, GarbledResponse, Server, error_code
 from volferry.stores.s3_transfer import Abilities, Knowledge, S3Reader, S3Writer, Transfers, abort_upload
 from volferry.stores.uploads import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from volferry.store_config import StoreConfig
@@ -89,21 +89,24 @@ class S3Store:
         return S3Reader(self._transfers, self._name(key), key, offset, length)
 
     def size(self, key: str) -> int:
-        return int(self._head(key)["ContentLength"])
+        name = self._name(key)
+        try:
+            return self._server.call(
+                f"read {key}",
+                lambda client: int(client.head_object(Bucket=self._bucket, Key=name)["ContentLength"]),
+            )
+        except ClientError as error:
+            if error_code(error) in MISSING:
+                raise self._server.missing(key, self.url) from error
+            raise self._server.error(f"read {key}", error) from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         found: list[ObjectInfo] = []
         token: str | None = None
         while True:
-            page = self._page(prefix, token)
-            for each in page.get("Contents", ()):
-                key = each["Key"].removeprefix(self._prefix)
-                if is_valid_key(
-                    key
-                ):  # others are none of ours, such as the "directories" that some tools make
-                    found.append(ObjectInfo(key, int(each["Size"]), each["LastModified"]))
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or not token:
+            infos, token = self._page(prefix, token)
+            found += infos
+            if token is None:
                 break
         # Not every server lists in the order of keys.
         yield from sorted(found, key=lambda info: info.key)
@@ -161,15 +164,14 @@ class S3Store:
             future.result()
 
     def now(self) -> datetime:
+        def date(client: Any) -> datetime:
+            headers = client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
+            return parsedate_to_datetime(headers["date"])
+
         try:
-            response: Any = self._server.call(
-                "ask for the time", lambda client: client.head_bucket(Bucket=self._bucket)
-            )
-            return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return self._server.call("ask for the time", date)
         except ClientError as error:
             raise self._server.error("ask for the time", error) from error
-        except (KeyError, ValueError) as error:
-            raise StoreError(f"{self._server.endpoint} does not say what time it is") from error
 
     def clean(self) -> None:
         for uploads in self._transfers.uploads.of_the_dead():
@@ -182,54 +184,63 @@ class S3Store:
         living = self._transfers.uploads.of_the_living()
         oldest = datetime.now(UTC) - _FOREIGN_UPLOAD
         aborted = 0
-        marker: dict[str, str] = {}
-        while True:
-            page = self._uploads_page(marker)
-            for each in page.get("Uploads", ()):
-                if each["UploadId"] not in living and each["Initiated"] < oldest:
-                    abort_upload(self._server, each["Key"], each["UploadId"])
+        marker: dict[str, str] | None = {}
+        while marker is not None:
+            uploads, marker = self._uploads_page(marker)
+            for name, upload, begun in uploads:
+                if upload not in living and begun < oldest:
+                    abort_upload(self._server, name, upload)
                     aborted += 1
-            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
-                return aborted
-            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+        return aborted
 
-    def _uploads_page(self, marker: dict[str, str]) -> Any:
+    def _uploads_page(
+        self, marker: dict[str, str]
+    ) -> tuple[Sequence[tuple[str, str, datetime]], dict[str, str] | None]:
+        """Name, id and beginning of uploads, and where to go on."""
+
+        def page(client: Any) -> tuple[Sequence[tuple[str, str, datetime]], dict[str, str] | None]:
+            response = client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._prefix, **marker)
+            uploads = [
+                (each["Key"], each["UploadId"], each["Initiated"]) for each in response.get("Uploads", ())
+            ]
+            if not response.get("IsTruncated"):
+                return uploads, None
+            return uploads, {
+                "KeyMarker": response["NextKeyMarker"],
+                "UploadIdMarker": response["NextUploadIdMarker"],
+            }
+
         try:
-            return self._server.call(
-                "list uploads",
-                lambda client: client.list_multipart_uploads(
-                    Bucket=self._bucket, Prefix=self._prefix, **marker
-                ),
-            )
+            return self._server.call("list uploads", page)
         except ClientError as error:
             if error_code(error) == "NoSuchUpload":  # how rclone says that there are none
-                return {}
+                return [], None
             raise self._server.error("list uploads", error) from error
 
-    def _page(self, prefix: str, token: str | None) -> Any:
-        try:
-            return self._server.call(
-                "list objects",
-                lambda client: client.list_objects_v2(
-                    Bucket=self._bucket,
-                    Prefix=f"{self._prefix}{prefix}",
-                    MaxKeys=_KEYS_A_REQUEST,
-                    **({"ContinuationToken": token} if token else {}),
-                ),
+    def _page(self, prefix: str, token: str | None) -> tuple[Sequence[ObjectInfo], str | None]:
+        """Objects, and where to go on."""
+
+        def page(client: Any) -> tuple[Sequence[ObjectInfo], str | None]:
+            response = client.list_objects_v2(
+                Bucket=self._bucket,
+                Prefix=f"{self._prefix}{prefix}",
+                MaxKeys=_KEYS_A_REQUEST,
+                **({"ContinuationToken": token} if token else {}),
             )
+            if response["IsTruncated"] and not response["NextContinuationToken"]:
+                raise GarbledResponse("a page of a list has no next one")
+            infos = [
+                ObjectInfo(key, int(each["Size"]), each["LastModified"])
+                for each in response.get("Contents", ())
+                # Others are none of ours, such as the "directories" that some tools make.
+                if is_valid_key(key := each["Key"].removeprefix(self._prefix))
+            ]
+            return infos, response["NextContinuationToken"] if response["IsTruncated"] else None
+
+        try:
+            return self._server.call("list objects", page)
         except ClientError as error:
             raise self._server.error("list objects", error) from error
-
-    def _head(self, key: str) -> Any:
-        name = self._name(key)
-        try:
-            return self._server.call(
-                f"read {key}", lambda client: client.head_object(Bucket=self._bucket, Key=name)
-            )
-        except ClientError as error:
-            if error_code(error) in MISSING:
-                raise self._server.missing(key, self.url) from error
-            raise self._server.error(f"read {key}", error) from error
 
     def _name(self, key: str) -> str:
         """Of the object in the bucket."""

@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from base64 import b64encode
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -77,6 +78,10 @@ _WHY = {
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
 }
+
+
+# What botocore, or a look at its result, makes of an answer that is not one of S3.
+_STRANGE = (KeyError, ValueError, TypeError, AttributeError, HTTPException)
 
 
 class GarbledResponse(Exception):
@@ -174,13 +179,14 @@ class Server:
     def call(self, what: str, request: Callable[[Any], T]) -> T:
         """The response to `request`, tried again where botocore does not, with pauses that grow.
 
+        `request` should take from the response what is needed: one without it is tried again too.
         `what` completes "cannot …", such as `write KEY`. Raises ClientError for an answer that is one of the
         server's own (`MISSING`, `EXISTS`, `NOT_KNOWN`, a NoSuchUpload), else StoreError.
         """
         for attempt in range(_MORE_ATTEMPTS):
             try:
                 return request(self.client)
-            except (ClientError, BotoCoreError, GarbledResponse, HTTPClientError) as error:
+            except (ClientError, BotoCoreError, GarbledResponse, HTTPClientError, *_STRANGE) as error:
                 if isinstance(error, ClientError) and _is_answer(error):
                     raise
                 if attempt == _MORE_ATTEMPTS - 1 or not _is_garbled(error):
@@ -204,6 +210,8 @@ class Server:
             )
         if isinstance(error, EndpointConnectionError | ConnectionFailed):
             return StoreUnreachable(f"cannot reach the endpoint {self._endpoint_text()}: {_text(error)}")
+        if isinstance(error, _STRANGE):
+            return StoreError(f"cannot {what} in {where}: what it answers is not S3")
         return StoreError(f"cannot {what} in {where}: {_text(error)}")
 
     def _refusal(self, message: str, error: ClientError) -> StoreError:
@@ -240,7 +248,7 @@ def _is_garbled(error: Exception) -> bool:
         code = error_code(error)
         # A 400 that is no document, or one that says nothing of what we sent, is one of a server that we garbled.
         return code in _GARBLED or (code == "400" and not error.response["Error"].get("Message"))
-    return isinstance(error, GarbledResponse | ResponseParserError)
+    return isinstance(error, (GarbledResponse, ResponseParserError, *_STRANGE))
 
 
 def _text(error: Exception) -> str:

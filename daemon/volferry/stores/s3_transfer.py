@@ -198,13 +198,14 @@ class S3Writer:
         self._by_crc32 = self._transfers.knowledge.checks_crc32
         checksum = {"ChecksumAlgorithm": "CRC32"} if self._by_crc32 else {}
         with held_back():
-            begun = self._server.call(
+            self._upload = self._server.call(
                 f"write {self._key}",
-                lambda client: client.create_multipart_upload(
-                    Bucket=self._server.bucket, Key=self._name, **checksum, **self._transfers.arguments()
+                lambda client: str(
+                    client.create_multipart_upload(
+                        Bucket=self._server.bucket, Key=self._name, **checksum, **self._transfers.arguments()
+                    )["UploadId"]
                 ),
             )
-            self._upload = begun["UploadId"]
             self._transfers.uploads.begun(self._name, self._upload)
 
     def _send_part(self, number: int, pieces: list[memoryview]) -> Part:
