@@ -118,7 +118,7 @@ class FaultProxy:
 
 
 @contextmanager
-def fault_proxy(endpoint: str, seed: int, *, share: float = 0.85) -> Iterator[FaultProxy]:
+def fault_proxy(endpoint: str, seed: int, *, share: float = 0.4) -> Iterator[FaultProxy]:
     """In front of `endpoint`, until the end of the block."""
     parts = urlsplit(endpoint)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
