@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 import time
 import zlib
 from base64 import b64encode
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -115,14 +116,21 @@ def make_client(settings: StoreConfig) -> S3Client:
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 user_agent_extra=f"volferry/{__version__}",
-                s3={
-                    "payload_signing_enabled": False,
-                    **({} if settings.addressing == "auto" else {"addressing_style": settings.addressing}),
-                },
+                s3={"payload_signing_enabled": False, "addressing_style": _addressing(settings)},
             ),
         )
     except (ProfileNotFound, PartialCredentialsError, BotoCoreError, ValueError, OSError) as error:
         raise ConfigError(f"store {settings.url}: {_text(error)}") from error
+
+
+def _addressing(settings: StoreConfig) -> Literal["auto", "path", "virtual"]:
+    """By default the bucket is in the path where the endpoint is not one of AWS: few servers have a name for each bucket."""
+    endpoint = (
+        settings.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    if settings.addressing == "auto" and endpoint and "amazonaws." not in endpoint:
+        return "path"
+    return settings.addressing
 
 
 def base64_text(digest: bytes) -> str:
