@@ -105,7 +105,7 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
     command = [
         program("weed"), "-logtostderr=true", "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={ports[0]}", f"-volume.port={ports[1]}", f"-filer.port={ports[2]}",
-        "-volume.max=200", "-master.volumeSizeLimitMB=1024", "-volume.preStopSeconds=0", "-master.telemetry=false",
+        "-volume.max=5000", "-master.volumeSizeLimitMB=1024", "-volume.preStopSeconds=0", "-master.telemetry=false",
         "-s3", f"-s3.port={ports[3]}", f"-s3.config={config}", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.localSocket=",
     ]  # fmt: skip
     with running(command, directory / "log", ports[3]):
