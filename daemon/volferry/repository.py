@@ -213,7 +213,7 @@ class Repository:
 
     def manifest(self, ref: BackupRef) -> Manifest:
         """Raises DamagedObject, NewerFormat, NoSuchObject."""
-        return _manifest_of(ref, self.manifest_bytes(ref))
+        return self._read_manifest(ref)[0]
 
     def manifests(
         self, *, host: str | None = None, volume: str | None = None, cache: ManifestCache | None = None
@@ -251,20 +251,21 @@ class Repository:
     def _fetched(self, ref: BackupRef) -> tuple[Manifest | RepositoryError | StoreError, bytes]:
         """The manifest and its bytes, or what is wrong with it and none."""
         try:
-            data = self.manifest_bytes(ref)
-            return _manifest_of(ref, data), data
+            return self._read_manifest(ref)
         except (RepositoryError, StoreError) as error:
             return error, b""
 
     def manifest_bytes(self, ref: BackupRef) -> bytes:
         """As they are stored. Raises as `manifest` does."""
+        return self._read_manifest(ref)[1]
+
+    def _read_manifest(self, ref: BackupRef) -> tuple[Manifest, bytes]:
         data = get(self.store, manifest_key(ref))
         try:
-            _manifest_of(ref, data)
+            return _manifest_of(ref, data), data
         except DamagedObject:  # bytes may change on their way
             data = get(self.store, manifest_key(ref))
-            _manifest_of(ref, data)
-        return data
+            return _manifest_of(ref, data), data
 
     def check_objects(self, ref: BackupRef, manifest: Manifest) -> None:
         """Raises DamagedObject or NoSuchObject unless every object that the backup needs is there with its size."""
@@ -278,10 +279,9 @@ class Repository:
 
     def pack_sizes(self, host: str, volume: str) -> dict[str, int]:
         """Name and stored bytes of every pack of a volume that is in the store, of whatever backup."""
-        prefix = f"packs/{encode_name(host)}/{encode_name(volume)}/"
         return {
-            info.key.removeprefix(prefix).removesuffix(".tar.zst"): info.size
-            for info in self.store.list(prefix)
+            info.key.rpartition("/")[2].removesuffix(".tar.zst"): info.size
+            for info in self.objects("packs", host, volume)
         }
 
     def volumes(self, host: str | None = None) -> list[tuple[str, str]]:

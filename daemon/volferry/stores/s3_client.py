@@ -153,11 +153,6 @@ def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def status(response: Any) -> int:
-    """HTTP status of a response, or of one that an error has."""
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
 def was_tried_again(response: Any) -> bool:
     """Whether botocore has sent the request more than once."""
     return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0

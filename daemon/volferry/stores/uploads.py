@@ -49,10 +49,6 @@ class Uploads:
             except StoreError:
                 pass
 
-    def is_ours(self, upload: str) -> bool:
-        """Whether this process is at it."""
-        return upload in self._open
-
     def of_the_dead(self) -> Iterator[list[Upload]]:
         """Of each process that died, what it had not ended; forgotten once the next is asked for."""
         for path in self._files():
