@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from volferry.errors import ConfigError, ObjectExists, ObjectLocked, StoreUnreachable, UsageError
+from volferry.errors import ConfigError, ObjectExists, ObjectLocked, StoreError, StoreUnreachable, UsageError
 from volferry.store_config import ObjectLock, Secret, StoreConfig
-from volferry.stores import s3
+from volferry.stores import s3, s3_client
 from volferry.stores.base import get, put
 from volferry.stores.s3 import S3Store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.parts.s3_servers import S3Server, Servers
@@ -88,6 +92,46 @@ def test_what_is_wrong_is_said_in_one_line(
             use()
         assert re.search(words, str(raised.value)), str(raised.value)
         assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 100 Con", b"HTTP/1.1 100 Continue\r\n"])
+def test_an_answer_that_ends_too_early_is_an_error(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    from botocore.retries.standard import ExponentialBackoff
+
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda _self, _context: 0.0)
+    monkeypatch.setattr(s3_client, "_FIRST_PAUSE_SECONDS", 0.0)
+    with answering(sent) as endpoint:
+        settings = StoreConfig(
+            url="s3://bucket/x", endpoint=endpoint, access_key_id="a", secret_access_key=Secret("b")
+        )
+        with pytest.raises(StoreError, match=r"bucket|endpoint"):
+            put(S3Store(settings), "a", b"x")
+
+
+@contextmanager
+def answering(sent: bytes) -> Iterator[str]:
+    """The endpoint of a server that has nothing, answers what is put with `sent`, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    if connection.recv(1 << 16).startswith(b"HEAD"):
+                        connection.sendall(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n")
+                    else:
+                        connection.sendall(sent)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def test_a_bucket_that_is_not_there_is_said_to_be(server: S3Server) -> None:

@@ -100,7 +100,7 @@ def make_client(settings: StoreConfig) -> S3Client:
             region_name=settings.region,
             profile_name=settings.profile,
         )
-        return session.client(
+        client = session.client(
             "s3",
             endpoint_url=settings.endpoint,
             # A server of one's own has no regions, but a request is signed for one.
@@ -119,8 +119,20 @@ def make_client(settings: StoreConfig) -> S3Client:
                 s3={"payload_signing_enabled": False, "addressing_style": _addressing(settings)},
             ),
         )
+        client.meta.events.register("before-send.s3", _expect_nothing)
+        return client
     except (ProfileNotFound, PartialCredentialsError, BotoCoreError, ValueError, OSError) as error:
         raise ConfigError(f"store {settings.url}: {_text(error)}") from error
+
+
+def _expect_nothing(request: Any, **_: object) -> None:
+    """Sends a body at once, without `Expect: 100-continue`.
+
+    botocore asks before each body, waits a second for a server that does not answer that, and for ever, at full speed,
+    where the connection ends in the middle of the answer (botocore 1.44, `AWSConnection._consume_headers`).
+    The header is not signed.
+    """
+    request.headers.pop("Expect", None)
 
 
 def _addressing(settings: StoreConfig) -> Literal["auto", "path", "virtual"]:
