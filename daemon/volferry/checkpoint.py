@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Self
 
 from blake3 import blake3
 
+from volferry.archive.digests import digested
 from volferry.archive.excludes import Excludes
-from volferry.archive.index import digested, file_blocks, group_bytes, parse_frames, parse_groups
+from volferry.archive.index import file_blocks, group_bytes, parse_frames, parse_groups
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import VolferryError, reason
 from volferry.model import BACKUP_ID, PackInfo, time_of_id
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 # Well below the grace period of packs that no backup refers to (a week): what a checkpoint names is still there.
 _OLDEST = timedelta(days=3)
-_VERSION = 1
+_VERSION = 2
 
 
 class _GrowingFile:
@@ -62,7 +63,7 @@ class CheckpointWriter:
     def __init__(self, directory: Path, *, packs: Mapping[str, PackInfo], excludes: Excludes) -> None:
         """`packs` are those of earlier runs that this one may refer to."""
         self._directory = directory
-        earlier = [[pack.name, pack.stored_bytes, pack.blake3] for pack in packs.values()]
+        earlier = [[pack.name, pack.stored_bytes, pack.digest] for pack in packs.values()]
         try:
             directory.mkdir(parents=True, mode=0o700)
             (directory / "run.json").write_bytes(
@@ -103,7 +104,7 @@ class CheckpointWriter:
         """All frames so far are in packs that are on stable storage."""
         try:
             line = (
-                f"{pack.name} {pack.stored_bytes} {pack.blake3} {self._frames.sync()} {self._groups.sync()}"
+                f"{pack.name} {pack.stored_bytes} {pack.digest} {self._frames.sync()} {self._groups.sync()}"
             )
             self._packs.write(f"{line} {blake3(line.encode()).hexdigest()}\n".encode())
             self._packs.sync()
@@ -212,7 +213,7 @@ def _load(directory: Path) -> Checkpoint | None:
     if not frames[0]:
         return None
     for part, (size_bytes, expected) in (("frames", frames), ("groups", groups)):
-        if digested(file_blocks(directory / part, size_bytes)).blake3 != expected:
+        if digested(file_blocks(directory / part, size_bytes)).hex != expected:
             raise ValueError(f"{part} is damaged")
     last = -1
     for location in parse_frames(file_blocks(directory / "frames", frames[0])):

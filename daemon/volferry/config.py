@@ -52,7 +52,8 @@ class HelperConfig(Section, frozen=True):
     """The throwaway container that reads and writes volumes."""
 
     image: Annotated[
-        str | None, Meta(description="An image that has sh, tar, find, sort, tr and zstd (the GNU ones).")
+        str | None,
+        Meta(description="An image that has sh, tar, find, sort, tr, zstd, sleep and sync (the GNU ones)."),
     ] = None
     channel: Annotated[Literal["auto", "fifo", "stream"], Meta(description="How bytes leave the helper.")] = (
         "auto"

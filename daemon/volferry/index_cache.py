@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volferry.archive.index import ObjectDigest, digested, file_blocks
+from volferry.archive.digests import digested
+from volferry.archive.index import file_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,4 +53,4 @@ class IndexCache:
 
 
 def _matches(path: Path, expected: IndexObjectPart) -> bool:
-    return digested(file_blocks(path)) == ObjectDigest(expected.stored_bytes, expected.blake3)
+    return digested(file_blocks(path)) == expected.digest

@@ -155,7 +155,7 @@ class PackInfo:
     name: str
     stored_bytes: int
     live_bytes: int
-    blake3: str
+    digest: str  # `xxh128:<hex>`, or `blake3:<hex>` as format 1 had it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from volferry.archive.index import digested, file_blocks
+from volferry.archive.digests import digested
+from volferry.archive.index import file_blocks
 from volferry.archive.manifest import FORMAT_VERSION, Manifest, check_format, read_manifest, reread_manifest
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import (
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from volferry.archive.index import ObjectDigest
     from volferry.archive.manifest import IndexObjectPart
     from volferry.manifest_cache import ManifestCache
     from volferry.model import ObjectInfo
@@ -333,7 +333,7 @@ class Repository:
         for _ in range(_READ_ATTEMPTS):
             with path.open("wb") as file:
                 digest = digested(self.blocks(key), file.write)
-            wrong = digest_error(digest, expected.stored_bytes, expected.blake3)
+            wrong = digest.difference(expected.digest)
             if wrong is None:
                 return digest.stored_bytes
         raise DamagedObject(key, str(wrong))
@@ -407,10 +407,3 @@ class BackupWriter:
         except BaseException:
             writer.abort()
             raise
-
-
-def digest_error(digest: ObjectDigest, stored_bytes: int, blake3: str) -> str | None:
-    """What is wrong with an object of `digest` that should have `stored_bytes` and `blake3`, or None."""
-    if digest.stored_bytes != stored_bytes:
-        return f"it has {digest.stored_bytes} bytes instead of {stored_bytes}"
-    return None if digest.blake3 == blake3 else "its content does not match its BLAKE3 digest"

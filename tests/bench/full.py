@@ -6,11 +6,10 @@ Each round runs all of them once, in turn; what counts is the median, and the ra
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 from typing import TYPE_CHECKING
 
-from tests.bench.measuring import VOLFERRY, megabytes, mixed_data, remove_volume, timed, volume, workplace
+from tests.bench.measuring import VOLFERRY, kept_volumes, megabytes, mixed_data, timed, volume, workplace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,15 +24,14 @@ def main(arguments: list[str]) -> None:
     backups: dict[str, list[float]] = {}
     restores: dict[str, list[float]] = {}
     peaks: list[int] = []
-    with workplace() as place, volume(_NAME) as data:
+    with workplace() as place, volume(_NAME) as data, kept_volumes() as kept:
         mixed_data(data, size_bytes=_SIZE_BYTES, files=_FILES)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", flush=True)
             for tool in (_volferry, _restic, _borg, _tar):
-                here = place / "round"
+                here = place / f"{tool.__name__}{number}"
                 here.mkdir()
-                took = tool(here, data)
-                shutil.rmtree(here)
+                took = tool(here, data, kept)
                 backups.setdefault(took[0], []).append(took[1])
                 restores.setdefault(took[0], []).append(took[2])
                 peaks.extend(took[3:])
@@ -49,20 +47,19 @@ def main(arguments: list[str]) -> None:
     print(f"\npeak memory of volferry: {megabytes(max(peaks))}")
 
 
-def _volferry(place: Path, data: Path) -> tuple[str, float, float, int, int]:
-    del data
+def _volferry(place: Path, _data: Path, kept: list[str]) -> tuple[str, float, float, int, int]:
     environment = {
         **os.environ,
         "VOLFERRY_STATE_DIR": str(place / "state"),
         "VOLFERRY_STORE": str(place / "store"),
     }
     backup = timed([*VOLFERRY, "backup", _NAME], environment=environment)
-    restore = timed([*VOLFERRY, "restore", _NAME, "--into", f"{_NAME}-restored"], environment=environment)
-    remove_volume(f"{_NAME}-restored")
+    kept.append(f"{_NAME}{place.name}")
+    restore = timed([*VOLFERRY, "restore", _NAME, "--into", kept[-1]], environment=environment)
     return "volferry", backup.seconds, restore.seconds, backup.peak_bytes, restore.peak_bytes
 
 
-def _restic(place: Path, data: Path) -> tuple[str, float, float]:
+def _restic(place: Path, data: Path, _kept: list[str]) -> tuple[str, float, float]:
     environment = {**os.environ, "RESTIC_PASSWORD": "bench", "RESTIC_REPOSITORY": str(place / "r")}
     environment["RESTIC_CACHE_DIR"] = str(place / "cache")
     timed(["restic", "init"], environment=environment)
@@ -71,7 +68,7 @@ def _restic(place: Path, data: Path) -> tuple[str, float, float]:
     return "restic", backup.seconds, restore.seconds
 
 
-def _borg(place: Path, data: Path) -> tuple[str, float, float]:
+def _borg(place: Path, data: Path, _kept: list[str]) -> tuple[str, float, float]:
     environment = {
         **os.environ,
         "BORG_BASE_DIR": str(place),
@@ -89,7 +86,7 @@ def _borg(place: Path, data: Path) -> tuple[str, float, float]:
     return "borg", backup.seconds, restore.seconds
 
 
-def _tar(place: Path, data: Path) -> tuple[str, float, float]:
+def _tar(place: Path, data: Path, _kept: list[str]) -> tuple[str, float, float]:
     out = place / "out"
     out.mkdir()
     backup = timed(

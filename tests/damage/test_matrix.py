@@ -13,6 +13,7 @@ import pytest
 
 from tests.parts.trees import assert_same, snapshot
 from tests.parts.world import World, world_of
+from volferry.archive.manifest import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -233,7 +234,7 @@ def test_what_a_newer_version_wrote_is_said_to_be_newer(
     world = damaged
     path = good.object(world.store, kind)
     document = json.loads(path.read_text())
-    document["format"] = 2
+    document["format"] = FORMAT_VERSION + 1
     if not sealed:
         document = {"format": 99, "sha3": "whatever it may be then"}
     path.write_text(json.dumps(document))

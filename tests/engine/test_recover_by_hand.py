@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recover-by-hand.md"
 FENCE = re.compile(r"^```sh(?: (?P<name>\S+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = {"b3sum": "b3sum", "tar": "tar", "zstd": "zstd"}
+PROGRAMS = {"b3sum": "b3sum", "tar": "tar", "xxhsum": "xxhash", "zstd": "zstd"}
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ def test_a_store_of_an_earlier_version_is_read_as_it_was_written(directory: Path
 
 
 def test_there_is_a_store_of_this_version() -> None:
-    assert [path.name for path in STORES] == ["format-1"]
+    assert [path.name for path in STORES] == ["format-1", "format-2"]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from volferry.archive.manifest import FORMAT_VERSION, Manifest, check_format, read_manifest
+from volferry.archive.manifest import FORMAT_VERSION, Manifest, PackPart, check_format, read_manifest
 from volferry.archive.sealed import seal, unseal
 from volferry.checked import value_of
 from volferry.errors import DamagedObject, NewerFormat
@@ -65,7 +65,12 @@ DOCUMENT: dict[str, Any] = {
     "findings": [{"kind": "vanished", "path": "a\\x00\\\\", "detail": "gone"}],
     "findings_total": 1,
     "packs": [
-        {"name": "20260102T030405Z-0a1b2c.0000", "stored_bytes": 900, "live_bytes": 900, "blake3": DIGEST}
+        {
+            "name": "20260102T030405Z-0a1b2c.0000",
+            "stored_bytes": 900,
+            "live_bytes": 900,
+            "xxh128": DIGEST[:32],
+        }
     ],
     "index": {
         "frames": {"stored_bytes": 50, "blake3": DIGEST},
@@ -135,6 +140,7 @@ def test_fields_of_later_versions_are_passed_over(path: str) -> None:
         ("findings_total", ...),
         ("packs.0.name", "../../../etc/passwd"),
         ("packs.0.name", "20260102T030405Z-0a1b2c.0000/x"),
+        ("packs.0.xxh128", "x"),
         ("packs.0.blake3", "x"),
         ("packs.0.stored_bytes", -1),
         ("index.files", None),
@@ -147,6 +153,22 @@ def test_a_wrong_value_is_damage_that_names_the_field(path: str, value: object) 
     message = str(raised.value)
     assert message.startswith(f"{KEY} is damaged: {path}")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("path", "value"), [("packs.0.xxh128", ...), ("packs.0.blake3", DIGEST)])
+def test_a_pack_has_one_digest(path: str, value: object) -> None:
+    with pytest.raises(DamagedObject, match=r"packs\.0: a pack has one of xxh128 and blake3"):
+        read_manifest(seal(with_change(path, value)), key=KEY)
+
+
+def test_packs_of_format_1_have_blake3_digests() -> None:
+    document = with_change("packs.0.xxh128", ...)
+    document["packs"][0]["blake3"] = DIGEST
+    manifest = read_manifest(seal({**document, "format": 1}), key=KEY)
+    (pack,) = manifest.packs
+    assert pack.info.digest == f"blake3:{DIGEST}"
+    assert PackPart.of(pack.info) == pack
+    assert read_manifest(manifest.to_bytes(), key=KEY) == manifest
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_manifest import DOCUMENT
-from volferry.archive.index import ObjectDigest
 from volferry.archive.manifest import FORMAT_VERSION, Manifest
 from volferry.archive.sealed import seal, unseal
 from volferry.checked import value_of
@@ -29,7 +28,6 @@ from volferry.repository import (
     MARKER_KEY,
     BackupName,
     Repository,
-    digest_error,
     encode_name,
     files_key,
     frames_key,
@@ -338,10 +336,3 @@ def test_a_backup_is_never_written_over_another(repository: Repository, tmp_path
     manifest = written(repository, ref, tmp_path)
     with pytest.raises(ObjectExists):
         repository.writer(ref).put_manifest(manifest)
-
-
-def test_digests_that_differ_are_told_apart_by_length_and_by_content() -> None:
-    digest = ObjectDigest(10, "a" * 64)
-    assert digest_error(digest, 10, "a" * 64) is None
-    assert digest_error(digest, 11, "a" * 64) == "it has 10 bytes instead of 11"
-    assert "BLAKE3" in (digest_error(digest, 10, "b" * 64) or "")

@@ -67,6 +67,17 @@ _EXTRACT = [
     "--warning=no-timestamp",
 ]
 
+# What is written goes to the disk meanwhile, not at the end: the engine syncs the file system when a container that ran on
+# it goes (umount of an overlay), and what was restored should be on the disk by then.
+_SYNCED_SCRIPT = """
+while sleep 0.5 && sync -f "$0"; do :; done </dev/null >/dev/null 2>&1 &
+"$@"
+status=$?
+kill $! 2>/dev/null
+sync -f "$0" </dev/null >/dev/null 2>&1 &
+exit $status
+"""
+
 # Whoever could write the volume may have had a say in the names: on a machine's own files, symlinks that lead
 # elsewhere are made last, so that nothing is ever written through one.
 _NOT_HERE = {"--absolute-names"}
@@ -85,7 +96,7 @@ def create_command(directory: str) -> list[str]:
 
 def extract_command(directory: str) -> list[str]:
     """Reads a tar stream from stdin and puts its entries into `directory`."""
-    return ["tar", f"--directory={directory}", *_EXTRACT]
+    return ["sh", "-c", _SYNCED_SCRIPT, directory, "tar", f"--directory={directory}", *_EXTRACT]
 
 
 def empty_command(directory: str) -> list[str]:

@@ -12,14 +12,16 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import zstandard
-from blake3 import blake3
 
+from volferry.archive.digests import digested
 from volferry.archive.listing import UNTRUSTED, Entry, parse_record, path_of, split_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
     from pathlib import Path
+
+    from volferry.archive.digests import ObjectDigest
 
 _LEVEL = 3
 _BLOCK_BYTES = 1 << 18
@@ -44,14 +46,6 @@ class FrameLocation:
         return f"{self.group} {self.pack} {self.offset} {self.stored_bytes} {self.raw_bytes} {self.digest}\n".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectDigest:
-    """What a finished object must be."""
-
-    stored_bytes: int
-    blake3: str
-
-
 def file_blocks(path: Path, size_bytes: int | None = None) -> Iterator[bytes]:
     """The content of a local file, or the first part of it, in pieces. Raises ValueError if it is shorter than that."""
     with path.open("rb") as file:
@@ -64,18 +58,6 @@ def file_blocks(path: Path, size_bytes: int | None = None) -> Iterator[bytes]:
                 return
             left = None if left is None else left - len(block)
             yield block
-
-
-def digested(blocks: Iterable[bytes], write: Callable[[bytes], object] | None = None) -> ObjectDigest:
-    """What the blocks are, all together; each is handed to `write`."""
-    digest = blake3()
-    size = 0
-    for block in blocks:
-        digest.update(block)
-        size += len(block)
-        if write is not None:
-            write(block)
-    return ObjectDigest(size, digest.hexdigest())
 
 
 def compress_file(path: Path, blocks: Iterable[bytes]) -> ObjectDigest:

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from volferry.archive.digests import ObjectDigest
 from volferry.archive.sealed import seal, unseal
 from volferry.checked import document_of, mistakes, value_of
 from volferry.errors import DamagedObject, NewerFormat
 from volferry.model import BACKUP_ID, PackInfo
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOST_FINDINGS = 1000
 
 
@@ -85,20 +86,46 @@ class FindingPart(_Part, frozen=True):
     detail: str
 
 
-class PackPart(_Part, frozen=True):
+class PackPart(_Part, frozen=True, omit_defaults=True):
     name: PackName
     stored_bytes: Count
     live_bytes: Count
-    blake3: Digest
+    blake3: Digest | None = None  # of format 1
+    xxh128: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.blake3 is None) == (self.xxh128 is None):
+            raise ValueError("a pack has one of xxh128 and blake3")
+
+    @classmethod
+    def of(cls, pack: PackInfo) -> PackPart:
+        algorithm, _, digest = pack.digest.partition(":")
+        return cls(
+            name=pack.name,
+            stored_bytes=pack.stored_bytes,
+            live_bytes=pack.live_bytes,
+            blake3=digest if algorithm == "blake3" else None,
+            xxh128=digest if algorithm == "xxh128" else None,
+        )
+
+    @property
+    def digest(self) -> ObjectDigest:
+        return ObjectDigest(
+            self.stored_bytes, f"blake3:{self.blake3}" if self.blake3 else f"xxh128:{self.xxh128}"
+        )
 
     @property
     def info(self) -> PackInfo:
-        return PackInfo(self.name, self.stored_bytes, self.live_bytes, self.blake3)
+        return PackInfo(self.name, self.stored_bytes, self.live_bytes, self.digest.digest)
 
 
 class IndexObjectPart(_Part, frozen=True):
     stored_bytes: Count
     blake3: Digest
+
+    @property
+    def digest(self) -> ObjectDigest:
+        return ObjectDigest(self.stored_bytes, f"blake3:{self.blake3}")
 
 
 class IndexPart(_Part, frozen=True):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from blake3 import blake3
-
+from volferry.archive.digests import ObjectHasher
 from volferry.archive.index import FrameLocation
 from volferry.model import PackInfo
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from volferry.archive.frames import Frame
 
 PACK_BYTES = 1 << 30
+PACK_DIGEST = "xxh128"
 _SMALLEST_PACK_BYTES = 64 << 20
 _SHARE_OF_RUN = 16
 
@@ -49,7 +49,7 @@ class PackWriter:
         self._on_committed = on_committed
         self._pack_bytes = pack_bytes
         self._sink: ObjectSink | None = None
-        self._hash = blake3()
+        self._hasher = ObjectHasher(PACK_DIGEST)
         self._offset = 0
         self._group = -1
         self._group_bytes = 0
@@ -71,7 +71,7 @@ class PackWriter:
             frame.group, self._name, self._offset, len(frame.stored), frame.raw_bytes, frame.digest
         )
         self._sink.write(frame.stored)
-        self._hash.update(frame.stored)
+        self._hasher.update(frame.stored)
         self._offset += len(frame.stored)
         self._group_bytes += len(frame.stored)
         return location
@@ -98,9 +98,9 @@ class PackWriter:
     def _finish_pack(self) -> None:
         assert self._sink is not None  # noqa: S101 -- for the type checker; both callers have looked
         self._sink.commit()
-        self.packs.append(PackInfo(self._name, self._offset, self._offset, self._hash.hexdigest()))
+        self.packs.append(PackInfo(self._name, self._offset, self._offset, self._hasher.digest))
         self._sink = None
-        self._hash = blake3()
+        self._hasher = ObjectHasher(PACK_DIGEST)
         self._committed_bytes += self._offset
         self._offset = 0
         self._on_committed(self.packs[-1])

@@ -18,8 +18,8 @@ from volferry.engine.labels import IMAGE
 from volferry.errors import HelperImageError, reason
 
 REPOSITORY = "volferry-helper"
-_VERSION = 2  # of how the image is made
-PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd")
+_VERSION = 3  # of how the image is made
+PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync")
 _SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 # What we use of them and other implementations lack.
 _GNU = {"tar": "GNU tar", "find": "GNU findutils", "sort": "GNU coreutils"}

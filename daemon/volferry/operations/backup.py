@@ -35,7 +35,7 @@ from volferry.operations.volume_reading import Listing, VolumeReading, list_volu
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from volferry.archive.index import ObjectDigest
+    from volferry.archive.digests import ObjectDigest
     from volferry.engine.helper import HelperInBackground
     from volferry.index_cache import IndexCache
     from volferry.observer import Observer
@@ -187,7 +187,7 @@ class _Assembly:
         known = {**self._base.packs, **{pack.name: pack for pack in self._packs.packs}}
         return [
             PackInfo(
-                name, known[name].stored_bytes, min(live_bytes, known[name].stored_bytes), known[name].blake3
+                name, known[name].stored_bytes, min(live_bytes, known[name].stored_bytes), known[name].digest
             )
             for name, live_bytes in sorted(self._live_bytes.items())
         ]
@@ -291,14 +291,9 @@ def _manifest(
             for finding in stats.findings
         ),
         findings_total=stats.findings_total,
-        packs=tuple(
-            PackPart(
-                name=pack.name, stored_bytes=pack.stored_bytes, live_bytes=pack.live_bytes, blake3=pack.blake3
-            )
-            for pack in assembly.packs()
-        ),
+        packs=tuple(PackPart.of(pack) for pack in assembly.packs()),
         index=IndexPart(
-            frames=IndexObjectPart(stored_bytes=digests[0].stored_bytes, blake3=digests[0].blake3),
-            files=IndexObjectPart(stored_bytes=digests[1].stored_bytes, blake3=digests[1].blake3),
+            frames=IndexObjectPart(stored_bytes=digests[0].stored_bytes, blake3=digests[0].hex),
+            files=IndexObjectPart(stored_bytes=digests[1].stored_bytes, blake3=digests[1].hex),
         ),
     )

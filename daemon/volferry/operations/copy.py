@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from volferry.archive.index import digested
+from volferry.archive.digests import ObjectDigest, digested
 from volferry.archive.manifest import Manifest
 from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, RepositoryError, StoreError
 from volferry.interrupts import held_back
 from volferry.operations.prune import volume_of
-from volferry.repository import digest_error, files_key, frames_key, pack_key
+from volferry.repository import files_key, frames_key, pack_key
 from volferry.retention import judge
 
 if TYPE_CHECKING:
@@ -49,8 +49,11 @@ class _Object:
     """One that a backup needs."""
 
     key: str
-    stored_bytes: int
-    blake3: str
+    content: ObjectDigest
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.content.stored_bytes
 
 
 def copy_volume(
@@ -163,8 +166,8 @@ class _Sender:
             store.delete(wanted.key)
         writer = store.create(wanted.key)
         try:
-            digest = digested(self._blocks(wanted.key), writer.write)
-            if wrong := digest_error(digest, wanted.stored_bytes, wanted.blake3):
+            found = digested(self._blocks(wanted.key), writer.write, algorithm=wanted.content.digest)
+            if wrong := found.difference(wanted.content):
                 raise DamagedObject(wanted.key, wrong)
             try:
                 writer.commit()
@@ -188,6 +191,6 @@ class _Sender:
 
 def _objects(ref: BackupRef, manifest: Manifest) -> Iterator[_Object]:
     for pack in manifest.packs:
-        yield _Object(pack_key(ref, pack.name), pack.stored_bytes, pack.blake3)
+        yield _Object(pack_key(ref, pack.name), pack.digest)
     for key, part in ((frames_key(ref), manifest.index.frames), (files_key(ref), manifest.index.files)):
-        yield _Object(key, part.stored_bytes, part.blake3)
+        yield _Object(key, part.digest)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from volferry.archive.index import digested
+from volferry.archive.digests import ObjectDigest, ObjectHasher, digested
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed, DamagedObject, RepositoryError, StoreError
 from volferry.model import printable
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.excerpt import reading
-from volferry.repository import digest_error, files_key, frames_key, pack_key
+from volferry.repository import files_key, frames_key, pack_key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from volferry.archive.index import FrameLocation
@@ -96,7 +96,7 @@ class Verifier:
             yield str(error)
             return
         try:
-            packs = _PackDigests(ref)
+            packs = _PackDigests(pack.info for pack in manifest.packs)
             self._observer.phase("verifying", total_bytes=manifest.counts.tar_bytes)
             yield from self._wrong_groups(backup, packs, missing)
             for pack in manifest.packs:
@@ -112,13 +112,13 @@ class Verifier:
 
     def _wrong_pack(self, key: str, pack: PackInfo, packs: _PackDigests) -> str | None:
         """By what was read of it already, if that was all of it, in order."""
-        if packs.of(pack) == pack.blake3:
+        if packs.of(pack) == pack.digest:
             return None
         try:
-            digest = digested(self._repository.blocks(key))
+            found = digested(self._repository.blocks(key), algorithm=pack.digest)
         except StoreError as error:
             return str(error)
-        wrong = digest_error(digest, pack.stored_bytes, pack.blake3)
+        wrong = found.difference(ObjectDigest(pack.stored_bytes, pack.digest))
         return None if wrong is None else str(DamagedObject(key, wrong))
 
     def _wrong_groups(
@@ -165,19 +165,17 @@ class _Reader(BackupReader):
 class _PackDigests:
     """Digests of packs that are read from their start to their end, frame by frame."""
 
-    def __init__(self, ref: BackupRef) -> None:
-        self._ref = ref
-        self._hashers: dict[str, blake3] = {}
-        self._positions: dict[str, int] = {}
+    def __init__(self, packs: Iterable[PackInfo]) -> None:
+        self._hashers = {pack.name: ObjectHasher(pack.digest) for pack in packs}
 
     def add(self, location: FrameLocation, stored: bytes) -> None:
-        if location.offset == self._positions.get(location.pack, 0):
-            self._hashers.setdefault(location.pack, blake3()).update(stored)
-            self._positions[location.pack] = location.offset + len(stored)
+        hasher = self._hashers[location.pack]
+        if location.offset == hasher.stored_bytes:
+            hasher.update(stored)
 
     def of(self, pack: PackInfo) -> str | None:
-        whole = self._positions.get(pack.name) == pack.stored_bytes
-        return self._hashers[pack.name].hexdigest() if whole else None
+        hasher = self._hashers[pack.name]
+        return hasher.digest if hasher.stored_bytes == pack.stored_bytes else None
 
 
 @dataclass(slots=True)
