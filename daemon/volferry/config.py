@@ -8,7 +8,7 @@ import tomllib
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
@@ -76,6 +76,16 @@ class VolumeSettings(Section, frozen=True):
     exclude_caches: Annotated[
         bool | None, Meta(description="Leave out directories that a CACHEDIR.TAG marks.")
     ] = None
+    quiesce: Annotated[
+        Literal["none", "pause", "stop"] | None,
+        Meta(description="What is done to containers that write to the volume while it is read."),
+    ] = None
+    warm: Annotated[
+        bool | None,
+        Meta(
+            description="Read the volume once before that too, and only what changed since while they stand still."
+        ),
+    ] = None
     keep: Annotated[Keep | None, Meta(description="Which backups `prune` keeps; without it, all.")] = None
 
 
@@ -100,20 +110,30 @@ _FALSE = {"false", "no", "0", "off"}
 
 
 def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
-    """`volferry.exclude` (one pattern a line, or separated by commas) and `volferry.exclude-caches`.
+    """`volferry.exclude` (one pattern a line, or separated by commas), `volferry.exclude-caches`, `volferry.quiesce` and
+    `volferry.warm`.
 
     Raises ConfigError that names `of`, the volume or container.
     """
     exclude = labels.get("volferry.exclude")
-    caches = labels.get("volferry.exclude-caches")
-    if caches is not None and caches.lower() not in _TRUE | _FALSE:
-        raise ConfigError(f"{of}: label volferry.exclude-caches is {caches!r}: use true or false")
+    quiesce = labels.get("volferry.quiesce")
+    if quiesce not in {None, "none", "pause", "stop"}:
+        raise ConfigError(f"{of}: label volferry.quiesce is {quiesce!r}: use none, pause or stop")
     return VolumeSettings(
         exclude=None
         if exclude is None
         else tuple(pattern.strip() for pattern in re.split(r"[,\n]", exclude) if pattern.strip()),
-        exclude_caches=None if caches is None else caches.lower() in _TRUE,
+        exclude_caches=_truth(labels, "volferry.exclude-caches", of=of),
+        quiesce=cast("Any", quiesce),
+        warm=_truth(labels, "volferry.warm", of=of),
     )
+
+
+def _truth(labels: Mapping[str, str], label: str, *, of: str) -> bool | None:
+    value = labels.get(label)
+    if value is not None and value.lower() not in _TRUE | _FALSE:
+        raise ConfigError(f"{of}: label {label} is {value!r}: use true or false")
+    return None if value is None else value.lower() in _TRUE
 
 
 _KEEP_LABEL = "volferry.keep."

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from volferry.archive.digests import ObjectDigest
     from volferry.archive.manifest import IndexObjectPart
     from volferry.manifest_cache import ManifestCache
     from volferry.model import ObjectInfo
@@ -69,6 +70,15 @@ def files_key(ref: BackupRef) -> str:
 def pack_key(ref: BackupRef, pack: str) -> str:
     """Packs of older backups of the same volume lie beside the backup's own."""
     return f"packs/{encode_name(ref.host)}/{encode_name(ref.volume)}/{pack}.tar.zst"
+
+
+def needed_objects(ref: BackupRef, manifest: Manifest) -> dict[str, ObjectDigest]:
+    """What a backup needs but for its manifest: keys, and what each object must be."""
+    return {
+        frames_key(ref): manifest.index.frames.digest,
+        files_key(ref): manifest.index.files.digest,
+        **{pack_key(ref, pack.name): pack.digest for pack in manifest.packs},
+    }
 
 
 def ref_of_manifest(key: str) -> BackupRef | None:
@@ -269,13 +279,9 @@ class Repository:
 
     def check_objects(self, ref: BackupRef, manifest: Manifest) -> None:
         """Raises DamagedObject or NoSuchObject unless every object that the backup needs is there with its size."""
-        needed = [(frames_key(ref), manifest.index.frames.stored_bytes)]
-        needed.append((files_key(ref), manifest.index.files.stored_bytes))
-        needed.extend((pack_key(ref, pack.name), pack.stored_bytes) for pack in manifest.packs)
-        for key, stored_bytes in needed:
-            size = self.store.size(key)
-            if size != stored_bytes:
-                raise DamagedObject(key, f"it has {size} bytes instead of {stored_bytes}")
+        for key, expected in needed_objects(ref, manifest).items():
+            if wrong := expected.other_size(self.store.size(key)):
+                raise DamagedObject(key, wrong)
 
     def pack_sizes(self, host: str, volume: str) -> dict[str, int]:
         """Name and stored bytes of every pack of a volume that is in the store, of whatever backup."""
@@ -309,9 +315,7 @@ class Repository:
 
     def protect(self, ref: BackupRef, manifest: Manifest) -> None:
         """Keeps all that a manifest refers to from being deleted, where the store was told to."""
-        self.store.protect(
-            [frames_key(ref), files_key(ref), *(pack_key(ref, pack.name) for pack in manifest.packs)]
-        )
+        self.store.protect(needed_objects(ref, manifest))
 
     def forget(self, ref: BackupRef) -> None:
         """Deletes the manifest, with which the backup ends, then the index. Packs stay, others may need them.

@@ -22,7 +22,7 @@ from volferry.engine.volumes import find_volume
 from volferry.index_cache import IndexCache
 from volferry.observer import Silent
 from volferry.operations import volume_reading
-from volferry.operations.backup import BackupSettings, VolumeState, backup_volume
+from volferry.operations.backup import MOVING, BackupSettings, VolumeState, backup_volume
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.restore import restore_backup
 from volferry.repository import Repository
@@ -96,6 +96,7 @@ class Bench:
             spool=self.run.spool,
             started=time.monotonic(),
             observer=Silent(),
+            still=MOVING,
         )
 
     def restore(self, stats: BackupStats) -> None:

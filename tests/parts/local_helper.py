@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from volferry.index_cache import IndexCache
 from volferry.model import Volume
 from volferry.observer import Silent
-from volferry.operations.backup import BackupSettings, VolumeState, backup_volume
+from volferry.operations.backup import MOVING, BackupSettings, VolumeState, backup_volume
 from volferry.volume_lock import volume_lock
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ class LocalVolume:
                     spool=spool,
                     started=time.monotonic(),
                     observer=Silent(),
+                    still=MOVING,
                 )
         finally:
             helper.end()

@@ -105,10 +105,14 @@ class World:
         """A container that mounts `volume` at /data: running, paused, stopped or created."""
         made = self.client.containers.create(
             self.image,
-            IDLE,
             stdin_open=True,
             network_mode="none",
-            **{"name": f"user-{secrets.token_hex(4)}", "volumes": [f"{volume}:/data"], **more},
+            **{
+                "command": IDLE,
+                "name": f"user-{secrets.token_hex(4)}",
+                "volumes": [f"{volume}:/data"],
+                **more,
+            },
         )
         self._containers.append(made)
         if state != "created":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.parts.s3_servers import S3Server, Servers
     from volferry.store_config import StoreConfig
 
+RUNS = int(os.environ.get("FAULT_RUNS", "40"))  # as many as one has patience for
 RUNS_A_TEST = 10
 ATTEMPTS = 6  # of a person who runs it again
 
@@ -70,7 +72,7 @@ def tar_of(repository: Repository, ref: Any, spool: Path) -> bytes:
     return b"".join(BackupReader(repository, ref, spool=spool).tar_stream())
 
 
-@pytest.mark.parametrize("first", range(0, 40, RUNS_A_TEST))
+@pytest.mark.parametrize("first", range(0, RUNS, RUNS_A_TEST))
 def test_whatever_the_network_does_nothing_is_lost_or_wrongly_called_good(
     server: S3Server, tmp_path: Path, first: int
 ) -> None:

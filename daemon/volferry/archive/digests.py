@@ -55,10 +55,16 @@ class ObjectDigest:
     def hex(self) -> str:
         return self.digest.partition(":")[2]
 
+    def other_size(self, stored_bytes: int) -> str | None:
+        """What is wrong with an object of so many bytes, or None."""
+        if stored_bytes == self.stored_bytes:
+            return None
+        return f"it has {stored_bytes} bytes instead of {self.stored_bytes}"
+
     def difference(self, expected: ObjectDigest) -> str | None:
         """What is wrong with an object that should be as `expected`, or None."""
-        if self.stored_bytes != expected.stored_bytes:
-            return f"it has {self.stored_bytes} bytes instead of {expected.stored_bytes}"
+        if wrong := expected.other_size(self.stored_bytes):
+            return wrong
         if self.digest != expected.digest:
             return f"its content does not match its {expected.digest.partition(':')[0].upper()} digest"
         return None

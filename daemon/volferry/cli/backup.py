@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from volferry.archive.excludes import Excludes
     from volferry.engine.helper import HelperSettings
     from volferry.model import BackupStats, Volume
+    from volferry.operations.quiesce import Mode
     from volferry.repository import Repository
     from volferry.run import Run
 
@@ -46,6 +49,19 @@ def backup(
     exclude_caches: Annotated[
         bool, typer.Option("--exclude-caches", help="Leave out directories that a CACHEDIR.TAG marks.")
     ] = False,
+    quiesce: Annotated[
+        Quiesce | None,
+        typer.Option(
+            "--quiesce",
+            help="Stop or pause containers that write to the volume while it is read; else the config's.",
+        ),
+    ] = None,
+    warm: Annotated[
+        bool | None,
+        typer.Option(
+            "--warm/--no-warm", help="Read the volume once before that, so that they stand still for moments."
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Read everything, also what has not changed.")] = False,
     json: JsonOption = False,
     store: StoreOption = None,
@@ -57,8 +73,13 @@ def backup(
     session = Session.load(config=config, store=store, engine=engine, host=host)
     volumes = _select(session, names or [], everything=everything, project=project, container=container)
     # All of them before the first: what cannot be understood is said before anything is done.
-    excludes = {
-        volume.name: _excludes(session, volume, exclude or [], caches=exclude_caches) for volume in volumes
+    wanted = {
+        volume.name: _Wanted(
+            _excludes(session, volume, exclude or [], caches=exclude_caches),
+            *_stillness(session, volume, quiesce.value if quiesce else None, warm),
+            full,
+        )
+        for volume in volumes
     }
     done: list[BackupStats] = []
     failed: list[tuple[str, str]] = []
@@ -67,7 +88,7 @@ def backup(
         opened = _OpenedStore(session, run)
         for volume in volumes:
             try:
-                stats = _back_up_one(session, volume, opened, settings, run, excludes[volume.name], full=full)
+                stats, problems = _back_up_one(session, volume, opened, settings, run, wanted[volume.name])
             except (VolferryError, OSError) as error:
                 if opened.failed:  # no volume can be backed up
                     raise
@@ -79,6 +100,10 @@ def backup(
                 failed.append((volume.name, message))
             else:
                 done.append(stats)
+                if problems:
+                    message = "; ".join(problems)
+                    say(f"volferry: {volume.name}: {message}")
+                    failed.append((volume.name, message))
                 if not json:
                     print(_line(stats), flush=True)
     if json:
@@ -95,6 +120,24 @@ def backup(
             )
         return 1
     return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
+
+
+class Quiesce(StrEnum):
+    """What is done to those who write."""
+
+    none = "none"
+    pause = "pause"
+    stop = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How one volume is backed up."""
+
+    excludes: Excludes
+    quiesce: Mode
+    warm: bool
+    full: bool
 
 
 class _OpenedStore:
@@ -163,10 +206,9 @@ def _back_up_one(
     opened: _OpenedStore,
     settings: HelperSettings,
     run: Run,
-    excludes: Excludes,
-    *,
-    full: bool,
-) -> BackupStats:
+    wanted: _Wanted,
+) -> tuple[BackupStats, list[str]]:
+    """Also what could not be brought back afterwards."""
     from volferry.engine.helper import HelperInBackground  # noqa: PLC0415
 
     started = time.monotonic()
@@ -176,13 +218,24 @@ def _back_up_one(
     ):
         # Imported and opened while the helper comes up.
         from volferry.index_cache import IndexCache  # noqa: PLC0415
+        from volferry.journal import Journal  # noqa: PLC0415
         from volferry.operations.backup import BackupSettings, VolumeState, backup_volume  # noqa: PLC0415
+        from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
         from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
         repository = opened.repository()
+        still = Quiesced(
+            session.engine,
+            volume.name,
+            wanted.quiesce,
+            warm=wanted.warm and wanted.quiesce != "none",
+            journal=Journal(session.config.state_dir, run.id),
+            own=[settings.own.id] if settings.own else [],
+            note=observer.note,
+        )
         state = session.state_of_volume(repository, session.host, volume.name)
         with volume_lock(state, volume.name):
-            return backup_volume(
+            stats = backup_volume(
                 volume,
                 helper=helper,
                 repository=repository,
@@ -190,14 +243,17 @@ def _back_up_one(
                     host=session.host,
                     engine=f"{session.engine.name}, Docker {session.engine.version}",
                     compression_level=session.config.compression,
-                    excludes=excludes,
-                    full=full,
+                    excludes=wanted.excludes,
+                    full=wanted.full,
                 ),
                 state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
                 spool=run.spool,
                 started=started,
                 observer=observer,
+                still=still,
             )
+        still.await_health()
+        return stats, still.problems
 
 
 def _excludes(session: Session, volume: Volume, more: list[str], *, caches: bool) -> Excludes:
@@ -213,6 +269,14 @@ def _excludes(session: Session, volume: Volume, more: list[str], *, caches: bool
     return excludes
 
 
+def _stillness(
+    session: Session, volume: Volume, quiesce: Mode | None, warm: bool | None
+) -> tuple[Mode, bool]:
+    """What the command line says, else what is in force for the volume."""
+    settings = session.config.settings_of(volume)
+    return quiesce or settings.quiesce or "none", bool(settings.warm) if warm is None else warm
+
+
 def _line(stats: BackupStats) -> str:
     parts = [
         str(stats.ref.volume) + "@" + stats.ref.id,
@@ -221,6 +285,8 @@ def _line(stats: BackupStats) -> str:
         f"{size_text(stats.stored_bytes)} stored",
         duration_text(stats.seconds),
     ]
+    if stats.downtime_seconds:
+        parts.append(f"{duration_text(stats.downtime_seconds)} down")
     if stats.findings_total:
         parts.append(count_text(stats.findings_total, "finding"))
     return "  ".join(parts)

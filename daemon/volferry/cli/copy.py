@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.options import (
+    AllHostsOption,
+    ConfigOption,
+    EngineOption,
+    HostOption,
+    JsonOption,
+    StoreOption,
+    check_hosts,
+)
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, size_text
@@ -34,9 +42,7 @@ def copy(
             help="A store's name, path or URL (may be repeated); default: the replicas.",
         ),
     ] = None,
-    all_hosts: Annotated[
-        bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")
-    ] = False,
+    all_hosts: AllHostsOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
     host: HostOption = None,
@@ -45,8 +51,7 @@ def copy(
 ) -> int:
     """Send backups to another store: what is missing there, and what its policy keeps."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    if all_hosts and host:
-        raise UsageError("--host and --all-hosts exclude each other")
+    check_hosts(host, all_hosts=all_hosts)
     targets = to or session.config.replicas
     if not targets:
         raise UsageError("there is no replica in the config (replica_of): name a store with --to")

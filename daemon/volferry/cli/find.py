@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.options import (
+    AllHostsOption,
+    ConfigOption,
+    EngineOption,
+    HostOption,
+    JsonOption,
+    StoreOption,
+    check_hosts,
+)
 from volferry.cli.session import Session, print_json_stream, say
-from volferry.errors import NoSuchBackup, UsageError, VolferryError
+from volferry.errors import NoSuchBackup, VolferryError
 from volferry.model import printable
 
 if TYPE_CHECKING:
@@ -38,9 +46,7 @@ def find(
             help="Only backups of this volume; can be given again. Default: all.",
         ),
     ] = None,
-    all_hosts: Annotated[
-        bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")
-    ] = False,
+    all_hosts: AllHostsOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
     host: HostOption = None,
@@ -51,8 +57,7 @@ def find(
     from volferry.archive.selection import matcher  # noqa: PLC0415
 
     shown = printable(os.fsencode(pattern))
-    if all_hosts and host:
-        raise UsageError("--host and --all-hosts exclude each other")
+    check_hosts(host, all_hosts=all_hosts)
     session = Session.load(config=config, store=store, engine=engine, host=host)
     searched = _volumes(session, volumes or [], None if all_hosts else session.host)
     failed: list[dict[str, str]] = []

@@ -8,16 +8,18 @@ import typer
 
 from volferry.checked import document_of
 from volferry.cli.options import (
+    AllHostsOption,
     BackupArgument,
     ConfigOption,
     EngineOption,
     HostOption,
     JsonOption,
     StoreOption,
+    check_hosts,
 )
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, local_time_text, size_text, table
-from volferry.errors import NoSuchStore, UsageError, VolferryError
+from volferry.errors import NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
     from volferry.archive.manifest import Manifest
@@ -31,9 +33,7 @@ def list_backups(
         str | None, typer.Argument(metavar="[VOLUME]", help="Only backups of this volume.")
     ] = None,
     *,
-    all_hosts: Annotated[
-        bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")
-    ] = False,
+    all_hosts: AllHostsOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
     host: HostOption = None,
@@ -42,8 +42,7 @@ def list_backups(
 ) -> int:
     """List backups, newest last."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    if all_hosts and host:
-        raise UsageError("--host and --all-hosts exclude each other")
+    check_hosts(host, all_hosts=all_hosts)
     wanted_host = None if all_hosts else session.host
     found: list[tuple[BackupRef, Manifest]] = []
     failed = []

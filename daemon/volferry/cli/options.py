@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from volferry.errors import UsageError
+
 BackupArgument = Annotated[
     str, typer.Argument(metavar="BACKUP", help="VOLUME (its newest), VOLUME@ID or HOST/VOLUME@ID.")
 ]
@@ -37,3 +39,10 @@ HostOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")
 ]
+AllHostsOption = Annotated[bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")]
+
+
+def check_hosts(host: str | None, *, all_hosts: bool) -> None:
+    """Raises UsageError."""
+    if host and all_hosts:
+        raise UsageError("--host and --all-hosts exclude each other")

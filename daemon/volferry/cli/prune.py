@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption, check_hosts
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, local_time_text, size_text, table
 from volferry.errors import FINDINGS_EXIT_CODE, StoreError, UsageError, VolferryError
@@ -44,8 +44,7 @@ def prune(
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    if all_hosts and host:
-        raise UsageError("--host and --all-hosts exclude each other")
+    check_hosts(host, all_hosts=all_hosts)
     repository = session.repository
     chosen = _volumes(session, volumes or [], all_hosts=all_hosts)
     done: list[Pruning] = []

@@ -105,7 +105,12 @@ class Session:
             yield run
 
     def reap(self, run: Run) -> None:
+        """Brings back what dead runs had stopped, and removes what they left behind."""
         from volferry.engine.reap import reap  # noqa: PLC0415
+        from volferry.operations.quiesce import replay  # noqa: PLC0415
+
+        for problem in replay(self.engine, self.config.state_dir, say):
+            say(f"volferry: {problem}")
 
         if removed := reap(self.engine, self.config.state_dir, run.owner):
             say(

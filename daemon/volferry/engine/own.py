@@ -22,6 +22,7 @@ _ID_IN_MOUNTINFO = re.compile(r"/containers/([0-9a-f]{64})/")
 
 @dataclass(frozen=True, slots=True)
 class OwnContainer:
+    id: str
     image: str
     mounts: Sequence[dict[str, Any]]
 
@@ -55,7 +56,7 @@ def own_container(engine: Engine) -> OwnContainer | None:
             except docker.errors.NotFound:
                 continue
         if found.get("State", {}).get("Running") and _is_us(found):
-            return OwnContainer(found["Image"], found["Mounts"])
+            return OwnContainer(found["Id"], found["Image"], found["Mounts"])
     return None
 
 

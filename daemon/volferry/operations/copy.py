@@ -11,17 +11,18 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from volferry.archive.digests import ObjectDigest, digested
+from volferry.archive.digests import digested
 from volferry.archive.manifest import Manifest
 from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, RepositoryError, StoreError
 from volferry.interrupts import held_back
 from volferry.operations.prune import volume_of
-from volferry.repository import files_key, frames_key, pack_key
+from volferry.repository import needed_objects
 from volferry.retention import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from volferry.archive.digests import ObjectDigest
     from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef, Volume
     from volferry.observer import Observer
@@ -42,18 +43,6 @@ class Copying:
     left_out: int = 0  # that the target's policy would not keep
     sent_bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)  # why, by backup
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    """One that a backup needs."""
-
-    key: str
-    content: ObjectDigest
-
-    @property
-    def stored_bytes(self) -> int:
-        return self.content.stored_bytes
 
 
 def copy_volume(
@@ -136,8 +125,14 @@ class _Sender:
 
     def send(self, ref: BackupRef, manifest: Manifest, *, there: bool) -> None:
         """Raises DamagedObject for what is damaged in the source, NoSuchObject for what is not there any longer."""
-        missing = [each for each in _objects(ref, manifest) if self._sizes.get(each.key) != each.stored_bytes]
-        self._observer.phase(f"copying {ref.id}", total_bytes=sum(each.stored_bytes for each in missing))
+        missing = {
+            key: content
+            for key, content in needed_objects(ref, manifest).items()
+            if self._sizes.get(key) != content.stored_bytes
+        }
+        self._observer.phase(
+            f"copying {ref.id}", total_bytes=sum(each.stored_bytes for each in missing.values())
+        )
         self._done_bytes = 0
         if missing:
             self._send_all(missing)
@@ -146,12 +141,12 @@ class _Sender:
             self._target.protect(ref, manifest)
             self._target.writer(ref).put_manifest(manifest, data=self._source.manifest_bytes(ref))
 
-    def _send_all(self, objects: list[_Object]) -> None:
+    def _send_all(self, objects: Mapping[str, ObjectDigest]) -> None:
         self._stop = threading.Event()
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="copy") as pool:
             try:
                 with held_back():  # the pool starts its threads
-                    futures = [pool.submit(self._send, each) for each in objects]
+                    futures = [pool.submit(self._send, key, content) for key, content in objects.items()]
                 for future in as_completed(futures):
                     future.result()
                     self._observer.advance(done_bytes=self._done_bytes, done_entries=0)
@@ -160,25 +155,25 @@ class _Sender:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _send(self, wanted: _Object) -> None:
+    def _send(self, key: str, expected: ObjectDigest) -> None:
         store = self._target.store
-        if wanted.key in self._sizes:  # of another size: damaged
-            store.delete(wanted.key)
-        writer = store.create(wanted.key)
+        if key in self._sizes:  # of another size: damaged
+            store.delete(key)
+        writer = store.create(key)
         try:
-            found = digested(self._blocks(wanted.key), writer.write, algorithm=wanted.content.digest)
-            if wrong := found.difference(wanted.content):
-                raise DamagedObject(wanted.key, wrong)
+            found = digested(self._blocks(key), writer.write, algorithm=expected.digest)
+            if wrong := found.difference(expected):
+                raise DamagedObject(key, wrong)
             try:
                 writer.commit()
             except ObjectExists:
-                if store.size(wanted.key) != wanted.stored_bytes:
+                if store.size(key) != expected.stored_bytes:
                     raise
         finally:
             writer.abort()
         with self._lock:
-            self._sizes[wanted.key] = wanted.stored_bytes
-            self.sent_bytes += wanted.stored_bytes
+            self._sizes[key] = expected.stored_bytes
+            self.sent_bytes += expected.stored_bytes
 
     def _blocks(self, key: str) -> Iterator[bytes]:
         for block in self._source.blocks(key):
@@ -187,10 +182,3 @@ class _Sender:
             with self._lock:
                 self._done_bytes += len(block)
             yield block
-
-
-def _objects(ref: BackupRef, manifest: Manifest) -> Iterator[_Object]:
-    for pack in manifest.packs:
-        yield _Object(pack_key(ref, pack.name), pack.digest)
-    for key, part in ((frames_key(ref), manifest.index.frames), (files_key(ref), manifest.index.files)):
-        yield _Object(key, part.digest)

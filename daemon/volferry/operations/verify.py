@@ -14,7 +14,7 @@ from volferry.errors import CommandFailed, DamagedObject, RepositoryError, Store
 from volferry.model import printable
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.excerpt import reading
-from volferry.repository import files_key, frames_key, pack_key
+from volferry.repository import files_key, frames_key, needed_objects, pack_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -74,17 +74,12 @@ class Verifier:
         self, ref: BackupRef, manifest: Manifest, sizes: dict[str, int]
     ) -> Iterator[tuple[str, str]]:
         """Keys, and what is wrong with them by their sizes alone."""
-        needed = [
-            (frames_key(ref), manifest.index.frames.stored_bytes),
-            (files_key(ref), manifest.index.files.stored_bytes),
-            *((pack_key(ref, pack.name), pack.stored_bytes) for pack in manifest.packs),
-        ]
-        for key, expected in needed:
+        for key, expected in needed_objects(ref, manifest).items():
             size = sizes.get(key)
             if size is None:
                 yield key, f"{key} is missing from the store {self._repository.store.url}"
-            elif size != expected:
-                yield key, str(DamagedObject(key, f"it has {size} bytes instead of {expected}"))
+            elif wrong := expected.other_size(size):
+                yield key, str(DamagedObject(key, wrong))
 
     def _wrong(self, ref: BackupRef, manifest: Manifest, missing: Collection[str]) -> Iterator[str]:
         """By what is read of it; what is missing is not looked for again, nor are groups that need it."""

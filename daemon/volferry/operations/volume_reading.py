@@ -34,7 +34,7 @@ from volferry.interrupts import held_back
 from volferry.model import Finding, Volume, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
     from volferry.checkpoint import CheckpointWriter
@@ -211,15 +211,18 @@ class VolumeReading:
         return set(self._log.torn)
 
     def frames(
-        self, helper: Helper, volume: Volume
+        self, helper: Helper, volume: Volume, *, on_end: Callable[[], object]
     ) -> Generator[tuple[int, bytes | memoryview] | ReusedGroup, None, None]:
         """The raw frames of what is read and, in their places, the groups that are reused; last, in a group of its
-        own, the end-of-archive marker. Raises CommandFailed if anything but a finding was in the way.
+        own, the end-of-archive marker. `on_end` is called once the last byte has been read.
+
+        Raises CommandFailed if anything but a finding was in the way.
         """
         if self._listing.read.entries:
             for group, raw in self._frames_read(helper, volume):
                 yield from self._reused_before(group)
                 yield group, raw
+        on_end()
         last = len(self._listing.plan.sources)
         yield from self._reused_before(last)
         yield last, END_OF_ARCHIVE

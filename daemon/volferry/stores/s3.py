@@ -23,7 +23,9 @@ from volferry.errors import ObjectLocked, UsageError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key, validate_key
 from volferry.stores.s3_client import MISSING, GarbledResponse, Server, error_code
-from volferry.stores.s3_transfer import Abilities, Knowledge, S3Reader, S3Writer, Transfers, abort_upload
+from volferry.stores.s3_reader import S3Reader
+from volferry.stores.s3_transfer import Abilities, Knowledge, Transfers
+from volferry.stores.s3_writer import S3Writer, abort_upload
 from volferry.stores.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -189,8 +191,7 @@ class S3Store:
             uploads, marker = self._uploads_page(marker)
             for name, upload, begun in uploads:
                 if upload not in living and begun < oldest:
-                    abort_upload(self._server, name, upload)
-                    aborted += 1
+                    aborted += abort_upload(self._server, name, upload)
         return aborted
 
     def _uploads_page(

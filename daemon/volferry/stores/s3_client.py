@@ -19,7 +19,6 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     EndpointConnectionError,
-    HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
@@ -48,15 +47,17 @@ T = TypeVar("T")
 
 CRC32_BYTES = 4
 MISSING = {"404", "NoSuchKey", "NotFound"}
-EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+EXISTS = {"PreconditionFailed", "412"}
 NOT_KNOWN = {"NotImplemented", "501"}
-# What arrived at the server is not what was sent, or what came back is not what it sent.
+# What arrived at the server is not what was sent, or may be another thing in a moment.
 _GARBLED = {
     "BadDigest",
     "InvalidDigest",
     "XAmzContentSHA256Mismatch",
     "XAmzContentChecksumMismatch",
     "IncompleteBody",
+    # Somebody else is at the same key: to be tried again (docs.aws.amazon.com, "Conditional requests").
+    "ConditionalRequestConflict",
 }
 _EXPIRED = "the credentials have expired"
 _CLOCK = "the clock of this machine is wrong, by what the server says"
@@ -201,7 +202,7 @@ class Server:
         for attempt in range(_MORE_ATTEMPTS):
             try:
                 return request(self.client)
-            except (ClientError, BotoCoreError, GarbledResponse, HTTPClientError, *_STRANGE) as error:
+            except (ClientError, BotoCoreError, GarbledResponse, *_STRANGE) as error:
                 if isinstance(error, ClientError) and _is_answer(error):
                     raise
                 if attempt == _MORE_ATTEMPTS - 1 or not _is_garbled(error):

@@ -1,0 +1,63 @@
+"""Swarm services: how many replicas they have, and changing that."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import docker.errors
+
+from volferry.engine.client import Engine, translated
+from volferry.errors import EngineError
+
+_LOOK_SECONDS = 0.1
+_STOP_SECONDS = 120
+
+
+def replicas_of(engine: Engine, service: str) -> tuple[str, int]:
+    """Name and wanted replicas. Raises EngineError for a service that cannot be scaled."""
+    found = _service(engine, service)
+    name = str(found["Spec"]["Name"])
+    mode = found["Spec"].get("Mode") or {}
+    if "Replicated" not in mode:
+        raise EngineError(
+            f"Swarm service {name} runs once on each node and cannot be scaled: use quiesce = pause for its volumes"
+        )
+    return name, int(mode["Replicated"].get("Replicas", 1))
+
+
+def scale(engine: Engine, service: str, replicas: int) -> None:
+    """Asks for so many; of none, waits until there are none."""
+    found = _service(engine, service)
+    spec = found["Spec"]
+    spec["Mode"]["Replicated"]["Replicas"] = replicas
+    with translated(f"scaling Swarm service {spec['Name']}"):
+        # docker-py's own update_service knows less of a specification than the engine does: it is sent back as it came.
+        api = engine.api
+        response = api._post_json(  # noqa: SLF001
+            api._url("/services/{0}/update", service),  # noqa: SLF001
+            data=spec,
+            params={"version": found["Version"]["Index"]},
+        )
+        api._raise_for_status(response)  # noqa: SLF001
+    if replicas == 0:
+        _await_none(engine, service, spec["Name"])
+
+
+def _await_none(engine: Engine, service: str, name: str) -> None:
+    end = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < end:
+        with translated(f"Swarm service {name}"):
+            running = engine.api.containers(filters={"label": f"com.docker.swarm.service.id={service}"})
+        if not running:
+            return
+        time.sleep(_LOOK_SECONDS)
+    raise EngineError(f"Swarm service {name} did not stop within {_STOP_SECONDS} s")
+
+
+def _service(engine: Engine, service: str) -> Any:
+    with translated(f"Swarm service {service}"):
+        try:
+            return engine.api.inspect_service(service)
+        except docker.errors.NotFound as error:
+            raise EngineError(f"there is no Swarm service {service}") from error

@@ -1,0 +1,130 @@
+"""The journal: what a run has stopped, paused or scaled, written down before it does, so that whoever comes next can
+bring the service back.
+
+One file a run, `journal/<run id>.jsonl` in the state directory: a sealed line for each step, each on stable storage before the
+step is taken. It goes when all is as it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from blake3 import blake3
+
+from volferry.errors import VolferryError, reason
+from volferry.run import is_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_DIRECTORY = "journal"
+
+Action = Literal["stop", "pause", "scale"]
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """One thing that is about to be stopped, is stopped, or is as it was again."""
+
+    action: Action
+    id: str  # of the container, or of the Swarm service
+    name: str
+    order: int  # of starting
+    before: str  # when the container was started last; for a service, how many replicas it had
+    state: Literal["planned", "under way", "done", "over"] = "planned"
+    after: str = ""  # when the container ended, as the engine says; known once it is done
+
+
+class Journal:
+    """Of one run. Raises VolferryError where it cannot be written: then nothing must be stopped."""
+
+    def __init__(self, state_directory: Path, run_id: str) -> None:
+        self._path = state_directory / _DIRECTORY / f"{run_id}.jsonl"
+        self._descriptor: int | None = None
+        self._lock: int | None = None
+
+    def alone(self) -> None:
+        """Waits until no other run of this machine has anything stopped: each would take what the other stopped for what
+        does not run. Until `end`, or the end of the process.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+            self._lock = os.open(self._path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def write(self, *halts: Halt) -> None:
+        """On stable storage when it returns."""
+        lines = b"".join(_line(halt) for halt in halts)
+        try:
+            if self._descriptor is None:
+                self._descriptor = self._made()
+            os.write(self._descriptor, lines)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def end(self, *, over: bool = True) -> None:
+        """`over` if all is as it was; else the journal stays, and is replayed by the next run."""
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._lock = None
+        if over:
+            self._path.unlink(missing_ok=True)
+
+    def _cannot_write(self, error: OSError) -> VolferryError:
+        return VolferryError(f"cannot write the journal {self._path}: {reason(error)}")
+
+    def _made(self) -> int:
+        self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.write(descriptor, b"\n")  # a run that died may have left the start of a line
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return descriptor
+
+
+def journals_of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[Halt]]]:
+    """What runs that died had stopped, each with the last that was written of it; without what is over."""
+    try:
+        paths = sorted((state_directory / _DIRECTORY).glob("*.jsonl"))
+    except OSError:
+        return
+    for path in paths:
+        if is_alive(state_directory, path.stem):
+            continue
+        try:
+            halts = _read(path)
+        except FileNotFoundError:  # another one has just dealt with it
+            continue
+        except OSError as error:
+            raise VolferryError(f"cannot read the journal {path}: {reason(error)}") from error
+        yield Journal(state_directory, path.stem), halts
+
+
+def _line(halt: Halt) -> bytes:
+    document = [halt.action, halt.id, halt.name, halt.order, halt.before, halt.state, halt.after]
+    text = json.dumps(document)
+    return f"{blake3(text.encode()).hexdigest()} {text}\n".encode()
+
+
+def _read(path: Path) -> list[Halt]:
+    found: dict[str, Halt] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, text = line.partition(" ")
+        if digest != blake3(text.encode()).hexdigest():
+            continue  # cut off when the run died: the step was not taken
+        fields: list[Any] = json.loads(text)
+        halt = Halt(*fields)
+        found[halt.id] = halt
+    return [halt for halt in found.values() if halt.state != "over"]

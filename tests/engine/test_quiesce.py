@@ -1,0 +1,323 @@
+"""Containers that write to a volume stand still while it is read, and are as they were afterwards, whatever happens."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import docker
+import pytest
+from docker.types import Mount, ServiceMode
+
+from tests.parts.engine import private_engine
+from tests.parts.s3_servers import free_ports
+from tests.parts.world import IDLE, World, world_of
+from volferry.engine.client import connect
+from volferry.operations import quiesce
+from volferry.operations.quiesce import replay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from docker.models.containers import Container
+
+ROOT = Path(__file__).resolve().parents[2]
+# Both files hold the same, but for the moment between the two writes. It ends between two rounds.
+PAIRS = [
+    "sh",
+    "-c",
+    "trap 'end=1' TERM; i=0; while [ -z \"$end\" ]; do i=$((i+1)); echo $i >/data/a; echo $i >/data/b; done",
+]
+
+
+def state_of(container: Container) -> dict[str, Any]:
+    container.reload()
+    found: dict[str, Any] = container.attrs["State"]
+    return found
+
+
+def writing(world: World, volume: str, **more: Any) -> Container:
+    return world.container(volume, **{"command": PAIRS, **more})
+
+
+def large(world: World, volume: str, megabytes: int = 300) -> None:
+    """So that reading it takes a moment."""
+    with (world.data(volume) / "large").open("wb") as file:
+        for _ in range(megabytes):
+            file.write(b"%d" % file.tell() * 100_000)
+
+
+def restored(world: World, volume: str) -> Path:
+    other = world.name()
+    world.cli("restore", volume, "--into", other).exits(0)
+    return world.data(other)
+
+
+@pytest.mark.parametrize("mode", ["stop", "pause"])
+@pytest.mark.parametrize("warm", [False, True])
+def test_who_writes_stands_still_while_the_volume_is_read(world: World, mode: str, warm: bool) -> None:
+    volume = world.volume(labels={"volferry.quiesce": mode, "volferry.warm": str(warm).lower()})
+    container = writing(world, volume)
+    before = state_of(container)["StartedAt"]
+    outcome = world.cli("backup", volume, "--json").exits(0)
+    (backup,) = outcome.json["backups"]
+    after = state_of(container)
+    assert after["Status"] == "running"
+    assert (after["StartedAt"] != before) == (mode == "stop")
+    assert backup["downtime_seconds"] > 0
+    manifest = world.cli("show", volume, "--json").exits(0).json
+    assert manifest["consistency"] == mode
+    assert manifest["downtime_seconds"] == backup["downtime_seconds"]
+    assert backup["findings"] == []
+    data = restored(world, volume)
+    if mode == "stop":
+        assert (data / "a").read_text() == (data / "b").read_text() != ""
+    assert list(world.cli.state.glob("journal/*.jsonl")) == []
+
+
+def test_what_does_not_write_or_does_not_run_is_left_alone(world: World) -> None:
+    volume = world.filled()
+    reader = world.container(volume, volumes=[f"{volume}:/data:ro"])
+    stopped, created, paused = (world.container(volume, state) for state in ("stopped", "created", "paused"))
+    others = [reader, stopped, created, paused]
+    before = [state_of(each) for each in others]
+    (backup,) = world.cli("backup", volume, "--quiesce", "stop", "--json").exits(0).json["backups"]
+    assert [state_of(each) for each in others] == before
+    assert backup["downtime_seconds"] == 0
+
+
+def test_containers_stop_in_reverse_order_of_what_they_depend_on_and_start_in_order(world: World) -> None:
+    volume = world.filled()
+
+    def service(name: str, depends_on: str = "", project: str = "shop") -> Container:
+        labels = {"com.docker.compose.project": project, "com.docker.compose.service": name}
+        if depends_on:
+            labels["com.docker.compose.depends_on"] = depends_on
+        return world.container(volume, labels=labels, stop_signal="SIGKILL")
+
+    web = service("web", "db:service_started:false,cache:service_healthy:true")
+    cache = service("cache", "db:service_started:false")
+    other = service("web", project="another")
+    db = service("db")
+    world.cli("backup", volume, "--quiesce", "stop").exits(0)
+    states = {each.name: state_of(each) for each in (web, cache, other, db)}
+    assert {state["Status"] for state in states.values()} == {"running"}
+    stopped = sorted((web, cache, db), key=lambda each: states[each.name]["FinishedAt"])
+    started = sorted((web, cache, db), key=lambda each: states[each.name]["StartedAt"])
+    assert [each.name for each in stopped] == [web.name, cache.name, db.name]
+    assert [each.name for each in started] == [db.name, cache.name, web.name]
+
+
+def test_a_container_that_would_be_removed_is_paused(world: World) -> None:
+    volume = world.filled()
+    container = world.container(volume, auto_remove=True)
+    before = state_of(container)["StartedAt"]
+    outcome = world.cli("backup", volume, "--quiesce", "stop").exits(0)
+    assert "paused instead" in outcome.stderr
+    state = state_of(container)
+    assert (state["Status"], state["StartedAt"]) == ("running", before)
+    container.remove(force=True)
+
+
+def test_a_container_with_a_restart_policy_is_back_with_it(world: World) -> None:
+    volume = world.filled()
+    container = world.container(
+        volume, restart_policy={"Name": "always", "MaximumRetryCount": 0}, stop_signal="SIGKILL"
+    )
+    world.cli("backup", volume, "--quiesce", "stop").exits(0)
+    state = state_of(container)
+    assert (state["Status"], container.attrs["HostConfig"]["RestartPolicy"]["Name"]) == ("running", "always")
+
+
+def test_a_container_of_two_volumes_is_up_after_both(world: World) -> None:
+    first, second = world.filled(), world.filled()
+    container = world.container(first, volumes=[f"{first}:/data", f"{second}:/other"], stop_signal="SIGKILL")
+    found = world.cli("backup", first, second, "--quiesce", "stop", "--json").exits(0).json["backups"]
+    assert len(found) == 2
+    assert all(backup["downtime_seconds"] > 0 for backup in found)
+    assert state_of(container)["Status"] == "running"
+
+
+def test_what_is_not_healthy_again_is_said(world: World) -> None:
+    volume = world.filled()
+    container = world.container(
+        volume,
+        stop_signal="SIGKILL",
+        healthcheck={
+            "test": ["CMD", "sh", "-c", "exit 1"],
+            "interval": 10**8,
+            "timeout": 10**9,
+            "retries": 1,
+        },
+    )
+    outcome = world.cli("backup", volume, "--quiesce", "stop").exits(0)
+    assert f"container {container.name} is unhealthy" in outcome.stderr
+    assert state_of(container)["Status"] == "running"
+
+
+def test_a_run_that_fails_or_is_interrupted_brings_the_service_back(world: World) -> None:
+    volume = world.filled()
+    large(world, volume)
+    container = writing(world, volume)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        running = world.cli.start("backup", volume, "--quiesce", "stop", "--full")
+        assert running.until(lambda: state_of(container)["Status"] == "exited")
+        running.send(number)
+        running.outcome().exits(130)
+        assert state_of(container)["Status"] == "running"
+    running = world.cli.start("backup", volume, "--quiesce", "stop", "--full")
+    assert running.until(lambda: state_of(container)["Status"] == "exited")
+    (helper,) = [each for each in world.own_containers() if each["State"] == "running"]
+    world.client.api.kill(helper["Id"])
+    running.outcome().exits(1)
+    assert state_of(container)["Status"] == "running"
+
+
+def test_a_run_that_was_killed_has_its_service_brought_back_by_the_next(world: World) -> None:
+    volume = world.filled()
+    large(world, volume)
+    container = writing(world, volume)
+    running = world.cli.start("backup", volume, "--quiesce", "stop")
+    assert running.until(lambda: state_of(container)["Status"] == "exited")
+    running.send(signal.SIGKILL)
+    running.outcome().exits(-signal.SIGKILL)
+    assert state_of(container)["Status"] == "exited"
+    other = world.filled()
+    outcome = world.cli("backup", other).exits(0)
+    assert f"bringing back what an interrupted run had stopped: {container.name}" in outcome.stderr
+    assert state_of(container)["Status"] == "running"
+    assert list(world.cli.state.glob("journal/*.jsonl")) == []
+
+
+def killed_at(world: World, volume: str, mode: str, step: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.parts.quiesce_step"),
+            *(world.engine.docker_host, str(world.cli.state), volume, mode, str(step)),
+        ],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'daemon'}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mode", ["stop", "pause"])
+def test_a_run_that_is_killed_at_any_step_leaves_nothing_down(
+    world: World, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    # These containers end at once, though they say nothing of that.
+    monkeypatch.setattr(quiesce, "_LONGER_SECONDS", -9.5)
+    volume = world.filled()
+    containers = [world.container(volume, stop_signal="SIGKILL") for _ in range(2)]
+    engine = connect(world.engine.docker_host)
+    whole = killed_at(world, volume, mode, 0)
+    assert whole.returncode == 0, whole.stderr
+    steps = int(whole.stdout)
+    assert steps > 10
+    for step in range(1, steps + 1):
+        assert killed_at(world, volume, mode, step).returncode == -signal.SIGKILL
+        assert replay(engine, world.cli.state, print) == []
+        assert {state_of(each)["Status"] for each in containers} == {"running"}, step
+        assert list(world.cli.state.glob("journal/*.jsonl")) == []
+    engine.close()
+
+
+def test_a_container_that_a_person_has_touched_meanwhile_is_left_as_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiesce, "_LONGER_SECONDS", -9.5)
+    volume = world.filled()
+    containers = [world.container(volume, stop_signal="SIGKILL") for _ in range(3)]
+    started, restarted, untouched = containers
+    engine = connect(world.engine.docker_host)
+    steps = int(killed_at(world, volume, "stop", 0).stdout)
+    for step in range(steps, 0, -1):  # the last step at which all of them are down
+        killed_at(world, volume, "stop", step)
+        if {state_of(each)["Status"] for each in containers} == {"exited"}:
+            break
+        replay(engine, world.cli.state, print)
+    else:
+        pytest.fail("at no step were all of them stopped")
+    started.start()
+    at = state_of(started)["StartedAt"]
+    restarted.start()
+    restarted.stop()
+    assert replay(engine, world.cli.state, print) == []
+    assert state_of(started)["StartedAt"] == at
+    assert state_of(restarted)["Status"] == "exited"
+    assert state_of(untouched)["Status"] == "running"
+    engine.close()
+
+
+@pytest.mark.parametrize("label", ["volferry.quiesce", "volferry.warm"])
+def test_a_label_that_says_nothing_known_is_refused_before_anything_is_done(world: World, label: str) -> None:
+    volume = world.volume(labels={label: "perhaps"})
+    container = world.container(volume)
+    before = state_of(container)
+    world.cli("backup", volume).fails_with(f"label {label} is 'perhaps'", code=2)
+    assert state_of(container) == before
+    assert not world.store.exists()
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[World]:
+    """A swarm of one node, of the test's own: an engine in a swarm is another one for everybody."""
+    with private_engine() as private:
+        client = docker.DockerClient(base_url=private.docker_host, timeout=120)
+        (port,) = free_ports(1)
+        client.swarm.init(advertise_addr="127.0.0.1", listen_addr=f"127.0.0.1:{port}")
+        with world_of(private, client, tmp_path) as world:
+            yield world
+            client.swarm.leave(force=True)
+            for each in client.containers.list(all=True):
+                each.remove(force=True)
+        client.close()
+
+
+def service(world: World, volume: str, mode: ServiceMode) -> Any:
+    mount = Mount("/data", volume, type="volume")
+    services: Any = world.client.services
+    return services.create(
+        world.image,
+        command=IDLE,
+        open_stdin=True,
+        mounts=[mount],
+        mode=mode,
+        networks=["host"],
+        stop_grace_period=10**8,
+        restart_policy={"Condition": "any", "Delay": 0},
+    )
+
+
+def tasks(world: World) -> int:
+    return len(world.client.api.containers(filters={"label": "com.docker.swarm.service.id"}))
+
+
+def test_swarm_services_are_scaled_to_nothing_and_back(swarm: World) -> None:
+    volume = swarm.filled()
+    replicated = service(swarm, volume, ServiceMode("replicated", replicas=2))
+    await_true(lambda: tasks(swarm) == 2)
+    (backup,) = swarm.cli("backup", volume, "--quiesce", "stop", "--json").exits(0).json["backups"]
+    assert backup["downtime_seconds"] > 0
+    replicated.reload()
+    assert replicated.attrs["Spec"]["Mode"]["Replicated"]["Replicas"] == 2
+    await_true(lambda: tasks(swarm) == 2)
+    replicated.remove()
+    await_true(lambda: tasks(swarm) == 0)
+    service(swarm, volume, ServiceMode("global"))
+    await_true(lambda: tasks(swarm) == 1)
+    swarm.cli("backup", volume, "--quiesce", "stop").fails_with("cannot be scaled: use quiesce = pause")
+    assert tasks(swarm) == 1
+
+
+def await_true(reached: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
