@@ -32,7 +32,7 @@ IMAGE = "volferry-test-user"
 _numbers = itertools.count(1)
 
 
-def _shell_image() -> bytes:
+def shell_image() -> bytes:
     """A root filesystem as a tar: `sh`, and the libraries that it needs."""
     shell = shutil.which("sh")
     assert shell
@@ -67,7 +67,7 @@ class World:
         """A small image with `sh`, made from the host's own programs."""
         if not self.client.images.list(IMAGE):
             # Not volferry's own helper image: what runs from that is taken for a helper.
-            self.client.api.import_image_from_data(_shell_image(), repository=IMAGE, tag="latest")
+            self.client.api.import_image_from_data(shell_image(), repository=IMAGE, tag="latest")
         return f"{IMAGE}:latest"
 
     def name(self) -> str:
