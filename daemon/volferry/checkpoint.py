@@ -160,6 +160,7 @@ class Checkpoint:
     whole_groups: int  # groups with a lower number have all their frames
     frames_bytes: int
     groups_bytes: int
+    oldest: datetime  # packs of dead runs from before are not to be relied on
 
     def frames(self) -> Iterator[FrameLocation]:
         return parse_frames(file_blocks(self.directory / "frames", self.frames_bytes))
@@ -183,7 +184,7 @@ def find_checkpoints(directory: Path, *, now: datetime | None = None) -> list[Ch
     usable = []
     for name in names:
         try:
-            found = _load(directory / name) if time_of_id(name) >= oldest else None
+            found = _load(directory / name, oldest) if time_of_id(name) >= oldest else None
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if found is not None:
@@ -196,7 +197,7 @@ def remove_checkpoints(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _load(directory: Path) -> Checkpoint | None:
+def _load(directory: Path, oldest: datetime) -> Checkpoint | None:
     """None if no pack was committed. Raises ValueError, KeyError, TypeError or OSError for what is damaged."""
     document = unseal((directory / "run.json").read_bytes())
     if document["version"] != _VERSION:
@@ -220,7 +221,7 @@ def _load(directory: Path) -> Checkpoint | None:
         last = location.group
     # The group of the last frame may have been cut short; its frames are known by name all the same.
     excludes = Excludes(tuple(document["exclude"]), bool(document["exclude_caches"]))
-    return Checkpoint(directory, packs, excludes, last, frames[0], groups[0])
+    return Checkpoint(directory, packs, excludes, last, frames[0], groups[0], oldest)
 
 
 def _cannot_write(directory: Path, error: OSError) -> VolferryError:

@@ -168,6 +168,8 @@ class Repository:
         except NoSuchStore:
             pass
         if (other := next(store.list(""), None)) is not None:
+            if other.key == MARKER_KEY:  # another process was faster
+                return cls.open(store), False
             raise StoreError(
                 f"{store.url} is not empty and not a volferry store (it holds {other.key!r}): choose another place"
             )
@@ -290,6 +292,12 @@ class Repository:
             for info in self.objects("packs", host, volume)
         }
 
+    def sizes(self, host: str, volume: str) -> dict[str, int]:
+        """Stored bytes of every pack and index object of a volume, by key."""
+        return {
+            info.key: info.size for kind in ("packs", "indexes") for info in self.objects(kind, host, volume)
+        }
+
     def volumes(self, host: str | None = None) -> list[tuple[str, str]]:
         """Host and volume of all of which there is anything, if only packs of a run that died."""
         found = set()
@@ -305,12 +313,16 @@ class Repository:
         return list(self.store.list(f"{kind}/{encode_name(host)}/{encode_name(volume)}/"))
 
     def require(self, ref: BackupRef, manifest: Manifest) -> None:
-        """Raises StoreError unless every pack that a manifest refers to is there, whole."""
-        there = self.pack_sizes(ref.host, ref.volume)
-        missing = [pack.name for pack in manifest.packs if there.get(pack.name) != pack.stored_bytes]
+        """Raises StoreError unless every object that a manifest refers to is there, whole."""
+        there = self.sizes(ref.host, ref.volume)
+        missing = [
+            key
+            for key, expected in needed_objects(ref, manifest).items()
+            if expected.other_size(there.get(key, -1))
+        ]
         if missing:
             raise StoreError(
-                f"{len(missing)} packs of {ref} are not in the store {self.store.url} any longer ({missing[0]}): run it again"
+                f"{len(missing)} objects of {ref} are not in the store {self.store.url} any longer ({missing[0]}): run it again"
             )
 
     def protect(self, ref: BackupRef, manifest: Manifest) -> None:

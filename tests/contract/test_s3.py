@@ -77,9 +77,7 @@ def test_the_server_itself_refuses_to_overwrite(locking_server: S3Server, tmp_pa
 def test_what_is_wrong_is_said_in_one_line(
     s3_server: Servers, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], words: str
 ) -> None:
-    from botocore.retries.standard import ExponentialBackoff
-
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda _self, _context: 0.0)
+    monkeypatch.setattr(s3_client, "_FIRST_PAUSE_SECONDS", 0.0)
     server = s3_server("seaweedfs")
     store = S3Store(server.settings(f"s3://{server.bucket()}/x", **change))
     for use in (
@@ -96,9 +94,6 @@ def test_what_is_wrong_is_said_in_one_line(
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 100 Con", b"HTTP/1.1 100 Continue\r\n"])
 def test_an_answer_that_ends_too_early_is_an_error(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    from botocore.retries.standard import ExponentialBackoff
-
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda _self, _context: 0.0)
     monkeypatch.setattr(s3_client, "_FIRST_PAUSE_SECONDS", 0.0)
     with answering(sent) as endpoint:
         settings = StoreConfig(

@@ -19,6 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.parts.certificates import certificates
 from volferry.store_config import PartSize, Secret, StoreConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class S3Server:
     endpoint: str
     heeds_conditions: bool
     has_object_lock: bool
+    ca_bundle: Path | None = None  # by which it is trusted
+    data: Path | None = None  # where its objects are files, one directory a bucket
 
     def client(self) -> Any:
         """Of boto3: how tests look behind volferry's back."""
@@ -47,6 +50,7 @@ class S3Server:
             aws_access_key_id=KEY_ID,
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
+            verify=str(self.ca_bundle) if self.ca_bundle else None,
             config=Config(
                 retries={"mode": "standard"},
                 s3={"addressing_style": "path"},
@@ -71,6 +75,7 @@ class S3Server:
                 "access_key_id": KEY_ID,
                 "secret_access_key": Secret(SECRET),
                 "part_size": PartSize(5 << 20),
+                "ca_bundle": self.ca_bundle,
                 **more,
             }
         )
@@ -124,7 +129,7 @@ def rclone(directory: Path) -> Iterator[S3Server]:
         f"--config={directory / 'none.conf'}",
     ]  # fmt: skip
     with running(command, directory / "log", port):
-        server = S3Server("rclone", f"http://127.0.0.1:{port}", False, False)
+        server = S3Server("rclone", f"http://127.0.0.1:{port}", False, False, data=directory / "data")
         await_answer(server)
         yield server
 
@@ -134,6 +139,17 @@ def moto(directory: Path) -> Iterator[S3Server]:
     (port,) = free_ports(1)
     with running([program("moto_server"), "-H", "127.0.0.1", "-p", str(port)], directory / "log", port):
         server = S3Server("moto", f"http://127.0.0.1:{port}", True, True)
+        await_answer(server)
+        yield server
+
+
+@contextmanager
+def moto_with_tls(directory: Path) -> Iterator[S3Server]:
+    (port,) = free_ports(1)
+    made = certificates(directory)
+    command = [program("moto_server"), "-H", "127.0.0.1", "-p", str(port), "-c", str(made.server), "-k", str(made.key)]  # fmt: skip
+    with running(command, directory / "log", port):
+        server = S3Server("moto", f"https://127.0.0.1:{port}", True, True, ca_bundle=made.authority)
         await_answer(server)
         yield server
 

@@ -30,6 +30,7 @@ _MODULES = (
     "volferry.operations.restore",
     "volferry.operations.backup_reader",
     "volferry.stores.factory",
+    "volferry.stores.s3",
 )
 
 

@@ -40,9 +40,6 @@ def server(s3_server: Servers) -> S3Server:
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits in earnest waits for moments here: the faults are as many, and the test is short."""
-    from botocore.retries.standard import ExponentialBackoff
-
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda _self, _context: 0.01)
     monkeypatch.setattr(s3_client, "_FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(s3_client, "_READ_SECONDS", 1)
     # A client takes longer to make than a backup.

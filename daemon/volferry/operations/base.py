@@ -9,6 +9,7 @@ from volferry.archive.excludes import Excludes
 from volferry.archive.index import decompress, file_blocks, parse_groups, read_frames
 from volferry.errors import RepositoryError, StoreError
 from volferry.index_cache import IndexFiles
+from volferry.model import time_of_id
 from volferry.repository import files_key, frames_key
 
 if TYPE_CHECKING:
@@ -126,7 +127,12 @@ def find_base(
         usable = {
             name: pack
             for name, pack in checkpoint.packs.items()
-            if there.get(name) == pack.stored_bytes and (name in newest or name > first_id)
+            if there.get(name) == pack.stored_bytes
+            # One run that died after another must not carry a pack past the time when prune may delete it.
+            and (
+                name in newest
+                or (name > first_id and time_of_id(name.partition(".")[0]) >= checkpoint.oldest)
+            )
         }
         try:
             base.add(checkpoint, usable, reuse_groups=checkpoint.excludes == excludes)

@@ -9,18 +9,26 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from volferry.archive.digests import digested
 from volferry.archive.manifest import Manifest
-from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, RepositoryError, StoreError
+from volferry.errors import (
+    DamagedObject,
+    NoSuchObject,
+    ObjectExists,
+    ObjectLocked,
+    RepositoryError,
+    StoreError,
+)
 from volferry.interrupts import held_back
 from volferry.operations.prune import volume_of
 from volferry.repository import needed_objects
 from volferry.retention import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from volferry.archive.digests import ObjectDigest
     from volferry.manifest_cache import ManifestCache
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     from volferry.repository import Repository
     from volferry.retention import Keep
 
+_RELIABLE_AGE = timedelta(days=1)  # of what a copy that was stopped has left
 _AT_ONCE = 3  # objects
 
 
@@ -69,10 +78,16 @@ def copy_volume(
             manifests[ref] = manifest
         else:
             result.failed[str(ref)] = str(manifest)
-    there = {ref for ref, _ in target.manifests(host=host, volume=volume, cache=target_cache)}
+    there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
     wanted = {only} if only else _kept(manifests, there, keep)
-    result.left_out = len(manifests.keys() - wanted - there)
-    sender = _Sender(source, target, host, volume, observer)
+    result.left_out = len(manifests.keys() - wanted - there.keys())
+    needed = {
+        key
+        for ref, manifest in [*there.items(), *manifests.items()]
+        if ref in there and isinstance(manifest, Manifest)
+        for key in needed_objects(ref, manifest)
+    }
+    sender = _Sender(source, target, host, volume, observer, needed)
     for ref in sorted(manifests, key=lambda each: each.id):
         if ref not in wanted and ref not in there:
             continue
@@ -92,7 +107,7 @@ def copy_volume(
 
 
 def _kept(
-    manifests: dict[BackupRef, Manifest], there: set[BackupRef], keep: Callable[[Volume], Keep]
+    manifests: dict[BackupRef, Manifest], there: Collection[BackupRef], keep: Callable[[Volume], Keep]
 ) -> set[BackupRef]:
     """Of the source's, what the target's policy keeps once they are there: or what it lets go would come again."""
     if not manifests:
@@ -104,22 +119,36 @@ def _kept(
     return {ref for ref in manifests if ref.id in kept}
 
 
+def _to_be_relied_on(target: Repository, host: str, volume: str, needed: Collection[str]) -> dict[str, int]:
+    """Stored bytes of what is there, by key, but for what no backup there needs and is old: a prune of another machine may
+    be about to delete it. It is sent again.
+    """
+    oldest = target.store.now() - _RELIABLE_AGE
+    return {
+        info.key: info.size if info.key in needed or info.modified >= oldest else -1
+        for kind in ("packs", "indexes")
+        for info in target.objects(kind, host, volume)
+    }
+
+
 class _Sender:
     """Sends what backups need, several objects at once."""
 
     def __init__(
-        self, source: Repository, target: Repository, host: str, volume: str, observer: Observer
+        self,
+        source: Repository,
+        target: Repository,
+        host: str,
+        volume: str,
+        observer: Observer,
+        needed: Collection[str],
     ) -> None:
         self._source = source
         self._target = target
         self._observer = observer
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._sizes = {
-            info.key: info.size
-            for kind in ("packs", "indexes")
-            for info in target.objects(kind, host, volume)
-        }
+        self._sizes = _to_be_relied_on(target, host, volume, needed)
         self.sent_bytes = 0
         self._done_bytes = 0  # of the backup at hand
 
@@ -157,8 +186,15 @@ class _Sender:
 
     def _send(self, key: str, expected: ObjectDigest) -> None:
         store = self._target.store
-        if key in self._sizes:  # of another size: damaged
-            store.delete(key)
+        if key in self._sizes:  # of another size, which is damage, or not to be relied on
+            try:
+                store.delete(key)
+            except ObjectLocked:
+                if expected.other_size(store.size(key)):
+                    raise
+                with self._lock:  # nobody can delete it
+                    self._sizes[key] = expected.stored_bytes
+                return
         writer = store.create(key)
         try:
             found = digested(self._blocks(key), writer.write, algorithm=expected.digest)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from volferry.archive.manifest import Manifest
-from volferry.errors import ObjectLocked, RepositoryError
+from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
 from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, time_of_id
 from volferry.repository import files_key, frames_key, manifest_key, ref_of_manifest
 from volferry.retention import Verdict, judge
@@ -113,6 +113,8 @@ def _manifests(
     for ref, manifest in repository.manifests(host=host, volume=volume, cache=cache):
         if isinstance(manifest, Manifest):
             found[ref] = manifest
+        elif isinstance(manifest, NoSuchObject):
+            continue  # another machine has just forgotten it
         elif isinstance(manifest, RepositoryError):
             result.problems.append(str(manifest))
         else:
@@ -136,6 +138,7 @@ def _delete_unneeded(
     needed_packs: set[str] = set()
     needed_indexes: set[str] = set()
     gone = set(result.forgotten)
+    gone_meanwhile = False
     # Once more, and after the packs: a backup may have ended meanwhile.
     for info in repository.objects("manifests", result.host, result.volume):
         ref = ref_of_manifest(info.key)
@@ -147,12 +150,15 @@ def _delete_unneeded(
         needed_indexes |= {frames_key(ref), files_key(ref)}
         try:
             manifest = known[ref] if ref in known else repository.manifest(ref)
+        except NoSuchObject:  # another machine has just forgotten it; what it needed stays until next time
+            gone_meanwhile = True
+            continue
         except RepositoryError as error:
             if str(error) not in result.problems:
                 result.problems.append(str(error))
             continue
         needed_packs |= {pack.name for pack in manifest.packs}
-    if result.problems:
+    if result.problems or gone_meanwhile:
         return  # what they refer to is not known
     for info in packs:
         name = info.key.rpartition("/")[2].removesuffix(".tar.zst")

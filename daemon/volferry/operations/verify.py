@@ -63,11 +63,7 @@ class Verifier:
     def _sizes_of(self, ref: BackupRef) -> dict[str, int]:
         key = (ref.host, ref.volume)
         if key not in self._sizes:
-            self._sizes[key] = {
-                info.key: info.size
-                for kind in ("packs", "indexes")
-                for info in self._repository.objects(kind, ref.host, ref.volume)
-            }
+            self._sizes[key] = self._repository.sizes(ref.host, ref.volume)
         return self._sizes[key]
 
     def _missing(

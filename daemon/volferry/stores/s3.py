@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from blake3 import blake3
 from botocore.exceptions import ClientError
 
-from volferry.errors import ObjectLocked, UsageError
+from volferry.errors import ObjectLocked, StoreError, UsageError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key, validate_key
 from volferry.stores.s3_client import MISSING, GarbledResponse, Server, error_code
@@ -161,9 +161,25 @@ class S3Store:
                 if error_code(error) in MISSING:
                     raise self._server.missing(key, self.url) from error
                 raise self._server.error(f"lock {key}", error) from error
+            except StoreError:
+                # A lock of before `days` was made less cannot be made shorter, and need not be.
+                if not self._is_locked(key, lock.mode, until):
+                    raise
 
         for future in [self._transfers.submit(partial(extend, key)) for key in keys]:
             future.result()
+
+    def _is_locked(self, key: str, mode: str, until: datetime) -> bool:
+        """Whether it is, as strictly and as long."""
+        try:
+            head: Any = self._server.call(
+                f"lock {key}", lambda client: client.head_object(Bucket=self._bucket, Key=self._name(key))
+            )
+        except (ClientError, StoreError):
+            return False
+        found = head.get("ObjectLockRetainUntilDate")
+        as_strictly = head.get("ObjectLockMode") in {mode.upper(), "COMPLIANCE"}
+        return as_strictly and found is not None and found >= until
 
     def now(self) -> datetime:
         def date(client: Any) -> datetime:

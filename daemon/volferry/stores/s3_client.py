@@ -19,6 +19,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     EndpointConnectionError,
+    HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
@@ -28,7 +29,7 @@ from botocore.exceptions import ConnectionError as ConnectionFailed
 from botocore.parsers import ResponseParserError
 
 from volferry import __version__
-from volferry.errors import ConfigError, NoSuchObject, StoreError, StoreUnreachable
+from volferry.errors import ConfigError, NoSuchObject, StoreError, StoreUnreachable, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +40,18 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 30  # without a byte
-_ATTEMPTS = 8  # of one request, with 0 to 1, 2, 4 … 20 s in between: about a minute
-_MORE_ATTEMPTS = 4  # of what botocore does not try again: what arrived is not what was sent
-_FIRST_PAUSE_SECONDS = 0.2
+# Of one request, with up to 0.5, 1, 2 … 20 s in between: some 40 s. botocore's own attempts share a quota, and end after
+# seconds, or at once where a few requests have failed before (1.44, `NEW_RETRIES_ENABLED`).
+_ATTEMPTS = 8
+_FIRST_ATTEMPTS = 4  # as long as the server has never answered: it may be mistyped
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 20
 
 T = TypeVar("T")
 
 CRC32_BYTES = 4
+_TOO_MANY, _SERVER_FAULT = 429, 500  # HTTP statuses
+
 MISSING = {"404", "NoSuchKey", "NotFound"}
 EXISTS = {"PreconditionFailed", "412"}
 NOT_KNOWN = {"NotImplemented", "501"}
@@ -59,6 +65,19 @@ _GARBLED = {
     # Somebody else is at the same key: to be tried again (docs.aws.amazon.com, "Conditional requests").
     "ConditionalRequestConflict",
 }
+# The server has too much to do, or a fault of its own.
+_BUSY = {
+    "BandwidthLimitExceeded",
+    "InternalError",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+}
 _EXPIRED = "the credentials have expired"
 _CLOCK = "the clock of this machine is wrong, by what the server says"
 _REGION = "it is in another region, or behind another endpoint"
@@ -70,6 +89,8 @@ _WHY = {
     "ExpiredToken": _EXPIRED,
     "ExpiredTokenException": _EXPIRED,
     "TokenRefreshRequired": _EXPIRED,
+    # Without a body, as a HEAD is answered.
+    "400": "the server does not say why: the credentials may have expired, or the bucket is in another region",
     "AccessDenied": "access is denied: check what the credentials may do with the bucket",
     "AllAccessDisabled": "access is denied: the account has no access to the bucket",
     "403": "access is denied: check the credentials, and what they may do with the bucket",
@@ -93,6 +114,13 @@ class GarbledResponse(Exception):
 def make_client(settings: StoreConfig) -> S3Client:
     """Raises ConfigError for a profile, file or endpoint that cannot be used. Nothing is sent."""
     key_id, secret, token = settings.credentials or (None, None, None)
+    if settings.ca_bundle:
+        try:
+            settings.ca_bundle.open().close()
+        except OSError as error:
+            raise ConfigError(
+                f"store {settings.url}: cannot read ca_bundle {settings.ca_bundle}: {reason(error)}"
+            ) from error
     try:
         session = boto3.Session(
             aws_access_key_id=key_id,
@@ -108,7 +136,7 @@ def make_client(settings: StoreConfig) -> S3Client:
             region_name=session.region_name or "us-east-1",
             verify=str(settings.ca_bundle) if settings.ca_bundle else None,
             config=Config(
-                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+                retries={"mode": "standard", "total_max_attempts": 1},
                 connect_timeout=_CONNECT_SECONDS,
                 read_timeout=_READ_SECONDS,
                 tcp_keepalive=True,
@@ -166,11 +194,6 @@ def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def was_tried_again(response: Any) -> bool:
-    """Whether botocore has sent the request more than once."""
-    return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
-
-
 class Server:
     """One bucket: requests to it, tried again where that may help, with errors that a user can act on."""
 
@@ -178,6 +201,7 @@ class Server:
         self.bucket = bucket
         self._settings = settings
         self._client: S3Client | None = None
+        self._has_answered = False
         self._lock = threading.Lock()
 
     @property
@@ -193,21 +217,28 @@ class Server:
         return str(self.client.meta.endpoint_url)
 
     def call(self, what: str, request: Callable[[Any], T]) -> T:
-        """The response to `request`, tried again where botocore does not, with pauses that grow.
+        """The response to `request`, which is tried again where that may help, with pauses that grow.
 
         `request` should take from the response what is needed: one without it is tried again too.
         `what` completes "cannot …", such as `write KEY`. Raises ClientError for an answer that is one of the
         server's own (`MISSING`, `EXISTS`, `NOT_KNOWN`, a NoSuchUpload), else StoreError.
         """
-        for attempt in range(_MORE_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             try:
-                return request(self.client)
+                result = request(self.client)
             except (ClientError, BotoCoreError, GarbledResponse, *_STRANGE) as error:
-                if isinstance(error, ClientError) and _is_answer(error):
-                    raise
-                if attempt == _MORE_ATTEMPTS - 1 or not _is_garbled(error):
+                if isinstance(error, ClientError):
+                    self._has_answered = True
+                    if _is_answer(error):
+                        raise
+                last = (_ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS) - 1
+                if attempt >= last or not _may_pass(error):
                     raise self.error(what, error) from error
-            time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE_SECONDS * 2**attempt)  # noqa: S311 -- jitter
+            else:
+                self._has_answered = True
+                return result
+            pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**attempt)
+            time.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 -- jitter
         raise AssertionError("unreachable")
 
     def error(self, what: str, error: Exception) -> StoreError:
@@ -259,12 +290,20 @@ def _is_answer(error: ClientError) -> bool:
     return error_code(error) in MISSING | EXISTS | NOT_KNOWN | {"NoSuchUpload", "InvalidRange", "416"}
 
 
-def _is_garbled(error: Exception) -> bool:
+def _may_pass(error: Exception) -> bool:
+    """Whether it is worth another attempt."""
     if isinstance(error, ClientError):
         code = error_code(error)
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in _GARBLED | _BUSY or status == _TOO_MANY or status >= _SERVER_FAULT:
+            return True
         # A 400 that is no document, or one that says nothing of what we sent, is one of a server that we garbled.
-        return code in _GARBLED or (code == "400" and not error.response["Error"].get("Message"))
-    return isinstance(error, (GarbledResponse, ResponseParserError, *_STRANGE))
+        return code == "400" and not error.response["Error"].get("Message")
+    if isinstance(error, SSLError):
+        return "CERTIFICATE" not in str(error).upper()
+    return isinstance(
+        error, (ConnectionFailed, HTTPClientError, GarbledResponse, ResponseParserError, *_STRANGE)
+    )
 
 
 def _text(error: Exception) -> str:

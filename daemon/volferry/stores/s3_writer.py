@@ -21,7 +21,6 @@ from volferry.stores.s3_client import (
     crc32,
     error_code,
     md5,
-    was_tried_again,
 )
 from volferry.stores.s3_transfer import Abilities
 
@@ -216,9 +215,7 @@ class S3Writer:
         except ClientError as error:
             if error_code(error) not in EXISTS:
                 raise self._server.error(f"write {self._key}", error) from error
-            if not (
-                (was_tried_again(error.response) or repeated > 1) and self._is_ours(digest.hex(), len(data))
-            ):
+            if not (repeated > 1 and self._is_ours(digest.hex(), len(data))):
                 raise self._exists() from error
             return
         if self._transfers.knowledge.abilities is None:
@@ -258,7 +255,7 @@ class S3Writer:
             self._completing.result()
         except ClientError as error:
             # The answer to an earlier attempt may have been lost: then the object is there, and the upload is not.
-            if (was_tried_again(error.response) or repeated > 1) and self._is_ours(whole, self._bytes):
+            if repeated > 1 and self._is_ours(whole, self._bytes):
                 pass
             elif error_code(error) in EXISTS:
                 raise self._exists() from error
