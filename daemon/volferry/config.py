@@ -17,6 +17,7 @@ from volferry.checked import Section, document_of, mistakes, value_of
 from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, reason
 from volferry.retention import Keep, Within
+from volferry.schedule import Schedule, Span, Zone
 from volferry.store_config import Size, StoreConfig
 
 if TYPE_CHECKING:
@@ -67,9 +68,38 @@ class HelperConfig(Section, frozen=True):
     ] = 250
 
 
+class DaemonConfig(Section, frozen=True):
+    """How `volferry daemon` goes about it."""
+
+    select: Annotated[
+        Literal["all", "labelled"],
+        Meta(description="Which volumes it backs up: all named ones, or those with `enable`."),
+    ] = "all"
+    at_once: Annotated[int, Meta(ge=1, le=64, description="How many runs at a time, at most.")] = 1
+    timezone: Annotated[
+        Zone | None, Meta(description="Of schedules, such as Europe/Berlin; default: the machine's.")
+    ] = None
+    jitter: Annotated[
+        Span, Meta(description="Each run begins up to so much later, so that not all machines begin at once.")
+    ] = Span("0s")
+    log: Annotated[
+        Literal["console", "json"], Meta(description="What its lines are for: people, or machines.")
+    ] = "console"
+
+
 class VolumeSettings(Section, frozen=True):
     """What can be said of volumes: for all of them, by rule, or by label."""
 
+    enable: Annotated[
+        bool | None,
+        Meta(description="Whether the daemon backs it up; an anonymous one only if this says so."),
+    ] = None
+    schedule: Annotated[
+        Schedule | None,
+        Meta(
+            description="When the daemon backs it up: cron expressions, @daily or `every 6h`, also several."
+        ),
+    ] = None
     exclude: Annotated[
         tuple[str, ...] | None, Meta(description="What is left out: patterns as in a .gitignore.")
     ] = None
@@ -110,8 +140,8 @@ _FALSE = {"false", "no", "0", "off"}
 
 
 def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
-    """`volferry.exclude` (one pattern a line, or separated by commas), `volferry.exclude-caches`, `volferry.quiesce` and
-    `volferry.warm`.
+    """`volferry.exclude` (one pattern a line, or separated by commas), `volferry.exclude-caches`, `volferry.quiesce`,
+    `volferry.warm`, `volferry.enable` and `volferry.schedule`.
 
     Raises ConfigError that names `of`, the volume or container.
     """
@@ -124,9 +154,20 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         if exclude is None
         else tuple(pattern.strip() for pattern in re.split(r"[,\n]", exclude) if pattern.strip()),
         exclude_caches=_truth(labels, "volferry.exclude-caches", of=of),
+        enable=_truth(labels, "volferry.enable", of=of),
+        schedule=_schedule(labels, of=of),
         quiesce=cast("Any", quiesce),
         warm=_truth(labels, "volferry.warm", of=of),
     )
+
+
+def _schedule(labels: Mapping[str, str], *, of: str) -> Schedule | None:
+    if "volferry.schedule" not in labels:
+        return None
+    try:
+        return Schedule.of_document(labels["volferry.schedule"])
+    except ValueError as error:
+        raise ConfigError(f"{of}: label volferry.schedule: {error}") from error
 
 
 def _truth(labels: Mapping[str, str], label: str, *, of: str) -> bool | None:
@@ -191,6 +232,7 @@ class Config(Section, frozen=True):
     rules: tuple[Rule, ...] = ()
     helper: HelperConfig = HelperConfig()
     prune: PruneConfig = PruneConfig()
+    daemon: DaemonConfig = DaemonConfig()
 
     def settings_of(self, volume: Volume) -> VolumeSettings:
         """What is in force for a volume: its labels, then those of containers that use it, the last rule that fits,
@@ -306,6 +348,7 @@ def _known_keys(section: list[str]) -> tuple[str, ...]:
         "stores": StoreConfig,
         "helper": HelperConfig,
         "prune": PruneConfig,
+        "daemon": DaemonConfig,
         "defaults": VolumeSettings,
         "rules": Rule,
     }

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,6 +83,37 @@ def due(schedule: Schedule, newest: datetime | None, now: datetime, zone: tzinfo
         return None
     second = schedule.after(first, zone)
     return Due(first, late=second is not None and second <= now)
+
+
+class Span(str):
+    """`90s`, `10m`, `1h30m`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_document(cls, value: object) -> Span:
+        """Raises ValueError."""
+        parse_span(str(value))
+        return cls(value)
+
+    @property
+    def delta(self) -> timedelta:
+        return parse_span(self)
+
+
+class Zone(str):
+    """A time zone of the IANA database."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_document(cls, value: object) -> Zone:
+        """Raises ValueError."""
+        try:
+            ZoneInfo(str(value))
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone {value!r}: use one such as Europe/Berlin") from error
+        return cls(value)
 
 
 def parse_span(text: str) -> timedelta:

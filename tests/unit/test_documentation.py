@@ -15,7 +15,7 @@ from msgspec import Struct
 from volferry.archive.manifest import Manifest
 from volferry.checked import value_of
 from volferry.cli.main import build_app
-from volferry.config import Config, HelperConfig, PruneConfig, Rule, VolumeSettings, load_config
+from volferry.config import Config, DaemonConfig, HelperConfig, PruneConfig, Rule, VolumeSettings, load_config
 from volferry.store_config import StoreConfig
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def config_keys() -> Iterator[str]:
             yield from (f"stores.NAME.{inner}" for inner in StoreConfig.__struct_fields__)
         elif key == "helper":
             yield from (f"helper.{inner}" for inner in HelperConfig.__struct_fields__)
+        elif key == "daemon":
+            yield from (f"daemon.{inner}" for inner in DaemonConfig.__struct_fields__)
         elif key == "prune":
             yield from (f"prune.{inner}" for inner in PruneConfig.__struct_fields__)
         elif key == "defaults":
@@ -100,6 +102,7 @@ class TestTheExampleOfTheConfiguration:
         (rule,) = document["rules"]
         assert set(rule) == set(Rule.__struct_fields__)
         assert set().union(*document["stores"].values()) == set(StoreConfig.__struct_fields__)
+        assert set(document["daemon"]) == set(DaemonConfig.__struct_fields__)
         assert set(document["prune"]) == set(PruneConfig.__struct_fields__)
 
     def test_shows_the_defaults(self) -> None:

@@ -26,6 +26,7 @@ _COMMANDS = {
     "copy": ("copy", "copy"),
     "forget": ("prune", "forget"),
     "prune": ("prune", "prune"),
+    "daemon": ("daemon", "daemon"),
     "doctor": ("doctor", "doctor"),
     "config": ("config", "app"),
 }

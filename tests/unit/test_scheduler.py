@@ -1,0 +1,97 @@
+"""What the daemon does next, by what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from volferry.checked import value_of
+from volferry.config import Config
+from volferry.model import ANONYMOUS_LABEL, Volume
+from volferry.scheduler import Agenda, start_due
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+def volume(name: str, **labels: str) -> Volume:
+    marked = {f"volferry.{key}": value for key, value in labels.items()}
+    return Volume(name, "local", {}, marked, "local", "")
+
+
+def config(**more: object) -> Config:
+    return value_of({"defaults": {"schedule": "0 2 * * *"}, **more}, Config)
+
+
+def names(agenda: Agenda, volumes: list[Volume], settings: Config, **newest: datetime) -> list[str]:
+    found, _ = agenda.appointments(volumes, settings, newest, NOW)
+    return [each.volume.name for each in found if each.at <= NOW]
+
+
+def test_what_is_due_comes_by_what_was_due_first() -> None:
+    volumes = [volume("new"), volume("old"), volume("done"), volume("often", schedule="every 1h")]
+    newest = {
+        "old": NOW - timedelta(days=3),
+        "done": NOW - timedelta(hours=3),
+        "often": NOW - timedelta(minutes=61),
+    }
+    assert names(Agenda(UTC), volumes, config(), **newest) == ["old", "often", "new"]
+
+
+def test_which_volumes_are_selected() -> None:
+    anonymous = Volume("a" * 64, "local", {}, {ANONYMOUS_LABEL: ""}, "local", "")
+    wanted = Volume("b" * 64, "local", {}, {ANONYMOUS_LABEL: "", "volferry.enable": "true"}, "local", "")
+    volumes = [volume("plain"), volume("no", enable="false"), volume("yes", enable="true"), anonymous, wanted]
+    assert names(Agenda(UTC), volumes, config()) == ["b" * 64, "plain", "yes"]
+    assert names(Agenda(UTC), volumes, config(daemon={"select": "labelled"})) == ["b" * 64, "yes"]
+    assert names(Agenda(UTC), volumes, value_of({}, Config)) == []
+
+
+def test_what_is_wrong_with_one_volume_is_no_matter_of_the_others() -> None:
+    volumes = [volume("wrong", schedule="sometimes"), volume("good")]
+    found, wrong = Agenda(UTC).appointments(volumes, config(), {}, NOW)
+    assert [each.volume.name for each in found] == ["good"]
+    assert list(wrong) == ["wrong"]
+
+
+def test_what_failed_is_tried_again_later_and_later() -> None:
+    agenda = Agenda(UTC)
+    waits = [agenda.failed("vol", NOW) - NOW for _ in range(12)]
+    assert waits[:4] == [timedelta(minutes=minutes) for minutes in (1, 2, 4, 8)]
+    assert set(waits[6:]) == {timedelta(hours=1)}
+    assert names(agenda, [volume("vol")], config()) == []
+    assert agenda.succeeded("vol")
+    assert not agenda.succeeded("vol")
+    assert names(agenda, [volume("vol")], config()) == ["vol"]
+
+
+def test_jitter_is_the_same_each_time_and_differs_between_volumes() -> None:
+    settings = config(daemon={"jitter": "30m"})
+    volumes = [volume(f"vol{number}") for number in range(50)]
+    newest = {each.name: NOW for each in volumes}
+    found, _ = Agenda(UTC).appointments(volumes, settings, newest, NOW)
+    assert found == Agenda(UTC).appointments(volumes, settings, newest, NOW)[0]
+    times = {each.at for each in found}
+    assert len(times) == len(volumes)
+    at = datetime(2026, 3, 11, 2, tzinfo=UTC)
+    assert at <= min(times) <= max(times) < at + timedelta(minutes=30)
+
+
+@dataclass
+class Noted:
+    begun: list[str] = field(default_factory=list)
+
+    def start(self, volume: str) -> None:
+        self.begun.append(volume)
+
+    def going_on(self) -> set[str]:
+        return set(self.begun)
+
+
+def test_no_more_than_so_many_runs_at_once_and_one_of_a_volume() -> None:
+    volumes = [volume("vol1"), volume("vol2"), volume("vol3")]
+    found, _ = Agenda(UTC).appointments(volumes, config(), {"vol3": NOW}, NOW)
+    runs = Noted()
+    assert start_due(found, runs, NOW, at_once=1) is None
+    assert runs.begun == ["vol1"]
+    assert start_due(found, runs, NOW, at_once=2) == datetime(2026, 3, 11, 2, tzinfo=UTC)
+    assert runs.begun == ["vol1", "vol2"]
