@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import docker
@@ -33,14 +35,18 @@ def docker_client(engine: PrivateEngine) -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def s3_server() -> Iterator[Servers]:
     """S3 servers of this test process's own, by name, each started when it is first asked for."""
     with ExitStack() as stack:
         found: dict[str, S3Server] = {}
 
         def server(name: str) -> S3Server:
             if name not in found:
-                found[name] = stack.enter_context(SERVERS[name](tmp_path_factory.mktemp(name)))
+                # Not where tests have their own: these keep all that is ever written.
+                place = Path(
+                    stack.enter_context(TemporaryDirectory(dir="/var/tmp", prefix=f"volferry-{name}-"))
+                )
+                found[name] = stack.enter_context(SERVERS[name](place))
             return found[name]
 
         yield server

@@ -1,7 +1,7 @@
 """Stops what writes to a volume, and is killed at a chosen step: `python -m tests.parts.quiesce_step ENGINE STATE VOLUME MODE STEP`.
 
 A step is one look at, or request to, a container, or one entry of the journal: the process ends just before it takes the one with
-that number, or, by itself and with its number on stdout, once there are no more.
+that number, or, by itself, once there are no more; on stdout are the number of the last step before all stand still, and that of the last one.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def main(engine: str, state: str, volume: str, mode: str, step: str) -> None:
             note=print,
         )
         quiesced.begin()
+        print(steps.count)
         quiesced.end()
     print(steps.count)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RUNS = int(os.environ.get("FAULT_RUNS", "40"))  # as many as one has patience for
 RUNS_A_TEST = 10
+_NEW_AGAIN = 0.3
 ATTEMPTS = 6  # of a person who runs it again
 
 
@@ -59,10 +60,11 @@ def make_client(settings: StoreConfig) -> Any:
 
 
 def content(noise: random.Random, data: Path) -> None:
-    """More than a part of it new."""
+    """More than a part of it new, at first."""
     for number in range(3):
         (data / f"file{number}").write_bytes(noise.randbytes(noise.choice([100, 50_000, 400_000])))
-    (data / "large").write_bytes(noise.randbytes(6 << 20))
+    if not (data / "large").exists() or noise.random() < _NEW_AGAIN:
+        (data / "large").write_bytes(noise.randbytes(6 << 20))
 
 
 def tar_of(repository: Repository, ref: Any, spool: Path) -> bytes:

@@ -335,11 +335,15 @@ def _make_directories(directory: Path, *, below: Path | None = None) -> None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
         _make_directories(directory.parent, below=below)
         try:
-            directory.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700)
             _fsync_directory(directory.parent)
         except FileNotFoundError:
             if attempt == _ATTEMPTS - 1:
                 raise
+        except FileExistsError as error:
+            # Another run has made it; with `exist_ok`, one that is gone again by now would be an error.
+            if attempt == _ATTEMPTS - 1:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from error
 
 
 def _fsync_directory(directory: Path) -> None:
