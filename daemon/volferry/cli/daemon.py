@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from volferry.scheduler import Appointment
 
 _LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
+_TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
+_CALM = timedelta(seconds=2)
 _GLANCE = timedelta(seconds=2)  # at the configuration's file
 _SETTLED = timedelta(seconds=2)
 _STOP_SECONDS = 8  # of the ten that an engine gives a container
@@ -110,6 +112,8 @@ class _Daemon:
         self._watch: Watch | None = None
         self._appointments: list[Appointment] = []
         self._said: set[str] = set()
+        self._looked_at = datetime.now(UTC)
+        self._in_trouble = False
 
     def run(self) -> int:
         self._log.info("the daemon has started", config=str(self._settings.path or "none"))
@@ -135,15 +139,17 @@ class _Daemon:
     def _await(self, until: datetime | None) -> None:
         """Until then, or until something happens."""
         now = datetime.now(UTC)
-        end = now + _LONGEST_LOOK if until is None else min(until, now + _LONGEST_LOOK)
+        longest = now + (_TROUBLED_LOOK if self._in_trouble else _LONGEST_LOOK)
+        end = longest if until is None else min(until, longest)
         while (left := end - datetime.now(UTC)) > timedelta() and not self._settings.is_to_be_read:
             try:
                 what, detail = self._wake.get(timeout=min(left, _GLANCE).total_seconds())
             except queue.Empty:
                 continue
+            if what == "changed":  # much of that comes together, and each look asks the store
+                end = min(end, self._looked_at + _CALM)
+                continue
             self._happened(what, detail)
-            while not self._wake.empty():
-                self._happened(*self._wake.get())
             return
 
     def _happened(self, what: str, detail: Any) -> None:
@@ -169,7 +175,7 @@ class _Daemon:
         if code in {0, FINDINGS_EXIT_CODE}:
             if self._agenda.succeeded(volume):
                 self._log.info("it works again", volume=volume)
-        elif code != Interrupted.exit_code:
+        elif not self._runs.stopped:
             again = self._agenda.failed(volume, now)
             self._log.error("the run failed", volume=volume, error=error, again=_text(again))
 
@@ -188,9 +194,10 @@ class _Daemon:
             newest = _newest(session)
         except VolferryError as error:
             self._say_once("cannot look for what is due", str(error))
-            self._appointments = []
+            self._looked_at, self._in_trouble, self._appointments = datetime.now(UTC), True, []
             return
-        now = datetime.now(UTC)
+        self._in_trouble = False
+        now = self._looked_at = datetime.now(UTC)
         self._appointments, wrong = self._agenda.appointments(volumes, self._config, newest, now)
         for volume, problem in wrong.items():
             self._say_once("a volume is left out", problem, volume=volume)
@@ -241,7 +248,7 @@ class _Runs:
         self._threads: dict[str, threading.Thread] = {}
         self._processes: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
-        self._stopped = False
+        self.stopped = False
 
     def going_on(self) -> set[str]:
         return {volume for volume, thread in self._threads.items() if thread.is_alive()}
@@ -255,11 +262,12 @@ class _Runs:
     def stop(self) -> None:
         """Ends what is going on, as a signal would; services are up again when it returns."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             for process in self._processes:
                 process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + _STOP_SECONDS
         for thread in self._threads.values():
-            thread.join(_STOP_SECONDS)
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _run(self, volume: str) -> None:
         self.log.info("a run begins", volume=volume)
@@ -275,7 +283,7 @@ class _Runs:
     def _command(self, command: str, volume: str) -> tuple[int, str]:
         """Exit code, and the last line of what it said."""
         with self._lock:
-            if self._stopped:
+            if self.stopped:
                 return Interrupted.exit_code, ""
             process = subprocess.Popen(
                 [sys.executable, "-m", "volferry", command, *self._arguments, "--", volume],
