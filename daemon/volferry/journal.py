@@ -1,13 +1,15 @@
 """The journal: what a run has stopped, paused or scaled, written down before it does, so that whoever comes next can
 bring the service back.
 
-One file a run, `journal/<run id>.jsonl` in the state directory: a sealed line for each step, each on stable storage before the
+One file for each volume of a run, `journal/<run id>.<n>.jsonl` in the state directory: a sealed line for each step, each on stable storage before the
 step is taken. It goes when all is as it was.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DIRECTORY = "journal"
+_numbers = itertools.count(1)
 
 Action = Literal["stop", "pause", "scale"]
 
@@ -43,10 +46,17 @@ class Halt:
 class Journal:
     """Of one run. Raises VolferryError where it cannot be written: then nothing must be stopped."""
 
-    def __init__(self, state_directory: Path, run_id: str) -> None:
-        self._path = state_directory / _DIRECTORY / f"{run_id}.jsonl"
+    def __init__(self, state_directory: Path, name: str) -> None:
+        """`name` begins with the run's id; a run has a journal for each volume."""
+        self.state_directory = state_directory
+        self._path = state_directory / _DIRECTORY / f"{name}.jsonl"
         self._descriptor: int | None = None
         self._lock: int | None = None
+
+    @classmethod
+    def of_run(cls, state_directory: Path, run_id: str) -> Journal:
+        """A new one."""
+        return cls(state_directory, f"{run_id}.{next(_numbers)}")
 
     def alone(self) -> None:
         """Waits until no other run of this machine has anything stopped: each would take what the other stopped for what
@@ -65,7 +75,8 @@ class Journal:
         try:
             if self._descriptor is None:
                 self._descriptor = self._made()
-            os.write(self._descriptor, lines)
+            if os.write(self._descriptor, lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._descriptor)
         except OSError as error:
             raise self._cannot_write(error) from error
@@ -101,7 +112,7 @@ def journals_of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[
     except OSError:
         return
     for path in paths:
-        if is_alive(state_directory, path.stem):
+        if is_alive(state_directory, path.stem.partition(".")[0]):
             continue
         try:
             halts = _read(path)

@@ -34,6 +34,7 @@ class Agenda:
     """What is due, by what there is; it remembers failures only, and a restart forgets those."""
 
     zone: tzinfo
+    _from_the_future: dict[tuple[str, datetime], datetime] = field(default_factory=dict)
     _failures: dict[str, tuple[int, datetime]] = field(
         default_factory=dict
     )  # how many in a row, and when the last was
@@ -65,13 +66,22 @@ class Agenda:
                 continue
             if not is_selected(volume, settings, config.daemon.select) or settings.schedule is None:
                 continue
-            next_due = due(settings.schedule, newest.get(volume.name), now, self.zone)
+            last = self._believed(volume.name, newest.get(volume.name), now)
+            next_due = due(settings.schedule, last, now, self.zone)
             if next_due is not None:
-                found.append(self._appointment(volume, next_due, config.daemon.jitter.delta))
+                found.append(self._appointment(volume, next_due, config.daemon.jitter.delta, now))
         return sorted(found, key=lambda each: (each.at, each.volume.name)), wrong
 
-    def _appointment(self, volume: Volume, next_due: Due, jitter: timedelta) -> Appointment:
-        at = next_due.at + _share(f"{volume.name} {next_due.at.isoformat()}", jitter)
+    def _believed(self, volume: str, newest: datetime | None, now: datetime) -> datetime | None:
+        """One from the future was made while the clock was wrong: it counts from when it was seen first."""
+        if newest is None or newest <= now:
+            return newest
+        return self._from_the_future.setdefault((volume, newest), now)
+
+    def _appointment(self, volume: Volume, next_due: Due, jitter: timedelta, now: datetime) -> Appointment:
+        at = next_due.at
+        if next_due.at != now:  # of a volume without a backup, it would be another one at each look
+            at += _share(f"{volume.name} {next_due.at.isoformat()}", jitter)
         if volume.name in self._failures:
             count, last = self._failures[volume.name]
             at = max(at, last + _retry(count))

@@ -16,9 +16,13 @@ from docker.types import Mount, ServiceMode
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.world import IDLE, World, world_of
-from volferry.engine.client import connect
+from volferry.engine import containers
+from volferry.engine.client import Engine, connect
+from volferry.errors import EngineError
+from volferry.journal import Journal
 from volferry.operations import quiesce
-from volferry.operations.quiesce import replay
+from volferry.operations.quiesce import Quiesced, replay
+from volferry.run import begin_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -316,3 +320,57 @@ def await_true(reached: Callable[[], bool], seconds: float = 60) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_what_could_not_be_brought_back_after_one_volume_is_not_forgotten_with_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted([world.filled(), world.filled()])
+    container = world.container(first, stop_signal="SIGKILL")
+    engine = connect(world.engine.docker_host)
+
+    def refuses(*_: object) -> None:
+        raise EngineError("port is already allocated")
+
+    with begin_run(world.cli.state) as run:
+        with monkeypatch.context() as patched:
+            patched.setattr(quiesce, "start", refuses)
+            stopped = quiesced(engine, world, first, run.id)
+            stopped.begin()
+            stopped.end()
+        assert [str(container.name) in problem for problem in stopped.problems] == [True]
+        other = quiesced(engine, world, second, run.id)
+        other.begin()
+        other.end()
+    assert state_of(container)["Status"] == "exited"
+    assert replay(engine, world.cli.state, print) == []
+    assert state_of(container)["Status"] == "running"
+    engine.close()
+
+
+def quiesced(engine: Engine, world: World, volume: str, run_id: str) -> Quiesced:
+    journal = Journal.of_run(world.cli.state, run_id)
+    return Quiesced(engine, volume, "stop", warm=False, journal=journal, own=[], note=print)
+
+
+def test_a_container_that_was_restarted_meanwhile_is_stopped_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = world.filled()
+    first, second = (world.container(volume, stop_signal="SIGKILL") for _ in range(2))
+    engine = connect(world.engine.docker_host)
+    stop = containers.stop
+
+    def stop_and_restart_the_other(engine: Engine, stopped: Any) -> None:
+        stop(engine, stopped)
+        if stopped.id == second.id:
+            first.restart()
+
+    monkeypatch.setattr(quiesce, "stop", stop_and_restart_the_other)
+    with begin_run(world.cli.state) as run:
+        both = quiesced(engine, world, volume, run.id)
+        both.begin()
+        assert {state_of(each)["Status"] for each in (first, second)} == {"exited"}
+        both.end()
+    assert {state_of(each)["Status"] for each in (first, second)} == {"running"}
+    engine.close()

@@ -83,7 +83,7 @@ class FaultProxy:
         try:
             while data := source.recv(_PIECE):
                 if kind and left < len(data):
-                    data = self._apply(kind, data, left, sink, client)
+                    data = self._apply(kind, data, max(0, left), sink, client)
                     kind, _, left = self.fault()  # it goes on, and so do faults
                 left -= len(data)
                 sink.sendall(data)

@@ -51,7 +51,7 @@ def main(engine: str, state: str, volume: str, mode: str, step: str) -> None:
             volume,
             cast("Mode", mode),
             warm=False,
-            journal=Journal(Path(state), run.id),
+            journal=Journal.of_run(Path(state), run.id),
             own=[],
             note=print,
         )

@@ -95,3 +95,14 @@ def test_no_more_than_so_many_runs_at_once_and_one_of_a_volume() -> None:
     assert runs.begun == ["vol1"]
     assert start_due(found, runs, NOW, at_once=2) == datetime(2026, 3, 11, 2, tzinfo=UTC)
     assert runs.begun == ["vol1", "vol2"]
+
+
+def test_jitter_does_not_keep_a_new_volume_from_its_first_backup() -> None:
+    assert names(Agenda(UTC), [volume("new")], config(daemon={"jitter": "30m"})) == ["new"]
+
+
+def test_a_backup_from_the_future_counts_from_when_it_was_seen() -> None:
+    agenda, newest = Agenda(UTC), {"vol": NOW + timedelta(days=3650)}
+    assert names(agenda, [volume("vol")], config(), **newest) == []
+    found, _ = agenda.appointments([volume("vol")], config(), newest, NOW + timedelta(days=1))
+    assert [each.at for each in found] == [datetime(2026, 3, 11, 2, tzinfo=UTC)]

@@ -67,8 +67,8 @@ _EXTRACT = [
     "--warning=no-timestamp",
 ]
 
-# What is written goes to the disk meanwhile, not at the end: the engine syncs the file system when a container that ran on
-# it goes (umount of an overlay), and what was restored should be on the disk by then.
+# What is written goes to the disk meanwhile, not all at the end, where `sync_command` waits for it; so does the engine, which
+# syncs its file system when a container goes (umount of an overlay).
 _SYNCED_SCRIPT = """
 while sleep 0.5 && sync -f "$0"; do :; done </dev/null >/dev/null 2>&1 &
 "$@"
@@ -97,6 +97,11 @@ def create_command(directory: str) -> list[str]:
 def extract_command(directory: str) -> list[str]:
     """Reads a tar stream from stdin and puts its entries into `directory`."""
     return ["sh", "-c", _SYNCED_SCRIPT, directory, "tar", f"--directory={directory}", *_EXTRACT]
+
+
+def sync_command(directory: str) -> list[str]:
+    """All that was written to the file system of `directory` is on the disk, or it fails."""
+    return ["sync", "-f", directory]
 
 
 def empty_command(directory: str) -> list[str]:

@@ -84,6 +84,7 @@ def backup(
     done: list[BackupStats] = []
     failed: list[tuple[str, str]] = []
     with session.run() as run:
+        session.bring_back()
         settings = session.helper_settings()
         opened = _OpenedStore(session, run)
         for volume in volumes:
@@ -229,29 +230,34 @@ def _back_up_one(
             volume.name,
             wanted.quiesce,
             warm=wanted.warm and wanted.quiesce != "none",
-            journal=Journal(session.config.state_dir, run.id),
+            journal=Journal.of_run(session.config.state_dir, run.id),
             own=[settings.own.id] if settings.own else [],
             note=observer.note,
         )
         state = session.state_of_volume(repository, session.host, volume.name)
-        with volume_lock(state, volume.name):
-            stats = backup_volume(
-                volume,
-                helper=helper,
-                repository=repository,
-                settings=BackupSettings(
-                    host=session.host,
-                    engine=f"{session.engine.name}, Docker {session.engine.version}",
-                    compression_level=session.config.compression,
-                    excludes=wanted.excludes,
-                    full=wanted.full,
-                ),
-                state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
-                spool=run.spool,
-                started=started,
-                observer=observer,
-                still=still,
-            )
+        try:
+            with volume_lock(state, volume.name):
+                stats = backup_volume(
+                    volume,
+                    helper=helper,
+                    repository=repository,
+                    settings=BackupSettings(
+                        host=session.host,
+                        engine=f"{session.engine.name}, Docker {session.engine.version}",
+                        compression_level=session.config.compression,
+                        excludes=wanted.excludes,
+                        full=wanted.full,
+                    ),
+                    state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
+                    spool=run.spool,
+                    started=started,
+                    observer=observer,
+                    still=still,
+                )
+        except BaseException:
+            for problem in still.problems:
+                say(f"volferry: {volume.name}: {problem}")
+            raise
         still.await_health()
         return stats, still.problems
 

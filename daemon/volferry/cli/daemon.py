@@ -188,7 +188,11 @@ class _Daemon:
             from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
             from volferry.operations.quiesce import replay  # noqa: PLC0415
 
-            for problem in replay(session.engine, self._config.state_dir, self._log.info):
+            try:
+                left = replay(session.engine, self._config.state_dir, self._log.info)
+            except VolferryError as error:  # no reason to back up nothing
+                left = [str(error)]
+            for problem in left:
                 self._say_once("what an interrupted run had stopped could not be brought back", problem)
             volumes = list_volumes(session.engine)
             newest = _newest(session)
@@ -310,6 +314,9 @@ def _newest(session: Session) -> dict[str, datetime]:
         refs = session.repository.refs(host=session.host)
         return {ref.volume: ref.time for ref in refs}  # in the order of time
     except NoSuchStore:
+        if any((session.config.state_dir / "stores").glob("*")):
+            # An unmounted share leaves its mount point, where everything would be backed up anew.
+            raise
         return {}
 
 

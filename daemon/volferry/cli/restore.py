@@ -75,6 +75,7 @@ def restore(
     ref = session.backup_ref(name)
     with session.run() as run:
         if to is None:
+            session.bring_back()
             session.reap(run)
         backup = BackupReader(session.repository, ref, spool=run.spool)
         selection = selected(backup, paths or [], glob=glob)

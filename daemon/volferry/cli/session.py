@@ -104,13 +104,16 @@ class Session:
         with begin_run(self.config.state_dir) as run:
             yield run
 
-    def reap(self, run: Run) -> None:
-        """Brings back what dead runs had stopped, and removes what they left behind."""
-        from volferry.engine.reap import reap  # noqa: PLC0415
+    def bring_back(self) -> None:
+        """Starts what dead runs had stopped: before anything else can fail."""
         from volferry.operations.quiesce import replay  # noqa: PLC0415
 
         for problem in replay(self.engine, self.config.state_dir, say):
             say(f"volferry: {problem}")
+
+    def reap(self, run: Run) -> None:
+        """Removes what dead runs left behind in the engine."""
+        from volferry.engine.reap import reap  # noqa: PLC0415
 
         if removed := reap(self.engine, self.config.state_dir, run.owner):
             say(

@@ -138,14 +138,18 @@ def in_order(containers: Collection[Container]) -> list[Container]:
     return ordered
 
 
-def _needs_one_of(container: Container, others: Collection[Container]) -> bool:
-    return any(
+def depends_on(container: Container, other: Container) -> bool:
+    """By compose's `depends_on`."""
+    return (
         other.id != container.id
         and other.project == container.project
         and other.service is not None
         and other.service in container.depends_on
-        for other in others
     )
+
+
+def _needs_one_of(container: Container, others: Collection[Container]) -> bool:
+    return any(depends_on(container, other) for other in others)
 
 
 def _container(found: Mapping[str, Any]) -> Container:

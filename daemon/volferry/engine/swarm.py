@@ -12,23 +12,42 @@ from volferry.errors import EngineError
 
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 120
+_ATTEMPTS = 3
 
 
-def replicas_of(engine: Engine, service: str) -> tuple[str, int]:
-    """Name and wanted replicas. Raises EngineError for a service that cannot be scaled."""
+def replicas_of(engine: Engine, service: str) -> tuple[str, int] | None:
+    """Name and wanted replicas; None if it is gone. Raises EngineError for a service that cannot be scaled."""
     found = _service(engine, service)
+    if found is None:
+        return None
     name = str(found["Spec"]["Name"])
     mode = found["Spec"].get("Mode") or {}
     if "Replicated" not in mode:
         raise EngineError(
-            f"Swarm service {name} runs once on each node and cannot be scaled: use quiesce = pause for its volumes"
+            f"Swarm service {name} is not replicated and cannot be scaled: use quiesce = pause for its volumes"
         )
     return name, int(mode["Replicated"].get("Replicas", 1))
 
 
 def scale(engine: Engine, service: str, replicas: int) -> None:
     """Asks for so many; of none, waits until there are none."""
-    found = _service(engine, service)
+    found: Any = None
+    for attempt in range(_ATTEMPTS):
+        found = _service(engine, service)
+        if found is None:
+            return
+        try:
+            _update(engine, service, found, replicas)
+            break
+        except EngineError as error:
+            # Somebody has changed it since it was looked at.
+            if "out of sequence" not in str(error) or attempt == _ATTEMPTS - 1:
+                raise
+    if replicas == 0:
+        _await_none(engine, service, found["Spec"]["Name"])
+
+
+def _update(engine: Engine, service: str, found: Any, replicas: int) -> None:
     spec = found["Spec"]
     spec["Mode"]["Replicated"]["Replicas"] = replicas
     with translated(f"scaling Swarm service {spec['Name']}"):
@@ -40,8 +59,6 @@ def scale(engine: Engine, service: str, replicas: int) -> None:
             params={"version": found["Version"]["Index"]},
         )
         api._raise_for_status(response)  # noqa: SLF001
-    if replicas == 0:
-        _await_none(engine, service, spec["Name"])
 
 
 def _await_none(engine: Engine, service: str, name: str) -> None:
@@ -59,5 +76,5 @@ def _service(engine: Engine, service: str) -> Any:
     with translated(f"Swarm service {service}"):
         try:
             return engine.api.inspect_service(service)
-        except docker.errors.NotFound as error:
-            raise EngineError(f"there is no Swarm service {service}") from error
+        except docker.errors.NotFound:
+            return None

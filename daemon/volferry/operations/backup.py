@@ -233,6 +233,7 @@ def _read(work: _Work, started_at: datetime, still: Stillness, *, full: bool) ->
                 checkpoint.finish()
                 yield _Read(ref, base, listing, reading, assembly, packs, checkpoint, writer)
             except BaseException:
+                still.end()  # first: what follows asks the store, which may be what failed
                 packs.abort()
                 writer.discard(but_packs=bool(packs.packs))
                 if not packs.packs:

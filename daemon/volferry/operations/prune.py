@@ -160,7 +160,7 @@ def _delete_unneeded(
         needed_packs |= {pack.name for pack in manifest.packs}
     if result.problems or gone_meanwhile:
         return  # what they refer to is not known
-    for info in packs:
+    for info in _the_same(repository, result, packs):
         name = info.key.rpartition("/")[2].removesuffix(".tar.zst")
         if (
             name not in needed_packs
@@ -173,6 +173,12 @@ def _delete_unneeded(
         forgotten = any(info.key in {frames_key(ref), files_key(ref)} for ref in gone)
         if info.key not in needed_indexes and not forgotten and _is_old(info, name, oldest):
             _delete(repository, info, result, dry_run)
+
+
+def _the_same(repository: Repository, result: Pruning, packs: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+    """Without those that a copy of another machine has sent again meanwhile."""
+    now = {info.key: info.modified for info in repository.objects("packs", result.host, result.volume)}
+    return [info for info in packs if now.get(info.key, info.modified) == info.modified]
 
 
 def _is_old(info: ObjectInfo, name: str, oldest: datetime) -> bool:

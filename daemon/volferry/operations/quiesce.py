@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from volferry.engine.containers import (
     await_end,
     await_healthy,
+    depends_on,
     find_container,
     in_order,
     pause,
@@ -24,7 +25,7 @@ from volferry.engine.containers import (
 from volferry.engine.swarm import replicas_of, scale
 from volferry.errors import EngineError, VolferryError
 from volferry.interrupts import held_back
-from volferry.journal import Halt, Journal, journals_of_the_dead
+from volferry.journal import Action, Halt, Journal, journals_of_the_dead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -45,7 +46,7 @@ class Quiesced:
 
     engine: Engine
     volume: str
-    mode: Mode
+    wanted: Mode
     warm: bool
     journal: Journal
     own: Collection[str]  # ids of containers that are never touched: volferry's own
@@ -56,13 +57,21 @@ class Quiesced:
     _since: float | None = None
     _ended: bool = False
 
+    @property
+    def mode(self) -> Mode:
+        """What it came to: `pause` if one of them could only be paused."""
+        paused = any(halt.action == "pause" for halt in self._halts)
+        return "pause" if self.wanted == "stop" and paused else self.wanted
+
     def begin(self) -> None:
         """Stops or pauses all that writes to the volume. Raises VolferryError."""
-        if self.mode == "none":
+        if self.wanted == "none":
             return
         self.journal.alone()
+        # What one that died while this one waited has left down would be taken for what does not run.
+        self.problems += _replay(self.engine, self.journal.state_directory, self.note)
         self._halts = [
-            _halt(self.engine, each, self.mode, order, self.note)
+            _halt(self.engine, each, self.wanted, order, self.note)
             for order, each in enumerate(in_order(writers(self.engine, self.volume, but=self.own)))
         ]
         self._halts = list({halt.id: halt for halt in self._halts}.values())  # of a service, once
@@ -78,25 +87,31 @@ class Quiesced:
 
     def end(self) -> None:
         """Brings back what `begin` has stopped; what cannot be is a problem, and the next run's to try again."""
-        if self._ended:
-            return
-        self._ended = True
         with held_back():
-            self.problems += bring_back(self.engine, self._halts, self.journal, self.note)
+            if self._ended:
+                return
+            self._ended = True
+            left = bring_back(self.engine, self._halts, self.journal, self.note, sure=True)
             if self._since is not None:
                 self.downtime_seconds = round(time.monotonic() - self._since, 3)
-            self.journal.end(over=not self.problems)
+            self.journal.end(over=not left)
+            self.problems += left
 
     def await_health(self) -> None:
         """Says what is not healthy again."""
         for halt in self._halts:
-            container = find_container(self.engine, halt.id) if halt.action == "stop" else None
-            if container is not None and container.health is not None:
+            try:
+                container = find_container(self.engine, halt.id) if halt.action == "stop" else None
+                if container is None or halt.state != "done":
+                    continue
                 health = await_healthy(self.engine, container, seconds=_HEALTHY_SECONDS)
-                if health != "healthy":
-                    self.note(
-                        f"container {halt.name} is {health}, not healthy, after it was started again for the backup"
-                    )
+            except EngineError as error:
+                self.note(f"how container {halt.name} is cannot be found out: {error}")
+                continue
+            if health not in {"healthy", "running"}:
+                self.note(
+                    f"container {halt.name} is {health}, not healthy, after it was started again for the backup"
+                )
 
     def _record(self, halt: Halt) -> None:
         self.journal.write(halt)
@@ -105,27 +120,42 @@ class Quiesced:
 
 def replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -> list[str]:
     """Brings back what runs that died had stopped. Returns what could not be."""
+    if not any(True for _ in journals_of_the_dead(state_directory)):
+        return []
+    turn = Journal(state_directory, "replay")
+    turn.alone()  # a run that lives may have paused the same container again
+    try:
+        return _replay(engine, state_directory, note)
+    finally:
+        turn.end(over=False)
+
+
+def _replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -> list[str]:
     problems: list[str] = []
     for journal, halts in journals_of_the_dead(state_directory):
         if touched := [halt for halt in halts if halt.state != "planned"]:
             note(
                 f"bringing back what an interrupted run had stopped: {', '.join(halt.name for halt in touched)}"
             )
-        left = bring_back(engine, halts, journal, note)
+        left = bring_back(engine, halts, journal, note, sure=False)
         journal.end(over=not left)
         problems += left
     return problems
 
 
 def bring_back(
-    engine: Engine, halts: Iterable[Halt], journal: Journal, note: Callable[[str], None]
+    engine: Engine, halts: Iterable[Halt], journal: Journal, note: Callable[[str], None], *, sure: bool
 ) -> list[str]:
-    """Each in the order of starting; those that others wait for until they are healthy. Returns what could not be."""
+    """Each in the order of starting, once what it depends on is healthy. Returns what could not be.
+
+    `sure` if what is "under way" was asked for; what a run that died has left may not have been.
+    """
     problems = []
+    started: list[Container] = []
     for halt in sorted(halts, key=lambda each: each.order):
         try:
-            _bring_back(engine, halt, note)
-        except EngineError as error:
+            _bring_back(engine, halt, note, started, sure=sure)
+        except (EngineError, KeyError) as error:
             problems.append(f"{halt.name} could not be brought back: {error}")
             continue
         try:
@@ -137,12 +167,15 @@ def bring_back(
 
 def _halt(engine: Engine, container: Container, mode: Mode, order: int, note: Callable[[str], None]) -> Halt:
     if mode == "stop" and container.swarm_service is not None:
-        name, replicas = replicas_of(engine, container.swarm_service)
-        return Halt("scale", container.swarm_service, name, order, str(replicas))
+        found = replicas_of(engine, container.swarm_service)
+        if found is not None:
+            return Halt("scale", container.swarm_service, found[0], order, str(found[1]))
     if mode == "stop" and container.auto_remove:
         note(f"container {container.name} would be removed when it stops (--rm): it is paused instead")
         return Halt("pause", container.id, container.name, order, container.started_at)
-    return Halt(mode, container.id, container.name, order, container.started_at)  # type: ignore[arg-type]
+    # One that is being restarted cannot be paused.
+    action: Action = "pause" if mode == "pause" and container.state == "running" else "stop"
+    return Halt(action, container.id, container.name, order, container.started_at)
 
 
 def _halted(engine: Engine, halt: Halt) -> Halt:
@@ -151,7 +184,7 @@ def _halted(engine: Engine, halt: Halt) -> Halt:
         scale(engine, halt.id, 0)
         return replace(halt, state="done")
     container = find_container(engine, halt.id)
-    if container is None or not container.runs or container.started_at != halt.before:
+    if container is None or not container.runs:
         return replace(halt, state="planned")  # somebody was faster
     if halt.action == "pause":
         pause(engine, container)
@@ -161,21 +194,38 @@ def _halted(engine: Engine, halt: Halt) -> Halt:
     return replace(halt, state="done", after=now.finished_at if now is not None else "")
 
 
-def _bring_back(engine: Engine, halt: Halt, note: Callable[[str], None]) -> None:
+def _stopped(engine: Engine, container: Container, *, sure: bool) -> Container | None:
+    """As it is once it has stopped: the engine goes on with what it was asked for, whatever became of who asked."""
+    seconds = container.stop_seconds if container.stop_seconds >= 0 else _HEALTHY_SECONDS
+    found = await_end(engine, container, seconds=seconds + _LONGER_SECONDS)
+    if sure and found is not None and found.runs:
+        raise EngineError("it is still being stopped")
+    return found
+
+
+def _bring_back(
+    engine: Engine, halt: Halt, note: Callable[[str], None], started: list[Container], *, sure: bool
+) -> None:
     if halt.state in {"planned", "over"}:
         return
     if halt.action == "scale":
-        if replicas_of(engine, halt.id)[1] == 0:
+        now = replicas_of(engine, halt.id)
+        if now is None:
+            note(f"Swarm service {halt.name} was removed while it was stopped for a backup")
+        elif now[1] == 0:
             scale(engine, halt.id, int(halt.before))
         return
     container = find_container(engine, halt.id)
     if halt.action == "stop" and halt.state == "under way" and container is not None:
-        # The engine goes on stopping what it was asked to stop, whatever became of who asked.
-        container = await_end(engine, container, seconds=container.stop_seconds + _LONGER_SECONDS)
+        container = _stopped(engine, container, sure=sure)
     if container is None:
         note(f"container {halt.name} was removed while it was stopped for a backup")
     elif halt.action == "pause":
         if container.state == "paused":
             unpause(engine, container)
     elif container.state == "exited" and halt.after in {"", container.finished_at}:
+        for other in started:
+            if depends_on(container, other) and other.health is not None:
+                await_healthy(engine, other, seconds=_HEALTHY_SECONDS)
         start(engine, container)
+        started.append(container)

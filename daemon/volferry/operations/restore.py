@@ -16,6 +16,7 @@ from volferry.archive.commands import (
     mark_text_command,
     marked_command,
     probe_command,
+    sync_command,
     unmark_command,
 )
 from volferry.archive.listing import UNTRUSTED, Entry, Stat, paired, read_listing
@@ -82,6 +83,7 @@ def restore_backup(
     root, warnings = extract(backup.tar_stream(), directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=counts.entries)
     check_same(backup.entries(), _entries(helper, directory), observer)
+    _run(helper, sync_command(directory), "writing the volume to the disk")
     unmark(helper, volume)
     # Taking the mark away has changed the time of the root.
     extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())

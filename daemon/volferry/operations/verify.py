@@ -160,8 +160,8 @@ class _PackDigests:
         self._hashers = {pack.name: ObjectHasher(pack.digest) for pack in packs}
 
     def add(self, location: FrameLocation, stored: bytes) -> None:
-        hasher = self._hashers[location.pack]
-        if location.offset == hasher.stored_bytes:
+        hasher = self._hashers.get(location.pack)
+        if hasher is not None and location.offset == hasher.stored_bytes:
             hasher.update(stored)
 
     def of(self, pack: PackInfo) -> str | None:

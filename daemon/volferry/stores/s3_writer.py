@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from botocore.exceptions import ClientError
 
 from volferry.errors import ObjectExists, StoreError
+from volferry.interrupts import held_back
 from volferry.stores.s3_client import (
     CRC32_BYTES,
     EXISTS,
@@ -94,7 +95,7 @@ class S3Writer:
                 if self._waiting:
                     self._send()
                 while self._under_way:
-                    self._parts.append(self._under_way.popleft().result())
+                    self._take_part()
                 self._complete()
             self._ended = True
         finally:
@@ -131,7 +132,7 @@ class S3Writer:
         if self._upload is None:
             self._begin()
         while len(self._under_way) >= self._transfers.parallel_parts:
-            self._parts.append(self._under_way.popleft().result())
+            self._take_part()
         self._number += 1
         if self._number > _LARGEST_NUMBER:
             raise StoreError(
@@ -140,7 +141,13 @@ class S3Writer:
         pieces, self._waiting = self._waiting, []
         self._bytes += self._waiting_bytes
         self._waiting_bytes = 0
-        self._under_way.append(self._transfers.submit(partial(self._send_part, self._number, pieces)))
+        with held_back():  # what was begun must be known to `abort`
+            self._under_way.append(self._transfers.submit(partial(self._send_part, self._number, pieces)))
+
+    def _take_part(self) -> None:
+        """The first of those under way, which stays there while it is waited for."""
+        self._parts.append(self._under_way[0].result())
+        self._under_way.popleft()
 
     def _begin(self) -> None:
         self._by_crc32 = self._transfers.knowledge.checks_crc32
@@ -159,7 +166,8 @@ class S3Writer:
             return upload
 
         # In a thread, where no signal comes in between; this one may be interrupted while it waits.
-        self._beginning = self._transfers.submit(begin)
+        with held_back():
+            self._beginning = self._transfers.submit(begin)
         self._upload = self._beginning.result()
 
     def _send_part(self, number: int, pieces: list[memoryview]) -> Part:
@@ -251,7 +259,8 @@ class S3Writer:
         if not self._transfers.knowledge.heeds_if_none_match:
             self._refuse_if_there()
         try:
-            self._completing = self._transfers.submit(partial(self._conditionally, complete))
+            with held_back():
+                self._completing = self._transfers.submit(partial(self._conditionally, complete))
             self._completing.result()
         except ClientError as error:
             # The answer to an earlier attempt may have been lost: then the object is there, and the upload is not.
