@@ -1,12 +1,11 @@
-"""What a store holds: the layout of keys, the order in which a backup comes to exist, and which backups there are."""
+"""What a store holds: the order in which a backup comes to exist, and which backups there are."""
 
 from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from volferry.archive.digests import digested
 from volferry.archive.index import file_blocks
@@ -22,17 +21,26 @@ from volferry.errors import (
     ObjectLocked,
     RepositoryError,
     StoreError,
-    UsageError,
 )
 from volferry.interrupts import held_back
-from volferry.model import BACKUP_ID, BackupRef
+from volferry.layout import (
+    BackupName,
+    encode_name,
+    files_key,
+    frames_key,
+    manifest_key,
+    manifests_prefix,
+    needed_objects,
+    pack_key,
+    ref_of_manifest,
+)
+from volferry.model import BackupRef
 from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from volferry.archive.digests import ObjectDigest
     from volferry.archive.manifest import IndexObjectPart
     from volferry.manifest_cache import ManifestCache
     from volferry.model import ObjectInfo
@@ -42,58 +50,6 @@ MARKER_KEY = "volferry.json"
 _READ_BYTES = 1 << 20
 _FETCHES_AT_ONCE = 16
 _READ_ATTEMPTS = 2  # bytes may change on their way
-_LONGEST_SEGMENT = 220  # filesystems take 255 bytes
-
-
-def encode_name(name: str) -> str:
-    """A host's or volume's name as one segment of a key: percent-encoded, also a leading dot."""
-    encoded = quote(name, safe="")
-    if not name or len(encoded) > _LONGEST_SEGMENT:
-        raise UsageError(
-            f"{name[:60]!r} cannot be a name in a store: it is {'too long' if name else 'empty'}"
-        )
-    return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded
-
-
-def manifest_key(ref: BackupRef) -> str:
-    return f"manifests/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.json"
-
-
-def frames_key(ref: BackupRef) -> str:
-    return f"indexes/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.frames.zst"
-
-
-def files_key(ref: BackupRef) -> str:
-    return f"indexes/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.files.zst"
-
-
-def pack_key(ref: BackupRef, pack: str) -> str:
-    """Packs of older backups of the same volume lie beside the backup's own."""
-    return f"packs/{encode_name(ref.host)}/{encode_name(ref.volume)}/{pack}.tar.zst"
-
-
-def needed_objects(ref: BackupRef, manifest: Manifest) -> dict[str, ObjectDigest]:
-    """What a backup needs but for its manifest: keys, and what each object must be."""
-    return {
-        frames_key(ref): manifest.index.frames.digest,
-        files_key(ref): manifest.index.files.digest,
-        **{pack_key(ref, pack.name): pack.digest for pack in manifest.packs},
-    }
-
-
-def ref_of_manifest(key: str) -> BackupRef | None:
-    """The inverse of `manifest_key`; None for a key of anything else."""
-    parts = key.split("/")
-    if len(parts) != 4 or parts[0] != "manifests" or not parts[3].endswith(".json"):
-        return None
-    ref = BackupRef(unquote(parts[1]), unquote(parts[2]), parts[3].removesuffix(".json"))
-    return ref if BACKUP_ID.fullmatch(ref.id) else None
-
-
-def _manifests_prefix(host: str | None, volume: str | None) -> str:
-    if host is None:
-        return "manifests/"
-    return f"manifests/{encode_name(host)}/{f'{encode_name(volume)}/' if volume is not None else ''}"
 
 
 def _order(ref: BackupRef) -> tuple[str, str, str]:
@@ -118,24 +74,6 @@ def _known_manifest(ref: BackupRef, data: bytes) -> Manifest | None:
     except ValueError:
         return None
     return manifest if BackupRef(manifest.host, manifest.volume.name, manifest.id) == ref else None
-
-
-@dataclass(frozen=True, slots=True)
-class BackupName:
-    """What a user typed for a backup: `VOLUME`, `VOLUME@ID` or `HOST/VOLUME@ID`."""
-
-    host: str | None
-    volume: str
-    id_start: str | None
-
-
-def parse_backup_name(text: str) -> BackupName:
-    """Raises UsageError."""
-    host, slash, rest = text.rpartition("/")
-    volume, at, id_start = rest.partition("@")
-    if not volume or (slash and not host) or (at and not id_start):
-        raise UsageError(f"{text!r} does not name a backup: use VOLUME, VOLUME@ID or HOST/VOLUME@ID")
-    return BackupName(host or None, volume, id_start or None)
 
 
 class Repository:
@@ -185,7 +123,7 @@ class Repository:
 
     def refs(self, *, host: str | None = None, volume: str | None = None) -> Iterator[BackupRef]:
         """Names of all backups, by host, volume and time. A name is no promise that its manifest can be read."""
-        found = [ref_of_manifest(info.key) for info in self.store.list(_manifests_prefix(host, volume))]
+        found = [ref_of_manifest(info.key) for info in self.store.list(manifests_prefix(host, volume))]
         yield from sorted(
             (ref for ref in found if ref is not None and (volume is None or ref.volume == volume)), key=_order
         )
@@ -233,7 +171,7 @@ class Repository:
         """All manifests, in the order of `refs`, or what is wrong with one. Those that `cache` has are not fetched, the
         others several at once.
         """
-        prefix = _manifests_prefix(host, volume)
+        prefix = manifests_prefix(host, volume)
         infos = {
             ref: info
             for info in self.store.list(prefix)

@@ -13,9 +13,10 @@ from tests.parts.http_answers import EMPTY_LIST, Answer, answering_server
 from tests.parts.local_helper import LocalVolume
 from volferry.archive.manifest import Manifest
 from volferry.errors import StoreError, StoreUnreachable
+from volferry.layout import manifest_key
 from volferry.manifest_cache import ManifestCache
 from volferry.model import BackupRef, new_backup_id
-from volferry.repository import Repository, manifest_key
+from volferry.repository import Repository
 from volferry.store_config import Secret, StoreConfig
 from volferry.stores.base import put
 from volferry.stores.s3 import S3Store

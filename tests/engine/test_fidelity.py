@@ -25,7 +25,7 @@ from tests.parts.trees import (
     write,
 )
 from volferry.archive.listing import CHANGED_WITHIN_SECONDS
-from volferry.repository import encode_name
+from volferry.layout import encode_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,11 @@ import pytest
 from tests.parts.cli import Cli
 from tests.parts.local_helper import LocalVolume
 from tests.parts.s3_servers import KEY_ID, SECRET
+from volferry.layout import files_key, frames_key, manifest_key, pack_key
 from volferry.model import BackupRef
 from volferry.observer import Silent
 from volferry.operations.verify import Verifier
-from volferry.repository import MARKER_KEY, Repository, files_key, frames_key, manifest_key, pack_key
+from volferry.repository import MARKER_KEY, Repository
 from volferry.store_config import ObjectLock
 from volferry.stores.base import put
 from volferry.stores.s3 import S3Store

@@ -20,10 +20,11 @@ from blake3 import blake3
 
 from tests.parts.mortal_machine import MAIN, VOLUME, Machine, replica_of
 from volferry.errors import VolferryError
+from volferry.layout import pack_key
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.verify import Verifier
-from volferry.repository import Repository, pack_key
+from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
 if TYPE_CHECKING:

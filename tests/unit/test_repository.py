@@ -23,11 +23,8 @@ from volferry.errors import (
     StoreError,
     UsageError,
 )
-from volferry.model import BackupRef
-from volferry.repository import (
-    MARKER_KEY,
+from volferry.layout import (
     BackupName,
-    Repository,
     encode_name,
     files_key,
     frames_key,
@@ -35,6 +32,8 @@ from volferry.repository import (
     pack_key,
     parse_backup_name,
 )
+from volferry.model import BackupRef
+from volferry.repository import MARKER_KEY, Repository
 from volferry.stores.base import get, put, validate_key
 from volferry.stores.local import LocalStore
 

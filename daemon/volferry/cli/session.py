@@ -75,7 +75,7 @@ class Session:
         return self.config.state_dir / "stores" / repository.id
 
     def state_of_volume(self, repository: Repository, host: str, volume: str) -> Path:
-        from volferry.repository import encode_name  # noqa: PLC0415
+        from volferry.layout import encode_name  # noqa: PLC0415
 
         return self.state_of(repository) / encode_name(host) / encode_name(volume)
 
@@ -90,7 +90,7 @@ class Session:
 
     def backup_ref(self, name: str) -> BackupRef:
         """The backup that a user named. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
-        from volferry.repository import parse_backup_name  # noqa: PLC0415
+        from volferry.layout import parse_backup_name  # noqa: PLC0415
 
         wanted = parse_backup_name(name)
         return self.repository.resolve(wanted, host=wanted.host or self.host)

@@ -10,7 +10,7 @@ from volferry.archive.frames import StoredFrame, decode_frames
 from volferry.archive.index import file_blocks, read_files, read_frames
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import DamagedObject, StoreError
-from volferry.repository import files_key, frames_key, pack_key
+from volferry.layout import files_key, frames_key, pack_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterator

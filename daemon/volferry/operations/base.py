@@ -9,8 +9,8 @@ from volferry.archive.excludes import Excludes
 from volferry.archive.index import decompress, file_blocks, parse_groups, read_frames
 from volferry.errors import RepositoryError, StoreError
 from volferry.index_cache import IndexFiles
+from volferry.layout import files_key, frames_key
 from volferry.model import time_of_id
-from volferry.repository import files_key, frames_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -23,8 +23,8 @@ from volferry.errors import (
     StoreError,
 )
 from volferry.interrupts import held_back
+from volferry.layout import needed_objects
 from volferry.operations.prune import volume_of
-from volferry.repository import needed_objects
 from volferry.retention import judge
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from volferry.archive.excerpt import Excerpt
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import DamagedObject
+from volferry.layout import files_key
 from volferry.model import printable
-from volferry.repository import files_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Iterator

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.manifest import Manifest
 from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
+from volferry.layout import files_key, frames_key, manifest_key, ref_of_manifest
 from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, time_of_id
-from volferry.repository import files_key, frames_key, manifest_key, ref_of_manifest
 from volferry.retention import Verdict, judge
 
 if TYPE_CHECKING:

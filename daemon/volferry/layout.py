@@ -1,0 +1,85 @@
+"""Where the objects of a backup are in a store, and how people name backups (docs/format.md, "Keys")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from volferry.errors import UsageError
+from volferry.model import BACKUP_ID, BackupRef
+
+if TYPE_CHECKING:
+    from volferry.archive.digests import ObjectDigest
+    from volferry.archive.manifest import Manifest
+
+_LONGEST_SEGMENT = 220  # filesystems take 255 bytes
+
+
+def encode_name(name: str) -> str:
+    """A host's or volume's name as one segment of a key: percent-encoded, also a leading dot."""
+    encoded = quote(name, safe="")
+    if not name or len(encoded) > _LONGEST_SEGMENT:
+        raise UsageError(
+            f"{name[:60]!r} cannot be a name in a store: it is {'too long' if name else 'empty'}"
+        )
+    return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded
+
+
+def manifest_key(ref: BackupRef) -> str:
+    return f"manifests/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.json"
+
+
+def frames_key(ref: BackupRef) -> str:
+    return f"indexes/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.frames.zst"
+
+
+def files_key(ref: BackupRef) -> str:
+    return f"indexes/{encode_name(ref.host)}/{encode_name(ref.volume)}/{ref.id}.files.zst"
+
+
+def pack_key(ref: BackupRef, pack: str) -> str:
+    """Packs of older backups of the same volume lie beside the backup's own."""
+    return f"packs/{encode_name(ref.host)}/{encode_name(ref.volume)}/{pack}.tar.zst"
+
+
+def needed_objects(ref: BackupRef, manifest: Manifest) -> dict[str, ObjectDigest]:
+    """What a backup needs but for its manifest: keys, and what each object must be."""
+    return {
+        frames_key(ref): manifest.index.frames.digest,
+        files_key(ref): manifest.index.files.digest,
+        **{pack_key(ref, pack.name): pack.digest for pack in manifest.packs},
+    }
+
+
+def ref_of_manifest(key: str) -> BackupRef | None:
+    """The inverse of `manifest_key`; None for a key of anything else."""
+    parts = key.split("/")
+    if len(parts) != 4 or parts[0] != "manifests" or not parts[3].endswith(".json"):
+        return None
+    ref = BackupRef(unquote(parts[1]), unquote(parts[2]), parts[3].removesuffix(".json"))
+    return ref if BACKUP_ID.fullmatch(ref.id) else None
+
+
+def manifests_prefix(host: str | None, volume: str | None) -> str:
+    if host is None:
+        return "manifests/"
+    return f"manifests/{encode_name(host)}/{f'{encode_name(volume)}/' if volume is not None else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupName:
+    """What a user typed for a backup: `VOLUME`, `VOLUME@ID` or `HOST/VOLUME@ID`."""
+
+    host: str | None
+    volume: str
+    id_start: str | None
+
+
+def parse_backup_name(text: str) -> BackupName:
+    """Raises UsageError."""
+    host, slash, rest = text.rpartition("/")
+    volume, at, id_start = rest.partition("@")
+    if not volume or (slash and not host) or (at and not id_start):
+        raise UsageError(f"{text!r} does not name a backup: use VOLUME, VOLUME@ID or HOST/VOLUME@ID")
+    return BackupName(host or None, volume, id_start or None)
