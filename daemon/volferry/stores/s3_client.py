@@ -9,11 +9,14 @@ import threading
 import time
 import zlib
 from base64 import b64encode
+from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
+import botocore.utils
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -123,6 +126,7 @@ def make_client(settings: StoreConfig) -> S3Client:
             ) from error
     try:
         session = boto3.Session(
+            botocore_session=_botocore_session(),
             aws_access_key_id=key_id,
             aws_secret_access_key=secret,
             aws_session_token=token,
@@ -152,6 +156,22 @@ def make_client(settings: StoreConfig) -> S3Client:
         return client
     except (ProfileNotFound, PartialCredentialsError, BotoCoreError, ValueError, OSError) as error:
         raise ConfigError(f"store {settings.url}: {_text(error)}") from error
+
+
+def _botocore_session() -> Any:
+    """One that reads times quickly: by default, dateutil takes half of the time of a long list."""
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    return session
+
+
+def _time(value: Any) -> datetime:
+    """As lists have it, ISO 8601; else as botocore finds out, for servers that write it in their own way."""
+    try:
+        found = datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        return botocore.utils.parse_timestamp(value)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _expect_nothing(request: Any, **_: object) -> None:
