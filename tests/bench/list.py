@@ -37,10 +37,18 @@ def main(arguments: list[str]) -> None:
             bucket = server.bucket()
             client = server.client()
             with ThreadPoolExecutor(16) as pool:
-                list(pool.map(lambda key: client.put_object(Bucket=bucket, Key=key, Body=objects[key]), objects))
+                list(
+                    pool.map(
+                        lambda key: client.put_object(Bucket=bucket, Key=key, Body=objects[key]), objects
+                    )
+                )
             environment = {**os.environ, **server.environment()}
             for name, store in (("SeaweedFS", f"s3://{bucket}"), ("directory", str(place / "store"))):
-                _list(name, {**environment, "VOLFERRY_STORE": store, "VOLFERRY_STATE_DIR": str(place / name)}, rounds)
+                _list(
+                    name,
+                    {**environment, "VOLFERRY_STORE": store, "VOLFERRY_STATE_DIR": str(place / name)},
+                    rounds,
+                )
 
 
 def _list(name: str, environment: dict[str, str], rounds: int) -> None:
@@ -60,7 +68,7 @@ def _list(name: str, environment: dict[str, str], rounds: int) -> None:
 def _objects() -> Iterator[tuple[str, bytes]]:
     """The store's marker and its manifests: one of the golden ones, under other names."""
     yield "volferry.json", (_GOLDEN / "volferry.json").read_bytes()
-    model: dict[str, Any] = unseal(sorted((_GOLDEN / "manifests").rglob("*.json"))[-1].read_bytes())
+    model: dict[str, Any] = unseal(max((_GOLDEN / "manifests").rglob("*.json")).read_bytes())
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     for volume in range(_VOLUMES):
         for number in range(_BACKUPS):

@@ -29,7 +29,9 @@ OTHERS = [path for path in CANDIDATES if not ends_a_group(path)]
 
 volumes = st.dictionaries(
     st.one_of(*[st.sampled_from(OTHERS)] * 4, st.sampled_from(ENDING)),
-    st.sampled_from([0, 1, 4096, LARGE_FILE_BYTES - 1, LARGE_FILE_BYTES, 10 * LARGE_FILE_BYTES]),
+    st.sampled_from(
+        [0, 1, 4096, 65_536, 500_000, LARGE_FILE_BYTES - 1, LARGE_FILE_BYTES, 10 * LARGE_FILE_BYTES]
+    ),
     min_size=1,
     max_size=60,
 ).map(lambda sizes: [entry(path, sizes[path]) for path in sorted(sizes, key=walk_key)])
@@ -66,15 +68,32 @@ def test_inserting_an_entry_moves_no_boundary_but_its_own(entries: list[Entry], 
 
 
 @given(volumes, st.data())
-def test_a_change_that_keeps_a_file_small_moves_no_boundary(
+def test_a_change_that_keeps_a_file_in_its_64_kib_moves_no_boundary(
     entries: list[Entry], data: st.DataObject
 ) -> None:
     changed = data.draw(st.integers(0, len(entries) - 1))
-    size = data.draw(st.integers(0, LARGE_FILE_BYTES - 1))
-    if entries[changed].size < LARGE_FILE_BYTES:
-        replaced = [*entries]
-        replaced[changed] = entry(entries[changed].path, size)
-        assert grouped(replaced) == grouped(entries)
+    start = entries[changed].size // 65_536 * 65_536
+    size = data.draw(st.integers(start, start + 65_535))
+    replaced = [*entries]
+    replaced[changed] = entry(entries[changed].path, size)
+    assert grouped(replaced) == grouped(entries)
+
+
+@given(volumes, st.data())
+def test_a_file_that_grows_or_shrinks_moves_no_boundary_but_its_own(
+    entries: list[Entry], data: st.DataObject
+) -> None:
+    changed = data.draw(st.integers(0, len(entries) - 1))
+    replaced = [*entries]
+    replaced[changed] = entry(entries[changed].path, data.draw(st.integers(0, LARGE_FILE_BYTES - 1)))
+    before = grouped(entries)
+    # One that was large had a boundary on either side.
+    assert len([group for group in before if group not in grouped(replaced)]) <= 3
+
+
+def test_files_of_middling_size_end_groups_of_some_megabytes() -> None:
+    groups = grouped([entry(path, 1_000_000) for path in CANDIDATES])
+    assert 3 < len(CANDIDATES) / len(groups) < 6
 
 
 @given(volumes)

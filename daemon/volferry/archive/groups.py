@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LARGE_FILE_BYTES = 1 << 20
 BOUNDARY_ONE_IN = 64
+# What changes has its whole group read again: many files of middling size must not become one of tens of megabytes.
+_BOUNDARY_BYTES = 1 << 16
 MOST_ENTRIES = 4096  # bounds memory against names chosen so that no hash ends a group
 
 
@@ -45,7 +47,8 @@ def split_groups(records: Iterable[bytes]) -> Iterator[Group]:
         group.kinds[kind] = group.kinds.get(kind, 0) + 1
         if links != b"1" and kind != b"d":
             group.linked.append((inode, record))
-        if large or crc32(path) % BOUNDARY_ONE_IN == 0 or len(group.records) == MOST_ENTRIES:
+        ends = crc32(path) % BOUNDARY_ONE_IN <= size_bytes // _BOUNDARY_BYTES
+        if large or ends or len(group.records) == MOST_ENTRIES:
             yield group
             group = Group(group.number + 1)
     if group.records:
