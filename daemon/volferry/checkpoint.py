@@ -100,6 +100,10 @@ class CheckpointWriter:
         """The next frame. Its pack is one of earlier runs, or one that is being written."""
         self._write(self._frames, location.line)
 
+    def all_there(self) -> None:
+        """No entry comes any more: the last group is whole with the next pack that is committed."""
+        self._flush_group()
+
     def pack_committed(self, pack: PackInfo) -> None:
         """All frames so far are in packs that are on stable storage."""
         try:

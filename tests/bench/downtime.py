@@ -10,12 +10,13 @@ import os
 import random
 import statistics
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import docker
 
-from tests.bench.measuring import VOLFERRY, volume, workplace
+from tests.bench.measuring import volume, workplace
 from tests.parts.world import IDLE, IMAGE, shell_image
 
 if TYPE_CHECKING:
@@ -60,17 +61,21 @@ def _measure(
         "VOLFERRY_STATE_DIR": str(place / "state"),
         "VOLFERRY_STORE": str(place / "store"),
     }
-    command = [*VOLFERRY, "backup", f"volferry-bench-{name}", "--quiesce", "stop", "--warm", "--json"]
+    paused = [sys.executable, "-m", "tests.parts.between_passes", str(place)]
+    command = [*paused, "backup", f"volferry-bench-{name}", "--quiesce", "stop", "--warm", "--json"]
     down, own = [], []
     for _ in range(rounds):
+        _change(data, noise)  # since the last backup, and once more meanwhile
         os.sync()
         running = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        # While the first pass reads.
-        while not any((place / "state").rglob("checkpoints/*/run.json")):
-            time.sleep(0.01)
+        _at(place / "first", running)
         _change(data, noise)
+        os.sync()
+        (place / "first").unlink()
+        _at(place / "second", running)  # it stands still no longer than it takes to get there
+        (place / "second").unlink()
         output, _ = running.communicate()
         down.append(float(json.loads(output)["backups"][0]["downtime_seconds"]))
         began = time.monotonic()
@@ -82,6 +87,13 @@ def _measure(
         f"{statistics.median(own):.2f} s   (medians of {rounds}: {down})",
         flush=True,
     )
+
+
+def _at(place: Path, running: subprocess.Popen[str]) -> None:
+    while not place.exists():
+        if running.poll() is not None:
+            raise SystemExit("the backup ended before it paused")
+        time.sleep(0.002)
 
 
 def _write(path: Path, noise: random.Random, megabytes: int) -> None:

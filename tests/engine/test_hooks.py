@@ -180,11 +180,15 @@ def test_a_dump_is_a_file_of_the_backup(world: World, tmp_path: Path) -> None:
         world,
         volume,
         "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i of $VOLFERRY_VOLUME; done",
-        **{"volferry.dump.second": '["/bin/sh", "-c", "printf two"]'},
+        **{
+            "volferry.dump.second": '["/bin/sh", "-c", "printf two"]',
+            "volferry.dump.block": "printf %01024d 0",
+        },
     )
     expected = "".join(f"line {number} of {volume}\n" for number in range(1, 20001)).encode()
     (backup,) = world.cli.backup(volume)
-    assert backup["dumps"] == ["dump", "second"]
+    assert backup["dumps"] == ["block", "dump", "second"]
+    assert world.cli("export", volume, "--dump", "block").exits(0).raw == b"0" * 1024
     assert world.cli("export", volume, "--dump", "dump").exits(0).raw == expected
     world.cli("export", volume, "--dump", "dump", "-o", str(tmp_path / "out")).exits(0)
     assert (tmp_path / "out").read_bytes() == expected
@@ -192,7 +196,9 @@ def test_a_dump_is_a_file_of_the_backup(world: World, tmp_path: Path) -> None:
     assert (tmp_path / "second").read_text() == "two"
     world.cli("restore", volume, "--dump", "second", "--to", str(tmp_path)).fails_with("--replace", code=2)
     assert world.cli("restore", volume, "--dump", "second", "--to", "-").exits(0).raw == b"two"
-    world.cli("export", volume, "--dump", "third").fails_with("has no dump 'third': it has dump, second")
+    world.cli("export", volume, "--dump", "third").fails_with(
+        "has no dump 'third': it has block, dump, second"
+    )
     listed = world.cli("ls", volume, ".volferry/dumps").exits(0).stdout
     assert "dump" in listed
     assert "second" in listed

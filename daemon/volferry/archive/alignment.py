@@ -30,11 +30,13 @@ def align(
     entry_asked: Callable[[bytes], Entry | None],
     stored: Callable[[int, Entry], None],
     vanished: Callable[[Entry], None],
+    watch: Callable[[Entry, Member], Callable[[memoryview], None] | None] = lambda *_: None,
 ) -> Iterator[tuple[int, memoryview]]:
     """Yields the raw frames of the stream with their group's number; they lie in the reader's own memory, which is
     used again once they are let go.
 
-    Calls `stored` for each entry that the frames hold and `vanished` for each that they do not, in order.
+    Calls `stored` for each entry that the frames hold and `vanished` for each that they do not, in order; what `watch` gives is
+    called with the pieces of a member's payload.
     `entry_asked` gives one of `asked` by its path; it is used sparingly.
     Raises CommandFailed if a member, or what it is a link to, was not asked for.
     """
@@ -50,7 +52,10 @@ def align(
             settle.remember(entry.path, entry.stat)
         else:
             stored(group, settle(entry, member))
-        for _ in chain((b"",), reader.payload()):
+        told = watch(entry, member)
+        for piece in chain((memoryview(b""),), reader.payload()):
+            if told is not None:
+                told(piece)
             if reader.buffer.is_nearly_full:
                 yield from cutter.certain()
     for group, entry in asked:

@@ -130,12 +130,13 @@ class TarReader:
 
 
 def reading(pieces: Iterator[bytes]) -> Callable[[memoryview], int]:
-    """As the `readinto` of a file."""
+    """As the `readinto` of a file. An empty piece is not the end."""
     rest = memoryview(b"")
 
     def read_into(buffer: memoryview) -> int:
         nonlocal rest
-        rest = rest or memoryview(next(pieces, b""))
+        while not rest and (piece := next(pieces, None)) is not None:
+            rest = memoryview(piece)
         size = min(len(rest), len(buffer))
         buffer[:size] = rest[:size]
         rest = rest[size:]

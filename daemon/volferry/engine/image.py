@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 from hashlib import sha256
 from pathlib import Path
@@ -18,9 +20,12 @@ from volferry.engine.labels import IMAGE
 from volferry.errors import HelperImageError, reason
 
 REPOSITORY = "volferry-helper"
-_VERSION = 3  # of how the image is made
+# With these it can also say where a large file has changed; without, that is read whole.
+_PYTHON_HOME = "opt/volferry"  # as in our own image
+_VERSION = 4  # of how the image is made
 PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync")
 _SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+_ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
 # What we use of them and other implementations lack.
 _GNU = {"tar": "GNU tar", "find": "GNU findutils", "sort": "GNU coreutils"}
 
@@ -38,7 +43,7 @@ def helper_image(engine: Engine, *, configured: str | None, own_container_image:
                     ) from error
             return image
     programs = _host_programs()
-    tag = f"{REPOSITORY}:{_fingerprint(programs)}"
+    tag = f"{REPOSITORY}:{_fingerprint(programs | _python_files())}"
     with translated("making the helper image"):
         try:
             engine.api.inspect_image(tag)
@@ -84,9 +89,29 @@ def _with_libraries(programs: dict[str, Path]) -> dict[str, Path]:
             raise HelperImageError(
                 f"no helper image: {path} is not {_GNU[name]}; set helper.image to an image that has it"
             )
-        # Lines such as `libacl.so.1 => /lib/x86_64-linux-gnu/libacl.so.1 (0x…)` and `/lib64/ld-linux….so.2 (0x…)`.
-        for library in re.findall(r"(?:=> |^\s*)(/\S+) \(0x", _output(["ldd", str(path)]), re.MULTILINE):
-            files[library.lstrip("/")] = Path(library).resolve()
+        files |= _libraries(path)
+    return files
+
+
+def _libraries(path: Path) -> dict[str, Path]:
+    """Those that `ldd` names: lines such as `libacl.so.1 => /lib/x86_64-linux-gnu/libacl.so.1 (0x…)` and `/lib64/ld-….so.2 (0x…)`."""
+    found = re.findall(r"(?:=> |^\s*)(/\S+) \(0x", _output(["ldd", str(path)]), re.MULTILINE)
+    return {library.lstrip("/"): Path(library).resolve() for library in found}
+
+
+def _python_files() -> dict[str, Path]:
+    """The interpreter that runs us, as little of its library as it starts with, and xxhash."""
+    program = Path(sys.executable).resolve()
+    own = f"{_PYTHON_HOME}/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+    library = Path(os.__file__).parent
+    modules = [library / "os.py", *(library / "encodings" / f"{name}.py" for name in _ENCODINGS)]
+    files = {f"{_PYTHON_HOME}/bin/python3": program}
+    files |= {f"{own}/{module.relative_to(library)}": module for module in modules}
+    package = importlib.util.find_spec("xxhash")
+    for place in (package.submodule_search_locations or []) if package is not None else []:
+        for file in Path(place).iterdir():
+            if file.suffix in {".py", ".so"}:
+                files[f"{own}/site-packages/xxhash/{file.name}"] = file
     return files
 
 
@@ -112,10 +137,15 @@ def host_root_filesystem() -> bytes:
     """A root filesystem, as a tar: this host's own programs, their libraries, and the directories that things are
     mounted on. Raises HelperImageError.
     """
-    files = _with_libraries(_host_programs())
+    python = _python_files()
+    files = _with_libraries(_host_programs()) | python
+    for file in python.values():
+        if file.suffix != ".py":
+            files |= _libraries(file)
+    own = f"{_PYTHON_HOME}/lib/python{sys.version_info.major}.{sys.version_info.minor}"
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for directory in ("volumes", "spool"):
+        for directory in ("volumes", "spool", f"{own}/lib-dynload"):
             info = tarfile.TarInfo(directory)
             info.type = tarfile.DIRTYPE
             info.mode = 0o755

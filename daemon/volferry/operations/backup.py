@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from volferry import __version__
+from volferry.archive.blocks import Fingerprints
 from volferry.archive.index import compress_file, distrusted
 from volferry.archive.manifest import (
     FORMAT_VERSION,
@@ -72,11 +73,16 @@ def backup_volume(
     started_at = datetime.now(UTC)
     work = Work(volume, helper, repository, settings, state, spool, observer, [dump.file for dump in dumps])
     earlier = _Cost()
+    known: Fingerprints | None = None
+    own = ""
     if still.warm and not settings.full:
         # Its packs and their checkpoint are the base of what follows, as if it had died.
-        with read_volume(work, started_at, MOVING, full=False) as found:
+        known = Fingerprints(spool / "fingerprints")
+        with read_volume(work, started_at, MOVING, full=False, fingerprints=known) as found:
+            known.finish()
+            own = found.ref.id
             earlier = _Cost(found.reading.read_bytes, sum(pack.stored_bytes for pack in found.packs.packs))
-    with read_volume(work, started_at, still, full=settings.full) as found:
+    with read_volume(work, started_at, still, full=settings.full, known=known, own=own) as found:
         # What is left to do needs the store, and the store alone.
         helper.release()
         observer.phase("storing")

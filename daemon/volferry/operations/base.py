@@ -101,8 +101,9 @@ def find_base(
     excludes: Excludes,
     spool: Path,
     observer: Observer,
+    own: str = "",
 ) -> Base:
-    """The base of the next backup. Whatever cannot be used is said and done without: then more is read, no less is
+    """The base of the next backup; `own` is the pass before, of the same run. Whatever cannot be used is said and done without: then more is read, no less is
     backed up. Raises StoreError only if the store cannot even be listed.
     """
     base = Base()
@@ -136,7 +137,8 @@ def find_base(
         }
         try:
             base.add(checkpoint, usable, reuse_groups=checkpoint.excludes == excludes)
-            observer.note("going on from where an interrupted run ended")
+            if checkpoint.directory.name != own:
+                observer.note("going on from where an interrupted run ended")
         except (ValueError, OSError) as error:
             observer.note(f"what an interrupted run has left cannot be used: {error}")
     return base

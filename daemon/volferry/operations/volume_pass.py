@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -13,14 +14,17 @@ from volferry.archive.packs import PACK_BYTES, PackWriter
 from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
 from volferry.model import BackupRef, PackInfo, Volume, new_backup_id
 from volferry.operations.base import find_base
+from volferry.operations.patches import PatchedContent
 from volferry.operations.plan import Planner, ReusedFrames
-from volferry.operations.volume_reading import Listing, VolumeReading, list_volume
+from volferry.operations.volume_listing import Listing, list_volume
+from volferry.operations.volume_reading import VolumeReading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
+    from volferry.archive.blocks import Fingerprints
     from volferry.archive.dumps import DumpFile
     from volferry.engine.helper import HelperInBackground
     from volferry.index_cache import IndexCache
@@ -115,8 +119,21 @@ class Read:
 
 
 @contextmanager
-def read_volume(work: Work, started_at: datetime, still: Stillness, *, full: bool) -> Iterator[Read]:
-    """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from."""
+def read_volume(
+    work: Work,
+    started_at: datetime,
+    still: Stillness,
+    *,
+    full: bool,
+    fingerprints: Fingerprints | None = None,
+    known: Fingerprints | None = None,
+    own: str = "",
+) -> Iterator[Read]:
+    """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from.
+
+    With `fingerprints`, these are taken of large files that are read. With those of the pass before (`known`), what changed since is
+    first taken into the spool, and `still` ends then. `own` is the id of the pass before.
+    """
     volume, observer, checkpoints = work.volume, work.observer, work.state.checkpoints
     base = find_base(
         work.repository,
@@ -127,6 +144,7 @@ def read_volume(work: Work, started_at: datetime, still: Stillness, *, full: boo
         excludes=work.settings.excludes,
         spool=work.spool,
         observer=observer,
+        own=own,
     )
     ref = BackupRef(work.settings.host, volume.name, new_backup_id(started_at, newest=base.newest))
     planner = Planner(base, full=full)  # before the wait: it reads ahead
@@ -151,6 +169,21 @@ def read_volume(work: Work, started_at: datetime, still: Stillness, *, full: boo
             )
             try:
                 reading = VolumeReading(listing, checkpoint, work.dumps, observer)
+                reading.fingerprints = fingerprints
+                if (
+                    known is not None
+                    and listing.read.entries
+                    and base.sources
+                    and _has_room(work.spool, listing)
+                ):
+                    content = PatchedContent(
+                        running, running.directory(volume.name), known, base.sources[-1], work.repository, ref
+                    )
+                    reading.capture(running, volume, work.spool, content)
+                    still.end()
+                    observer.phase(
+                        "storing", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries
+                    )
                 assembly = Assembly(base, listing.plan, packs, checkpoint)
                 with (
                     closing(reading.frames(running, volume, on_end=still.end)) as raw_frames,
@@ -160,6 +193,7 @@ def read_volume(work: Work, started_at: datetime, still: Stillness, *, full: boo
                 ):
                     for item in encoded:
                         assembly.add(item)
+                checkpoint.all_there()
                 packs.finish()
                 checkpoint.finish()
                 yield Read(ref, base, listing, reading, assembly, packs, checkpoint, writer)
@@ -170,6 +204,11 @@ def read_volume(work: Work, started_at: datetime, still: Stillness, *, full: boo
                 if not packs.packs:
                     remove_checkpoints(checkpoints / ref.id)
                 raise
+
+
+def _has_room(spool: Path, listing: Listing) -> bool:
+    """Whether all that is to be read can be put aside."""
+    return shutil.disk_usage(spool).free > 2 * listing.read.source_bytes
 
 
 @contextmanager

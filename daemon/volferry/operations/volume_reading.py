@@ -1,32 +1,23 @@
-"""Reads one volume through a helper: first the listing, then the tar stream of what is not reused."""
+"""Reads what is not reused of one volume that was listed, as a tar stream."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from volferry.archive.alignment import ANCHOR, align
-from volferry.archive.commands import RESTORE_MARK, create_command, find_command, list_command
-from volferry.archive.dumps import DumpFile, dump_frames, with_dumps
-from volferry.archive.excludes import CACHE_SIGNATURE, CACHE_TAG, Excludes, LeftOut, without_excluded
+from volferry.archive.commands import create_command
+from volferry.archive.dumps import DumpFile, dump_frames
 from volferry.archive.frames import ReusedGroup
-from volferry.archive.groups import split_groups
-from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import (
     CHANGED_WITHIN_SECONDS,
     NANOSECONDS,
     UNTRUSTED,
     Entry,
-    is_reserved,
-    listing_records,
     nanoseconds,
     parse_record,
-    path_of,
-    split_records,
 )
 from volferry.archive.manifest import MOST_FINDINGS
 from volferry.archive.streambuffer import SEGMENT_BYTES
@@ -34,164 +25,24 @@ from volferry.archive.tarlog import TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
 from volferry.interrupts import held_back
-from volferry.model import Finding, Volume, printable
+from volferry.model import Finding, Volume
+from volferry.operations.patches import PatchedContent, take_patches
+from volferry.operations.volume_listing import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
+    from volferry.archive.blocks import Fingerprints
     from volferry.checkpoint import CheckpointWriter
     from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
-    from volferry.operations.plan import Plan, Planner
+    from volferry.operations.volume_listing import Listing
 
 _READ_BYTES = 1 << 20
 _PROGRESS_ENTRIES = 256
-_LISTING_PROGRESS_GROUPS = 256
-_MOST_ERRORS = 100
-_MARK_RECORD = RESTORE_MARK.encode() + b"//"
 _FEED_ENTRIES = 512  # some 16 KiB of paths
-
-
-@dataclass(slots=True)
-class Totals:
-    """Sums over entries."""
-
-    entries: int = 0
-    source_bytes: int = 0
-    kinds: dict[bytes, int] = field(default_factory=dict)
-
-    def add(self, entries: int, source_bytes: int, kinds: dict[bytes, int]) -> None:
-        self.entries += entries
-        self.source_bytes += source_bytes
-        for kind, count in kinds.items():
-            self.kinds[kind] = self.kinds.get(kind, 0) + count
-
-
-@dataclass(slots=True)
-class Listing:
-    """The listing of a volume, in files, and what is to be done with each group of it."""
-
-    path: Path  # all groups, as in a `files` object
-    to_read: Path  # entries that are to be read, and anchors, each with its group's number
-    at: datetime
-    plan: Plan
-    reused: Totals = field(default_factory=Totals)
-    read: Totals = field(default_factory=Totals)
-    sockets: int = 0
-    left_out: LeftOut = field(default_factory=LeftOut)
-    dumped: set[int] = field(default_factory=set)  # groups of what is not in the volume
-
-    def groups(self) -> Iterator[tuple[int, list[bytes]]]:
-        return parse_groups(file_blocks(self.path))
-
-    def asked(self) -> Iterator[tuple[int, Entry]]:
-        """What `tar` is asked for, in order, with its group's number or ANCHOR."""
-        for line in split_records(file_blocks(self.to_read)):
-            number, _, record = line.partition(b" ")
-            yield int(number), parse_record(record)
-
-    def entry_asked(self, path: bytes) -> Entry | None:
-        """One of them, found by looking through all: for what hardly ever happens."""
-        return next((entry for _, entry in self.asked() if entry.path == path), None)
-
-
-def list_volume(
-    helper: Helper,
-    volume: Volume,
-    spool: Path,
-    planner: Planner,
-    excludes: Excludes,
-    dumps: Sequence[DumpFile],
-    observer: Observer,
-) -> Listing:
-    """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole."""
-    errors: list[str] = []
-    caches = _cache_directories(helper, volume) if excludes.caches else set()
-    listing = Listing(spool / "listing", spool / "to-read", datetime.now(UTC), planner.plan)
-    process = helper.start(
-        list_command(helper.directory(volume.name), helper.spool),
-        on_stderr=lambda line: errors.append(printable(line)) if len(errors) < _MOST_ERRORS else None,
-    )
-    blocks = iter(lambda: process.read(_READ_BYTES), b"")
-    try:
-        with listing.path.open("wb") as everything, listing.to_read.open("wb") as to_read:
-            records = _of_interest(listing_records(blocks), listing)
-            if excludes:
-                records = without_excluded(
-                    records, excludes, cache_directories=caches, left_out=listing.left_out
-                )
-            for group in split_groups(with_dumps(records, dumps)):
-                everything.write(group_bytes(group.number, group.records))
-                is_read = planner.add(group)
-                if dumps and is_reserved(path_of(group.records[0])):
-                    listing.dumped.add(group.number)
-                elif is_read:
-                    listing.read.add(len(group.records), group.source_bytes, group.kinds)
-                    for record in planner.plan.anchors.get(group.number, ()):
-                        to_read.write(b"%d %s\0" % (ANCHOR, record))
-                    prefix = b"%d " % group.number
-                    to_read.writelines(prefix + record + b"\0" for record in group.records)
-                else:
-                    listing.reused.add(len(group.records), group.source_bytes, group.kinds)
-                if group.number % _LISTING_PROGRESS_GROUPS == 0:
-                    observer.advance(done_bytes=0, done_entries=listing.read.entries + listing.reused.entries)
-    except CommandFailed as error:
-        for _ in blocks:  # what nobody reads would never end
-            pass
-        process.wait()
-        raise CommandFailed(f"{error}{': ' + errors[0] if errors else ''}") from error
-    status = process.wait()
-    # What vanished while `find` looked is as if it had never been; nothing else may be missing.
-    other = [line for line in errors if not line.endswith(("No such file or directory", "Not a directory"))]
-    if status or other or not (listing.read.entries or listing.reused.entries):
-        raise CommandFailed(f"listing the volume failed: {(other or errors or [f'status {status}'])[0]}")
-    return listing
-
-
-def _cache_directories(helper: Helper, volume: Volume) -> set[bytes]:
-    """Directories with a tag that begins as it should."""
-    directory = helper.directory(volume.name)
-    process = helper.start(find_command(directory, CACHE_TAG.decode()), on_stderr=lambda _: None)
-    tags = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
-    process.wait()
-    found: set[bytes] = set()
-    if not tags:
-        return found
-    process = helper.start(create_command(directory), stdin=True, on_stderr=lambda _: None)
-    feeder = threading.Thread(target=_feed_all, args=(process, tags), daemon=True, name="feed")
-    with held_back():
-        feeder.start()
-    reader = TarReader(process.read_into)
-    for member in reader:
-        if b"".join(reader.payload()).startswith(CACHE_SIGNATURE):
-            found.add(member.path.rpartition(b"/")[0])
-    feeder.join()
-    process.wait()
-    return found
-
-
-def _feed_all(process: Process, data: bytes) -> None:
-    try:
-        process.write(data)
-        process.close_stdin()
-    except BrokenPipeError:  # it ended: what it had not read has no tag
-        pass
-
-
-def _of_interest(records: Iterable[bytes], listing: Listing) -> Iterator[bytes]:
-    """Raises CommandFailed if the volume holds half of a backup."""
-    for record in records:
-        if b"//s " in record and record.partition(b"//")[2].startswith(b"s "):
-            # A socket means nothing without the process that made it, and tar stores none.
-            listing.sockets += 1
-        elif record.startswith(_MARK_RECORD):
-            raise CommandFailed(
-                "it holds the rest of an interrupted restore: the same `volferry restore`, with --replace, completes it"
-            )
-        else:
-            yield record
 
 
 class VolumeReading:
@@ -210,6 +61,11 @@ class VolumeReading:
         self._recorded = -1  # the entries of groups up to this one are in the checkpoint, if they are reused
         self._ready: deque[int] = deque()  # of those, and of dumps, the groups that have not been passed on
         self._dump_paths: dict[int, bytes] = {}
+        self._captured: Path | None = None
+        self._content: PatchedContent | None = None
+        self.fingerprints: Fingerprints | None = (
+            None  # of large files that are read, where somebody wants them
+        )
         self._read = Totals()
         self.read_bytes = 0
         self.findings: list[Finding] = []
@@ -227,6 +83,30 @@ class VolumeReading:
         """Paths of entries that changed while they were read."""
         return set(self._log.torn)
 
+    def capture(self, helper: Helper, volume: Volume, spool: Path, content: PatchedContent | None) -> None:
+        """Takes all that is to be read into `spool`; what becomes of it then costs the volume no time any longer. With `content`,
+        of large files only the blocks that changed.
+
+        Raises CommandFailed if anything but a finding was in the way.
+        """
+        directory = helper.directory(volume.name)
+        if content is not None:
+            asked = {
+                entry.path: group
+                for group, entry in self._listing.asked()
+                if group != ANCHOR and content.may_be_patched(entry)
+            }
+            entries = [entry for _, entry in self._listing.asked() if entry.path in asked]
+            patches = take_patches(helper, directory, entries, content.known, spool)
+            self._listing.patched = {asked[patch.entry.path]: patch for patch in patches}
+            self._content = content
+        self._captured = spool / "captured"
+        process = helper.start(create_command(directory), stdin=True, on_stderr=self._log.line)
+        with self._captured.open("wb", buffering=0) as file, _feeding(process, self._listing):
+            while data := process.read(_READ_BYTES):
+                file.write(data)
+            self._check(process.wait())
+
     def frames(
         self, helper: Helper, volume: Volume, *, on_end: Callable[[], object]
     ) -> Generator[tuple[int, bytes | memoryview] | ReusedGroup, None, None]:
@@ -236,7 +116,9 @@ class VolumeReading:
         Raises CommandFailed if anything but a finding was in the way.
         """
         if self._listing.read.entries:
-            for group, raw in self._frames_read(helper, volume):
+            for group, raw in (
+                self._frames_captured() if self._captured else self._frames_read(helper, volume)
+            ):
                 yield from self._others_before(group)
                 yield group, raw
         on_end()
@@ -253,29 +135,55 @@ class VolumeReading:
         with _feeding(process, self._listing):
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
             try:
-                yield from align(
-                    reader,
-                    self._listing.asked(),
-                    entry_asked=self._listing.entry_asked,
-                    stored=self._stored,
-                    vanished=self._vanished,
-                )
+                yield from self._aligned(reader)
             except CommandFailed:
                 # Why the stream broke off is in tar's own words, if it had any. One that did not end is not waited
                 # for: nobody reads it any longer.
                 if reader.at_end:
                     self._check(process.wait())
                 raise
-            self.read_bytes = reader.bytes_read
+            self.read_bytes += reader.bytes_read
             self._check(process.wait())
 
+    def _frames_captured(self) -> Iterator[tuple[int, memoryview]]:
+        assert self._captured is not None  # noqa: S101 -- that is when this is called
+        with self._captured.open("rb", buffering=0) as file:
+            reader = TarReader(lambda view: file.readinto(view) or 0, segment_bytes=SEGMENT_BYTES)
+            yield from self._aligned(reader)
+            self.read_bytes += reader.bytes_read
+
+    def _aligned(self, reader: TarReader) -> Iterator[tuple[int, memoryview]]:
+        return align(
+            reader,
+            self._listing.asked(),
+            entry_asked=self._listing.entry_asked,
+            stored=self._stored,
+            vanished=self._vanished,
+            watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
+        )
+
+    def _frames_patched(self, group: int) -> Iterator[tuple[int, memoryview]]:
+        assert self._content is not None  # noqa: S101 -- no patches without it
+        patch = self._listing.patched[group]
+        reader = self._content.reader(patch)
+        yield from align(
+            reader,
+            iter([(group, patch.entry)]),
+            entry_asked=lambda _: None,
+            stored=lambda *_: None,
+            vanished=lambda _: None,
+        )
+        self.read_bytes += reader.bytes_read
+
     def _others_before(self, group: int) -> Iterator[tuple[int, memoryview] | ReusedGroup]:
-        """Reused groups and dumps that come before `group` and have not been passed on."""
+        """What `tar` was not asked for, before `group`, and has not been passed on: reused groups, dumps, patched files."""
         self._record_others_before(group)
         while self._ready and self._ready[0] < group:
             number = self._ready.popleft()
             if number in self._listing.dumped:
                 yield from dump_frames(self._dumps, self._dump_paths.pop(number), number)
+            elif number in self._listing.patched:
+                yield from self._frames_patched(number)
             else:
                 yield ReusedGroup(number)
 
@@ -289,22 +197,34 @@ class VolumeReading:
                 (entry,) = (parse_record(record) for record in records)
                 self._dump_paths[self._recorded] = entry.path
                 self._read.add(1, entry.size, {entry.kind: 1})
+            elif self._recorded in self._listing.patched:
+                (entry,) = (self._trusted(parse_record(record)) for record in records)
+                records = [entry.record]
+                self._count(entry)
             elif self._listing.plan.is_read(self._recorded):
                 continue
             self._checkpoint.group(self._recorded, records)
             self._ready.append(self._recorded)
 
     def _stored(self, group: int, entry: Entry) -> None:
+        self._record_others_before(group)
+        entry = self._trusted(entry)
+        self._checkpoint.entry(group, entry.record)
+        self._count(entry)
+
+    def _trusted(self, entry: Entry) -> Entry:
+        """Without its change time, if that cannot be relied on."""
         stat = entry.stat
         if stat.ctime != UNTRUSTED and (
             nanoseconds(stat.ctime) >= self._newest_trusted or nanoseconds(stat.mtime) >= self._newest_trusted
         ):
             # It could change again within the same tick of the clock, and look as if it had not.
-            entry = Entry(entry.path, b" ".join(stat._replace(ctime=UNTRUSTED)))
-        self._record_others_before(group)
-        self._checkpoint.entry(group, entry.record)
-        size = int(stat.size) if stat.kind == b"f" else 0
-        self._read.add(1, size, {stat.kind: 1})
+            return Entry(entry.path, b" ".join(stat._replace(ctime=UNTRUSTED)))
+        return entry
+
+    def _count(self, entry: Entry) -> None:
+        size = entry.size
+        self._read.add(1, size, {entry.kind: 1})
         if self._read.entries % _PROGRESS_ENTRIES == 0 or size > _READ_BYTES:
             self._observer.advance(done_bytes=self._read.source_bytes, done_entries=self._read.entries)
 
