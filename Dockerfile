@@ -37,7 +37,7 @@ RUN groupadd --gid 10633 volferry \
 COPY --from=build /opt/volferry /opt/volferry
 # state and default store are in the same place, whoever the user is
 ENV PATH=/opt/volferry/bin:$PATH PYTHONUNBUFFERED=1 XDG_STATE_HOME=/var/lib XDG_DATA_HOME=/var/lib
-VOLUME /var/lib/volferry
+# No VOLUME: each helper is a container of this image too, and would get one of its own.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=1m CMD ["volferry", "status", "--health"]
 ENTRYPOINT ["volferry"]

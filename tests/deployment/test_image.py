@@ -24,7 +24,11 @@ CONFINED: dict[str, Any] = {
 def ran(world: World, image: str, *arguments: str, **more: Any) -> tuple[int, str]:
     """Exit code of `docker run`, and what was said. The engine's socket is there, as the image expects it."""
     container = world.client.containers.create(
-        image, list(arguments), network_mode="none", volumes=[f"{socket(world)}:/var/run/docker.sock"], **more
+        image,
+        list(arguments),
+        network_mode="none",
+        volumes=[f"{socket(world)}:/var/run/docker.sock", f"{world.volume()}:/var/lib/volferry"],
+        **more,
     )
     try:
         container.start()
@@ -45,6 +49,7 @@ def test_what_it_says_of_itself(world: World, image: str) -> None:
     assert found["StopSignal"] == "SIGTERM"
     assert found["Healthcheck"]["Test"] == ["CMD", "volferry", "status", "--health"]
     assert found["Labels"]["org.opencontainers.image.version"] == __version__
+    assert not found["Volumes"]  # every helper would have them
     assert ran(world, image, "--version") == (0, f"volferry {__version__}\n")
 
 

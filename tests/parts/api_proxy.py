@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import sys
 import threading
@@ -179,6 +180,8 @@ def _listening(options: Options) -> Iterator[socket.socket]:
 
 
 def main() -> None:
+    # the first process of a container gets no signal that it has no handler for
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     options = Options.parse(sys.argv[1:])
     with _listening(options) as listener:
         ApiProxy(options).serve(listener)

@@ -55,7 +55,14 @@ class Project:
 
     def down(self) -> None:
         """With its volumes."""
-        self("down", "--volumes", "--timeout", "0")
+        self("down", "--volumes")
+
+    def inside(self, service: str, *command: str) -> tuple[int, str]:
+        """Exit code of a command in a service's container, and what it said."""
+        code, said = self.container(service).exec_run(list(command))
+        assert isinstance(said, bytes)
+        assert code is not None
+        return code, said.decode()
 
     def container(self, service: str) -> Container:
         labels = [f"com.docker.compose.project={self.name}", f"com.docker.compose.service={service}"]
