@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -37,9 +38,10 @@ def document_of(value: object) -> Any:
 
 def mistakes(document: object, kind: Any, path: tuple[str, ...] = ()) -> Iterator[Mistake]:
     """Every key of `document` that `value_of` would not take, with its path."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(document, dict):
-        found = list(_of_struct(document, kind, path))
+    plain = bare(kind)
+    origin, arguments = get_origin(plain), get_args(plain)
+    if isinstance(plain, type) and issubclass(plain, msgspec.Struct) and isinstance(document, dict):
+        found = list(_of_struct(document, plain, path))
         # What only the keys together make wrong.
         yield from found or _own(document, kind, path)
     elif origin is dict and isinstance(document, dict):
@@ -50,6 +52,32 @@ def mistakes(document: object, kind: Any, path: tuple[str, ...] = ()) -> Iterato
             yield from mistakes(value, arguments[0], (*path, str(number)))
     else:
         yield from _own(document, kind, path)
+
+
+def bare(kind: Any) -> Any:
+    """The type without what is said about it, and without None."""
+    if get_origin(kind) is Annotated:
+        return bare(get_args(kind)[0])
+    if get_origin(kind) in {Union, UnionType}:
+        return bare(next(each for each in get_args(kind) if each is not type(None)))
+    return kind
+
+
+def type_at(kind: Any, path: Iterable[str]) -> Any:
+    """The bare type of what is at a path in a document of a type; None where nothing can be."""
+    found = bare(kind)
+    for part in path:
+        arguments = get_args(found)
+        if isinstance(found, type) and issubclass(found, msgspec.Struct):
+            types = {field.name: field.type for field in msgspec.structs.fields(found)}
+            found = bare(types.get(part))
+        elif get_origin(found) is dict:
+            found = bare(arguments[1])
+        elif get_origin(found) is tuple:
+            found = bare(arguments[0])
+        else:
+            return None
+    return found
 
 
 def _of_struct(
@@ -79,9 +107,7 @@ def _own(document: object, kind: Any, path: tuple[str, ...]) -> Iterator[Mistake
 
 def _choices(kind: Any) -> str:
     """The values of a Literal, for a sentence."""
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    *others, last = [repr(each) for each in get_args(kind)]
+    *others, last = [repr(each) for each in get_args(bare(kind))]
     return f"{', '.join(others)} or {last}" if others else last
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from datetime import UTC, datetime
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 from msgspec.structs import replace
 
-from volferry.checked import Section, document_of, mistakes, value_of
+from volferry.checked import Section, document_of, mistakes, type_at, value_of
+from volferry.daemon_config import DaemonConfig, NotifyConfig
 from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, reason
+from volferry.labels import keep_of_labels, settings_of_labels
 from volferry.retention import Keep, Within
-from volferry.schedule import Schedule, Span, Zone
+from volferry.schedule import Schedule
 from volferry.store_config import Size, StoreConfig
+from volferry.volume_settings import Rule, VolumeSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
     from volferry.checked import Mistake
     from volferry.model import Volume
@@ -68,130 +71,6 @@ class HelperConfig(Section, frozen=True):
     ] = 250
 
 
-class DaemonConfig(Section, frozen=True):
-    """How `volferry daemon` goes about it."""
-
-    select: Annotated[
-        Literal["all", "labelled"],
-        Meta(description="Which volumes it backs up: all named ones, or those with `enable`."),
-    ] = "all"
-    at_once: Annotated[int, Meta(ge=1, le=64, description="How many runs at a time, at most.")] = 1
-    timezone: Annotated[
-        Zone | None, Meta(description="Of schedules, such as Europe/Berlin; default: the machine's.")
-    ] = None
-    jitter: Annotated[
-        Span, Meta(description="Each run begins up to so much later, so that not all machines begin at once.")
-    ] = Span("0s")
-    log: Annotated[
-        Literal["console", "json"], Meta(description="What its lines are for: people, or machines.")
-    ] = "console"
-
-
-class VolumeSettings(Section, frozen=True):
-    """What can be said of volumes: for all of them, by rule, or by label."""
-
-    enable: Annotated[
-        bool | None,
-        Meta(description="Whether the daemon backs it up; an anonymous one only if this says so."),
-    ] = None
-    schedule: Annotated[
-        Schedule | None,
-        Meta(
-            description="When the daemon backs it up: cron expressions, @daily or `every 6h`, also several."
-        ),
-    ] = None
-    exclude: Annotated[
-        tuple[str, ...] | None, Meta(description="What is left out: patterns as in a .gitignore.")
-    ] = None
-    exclude_caches: Annotated[
-        bool | None, Meta(description="Leave out directories that a CACHEDIR.TAG marks.")
-    ] = None
-    quiesce: Annotated[
-        Literal["none", "pause", "stop"] | None,
-        Meta(description="What is done to containers that write to the volume while it is read."),
-    ] = None
-    warm: Annotated[
-        bool | None,
-        Meta(
-            description="Read the volume once before that too, and only what changed since while they stand still."
-        ),
-    ] = None
-    keep: Annotated[Keep | None, Meta(description="Which backups `prune` keeps; without it, all.")] = None
-
-
-class Rule(VolumeSettings, frozen=True):
-    """Settings for the volumes that it fits; of several rules, the last that says something of a key wins."""
-
-    match: Annotated[str | None, Meta(description="A shell pattern for the volume's name.")] = None
-    project: Annotated[str | None, Meta(description="A compose project that the volume belongs to.")] = None
-    label: Annotated[str | None, Meta(description="KEY or KEY=VALUE, a label of the volume.")] = None
-
-    def fits(self, volume: Volume) -> bool:
-        key, equals, value = (self.label or "").partition("=")
-        return (
-            (self.match is None or fnmatchcase(volume.name, self.match))
-            and (self.project is None or self.project in volume.projects)
-            and (not key or (key in volume.labels and (not equals or volume.labels[key] == value)))
-        )
-
-
-_TRUE = {"true", "yes", "1", "on"}
-_FALSE = {"false", "no", "0", "off"}
-
-
-def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
-    """`volferry.exclude` (one pattern a line, or separated by commas), `volferry.exclude-caches`, `volferry.quiesce`,
-    `volferry.warm`, `volferry.enable` and `volferry.schedule`.
-
-    Raises ConfigError that names `of`, the volume or container.
-    """
-    exclude = labels.get("volferry.exclude")
-    quiesce = labels.get("volferry.quiesce")
-    if quiesce not in {None, "none", "pause", "stop"}:
-        raise ConfigError(f"{of}: label volferry.quiesce is {quiesce!r}: use none, pause or stop")
-    return VolumeSettings(
-        exclude=None
-        if exclude is None
-        else tuple(pattern.strip() for pattern in re.split(r"[,\n]", exclude) if pattern.strip()),
-        exclude_caches=_truth(labels, "volferry.exclude-caches", of=of),
-        enable=_truth(labels, "volferry.enable", of=of),
-        schedule=_schedule(labels, of=of),
-        quiesce=cast("Any", quiesce),
-        warm=_truth(labels, "volferry.warm", of=of),
-    )
-
-
-def _schedule(labels: Mapping[str, str], *, of: str) -> Schedule | None:
-    if "volferry.schedule" not in labels:
-        return None
-    try:
-        return Schedule.of_document(labels["volferry.schedule"])
-    except ValueError as error:
-        raise ConfigError(f"{of}: label volferry.schedule: {error}") from error
-
-
-def _truth(labels: Mapping[str, str], label: str, *, of: str) -> bool | None:
-    value = labels.get(label)
-    if value is not None and value.lower() not in _TRUE | _FALSE:
-        raise ConfigError(f"{of}: label {label} is {value!r}: use true or false")
-    return None if value is None else value.lower() in _TRUE
-
-
-_KEEP_LABEL = "volferry.keep."
-
-
-def keep_of_labels(labels: Mapping[str, str], *, of: str) -> dict[str, Any]:
-    """`volferry.keep.daily` and so on, as a document for `Keep`. Raises ConfigError that names `of`."""
-    found = {
-        name.removeprefix(_KEEP_LABEL): value
-        for name, value in labels.items()
-        if name.startswith(_KEEP_LABEL)
-    }
-    for mistake in mistakes(found, Keep):
-        raise ConfigError(f"{of}: label {_KEEP_LABEL}{'.'.join(mistake.path)}: {mistake.message}")
-    return found
-
-
 def _default_state_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/volferry")
@@ -233,6 +112,7 @@ class Config(Section, frozen=True):
     helper: HelperConfig = HelperConfig()
     prune: PruneConfig = PruneConfig()
     daemon: DaemonConfig = DaemonConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     def settings_of(self, volume: Volume) -> VolumeSettings:
         """What is in force for a volume: its labels, then those of containers that use it, the last rule that fits,
@@ -315,13 +195,8 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> C
         config = value_of(document, Config)
     except ValueError as error:
         raise ConfigError("; ".join(_explain(where, each) for each in mistakes(document, Config))) from error
-    for name, store in config.stores.items():
-        if store.replica_of is not None and (
-            store.replica_of not in config.stores or store.replica_of == name
-        ):
-            raise ConfigError(
-                f"{where}: stores.{name}.replica_of: there is no other store {store.replica_of!r}"
-            )
+    for contradiction in contradictions(config):
+        raise ConfigError(f"{where}: {contradiction}")
     changes = {key: value for key, value in (overrides or {}).items() if value is not None}
     for key, value in changes.items():
         if not value:
@@ -344,12 +219,63 @@ def _explain(where: str, mistake: Mistake) -> str:
 
 
 def _known_keys(section: list[str]) -> tuple[str, ...]:
-    sections: dict[str, type[Struct]] = {
-        "stores": StoreConfig,
-        "helper": HelperConfig,
-        "prune": PruneConfig,
-        "daemon": DaemonConfig,
-        "defaults": VolumeSettings,
-        "rules": Rule,
-    }
-    return sections.get(section[0] if section else "", Config).__struct_fields__
+    kind = type_at(Config, section)
+    found: tuple[str, ...] = getattr(kind, "__struct_fields__", ())
+    return found
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """What each key alone does not make wrong: key, and what to do."""
+    if not config.state_dir.is_absolute():
+        yield f"state_dir: {config.state_dir} is not an absolute path"
+    if config.engine is not None and not re.match(r"(unix|tcp|http|https|ssh|npipe|fd)://.", config.engine):
+        yield f"engine: {config.engine!r} is no engine's address: use unix:///path, tcp://host:port or ssh://user@host"
+    if config.stores and config.store is not None and config.store not in config.stores:
+        close = get_close_matches(config.store, config.stores, n=1)
+        if re.fullmatch(_STORE_NAME, config.store):
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(config.stores)}"
+            yield f"store: there is no store {config.store!r}: {hint} (a directory is ./{config.store})"
+    if config.stores and config.store_name is None and config.store is None:
+        yield "stores: each is a replica of another: one of them is the primary, without replica_of"
+    for name, store in config.stores.items():
+        yield from (f"stores.{name}.{each}" for each in _of_store(name, store, config))
+    for place, settings in (
+        ("defaults", config.defaults),
+        *((f"rules.{number}", rule) for number, rule in enumerate(config.rules)),
+    ):
+        yield from (f"{place}.{each}" for each in _of_settings(settings))
+
+
+def _of_store(name: str, store: StoreConfig, config: Config) -> Iterator[str]:
+    if store.replica_of is not None and (store.replica_of not in config.stores or store.replica_of == name):
+        close = get_close_matches(store.replica_of, [each for each in config.stores if each != name], n=1)
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        yield f"replica_of: there is no other store {store.replica_of!r}{hint}"
+    twin = next(
+        (each for each, other in config.stores.items() if each != name and other.url == store.url), None
+    )
+    if twin is not None and store.endpoint == config.stores[twin].endpoint:
+        yield f"url: stores.{twin} is at the same place: {store.url}"
+    if not store.url.startswith("s3://"):
+        for key in StoreConfig.__struct_fields__:
+            if key not in {"url", "replica_of", "keep"} and getattr(store, key) != getattr(
+                StoreConfig(url="/"), key
+            ):
+                yield f"{key}: it is for s3:// only, and the store is at {store.url}"
+    if store.endpoint is not None and not re.match(r"https?://[^/]", store.endpoint):
+        yield f"endpoint: {store.endpoint!r} is no URL: use one such as https://s3.example.org"
+
+
+def _of_settings(settings: VolumeSettings) -> Iterator[str]:
+    if settings.ping is not None and not re.match(r"https?://[^/]", settings.ping):
+        yield f"ping: {settings.ping!r} is no URL: use one such as https://hc-ping.com/your-uuid"
+    now = datetime.now(UTC)
+    for part in settings.schedule.parts if settings.schedule else ():
+        if Schedule(part).after(now, UTC) is None:
+            yield f"schedule: {part!r} never comes: there is no such day"
+    for when in ("pre", "post", "on_error"):
+        line = getattr(settings.hooks, when) if settings.hooks else None
+        if line is not None and not line.strip():
+            yield f"hooks.{when}: it is empty: give it a command, or leave it out"
+    if isinstance(settings, Rule) and settings.label is not None and not settings.label.partition("=")[0]:
+        yield f"label: {settings.label!r} names no label: use KEY or KEY=VALUE"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_origin
 
 from msgspec import Struct
-from msgspec.structs import fields
 
+from volferry.checked import type_at
 from volferry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,26 +59,8 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_table_or_list(model: type[Struct], path: tuple[str, ...]) -> bool:
-    kind: Any = model
-    for part in path:
-        if _is_struct(kind) and part in kind.__struct_fields__:
-            (found,) = [each for each in fields(kind) if each.name == part]
-            kind = _bare(found.type)
-        elif get_origin(kind) is dict:
-            kind = _bare(get_args(kind)[1])
-        else:
-            return False
+    kind = type_at(model, path)
     return get_origin(kind) in {dict, list, tuple} or _is_struct(kind)
-
-
-def _bare(kind: Any) -> Any:
-    """The type without what is said about it, and without None."""
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) in {Union, UnionType}:
-        (kind,) = [each for each in get_args(kind) if each is not type(None)]
-        kind = _bare(kind)
-    return kind
 
 
 def _is_struct(kind: Any) -> bool:

@@ -6,6 +6,8 @@
     ├── VolumeBusy                     1   another run is at work on the same volume's backups
     ├── PathExists                     1   what would be restored is in its place already
     ├── ExtractionFailed               1   `tar` on this machine could not write what was restored
+    ├── HookFailed                     1   a command before or after a backup failed
+    ├── DumpFailed                     1   a command whose output is part of a backup failed
     ├── EngineError                    1   the Docker engine said no, or is not there
     │   ├── EngineUnreachable
     │   ├── NoSuchVolume
@@ -73,6 +75,14 @@ class PathExists(VolferryError):
 
 
 class ExtractionFailed(VolferryError):
+    pass
+
+
+class HookFailed(VolferryError):
+    pass
+
+
+class DumpFailed(VolferryError):
     pass
 
 

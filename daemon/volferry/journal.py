@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 _DIRECTORY = "journal"
 _numbers = itertools.count(1)
 
-Action = Literal["stop", "pause", "scale"]
+Action = Literal["stop", "pause", "scale", "hook"]
 
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """One thing that is about to be stopped, is stopped, or is as it was again."""
+    """One thing that is about to be stopped, is stopped, or is as it was again; or a hook that is still to be run."""
 
     action: Action
-    id: str  # of the container, or of the Swarm service
+    id: str  # of the container, or of the Swarm service; empty for a hook on this machine
     name: str
     order: int  # of starting
-    before: str  # when the container was started last; for a service, how many replicas it had
+    before: str  # when the container was started last; for a service, how many replicas it had; for a hook, what it is
     state: Literal["planned", "under way", "done", "over"] = "planned"
     after: str = ""  # when the container ended, as the engine says; known once it is done
 
@@ -56,7 +56,7 @@ class Journal:
     @classmethod
     def of_run(cls, state_directory: Path, run_id: str) -> Journal:
         """A new one."""
-        return cls(state_directory, f"{run_id}.{next(_numbers)}")
+        return cls(state_directory, f"{run_id}.{next(_numbers):06}")  # they are replayed in order
 
     def alone(self) -> None:
         """Waits until no other run of this machine has anything stopped: each would take what the other stopped for what
@@ -130,12 +130,12 @@ def _line(halt: Halt) -> bytes:
 
 
 def _read(path: Path) -> list[Halt]:
-    found: dict[str, Halt] = {}
+    found: dict[tuple[bool, str], Halt] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, text = line.partition(" ")
         if digest != blake3(text.encode()).hexdigest():
             continue  # cut off when the run died: the step was not taken
         fields: list[Any] = json.loads(text)
         halt = Halt(*fields)
-        found[halt.id] = halt
+        found[halt.action == "hook", halt.id] = halt
     return [halt for halt in found.values() if halt.state != "over"]

@@ -181,6 +181,7 @@ class BackupStats:
     downtime_seconds: float
     findings: tuple[Finding, ...] = field(default=())
     findings_total: int = 0
+    dumps: tuple[str, ...] = ()  # names
 
 
 @dataclass(frozen=True, slots=True)

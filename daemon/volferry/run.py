@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# By which the daemon gives a run its id; for that process alone, not for what it starts.
+RUN_VARIABLE = "VOLFERRY_DAEMON_RUN"
+_ID = re.compile(r"[0-9a-f]{12}")
 _RUNS = "runs"
 _LOCK = "lock"
 
@@ -44,10 +48,15 @@ class Run:
         return shared
 
 
+def new_run_id() -> str:
+    return secrets.token_hex(6)
+
+
 @contextmanager
 def begin_run(state_directory: Path) -> Iterator[Run]:
     """Raises VolferryError if the state directory cannot be written."""
-    directory = state_directory / _RUNS / secrets.token_hex(6)
+    chosen = os.environ.pop(RUN_VARIABLE, "")
+    directory = state_directory / _RUNS / (chosen if _ID.fullmatch(chosen) else new_run_id())
     descriptor: int | None = None
     try:
         with held_back():

@@ -66,18 +66,22 @@ class Schedule(str):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Of one volume: when it is to be backed up next, and since when it is late."""
+    """Of one volume: when it is to be backed up next, and whether it should have been long ago."""
 
     at: datetime  # in the past if it is due already
     late: bool  # the time after that has passed too
 
 
-def due(schedule: Schedule, newest: datetime | None, now: datetime, zone: tzinfo) -> Due | None:
+def due(
+    schedule: Schedule, newest: datetime | None, now: datetime, zone: tzinfo, *, seen: datetime | None = None
+) -> Due | None:
     """By the newest backup, not by what is remembered: what was due while the machine was off is due once, now. A volume
-    without a backup is due at once. None where nothing will ever be due.
+    without a backup is due at once, and late once a time of its schedule has passed since it was `seen` first. None where
+    nothing will ever be due.
     """
     if newest is None:
-        return Due(now, late=False)
+        first = schedule.after(seen or now, zone)
+        return Due(now, late=first is not None and first <= now)
     first = schedule.after(newest, zone)
     if first is None:
         return None

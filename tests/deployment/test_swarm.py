@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import docker
 import pytest
@@ -77,6 +77,12 @@ def stack(world: World, *arguments: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def tasks_of(world: World, service: str) -> Any:
+    """Also those that have ended."""
+    api: Any = world.client.api
+    return api.tasks(filters={"service": service})
+
+
 def test_each_node_backs_up_its_volumes_under_its_name(
     swarm: World, own_image: OwnImage, s3_server: Servers, tmp_path: Path
 ) -> None:
@@ -109,8 +115,7 @@ def test_each_node_backs_up_its_volumes_under_its_name(
     await_true(lambda: swarm.own_containers() == [])
     (service,) = swarm.client.services.list(filters={"name": "shop_web"})
     assert service.attrs["Spec"]["Mode"]["Replicated"]["Replicas"] == 1
-    states = [task["Status"]["State"] for task in swarm.client.api.tasks(filters={"service": "shop_web"})]
-    assert len(states) == 2, states
+    assert len(tasks_of(swarm, "shop_web")) == 2
     copy = swarm.name()
     cli = swarm.cli.having(**server.environment(VOLFERRY_STORE=store))
     cli("restore", f"{swarm.host}/{volume}", "--into", copy).exits(0)

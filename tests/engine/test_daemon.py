@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
+import tempfile
+import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
+import docker
 import pytest
 
 from tests.engine.test_quiesce import large, state_of, writing
+from tests.parts.engine import private_engine
+from tests.parts.s3_servers import free_ports
+from tests.parts.world import world_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.parts.cli import Running
     from tests.parts.world import World
 
+LOG = '[daemon]\nlog = "json"\nlisten = "off"\n'
 DUE = {"volferry.schedule": "@yearly"}  # at once, for there is no backup yet, and then not again
 _STOP_SECONDS = 10
 
@@ -26,7 +39,7 @@ _STOP_SECONDS = 10
 def config(world: World, tmp_path: Path) -> Path:
     """Its file."""
     path = tmp_path / "volferry.toml"
-    path.write_text('[daemon]\nlog = "json"\n')
+    path.write_text(LOG)
     world.cli = world.cli.having(VOLFERRY_CONFIG=str(path))
     return path
 
@@ -77,7 +90,7 @@ def test_what_is_due_is_backed_up_and_what_comes_later_too(world: World, config:
     replace(config, '[daemon]\nlog = "xml"\n')
     daemon.send(signal.SIGHUP)
     time.sleep(0.5)  # nothing else shows that it was read
-    replace(config, '[daemon]\nlog = "json"\n[defaults]\nschedule = "@yearly"\n')
+    replace(config, f'{LOG}[defaults]\nschedule = "@yearly"\n')
     assert daemon.until(lambda: backups(world, others[0]) == 1)
     lines = ended(daemon)
     assert [backups(world, each) for each in (scheduled, later, *others[1:], wrong)] == [1, 1, 0, 0, 0]
@@ -134,3 +147,189 @@ def test_what_a_power_failure_left_down_is_brought_back(world: World, config: Pa
 def test_a_wrong_configuration_ends_it_before_it_begins(world: World, config: Path) -> None:
     config.write_text('[daemon]\ntimezone = "Middle/Earth"\n')
     world.cli("daemon").fails_with("daemon.timezone: there is no time zone 'Middle/Earth'", code=2)
+
+
+@dataclass
+class Told:
+    """A web server that keeps what it is asked for."""
+
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        told = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                told.asked.append((self.path, body))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def paths(self, prefix: str) -> list[str]:
+        return [path for path, _ in self.asked if path.startswith(prefix)]
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except URLError:
+        return 0, ""
+
+
+def test_metrics_health_pings_messages_and_status(world: World, config: Path) -> None:
+    good = world.volume("good", labels=DUE)
+    world.volume("bad", labels=DUE, options={"type": "none", "o": "bind", "device": "/nowhere"})
+    container = writing(world, good, labels={"volferry.quiesce": "stop", "volferry.dump": "printf content"})
+    (port,) = free_ports(1)
+    with Told() as told:
+        config.write_text(
+            f'{LOG.replace("off", f"127.0.0.1:{port}")}[defaults]\nping = "{told.url}/ping/x?y=1"\n'
+            f'[notify]\nurls = ["json://{told.url[7:]}/message"]\non = ["failure", "success"]\n'
+            'title = "{host}: {what}"\nbody = "{event} {volume} {error}"\n'
+        )
+        daemon = world.cli.start("daemon")
+        assert daemon.until(lambda: len(told.paths("/ping")) >= 4 and len(told.paths("/message")) >= 2)
+        assert get(port, "/healthz") == (200, "ok\n")
+        assert get(port, "/readyz") == (200, "ok\n")
+        assert get(port, "/other")[0] == 404
+        text = get(port, "/metrics")[1]
+        status = world.cli("status", "--json").exits(0).json
+        world.cli("status", "--health").exits(0)
+        lines = ended(daemon)
+        world.cli("status", "--health").fails_with("does not answer")
+    assert sorted(told.paths("/ping")) == [
+        "/ping/x/fail?y=1", "/ping/x/start?y=1", "/ping/x/start?y=1", "/ping/x?y=1"
+    ]  # fmt: skip
+    messages = {
+        json.loads(body)["message"].split()[0]: json.loads(body)
+        for path, body in told.asked
+        if "message" in path
+    }
+    assert messages["failure"]["title"] == f"{world.host}: bad: the backup failed"
+    assert "volume bad cannot be mounted" in messages["failure"]["message"]
+    assert messages["success"]["title"] == f"{world.host}: good: the backup is done"
+    values = {
+        line.partition(" ")[0]: float(line.split()[-1]) for line in text.splitlines() if line[:1] != "#"
+    }
+    now = time.time()
+    assert now - 60 < values['volferry_last_success_timestamp_seconds{volume="good"}'] <= now
+    assert 'volferry_last_success_timestamp_seconds{volume="bad"}' not in values
+    assert values['volferry_last_backup_downtime_seconds{volume="good"}'] > 0
+    assert values['volferry_last_run_success{volume="bad"}'] == 0
+    assert values['volferry_runs_total{outcome="done",volume="good"}'] == 1
+    assert values['volferry_late{volume="good"}'] == 0
+    assert values['volferry_next_run_timestamp_seconds{volume="good"}'] > now
+    assert values["volferry_ready"] == 1
+    assert values["process_open_fds"] > 3
+    rows = {row["volume"]: row for row in status["volumes"]}
+    assert rows["good"]["last"]["outcome"] == "done"
+    assert rows["bad"]["last"]["outcome"] == "failed"
+    assert (
+        rows["good"]["last"]["downtime_seconds"]
+        == values['volferry_last_backup_downtime_seconds{volume="good"}']
+    )
+    assert rows["good"]["next"] > rows["bad"]["next"]
+    assert rows["good"]["late"] is rows["bad"]["late"] is False
+    assert status["running"] == []
+    runs = {line["run"] for line in lines if line["event"] in {"a run begins", "it says", "a run has ended"}}
+    assert {run["run"] for run in status["recent"]} == runs
+    assert state_of(container)["Status"] == "running"
+
+
+def test_status_says_what_runs_and_what_was_interrupted(world: World, config: Path) -> None:
+    del config
+    volume = world.volume(labels=DUE)
+    large(world, volume)
+    running = world.cli.start("backup", volume)
+    assert running.until(world.reading_begins)
+    assert [run["volume"] for run in world.cli("status", "--json").exits(0).json["running"]] == [volume]
+    running.send(signal.SIGKILL)
+    running.outcome()
+    status = world.cli("status", "--json").exits(0).json
+    assert status["running"] == []
+    assert status["volumes"][0]["last"]["outcome"] == "interrupted"
+    said = world.cli("status").exits(0).stdout
+    assert volume in said
+    assert "interrupted" in said
+
+
+def test_a_unix_socket_and_a_port_that_is_taken(world: World, config: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory) / "http.sock"
+        config.write_text(LOG.replace("off", f"unix:{place}"))
+        daemon = world.cli.start("daemon")
+        assert daemon.until(place.exists)
+        assert place.stat().st_mode & 0o777 == 0o600
+        assert daemon.until(lambda: world.cli("status", "--health").code == 0)
+        world.cli("daemon").fails_with(f"daemon.listen: cannot listen on unix:{place}", code=2)
+        ended(daemon)
+        assert not place.exists()
+
+
+def test_an_engine_that_restarts_and_a_store_that_is_away_end_nothing(tmp_path: Path) -> None:
+    with private_engine() as private:
+        client = docker.DockerClient(base_url=private.docker_host, timeout=120)
+        with world_of(private, client, tmp_path) as world:
+            path = tmp_path / "volferry.toml"
+            path.write_text(LOG)
+            world.cli = world.cli.having(VOLFERRY_CONFIG=str(path))
+            first = world.volume(labels=DUE)
+            daemon = world.cli.start("daemon")
+            assert daemon.until(lambda: backups(world, first) == 1)
+            client.close()  # what it has open would end with the engine
+            private.kill()
+            time.sleep(3)
+            private.start()
+            second = world.volume(labels=DUE)
+            assert daemon.until(lambda: backups(world, second) == 1, 120)
+            world.store.rename(tmp_path / "away")
+            world.store.mkdir()
+            third = world.volume(labels=DUE)
+            daemon.send(signal.SIGHUP)
+            time.sleep(3)
+            assert list(world.store.iterdir()) == []  # nothing is made where a store was
+            world.store.rmdir()
+            (tmp_path / "away").rename(world.store)
+            daemon.send(signal.SIGHUP)
+            assert daemon.until(lambda: backups(world, third) == 1, 120)
+            ended(daemon)
+        client.close()
+
+
+def test_systemd_is_told(world: World, config: Path) -> None:
+    del config
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+    ):
+        listener.bind(f"{directory}/notify")
+        listener.settimeout(60)
+        daemon = world.cli.having(NOTIFY_SOCKET=f"{directory}/notify").start("daemon")
+        assert listener.recv(100) == b"READY=1"
+        assert listener.recv(100) == b"WATCHDOG=1"
+        ended(daemon)
+        listener.settimeout(0)
+        said = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                said.append(listener.recv(100))
+        assert said[-1] == b"STOPPING=1"

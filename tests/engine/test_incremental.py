@@ -22,9 +22,10 @@ from volferry.engine.volumes import find_volume
 from volferry.index_cache import IndexCache
 from volferry.observer import Silent
 from volferry.operations import volume_reading
-from volferry.operations.backup import MOVING, BackupSettings, VolumeState, backup_volume
+from volferry.operations.backup import backup_volume
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.restore import restore_backup
+from volferry.operations.volume_pass import MOVING, BackupSettings, VolumeState
 from volferry.repository import Repository
 from volferry.run import Run, begin_run
 from volferry.stores.local import LocalStore

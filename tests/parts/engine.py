@@ -90,6 +90,7 @@ class PrivateEngine:
         config = self.root / "daemon.json"
         config.write_text("{}")
         self._pidfile.unlink(missing_ok=True)
+        (self.root / "docker.sock").unlink(missing_ok=True)  # of a crash: nobody answers there
         # after a crash its process may be a zombie that init has not reaped; dockerd would wait for that to answer
         (self.exec_root / "containerd" / "containerd.pid").unlink(missing_ok=True)
         command = [

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from volferry.index_cache import IndexCache
 from volferry.model import Volume
 from volferry.observer import Silent
-from volferry.operations.backup import MOVING, BackupSettings, VolumeState, backup_volume
+from volferry.operations.backup import backup_volume
+from volferry.operations.volume_pass import MOVING, BackupSettings, VolumeState
 from volferry.volume_lock import volume_lock
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ from msgspec import Struct
 from volferry.archive.manifest import Manifest
 from volferry.checked import value_of
 from volferry.cli.main import build_app
-from volferry.config import Config, DaemonConfig, HelperConfig, PruneConfig, Rule, VolumeSettings, load_config
+from volferry.config import Config, HelperConfig, PruneConfig, load_config
+from volferry.daemon_config import DaemonConfig, NotifyConfig
 from volferry.store_config import StoreConfig
+from volferry.volume_settings import Rule, VolumeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +50,8 @@ def config_keys() -> Iterator[str]:
             yield from (f"helper.{inner}" for inner in HelperConfig.__struct_fields__)
         elif key == "daemon":
             yield from (f"daemon.{inner}" for inner in DaemonConfig.__struct_fields__)
+        elif key == "notify":
+            yield from (f"notify.{inner}" for inner in NotifyConfig.__struct_fields__)
         elif key == "prune":
             yield from (f"prune.{inner}" for inner in PruneConfig.__struct_fields__)
         elif key == "defaults":
@@ -103,6 +107,7 @@ class TestTheExampleOfTheConfiguration:
         assert set(rule) == set(Rule.__struct_fields__)
         assert set().union(*document["stores"].values()) == set(StoreConfig.__struct_fields__)
         assert set(document["daemon"]) == set(DaemonConfig.__struct_fields__)
+        assert set(document["notify"]) == set(NotifyConfig.__struct_fields__)
         assert set(document["prune"]) == set(PruneConfig.__struct_fields__)
 
     def test_shows_the_defaults(self) -> None:

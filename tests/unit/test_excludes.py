@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 
 from volferry.archive.excludes import Excludes, LeftOut, without_excluded
-from volferry.config import Config, Rule, VolumeSettings, settings_of_labels
+from volferry.config import Config
 from volferry.errors import ConfigError
+from volferry.labels import settings_of_labels
 from volferry.model import Volume, VolumeUse
+from volferry.volume_settings import Rule, VolumeSettings
 
 
 def record(path: str, kind: str = "f") -> bytes:

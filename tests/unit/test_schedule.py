@@ -56,7 +56,7 @@ def first_after(expression: str, start: datetime) -> datetime | None:
     weekdays = {value % 7 for value in allowed(weekday, 4)}
     if weekday.startswith("*/"):
         weekdays = set(range(0, 7, int(weekday[2:])))
-    for number in range(366 * 9):
+    for number in range(366 * 41):  # a 29 February is on each day of the week
         date = start + timedelta(days=number)
         by_day, by_weekday = date.day in days, date.isoweekday() % 7 in weekdays
         either = by_day and by_weekday if "*" in day + weekday else by_day or by_weekday

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from volferry.checked import value_of
 from volferry.config import Config
 from volferry.model import ANONYMOUS_LABEL, Volume
-from volferry.scheduler import Agenda, start_due
+from volferry.scheduler.agenda import Agenda
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -23,8 +22,8 @@ def config(**more: object) -> Config:
 
 
 def names(agenda: Agenda, volumes: list[Volume], settings: Config, **newest: datetime) -> list[str]:
-    found, _ = agenda.appointments(volumes, settings, newest, NOW)
-    return [each.volume.name for each in found if each.at <= NOW]
+    found, _ = agenda.appointments(volumes, settings, newest, {}, NOW)
+    return [each.volume for each in found if each.at <= NOW]
 
 
 def test_what_is_due_comes_by_what_was_due_first() -> None:
@@ -48,8 +47,8 @@ def test_which_volumes_are_selected() -> None:
 
 def test_what_is_wrong_with_one_volume_is_no_matter_of_the_others() -> None:
     volumes = [volume("wrong", schedule="sometimes"), volume("good")]
-    found, wrong = Agenda(UTC).appointments(volumes, config(), {}, NOW)
-    assert [each.volume.name for each in found] == ["good"]
+    found, wrong = Agenda(UTC).appointments(volumes, config(), {}, {}, NOW)
+    assert [each.volume for each in found] == ["good"]
     assert list(wrong) == ["wrong"]
 
 
@@ -59,8 +58,8 @@ def test_what_failed_is_tried_again_later_and_later() -> None:
     assert waits[:4] == [timedelta(minutes=minutes) for minutes in (1, 2, 4, 8)]
     assert set(waits[6:]) == {timedelta(hours=1)}
     assert names(agenda, [volume("vol")], config()) == []
-    assert agenda.succeeded("vol")
-    assert not agenda.succeeded("vol")
+    assert agenda.succeeded("vol", NOW - timedelta(days=1))
+    assert not agenda.succeeded("vol", NOW - timedelta(days=1))
     assert names(agenda, [volume("vol")], config()) == ["vol"]
 
 
@@ -68,33 +67,12 @@ def test_jitter_is_the_same_each_time_and_differs_between_volumes() -> None:
     settings = config(daemon={"jitter": "30m"})
     volumes = [volume(f"vol{number}") for number in range(50)]
     newest = {each.name: NOW for each in volumes}
-    found, _ = Agenda(UTC).appointments(volumes, settings, newest, NOW)
-    assert found == Agenda(UTC).appointments(volumes, settings, newest, NOW)[0]
+    found, _ = Agenda(UTC).appointments(volumes, settings, newest, {}, NOW)
+    assert found == Agenda(UTC).appointments(volumes, settings, newest, {}, NOW)[0]
     times = {each.at for each in found}
     assert len(times) == len(volumes)
     at = datetime(2026, 3, 11, 2, tzinfo=UTC)
     assert at <= min(times) <= max(times) < at + timedelta(minutes=30)
-
-
-@dataclass
-class Noted:
-    begun: list[str] = field(default_factory=list)
-
-    def start(self, volume: str) -> None:
-        self.begun.append(volume)
-
-    def going_on(self) -> set[str]:
-        return set(self.begun)
-
-
-def test_no_more_than_so_many_runs_at_once_and_one_of_a_volume() -> None:
-    volumes = [volume("vol1"), volume("vol2"), volume("vol3")]
-    found, _ = Agenda(UTC).appointments(volumes, config(), {"vol3": NOW}, NOW)
-    runs = Noted()
-    assert start_due(found, runs, NOW, at_once=1) is None
-    assert runs.begun == ["vol1"]
-    assert start_due(found, runs, NOW, at_once=2) == datetime(2026, 3, 11, 2, tzinfo=UTC)
-    assert runs.begun == ["vol1", "vol2"]
 
 
 def test_jitter_does_not_keep_a_new_volume_from_its_first_backup() -> None:
@@ -104,5 +82,28 @@ def test_jitter_does_not_keep_a_new_volume_from_its_first_backup() -> None:
 def test_a_backup_from_the_future_counts_from_when_it_was_seen() -> None:
     agenda, newest = Agenda(UTC), {"vol": NOW + timedelta(days=3650)}
     assert names(agenda, [volume("vol")], config(), **newest) == []
-    found, _ = agenda.appointments([volume("vol")], config(), newest, NOW + timedelta(days=1))
+    found, _ = agenda.appointments([volume("vol")], config(), newest, {}, NOW + timedelta(days=1))
     assert [each.at for each in found] == [datetime(2026, 3, 11, 2, tzinfo=UTC)]
+
+
+def test_what_came_due_during_a_run_is_done_with_when_it_ends() -> None:
+    agenda, began = Agenda(UTC), NOW - timedelta(hours=3)
+    agenda.succeeded("vol", NOW - timedelta(minutes=1))
+    found, _ = agenda.appointments([volume("vol", schedule="@hourly")], config(), {"vol": began}, {}, NOW)
+    assert [each.at for each in found] == [NOW]
+    agenda.succeeded("vol", NOW)
+    found, _ = agenda.appointments([volume("vol", schedule="@hourly")], config(), {"vol": began}, {}, NOW)
+    assert [each.at for each in found] == [NOW + timedelta(hours=1)]
+
+
+def test_late_is_what_has_missed_two_of_its_times_or_never_had_a_backup_for_one() -> None:
+    def late(newest: datetime | None, seen: datetime) -> bool:
+        known = {} if newest is None else {"vol": newest}
+        found, _ = Agenda(UTC).appointments([volume("vol")], config(), known, {"vol": seen}, NOW)
+        return found[0].late
+
+    assert not late(NOW - timedelta(hours=11), NOW)
+    assert not late(NOW - timedelta(hours=33), NOW)
+    assert late(NOW - timedelta(hours=35), NOW)
+    assert not late(None, NOW - timedelta(hours=9))
+    assert late(None, NOW - timedelta(hours=11))

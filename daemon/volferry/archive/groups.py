@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from volferry.archive.listing import is_reserved
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -38,8 +40,8 @@ def split_groups(records: Iterable[bytes]) -> Iterator[Group]:
         path, _, meta = record.partition(b"//")
         kind, _, _, _, size, _, _, inode, links, _ = meta.split(b" ", 9)
         size_bytes = int(size) if kind == b"f" else 0
-        large = size_bytes >= LARGE_FILE_BYTES
-        if large and group.records:
+        alone = size_bytes >= LARGE_FILE_BYTES or is_reserved(path)
+        if alone and group.records:
             yield group
             group = Group(group.number + 1)
         group.records.append(record)
@@ -48,7 +50,7 @@ def split_groups(records: Iterable[bytes]) -> Iterator[Group]:
         if links != b"1" and kind != b"d":
             group.linked.append((inode, record))
         ends = crc32(path) % BOUNDARY_ONE_IN <= size_bytes // _BOUNDARY_BYTES
-        if large or ends or len(group.records) == MOST_ENTRIES:
+        if alone or ends or len(group.records) == MOST_ENTRIES:
             yield group
             group = Group(group.number + 1)
     if group.records:

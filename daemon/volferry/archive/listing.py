@@ -19,6 +19,8 @@ CHANGED_WITHIN_SECONDS = 2
 
 # In place of CTIME in an index: never equal to what a later listing says, so the entry is read again next time.
 UNTRUSTED = b"-"
+# In a volume's root: what a backup holds besides the volume (docs/format.md, "Dumps").
+RESERVED = b".volferry"
 
 _SWAP = bytes.maketrans(b"/\x01", b"\x01/")
 
@@ -26,6 +28,11 @@ _SWAP = bytes.maketrans(b"/\x01", b"\x01/")
 def walk_key(path: bytes) -> bytes:
     """Sorts paths as a listing is sorted: a directory, everything below it, its next sibling."""
     return path.translate(_SWAP)
+
+
+def is_reserved(path: bytes) -> bool:
+    """Whether it is where dumps are."""
+    return path == RESERVED or path.startswith(RESERVED + b"/")
 
 
 def nanoseconds(text: bytes) -> int:

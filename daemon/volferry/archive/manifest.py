@@ -80,6 +80,15 @@ class ExcludedPart(_Part, frozen=True):
     paths: tuple[str, ...] = ()
 
 
+class DumpPart(_Part, frozen=True):
+    """A file of the backup that was not in the volume: what a command in a container wrote."""
+
+    name: str
+    container: str
+    source_bytes: Count
+    seconds: float
+
+
 class FindingPart(_Part, frozen=True):
     kind: str
     path: str
@@ -153,10 +162,22 @@ class Manifest(_Part, frozen=True, kw_only=True):
     containers: tuple[ContainerPart, ...]
     counts: CountsPart
     excluded: ExcludedPart = ExcludedPart()
+    dumps: tuple[DumpPart, ...] = ()
     findings: tuple[FindingPart, ...]
     findings_total: Count
     packs: tuple[PackPart, ...]
     index: IndexPart
+
+    @property
+    def volume_counts(self) -> CountsPart:
+        """Entries and bytes of the volume alone, without dumps and the two directories that they are in."""
+        if not self.dumps:
+            return self.counts
+        return msgspec.structs.replace(
+            self.counts,
+            entries=self.counts.entries - len(self.dumps) - 2,
+            source_bytes=self.counts.source_bytes - sum(dump.source_bytes for dump in self.dumps),
+        )
 
     def to_bytes(self) -> bytes:
         return seal(self.document)

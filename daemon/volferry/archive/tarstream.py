@@ -129,6 +129,21 @@ class TarReader:
         )
 
 
+def reading(pieces: Iterator[bytes]) -> Callable[[memoryview], int]:
+    """As the `readinto` of a file."""
+    rest = memoryview(b"")
+
+    def read_into(buffer: memoryview) -> int:
+        nonlocal rest
+        rest = rest or memoryview(next(pieces, b""))
+        size = min(len(rest), len(buffer))
+        buffer[:size] = rest[:size]
+        rest = rest[size:]
+        return size
+
+    return read_into
+
+
 def parse_pax(data: bytes) -> dict[bytes, bytes]:
     r"""Records `LENGTH KEY=VALUE\n` of an extended header (POSIX.1-2001, pax); values may hold any byte.
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from volferry.cli.backup_one import OpenedStore, back_up_one, wanted_of
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
-from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import FINDINGS_EXIT_CODE, EngineError, UsageError, VolferryError, reason
+from volferry.history import Record
 
 if TYPE_CHECKING:
-    from volferry.archive.excludes import Excludes
-    from volferry.engine.helper import HelperSettings
     from volferry.model import BackupStats, Volume
-    from volferry.operations.quiesce import Mode
-    from volferry.repository import Repository
-    from volferry.run import Run
 
 
 def backup(
@@ -74,10 +68,14 @@ def backup(
     volumes = _select(session, names or [], everything=everything, project=project, container=container)
     # All of them before the first: what cannot be understood is said before anything is done.
     wanted = {
-        volume.name: _Wanted(
-            _excludes(session, volume, exclude or [], caches=exclude_caches),
-            *_stillness(session, volume, quiesce.value if quiesce else None, warm),
-            full,
+        volume.name: wanted_of(
+            session,
+            volume,
+            exclude=exclude or [],
+            exclude_caches=exclude_caches,
+            quiesce=quiesce.value if quiesce else None,
+            warm=warm,
+            full=full,
         )
         for volume in volumes
     }
@@ -86,10 +84,13 @@ def backup(
     with session.run() as run:
         session.bring_back()
         settings = session.helper_settings()
-        opened = _OpenedStore(session, run)
+        opened = OpenedStore(session, run)
         for volume in volumes:
+            record = Record(session.config.state_dir, run.id, session.host, volume.name)
             try:
-                stats, problems = _back_up_one(session, volume, opened, settings, run, wanted[volume.name])
+                with record:
+                    stats, problems = back_up_one(session, volume, opened, settings, run, wanted[volume.name])
+                    record.made(stats, problems)
             except (VolferryError, OSError) as error:
                 if opened.failed:  # no volume can be backed up
                     raise
@@ -131,42 +132,6 @@ class Quiesce(StrEnum):
     stop = "stop"
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """How one volume is backed up."""
-
-    excludes: Excludes
-    quiesce: Mode
-    warm: bool
-    full: bool
-
-
-class _OpenedStore:
-    """The store's repository, opened while the first volume's helper comes up, and made if it is not there. What dead
-    runs left behind, in the engine and in the store, is removed then.
-    """
-
-    def __init__(self, session: Session, run: Run) -> None:
-        self._session = session
-        self._run = run
-        self._repository: Repository | None = None
-        self.failed = False  # it cannot be opened
-
-    def repository(self) -> Repository:
-        if self._repository is None:
-            from volferry.repository import Repository  # noqa: PLC0415 -- slow to import
-
-            store = self._session.store
-            self.failed = True
-            self._repository, new = Repository.open_or_create(store)
-            if new:
-                say(f"new store at {store.url}")
-            store.clean()
-            self._session.reap(self._run)
-            self.failed = False
-        return self._repository
-
-
 def _of_state_directory(session: Session, error: OSError) -> str:
     return f"cannot use the state directory {session.config.state_dir}: {reason(error)}"
 
@@ -201,88 +166,6 @@ def _select(
     return [chosen[name] for name in sorted(chosen)]
 
 
-def _back_up_one(
-    session: Session,
-    volume: Volume,
-    opened: _OpenedStore,
-    settings: HelperSettings,
-    run: Run,
-    wanted: _Wanted,
-) -> tuple[BackupStats, list[str]]:
-    """Also what could not be brought back afterwards."""
-    from volferry.engine.helper import HelperInBackground  # noqa: PLC0415
-
-    started = time.monotonic()
-    with (
-        TerminalObserver(volume.name) as observer,
-        HelperInBackground(session.engine, run, settings, [volume]) as helper,
-    ):
-        # Imported and opened while the helper comes up.
-        from volferry.index_cache import IndexCache  # noqa: PLC0415
-        from volferry.journal import Journal  # noqa: PLC0415
-        from volferry.operations.backup import BackupSettings, VolumeState, backup_volume  # noqa: PLC0415
-        from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
-        from volferry.volume_lock import volume_lock  # noqa: PLC0415
-
-        repository = opened.repository()
-        still = Quiesced(
-            session.engine,
-            volume.name,
-            wanted.quiesce,
-            warm=wanted.warm and wanted.quiesce != "none",
-            journal=Journal.of_run(session.config.state_dir, run.id),
-            own=[settings.own.id] if settings.own else [],
-            note=observer.note,
-        )
-        state = session.state_of_volume(repository, session.host, volume.name)
-        try:
-            with volume_lock(state, volume.name):
-                stats = backup_volume(
-                    volume,
-                    helper=helper,
-                    repository=repository,
-                    settings=BackupSettings(
-                        host=session.host,
-                        engine=f"{session.engine.name}, Docker {session.engine.version}",
-                        compression_level=session.config.compression,
-                        excludes=wanted.excludes,
-                        full=wanted.full,
-                    ),
-                    state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
-                    spool=run.spool,
-                    started=started,
-                    observer=observer,
-                    still=still,
-                )
-        except BaseException:
-            for problem in still.problems:
-                say(f"volferry: {volume.name}: {problem}")
-            raise
-        still.await_health()
-        return stats, still.problems
-
-
-def _excludes(session: Session, volume: Volume, more: list[str], *, caches: bool) -> Excludes:
-    """What is left out of a volume. Raises UsageError for a pattern that cannot be understood."""
-    from volferry.archive.excludes import Excludes  # noqa: PLC0415
-
-    settings = session.config.settings_of(volume)
-    excludes = Excludes((*(settings.exclude or ()), *more), bool(settings.exclude_caches) or caches)
-    try:
-        excludes.check()
-    except ValueError as error:
-        raise UsageError(f"volume {volume.name}: {error}") from error
-    return excludes
-
-
-def _stillness(
-    session: Session, volume: Volume, quiesce: Mode | None, warm: bool | None
-) -> tuple[Mode, bool]:
-    """What the command line says, else what is in force for the volume."""
-    settings = session.config.settings_of(volume)
-    return quiesce or settings.quiesce or "none", bool(settings.warm) if warm is None else warm
-
-
 def _line(stats: BackupStats) -> str:
     parts = [
         str(stats.ref.volume) + "@" + stats.ref.id,
@@ -312,6 +195,7 @@ def _document(stats: BackupStats) -> dict[str, Any]:
         "stored_bytes": stats.stored_bytes,
         "seconds": stats.seconds,
         "downtime_seconds": stats.downtime_seconds,
+        "dumps": list(stats.dumps),
         "findings": [
             {"kind": finding.kind, "path": printable(finding.path), "detail": finding.detail}
             for finding in stats.findings

@@ -1,4 +1,4 @@
-"""`volferry config check` and `volferry config show`."""
+"""`volferry config check`, `volferry config show` and `volferry config schema`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import typer
 from volferry.checked import document_of
 from volferry.cli.options import ConfigOption, JsonOption
 from volferry.cli.session import print_json
-from volferry.config import config_path, load_config
+from volferry.config import Config, config_path, load_config
+from volferry.errors import ConfigError, UsageError
 
 app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -16,18 +17,39 @@ app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True,
 def check(*, json: JsonOption = False, config: ConfigOption = None) -> int:
     """Check the configuration file and the environment; exit code 2 if they cannot be used."""
     from volferry.stores.factory import open_store  # noqa: PLC0415
+    from volferry.telling.notifier import check_urls  # noqa: PLC0415
 
     path = config_path(config)
     settings = load_config(path)
-    for store in settings.stores.values():
-        open_store(store)
-    open_store(settings.store_config)
     where = str(path) if path else "no file; defaults and the environment"
+    try:
+        check_urls(settings.notify)
+        _check_patterns(settings)
+        for name, store in settings.stores.items():
+            try:
+                open_store(store)
+            except UsageError as error:
+                raise ConfigError(f"stores.{name}.url: {error}") from error
+        open_store(settings.store_config)
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error}") from error
     if json:
         print_json({"ok": True, "file": str(path) if path else None})
     else:
         print(f"ok: {where}")
     return 0
+
+
+def _check_patterns(settings: Config) -> None:
+    """Raises ConfigError."""
+    from volferry.archive.excludes import Excludes  # noqa: PLC0415 -- slow to import
+
+    rules = [(f"rules.{number}", rule) for number, rule in enumerate(settings.rules)]
+    for place, found in [("defaults", settings.defaults), *rules]:
+        try:
+            Excludes(found.exclude or ()).check()
+        except ValueError as error:
+            raise ConfigError(f"{place}.exclude: {error}") from error
 
 
 @app.command("show")
@@ -43,6 +65,15 @@ def show(*, json: JsonOption = False, config: ConfigOption = None) -> int:
     print(f"# {path or 'no configuration file'}")
     for key, value in _flat(document, ""):
         print(f"{key} = {value}")
+    return 0
+
+
+@app.command("schema")
+def schema() -> int:
+    """Print the JSON schema of the configuration file, for editors that complete and check TOML by one."""
+    from volferry.config_schema import config_schema  # noqa: PLC0415
+
+    print_json(config_schema())
     return 0
 
 

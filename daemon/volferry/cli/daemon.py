@@ -1,46 +1,40 @@
-"""`volferry daemon`: backs volumes up when they are due, for as long as it runs.
-
-Each run is a process of its own, the same as a person would start: what it holds is given back when it ends, and what ends it
-ends nothing else.
-"""
+"""`volferry daemon`: backs volumes up when they are due, for as long as it runs."""
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
-import subprocess
 import sys
-import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import structlog
-from tzlocal import get_localzone
 
+from volferry.cli.daemon_runs import ProcessRuns
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOption
-from volferry.cli.session import Session
+from volferry.cli.surroundings import EngineAndStore, zone_of
 from volferry.config import Config, config_path, load_config
-from volferry.errors import FINDINGS_EXIT_CODE, ConfigError, Interrupted, NoSuchStore, VolferryError
-from volferry.interrupts import held_back
-from volferry.scheduler import Agenda, start_due
+from volferry.errors import ConfigError, Interrupted
+from volferry.history import History
+from volferry.scheduler.agenda import Agenda
+from volferry.scheduler.events import Event
+from volferry.scheduler.loop import Ending, Loop
+from volferry.systemd_notify import notify
+from volferry.telling.notifier import Notifier, check_urls
+from volferry.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from volferry.engine.events import Watch
-    from volferry.scheduler import Appointment
+    from volferry.scheduler.agenda import Appointment
 
-_LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
-_TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
-_CALM = timedelta(seconds=2)
 _GLANCE = timedelta(seconds=2)  # at the configuration's file
 _SETTLED = timedelta(seconds=2)
-_STOP_SECONDS = 8  # of the ten that an engine gives a container
+_SLOWEST = timedelta(minutes=10)  # of one look, with all that it may wait for
 
 Log = Any  # of structlog, which has no type for what it makes
 
@@ -61,7 +55,8 @@ def daemon(
         *(part for name, value in options.items() if value for part in (f"--{name}", value)),
         *(("--config", str(config)) if config else ()),
     ]
-    return _Daemon(settings, arguments).run()
+    with ExitStack() as at_end:
+        return _Daemon(settings, arguments, at_end).run()
 
 
 @dataclass(slots=True)
@@ -76,7 +71,7 @@ class _Settings:
     def __post_init__(self) -> None:
         """Raises ConfigError."""
         self._stamp = self._stamp_now()
-        self.config = load_config(self.path, self.options)
+        self.config = self._loaded()
 
     @property
     def is_to_be_read(self) -> bool:
@@ -91,7 +86,12 @@ class _Settings:
     def reload(self) -> None:
         """Raises ConfigError; then the one before stays in force, and is not tried again before the next change."""
         self._stamp = self._stamp_now()
-        self.config = load_config(self.path, self.options)
+        self.config = self._loaded()
+
+    def _loaded(self) -> Config:
+        config = load_config(self.path, self.options)
+        check_urls(config.notify)
+        return config
 
     def _stamp_now(self) -> tuple[int, int] | None:
         try:
@@ -102,235 +102,180 @@ class _Settings:
 
 
 class _Daemon:
-    def __init__(self, settings: _Settings, arguments: Sequence[str]) -> None:
+    """Implements `Source` and `Answers` for the web server."""
+
+    def __init__(self, settings: _Settings, arguments: list[str], at_end: ExitStack) -> None:
         self._settings = settings
         self._wake: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._log = _logger(settings.config)
-        self._runs = _Runs(arguments, self._log, self._wake, lambda: bool(self._config.replicas))
-        self._agenda = Agenda(_zone(settings.config))
-        self._session: Session | None = None
-        self._watch: Watch | None = None
-        self._appointments: list[Appointment] = []
-        self._said: set[str] = set()
-        self._looked_at = datetime.now(UTC)
-        self._in_trouble = False
+        self._at_end = at_end
+        _configure_log(settings.config)
+        self._log: Log = structlog.get_logger()
+        self.history = History(settings.config.state_dir)
+        self._surroundings = EngineAndStore(
+            lambda: self._config, self.history, lambda: self._wake.put(("changed", None)), self._log
+        )
+        at_end.callback(self._surroundings.close)
+        self._runs = ProcessRuns(
+            arguments,
+            self._log,
+            has_replicas=lambda: bool(self._config.replicas),
+            began=lambda volume, _: self._ping(volume, "start"),
+            ended=lambda volume, run, ending: self._wake.put(("ended", (volume, run, ending))),
+        )
+        self._told = Notifier(lambda: self._config, self._surroundings.host, self._log)
+        self._web: WebServer | None = None
+        self._digest_due: datetime | None = None
+        self._digest_since = datetime.now(UTC)
+        self._beat = time.monotonic()
+        self._loop = Loop(
+            config=lambda: self._config,
+            agenda=Agenda(zone_of(settings.config)),
+            surroundings=self._surroundings,
+            runs=self._runs,
+            teller=self,
+            log=self._log,
+            started=datetime.now(UTC),
+        )
 
     def run(self) -> int:
-        self._log.info("the daemon has started", config=str(self._settings.path or "none"))
-        # A second signal must not keep services from being started again: what is to be ended is ended by the first.
         signal.signal(signal.SIGHUP, lambda *_: self._wake.put(("reload", True)))
+        self._open_web()
+        self._log.info("the daemon has started", config=str(self._settings.path or "none"))
+        for past in self.history.settle(datetime.now(UTC)):
+            self._log.warning("a run was interrupted", volume=past.volume, run=past.run, error=past.error)
+        notify("READY=1")
+        # A second signal must not keep services from being started again: what is to be ended is ended by the first.
         try:
             while True:
-                self._look()
-                wait = start_due(
-                    self._appointments, self._runs, datetime.now(UTC), at_once=self._config.daemon.at_once
-                )
-                self._await(wait)
+                if self._settings.is_to_be_read:
+                    self._reload()
+                now = datetime.now(UTC)
+                self._tell_digest(now)
+                self._await(self._loop.step(now))
         except Interrupted as error:
+            notify("STOPPING=1")
             self._log.info("the daemon stops", reason=str(error))
             self._runs.stop()
+            self._told.close()
+            if self._web is not None:
+                self._web.close()
             self._log.info("the daemon has stopped")
             return 0
+
+    def tell(self, event: Event) -> None:
+        """Implements `Teller`."""
+        self._told.tell(event)
+
+    @property
+    def appointments(self) -> list[Appointment]:
+        return list(self._loop.appointments)
+
+    @property
+    def trouble(self) -> str:
+        return self._loop.trouble or ("" if self._loop.looked_at else "nothing was looked at yet")
+
+    def going_on(self) -> Mapping[str, datetime]:
+        return self._runs.going_on()
+
+    def metrics(self) -> bytes:
+        from volferry.web.metrics import Metrics  # noqa: PLC0415 -- only where somebody asks
+
+        return Metrics(self).text()
+
+    def unhealthy(self) -> str:
+        silent = time.monotonic() - self._beat
+        return f"nothing was done for {silent:.0f} s" if silent > _SLOWEST.total_seconds() else ""
+
+    def unready(self) -> str:
+        return self.trouble
 
     @property
     def _config(self) -> Config:
         return self._settings.config
 
-    def _await(self, until: datetime | None) -> None:
+    def _await(self, until: datetime) -> None:
         """Until then, or until something happens."""
-        now = datetime.now(UTC)
-        longest = now + (_TROUBLED_LOOK if self._in_trouble else _LONGEST_LOOK)
-        end = longest if until is None else min(until, longest)
-        while (left := end - datetime.now(UTC)) > timedelta() and not self._settings.is_to_be_read:
+        end = until if self._digest_due is None else min(until, self._digest_due)
+        while True:
+            self._beat = time.monotonic()
+            notify("WATCHDOG=1")
+            left = end - datetime.now(UTC)
+            if left <= timedelta() or self._settings.is_to_be_read:
+                return
             try:
                 what, detail = self._wake.get(timeout=min(left, _GLANCE).total_seconds())
             except queue.Empty:
-                continue
-            if what == "changed":  # much of that comes together, and each look asks the store
-                end = min(end, self._looked_at + _CALM)
                 continue
             self._happened(what, detail)
             return
 
     def _happened(self, what: str, detail: Any) -> None:
+        now = datetime.now(UTC)
         if what == "reload":
             self._reload()
+        elif what == "changed":
+            self._loop.changed(now)
         elif what == "ended":
-            self._ended(*detail)
+            volume, run, ending = detail
+            self._keep(volume, run, ending, now)
+            self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
+            self._loop.ended(volume, ending, now)
+
+    def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
+        """Of a run that was killed, or that failed before it could do so itself."""
+        self.history.settle(now)
+        last = self.history.last().get(volume)
+        if not ending.good and not ending.interrupted and (last is None or last.run != run):
+            number = self.history.begin(run, self._surroundings.host(), volume, now)
+            self.history.end(number, now, "failed", error=ending.error)
 
     def _reload(self) -> None:
+        notify("RELOADING=1")
+        before = self._config
         try:
             self._settings.reload()
+            if self._config.daemon.listen != before.daemon.listen:
+                self._open_web()
         except ConfigError as error:
+            self._settings.config = before
             self._log.error("the configuration is not used, the one before stays", error=str(error))
+        else:
+            _configure_log(self._config)
+            self._loop.agenda.zone = zone_of(self._config)
+            self._digest_due = None
+            self._surroundings.close()
+            self._loop.reconfigured()
+            self._log.info("the configuration was read again")
+        notify("READY=1")
+
+    def _open_web(self) -> None:
+        """Raises ConfigError; then the one before goes on."""
+        listen = self._config.daemon.listen
+        before, self._web = self._web, None if listen == "off" else WebServer(listen, self)
+        if before is not None:
+            before.close()
+
+    def _ping(self, volume: str, moment: Any, body: str = "") -> None:
+        url = self._surroundings.ping_url(volume)
+        self._told.ping(url, moment, body)
+
+    def _tell_digest(self, now: datetime) -> None:
+        config = self._config.notify
+        if "digest" not in config.on:
             return
-        self._log = self._runs.log = _logger(self._config)
-        self._agenda.zone = _zone(self._config)
-        self._close()
-        self._said.clear()
-        self._log.info("the configuration was read again")
+        if self._digest_due is not None and now >= self._digest_due:
+            from volferry.telling.messages import digest  # noqa: PLC0415
 
-    def _ended(self, volume: str, code: int, error: str) -> None:
-        now = datetime.now(UTC)
-        if code in {0, FINDINGS_EXIT_CODE}:
-            if self._agenda.succeeded(volume):
-                self._log.info("it works again", volume=volume)
-        elif not self._runs.stopped:
-            again = self._agenda.failed(volume, now)
-            self._log.error("the run failed", volume=volume, error=error, again=_text(again))
-
-    def _look(self) -> None:
-        """What there is now, and when what of it is due."""
-        if self._settings.is_to_be_read:
-            self._reload()
-        try:
-            session = self._opened()
-            from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
-            from volferry.operations.quiesce import replay  # noqa: PLC0415
-
-            try:
-                left = replay(session.engine, self._config.state_dir, self._log.info)
-            except VolferryError as error:  # no reason to back up nothing
-                left = [str(error)]
-            for problem in left:
-                self._say_once("what an interrupted run had stopped could not be brought back", problem)
-            volumes = list_volumes(session.engine)
-            newest = _newest(session)
-        except VolferryError as error:
-            self._say_once("cannot look for what is due", str(error))
-            self._looked_at, self._in_trouble, self._appointments = datetime.now(UTC), True, []
-            return
-        self._in_trouble = False
-        now = self._looked_at = datetime.now(UTC)
-        self._appointments, wrong = self._agenda.appointments(volumes, self._config, newest, now)
-        for volume, problem in wrong.items():
-            self._say_once("a volume is left out", problem, volume=volume)
-        late = {each.volume.name for each in self._appointments if each.late}
-        for volume in late - self._runs.going_on():
-            self._say_once(
-                "a volume is late", "it has no backup for longer than its schedule allows", volume=volume
-            )
-        if not late and not wrong:
-            self._said.clear()
-
-    def _opened(self) -> Session:
-        if self._session is None:
-            from volferry.engine.events import Watch  # noqa: PLC0415
-
-            session = Session(self._config)
-            self._watch = Watch(session.engine, lambda: self._wake.put(("changed", None)))
-            self._session = session
-        return self._session
-
-    def _close(self) -> None:
-        if self._session is not None and self._watch is not None:
-            self._watch.stop()
-            self._session.engine.close()
-        self._session = self._watch = None
-
-    def _say_once(self, what: str, error: str, **more: str) -> None:
-        key = f"{what} {error} {more}"
-        if key not in self._said:
-            self._said.add(key)
-            self._log.error(what, error=error, **more)
+            runs = self.history.recent(10_000, since=self._digest_since)
+            text = digest(runs, sorted(self._loop.late), self._digest_since)
+            self.tell(Event("digest", "", "what was backed up", now, Ending(True, error=text)))
+            self._digest_since, self._digest_due = now, None
+        if self._digest_due is None:
+            self._digest_due = config.digest.after(now, self._loop.agenda.zone)
 
 
-class _Runs:
-    """Processes that back up one volume each, and then copy and prune what there is of it."""
-
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        log: Log,
-        wake: queue.SimpleQueue[tuple[str, Any]],
-        has_replicas: Callable[[], bool],
-    ) -> None:
-        self._arguments = arguments
-        self.log = log
-        self._has_replicas = has_replicas
-        self._wake = wake
-        self._threads: dict[str, threading.Thread] = {}
-        self._processes: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()
-        self.stopped = False
-
-    def going_on(self) -> set[str]:
-        return {volume for volume, thread in self._threads.items() if thread.is_alive()}
-
-    def start(self, volume: str) -> None:
-        with held_back():
-            thread = threading.Thread(target=self._run, args=(volume,), name=f"run of {volume}")
-            self._threads[volume] = thread
-            thread.start()
-
-    def stop(self) -> None:
-        """Ends what is going on, as a signal would; services are up again when it returns."""
-        with self._lock:
-            self.stopped = True
-            for process in self._processes:
-                process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + _STOP_SECONDS
-        for thread in self._threads.values():
-            thread.join(max(0.0, end - time.monotonic()))
-
-    def _run(self, volume: str) -> None:
-        self.log.info("a run begins", volume=volume)
-        code, error = self._command("backup", volume)
-        if code in {0, FINDINGS_EXIT_CODE}:
-            self.log.info("a run has ended", volume=volume, findings=code == FINDINGS_EXIT_CODE)
-            for command in ("copy", "prune") if self._has_replicas() else ("prune",):
-                after, why = self._command(command, volume)
-                if after not in {0, FINDINGS_EXIT_CODE}:
-                    self.log.error("what follows a run failed", command=command, volume=volume, error=why)
-        self._wake.put(("ended", (volume, code, error)))
-
-    def _command(self, command: str, volume: str) -> tuple[int, str]:
-        """Exit code, and the last line of what it said."""
-        with self._lock:
-            if self.stopped:
-                return Interrupted.exit_code, ""
-            process = subprocess.Popen(
-                [sys.executable, "-m", "volferry", command, *self._arguments, "--", volume],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                # A signal to the daemon's group is the daemon's to pass on.
-                start_new_session=True,
-            )
-            self._processes.add(process)
-        _, said = process.communicate()
-        with self._lock:
-            self._processes.discard(process)
-        lines = [line.removeprefix("volferry: ") for line in said.splitlines() if line.strip()]
-        return process.returncode, lines[-1] if lines else f"exit code {process.returncode}"
-
-
-def _newest(session: Session) -> dict[str, datetime]:
-    """When each volume's newest backup began."""
-    try:
-        refs = session.repository.refs(host=session.host)
-        return {ref.volume: ref.time for ref in refs}  # in the order of time
-    except NoSuchStore:
-        if any((session.config.state_dir / "stores").glob("*")):
-            # An unmounted share leaves its mount point, where everything would be backed up anew.
-            raise
-        return {}
-
-
-def _zone(config: Config) -> Any:
-    if config.daemon.timezone:
-        return ZoneInfo(config.daemon.timezone)
-    return get_localzone()
-
-
-def _text(time: datetime) -> str:
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def _logger(config: Config) -> Log:
+def _configure_log(config: Config) -> None:
+    """Loggers that there are follow."""
     renderer: Callable[..., Any] = (
         structlog.processors.JSONRenderer()
         if config.daemon.log == "json"
@@ -344,4 +289,3 @@ def _logger(config: Config) -> Log:
         ],
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
-    return structlog.get_logger()

@@ -13,6 +13,7 @@ import typer
 from volferry.cli.options import (
     BackupArgument,
     ConfigOption,
+    DumpOption,
     EngineOption,
     HostOption,
     JsonOption,
@@ -33,6 +34,7 @@ def export(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the tar; - is stdout.")
     ] = "-",
+    dump: DumpOption = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE if it is there.")] = False,
     json: JsonOption = False,
     store: StoreOption = None,
@@ -40,39 +42,45 @@ def export(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Write a backup as a plain tar, such as `volferry export pgdata | tar -x` takes."""
+    """Write a backup as a plain tar, such as `volferry export pgdata | tar -x` takes, or one of its dumps."""
     from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
-    from volferry.operations.export import export_backup  # noqa: PLC0415
+    from volferry.operations.export import export_backup, export_dump  # noqa: PLC0415
 
     if output == "-" and json:
         raise UsageError("--json and a tar cannot both go to stdout: give a file with -o")
-    if output == "-" and sys.stdout.isatty():
+    if output == "-" and dump is None and sys.stdout.isatty():
         raise UsageError("a tar would not look well on a terminal: give a file with -o, or a pipe")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
     with session.run() as run:
         backup = BackupReader(session.repository, ref, spool=run.spool)
-        with TerminalObserver(ref.volume) as observer, _opened(output, force=force) as file:
-            total = export_backup(backup, file.write, observer=observer)
+        with TerminalObserver(ref.volume) as observer, opened_output(output, replace=force) as file:
+            total = (
+                export_backup(backup, file.write, observer=observer)
+                if dump is None
+                else export_dump(backup, dump, file.write, observer=observer)
+            )
     if json:
-        print_json({"id": ref.id, "host": ref.host, "volume": ref.volume, "file": output, "tar_bytes": total})
+        size = {"tar_bytes": total} if dump is None else {"dump": dump, "dump_bytes": total}
+        print_json({"id": ref.id, "host": ref.host, "volume": ref.volume, "file": output, **size})
     elif output != "-":
-        print(f"exported {ref} to {output}: {size_text(total)}")
+        what = str(ref) if dump is None else f"dump {dump} of {ref}"
+        print(f"exported {what} to {output}: {size_text(total)}")
     if backup.manifest.findings_total:
         say(f"this backup has findings: see `volferry show {ref}`")
     return 0
 
 
 @contextmanager
-def _opened(output: str, *, force: bool) -> Iterator[BinaryIO]:
+def opened_output(output: str, *, replace: bool, option: str = "--force") -> Iterator[BinaryIO]:
     """stdout, or a file that appears under its name when it is whole."""
     if output == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     path = Path(output)
-    if path.exists() and not force:
-        raise UsageError(f"{output} exists already: --force replaces it")
+    if path.exists() and not replace:
+        raise UsageError(f"{output} exists already: {option} replaces it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("xb") as file:

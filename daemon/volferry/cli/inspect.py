@@ -22,7 +22,7 @@ from volferry.cli.text import count_text, duration_text, local_time_text, size_t
 from volferry.errors import NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
-    from volferry.archive.manifest import Manifest
+    from volferry.archive.manifest import DumpPart, Manifest
     from volferry.model import BackupRef
 
 _MOST_FINDINGS = 20
@@ -115,6 +115,7 @@ def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:
         "stored_bytes": counts.stored_bytes,
         "seconds": manifest.seconds,
         "downtime_seconds": manifest.downtime_seconds,
+        "dumps": [dump.name for dump in manifest.dumps],
         "findings": document_of(manifest.findings),
         "findings_total": manifest.findings_total,
     }
@@ -134,6 +135,7 @@ def _print_list(
                 f"{counts.entries:,}",
                 size_text(counts.source_bytes),
                 size_text(counts.stored_bytes),
+                duration_text(manifest.downtime_seconds) if manifest.downtime_seconds else "-",
                 str(manifest.findings_total or "-"),
                 *([" ".join(name for name, refs in stores.items() if ref in refs)] if stores else []),
             )
@@ -146,10 +148,11 @@ def _print_list(
         "ENTRIES",
         "SIZE",
         "STORED",
+        "DOWN",
         "FINDINGS",
         *(["STORES"] if stores else []),
     )
-    print(table(header, rows, right=tuple(column + shift for column in (2, 3, 4, 5))))
+    print(table(header, rows, right=tuple(column + shift for column in (2, 3, 4, 5, 6))))
 
 
 def show(
@@ -177,6 +180,10 @@ def _left_out(manifest: Manifest) -> str:
     why = [*excluded.patterns, *(["caches"] if excluded.caches else [])]
     what = f"{count_text(excluded.entries, 'entry', 'entries')}, {size_text(excluded.source_bytes)}"
     return f"{what} ({' '.join(why)})"
+
+
+def _dump(dump: DumpPart) -> str:
+    return f"{dump.name}, {size_text(dump.source_bytes)} from container {dump.container} in {duration_text(dump.seconds)}"
 
 
 def _print_manifest(ref: BackupRef, manifest: Manifest) -> None:
@@ -215,6 +222,7 @@ def _print_manifest(ref: BackupRef, manifest: Manifest) -> None:
             if manifest.excluded.patterns or manifest.excluded.caches
             else []
         ),
+        *(("Dump", _dump(dump)) for dump in manifest.dumps),
         ("Findings", str(manifest.findings_total or "none")),
     ]
     for label, value in lines:

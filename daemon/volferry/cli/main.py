@@ -27,6 +27,7 @@ _COMMANDS = {
     "forget": ("prune", "forget"),
     "prune": ("prune", "prune"),
     "daemon": ("daemon", "daemon"),
+    "status": ("status", "status"),
     "doctor": ("doctor", "doctor"),
     "config": ("config", "app"),
 }

@@ -39,6 +39,10 @@ HostOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")
 ]
+DumpOption = Annotated[
+    str | None,
+    typer.Option("--dump", metavar="NAME", help="Only this dump of it: what a container's command wrote."),
+]
 AllHostsOption = Annotated[bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")]
 
 

@@ -11,12 +11,13 @@ import typer
 from volferry.cli.options import (
     BackupArgument,
     ConfigOption,
+    DumpOption,
     EngineOption,
     HostOption,
     JsonOption,
     StoreOption,
 )
-from volferry.cli.restore_selected import Report, restore_selected, restore_to, selected
+from volferry.cli.restore_selected import Report, restore_dump, restore_selected, restore_to, selected
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.target_volume import opened_target
 from volferry.cli.text import count_text, duration_text, size_text
@@ -47,7 +48,9 @@ def restore(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="DIR", help="Restore into a directory of this machine; - writes a tar to stdout."
+            "--to",
+            metavar="DIR",
+            help="Restore into a directory of this machine; - writes a tar to stdout. With --dump, a file or a directory.",
         ),
     ] = None,
     replace: Annotated[
@@ -59,6 +62,7 @@ def restore(
         ),
     ] = False,
     glob: Annotated[bool, typer.Option("--glob", help="PATHs are shell patterns.")] = False,
+    dump: DumpOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
     host: HostOption = None,
@@ -71,6 +75,8 @@ def restore(
     from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
 
     _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json)
+    if dump is not None and paths:
+        raise UsageError("--dump and PATHs exclude each other: a dump is one file")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
     with session.run() as run:
@@ -78,8 +84,10 @@ def restore(
             session.bring_back()
             session.reap(run)
         backup = BackupReader(session.repository, ref, spool=run.spool)
-        selection = selected(backup, paths or [], glob=glob)
-        if to is not None:
+        selection = selected(backup, paths or [], glob=glob, dump=dump)
+        if dump is not None and to is not None:
+            report = restore_dump(backup, dump, to, replace=replace)
+        elif to is not None:
             report = restore_to(backup, selection, to, replace=replace)
         else:
             target = into or ref.volume

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from volferry.cli.export import opened_output
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
 from volferry.cli.target_volume import opened_target
@@ -29,10 +30,15 @@ class Report:
     warnings: tuple[str, ...] = ()
 
 
-def selected(backup: BackupReader, paths: list[str], *, glob: bool) -> Selection | None:
-    """What `paths` choose; None for all of the backup. Raises NoSuchPath."""
+def selected(
+    backup: BackupReader, paths: list[str], *, glob: bool, dump: str | None = None
+) -> Selection | None:
+    """What `paths` choose, or a dump; None for all of the backup. Raises NoSuchPath."""
+    from volferry.operations.export import selected_dump  # noqa: PLC0415
     from volferry.operations.selecting import select_matching, select_paths  # noqa: PLC0415
 
+    if dump is not None:
+        return selected_dump(backup, dump)
     if not paths:
         return None
     selection = select_matching(backup, paths) if glob else select_paths(backup, paths)
@@ -73,6 +79,32 @@ def restore_selected(
             raise
 
 
+def restore_dump(backup: BackupReader, name: str, to: str, *, replace: bool) -> Report:
+    """As a file of this machine, in `to` where that is a directory, or to stdout."""
+    from volferry.operations.export import export_dump  # noqa: PLC0415
+
+    ref = backup.ref
+    place = to if to == "-" or not Path(to).is_dir() else str(Path(to) / name)
+    with (
+        TerminalObserver(ref.volume) as observer,
+        opened_output(place, replace=replace, option="--replace") as file,
+    ):
+        total = export_dump(backup, name, file.write, observer=observer)
+    if place == "-":
+        return Report({}, "")
+    document: dict[str, object] = {
+        "id": ref.id,
+        "host": ref.host,
+        "source_volume": ref.volume,
+        "dump": name,
+        "to": place,
+        "source_bytes": total,
+        "fetched_bytes": backup.fetched_bytes,
+        "warnings": [],
+    }
+    return Report(document, f"restored dump {name} of {ref} as {place}: {size_text(total)}")
+
+
 def restore_to(backup: BackupReader, selection: Selection | None, to: str, *, replace: bool) -> Report:
     """Into a directory of this machine, or to stdout as a tar."""
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
@@ -82,7 +114,7 @@ def restore_to(backup: BackupReader, selection: Selection | None, to: str, *, re
     with TerminalObserver(ref.volume) as observer:
         if to == "-":
             pieces = (
-                backup.tar_stream()
+                backup.volume_stream()
                 if selection is None
                 else (excerpt := BackupExcerpt(backup, selection)).tar_stream(
                     excerpt.selection.parents - {b""}

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from volferry import __version__
-from volferry.archive.excludes import Excludes
-from volferry.archive.frames import Frame, ReusedGroup, encode_frames
-from volferry.archive.index import FrameLocation, compress_file, distrusted
+from volferry.archive.index import compress_file, distrusted
 from volferry.archive.manifest import (
     FORMAT_VERSION,
     ContainerPart,
     CountsPart,
+    DumpPart,
     ExcludedPart,
     FindingPart,
     IndexObjectPart,
@@ -24,43 +22,29 @@ from volferry.archive.manifest import (
     PackPart,
     VolumePart,
 )
-from volferry.archive.packs import PACK_BYTES, PackWriter
-from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
+from volferry.checkpoint import remove_checkpoints
 from volferry.index_cache import IndexFiles
-from volferry.model import BackupRef, BackupStats, PackInfo, Volume, new_backup_id, printable
-from volferry.operations.base import find_base
-from volferry.operations.plan import Planner, ReusedFrames
-from volferry.operations.volume_reading import Listing, VolumeReading, list_volume
+from volferry.model import BackupStats, Volume, printable
+from volferry.operations.volume_pass import MOVING, Work, read_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
     from volferry.archive.digests import ObjectDigest
     from volferry.engine.helper import HelperInBackground
-    from volferry.index_cache import IndexCache
     from volferry.observer import Observer
-    from volferry.operations.base import Base
-    from volferry.operations.plan import Plan
-    from volferry.repository import BackupWriter, Repository
+    from volferry.operations.dumps import TakenDump
+    from volferry.operations.volume_pass import BackupSettings, Read, Stillness, VolumeState
+    from volferry.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class BackupSettings:
-    host: str
-    engine: str  # its name and version, for the manifest
-    compression_level: int = 1
-    excludes: Excludes = field(default_factory=Excludes)
-    full: bool = False  # read everything, also what has not changed
-    pack_bytes: int = PACK_BYTES
+class _Cost:
+    """Of a pass."""
 
-
-@dataclass(frozen=True, slots=True)
-class VolumeState:
-    """What this machine keeps of one volume in one store. Losing it costs time, nothing else."""
-
-    checkpoints: Path
-    cache: IndexCache
+    read_bytes: int = 0
+    stored_bytes: int = 0
 
 
 def backup_volume(
@@ -74,24 +58,25 @@ def backup_volume(
     started: float,
     observer: Observer,
     still: Stillness,
+    dumps: Sequence[TakenDump] = (),
 ) -> BackupStats:
     """Reads `volume` through `helper`, which is released once that is done, into `repository`.
 
     `spool` is a directory for temporary files; the time that it took counts from `started` (of `time.monotonic`), for
-    a helper takes its time to come up. `still` begins just before the volume is listed, and ends with the last byte that is
+    a helper takes its time to come up. `dumps` become files of the backup. `still` begins just before the volume is listed, and ends with the last byte that is
     read.
 
     What the newest backup of the volume, or a run that died, has stored is not stored again.
     Raises VolferryError; then there is no backup, and the next run goes on from the packs that were stored.
     """
     started_at = datetime.now(UTC)
-    work = _Work(volume, helper, repository, settings, state, spool, observer)
+    work = Work(volume, helper, repository, settings, state, spool, observer, [dump.file for dump in dumps])
     earlier = _Cost()
     if still.warm and not settings.full:
         # Its packs and their checkpoint are the base of what follows, as if it had died.
-        with _read(work, started_at, MOVING, full=False) as found:
+        with read_volume(work, started_at, MOVING, full=False) as found:
             earlier = _Cost(found.reading.read_bytes, sum(pack.stored_bytes for pack in found.packs.packs))
-    with _read(work, started_at, still, full=settings.full) as found:
+    with read_volume(work, started_at, still, full=settings.full) as found:
         # What is left to do needs the store, and the store alone.
         helper.release()
         observer.phase("storing")
@@ -100,8 +85,8 @@ def backup_volume(
             compress_file(index.frames, found.checkpoint.frame_blocks()),
             compress_file(index.files, distrusted(found.checkpoint.group_blocks(), found.reading.torn)),
         )
-        stats = _stats(found, earlier, digests, started, still.downtime_seconds)
-        manifest = _manifest(work, found, stats, digests, started_at, still.mode)
+        stats = _stats(found, earlier, digests, started, still.downtime_seconds, dumps)
+        manifest = _manifest(work, found, stats, digests, started_at, still.mode, dumps)
         found.writer.put_index(index.frames, index.files)
         # The last look before it exists: another machine's prune may have had a clock that is wrong.
         repository.require(found.ref, manifest)
@@ -112,196 +97,13 @@ def backup_volume(
     return stats
 
 
-class Stillness(Protocol):
-    """What keeps a volume from changing while it is read."""
-
-    @property
-    def mode(self) -> str:
-        """As the manifest has it."""
-
-    @property
-    def warm(self) -> bool:
-        """Whether the volume is to be read once before, too."""
-
-    @property
-    def downtime_seconds(self) -> float: ...
-
-    def begin(self) -> None:
-        """Raises VolferryError."""
-
-    def end(self) -> None:
-        """May be called more than once, also before `begin`."""
-
-
-class _Moving:
-    """Nothing keeps it from that."""
-
-    mode = "none"
-    warm = False
-    downtime_seconds = 0.0
-
-    def begin(self) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
-
-
-MOVING: Stillness = _Moving()
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What a pass over the volume needs."""
-
-    volume: Volume
-    helper: HelperInBackground
-    repository: Repository
-    settings: BackupSettings
-    state: VolumeState
-    spool: Path
-    observer: Observer
-
-
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    """Of a pass."""
-
-    read_bytes: int = 0
-    stored_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A volume whose frames are all in packs; what it lacks for a backup is index and manifest."""
-
-    ref: BackupRef
-    base: Base
-    listing: Listing
-    reading: VolumeReading
-    assembly: _Assembly
-    packs: PackWriter
-    checkpoint: CheckpointWriter
-    writer: BackupWriter
-
-
-@contextmanager
-def _read(work: _Work, started_at: datetime, still: Stillness, *, full: bool) -> Iterator[_Read]:
-    """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from."""
-    volume, observer, checkpoints = work.volume, work.observer, work.state.checkpoints
-    base = find_base(
-        work.repository,
-        work.settings.host,
-        volume.name,
-        cache=work.state.cache,
-        checkpoints=find_checkpoints(checkpoints),
-        excludes=work.settings.excludes,
-        spool=work.spool,
-        observer=observer,
-    )
-    ref = BackupRef(work.settings.host, volume.name, new_backup_id(started_at, newest=base.newest))
-    planner = Planner(base, full=full)  # before the wait: it reads ahead
-    observer.phase("listing")
-    running = work.helper.wait()
-    with _until_read(still):
-        listing = list_volume(running, volume, work.spool, planner, work.settings.excludes, observer)
-        if not listing.read.entries:
-            still.end()
-        observer.phase("reading", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries)
-        writer = work.repository.writer(ref)
-        with CheckpointWriter(
-            checkpoints / ref.id, packs=base.packs, excludes=work.settings.excludes
-        ) as checkpoint:
-            packs = PackWriter(
-                ref.id,
-                writer.open_pack,
-                on_committed=checkpoint.pack_committed,
-                pack_bytes=work.settings.pack_bytes,
-            )
-            try:
-                reading = VolumeReading(listing, checkpoint, observer)
-                assembly = _Assembly(base, listing.plan, packs, checkpoint)
-                with (
-                    closing(reading.frames(running, volume, on_end=still.end)) as raw_frames,
-                    closing(
-                        encode_frames(raw_frames, level=work.settings.compression_level, known=base.known)
-                    ) as encoded,
-                ):
-                    for item in encoded:
-                        assembly.add(item)
-                packs.finish()
-                checkpoint.finish()
-                yield _Read(ref, base, listing, reading, assembly, packs, checkpoint, writer)
-            except BaseException:
-                still.end()  # first: what follows asks the store, which may be what failed
-                packs.abort()
-                writer.discard(but_packs=bool(packs.packs))
-                if not packs.packs:
-                    remove_checkpoints(checkpoints / ref.id)
-                raise
-
-
-@contextmanager
-def _until_read(still: Stillness) -> Iterator[None]:
-    try:
-        still.begin()
-        yield
-    finally:
-        still.end()
-
-
-class _Assembly:
-    """Puts the frames of the new index together: new ones go into packs, known and reused ones are referred to."""
-
-    def __init__(self, base: Base, plan: Plan, packs: PackWriter, checkpoint: CheckpointWriter) -> None:
-        self._base = base
-        self._packs = packs
-        self._checkpoint = checkpoint
-        self._reused = ReusedFrames(base, plan)
-        self._live_bytes: dict[str, int] = {}
-        self.frames = 0
-        self.tar_bytes = 0
-
-    def add(self, item: Frame | ReusedGroup) -> None:
-        """Raises ValueError if the base turns out to be damaged."""
-        if isinstance(item, ReusedGroup):
-            for location in self._reused.of(item.number):
-                self._place(location)
-        elif item.stored:
-            self._place(self._packs.add(item))
-        else:
-            known = self._base.known[bytes.fromhex(item.digest)]
-            self._place(
-                FrameLocation(
-                    item.group, known.pack, known.offset, known.stored_bytes, item.raw_bytes, item.digest
-                )
-            )
-
-    def _place(self, location: FrameLocation) -> None:
-        self._checkpoint.frame(location)
-        self._live_bytes[location.pack] = self._live_bytes.get(location.pack, 0) + location.stored_bytes
-        self.frames += 1
-        self.tar_bytes += location.raw_bytes
-
-    def packs(self) -> list[PackInfo]:
-        """Every pack that the backup refers to, with what it needs of it (a frame that is met twice counts twice,
-        up to the size of the pack).
-        """
-        known = {**self._base.packs, **{pack.name: pack for pack in self._packs.packs}}
-        return [
-            PackInfo(
-                name, known[name].stored_bytes, min(live_bytes, known[name].stored_bytes), known[name].digest
-            )
-            for name, live_bytes in sorted(self._live_bytes.items())
-        ]
-
-
 def _stats(
-    found: _Read,
+    found: Read,
     earlier: _Cost,
     digests: tuple[ObjectDigest, ObjectDigest],
     started: float,
     downtime_seconds: float,
+    dumps: Sequence[TakenDump],
 ) -> BackupStats:
     totals = found.reading.totals
     return BackupStats(
@@ -317,16 +119,18 @@ def _stats(
         downtime_seconds=downtime_seconds,
         findings=tuple(found.reading.findings),
         findings_total=found.reading.findings_total,
+        dumps=tuple(dump.file.name for dump in dumps),
     )
 
 
 def _manifest(
-    work: _Work,
-    found: _Read,
+    work: Work,
+    found: Read,
     stats: BackupStats,
     digests: tuple[ObjectDigest, ObjectDigest],
     started_at: datetime,
     consistency: str,
+    dumps: Sequence[TakenDump],
 ) -> Manifest:
     volume, listing = work.volume, found.listing
     kinds = found.reading.totals.kinds
@@ -386,6 +190,15 @@ def _manifest(
             entries=listing.left_out.entries,
             source_bytes=listing.left_out.source_bytes,
             paths=tuple(printable(path) for path in listing.left_out.paths),
+        ),
+        dumps=tuple(
+            DumpPart(
+                name=dump.file.name,
+                container=dump.container,
+                source_bytes=dump.file.source_bytes,
+                seconds=dump.seconds,
+            )
+            for dump in dumps
         ),
         findings=tuple(
             FindingPart(kind=finding.kind, path=printable(finding.path), detail=finding.detail)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.frames import StoredFrame, decode_frames
 from volferry.archive.index import file_blocks, read_files, read_frames
+from volferry.archive.listing import is_reserved
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import DamagedObject, StoreError
 from volferry.layout import files_key, frames_key, pack_key
@@ -56,6 +57,12 @@ class BackupIndex:
         for _, entries in self.groups():
             yield from entries
 
+    def volume_entries(self) -> Iterator[Entry]:
+        """Those of the volume alone, without dumps."""
+        if not self.manifest.dumps:
+            return self.entries()
+        return (entry for entry in self.entries() if not is_reserved(entry.path))
+
     def discard(self) -> None:
         self._files_path.unlink(missing_ok=True)
 
@@ -93,6 +100,15 @@ class BackupReader(BackupIndex):
                 frames_key(self.ref),
                 f"its frames make {total} bytes instead of {self.manifest.counts.tar_bytes}",
             )
+
+    def volume_stream(self) -> Iterator[bytes]:
+        """As `tar_stream`, of the volume alone, without dumps."""
+        if not self.manifest.dumps:
+            return self.tar_stream()
+        # Each entry of theirs is a group of its own.
+        return self.group_stream(
+            frozenset(number for number, entries in self.groups() if not is_reserved(entries[0].path))
+        )
 
     def group_stream(self, groups: Container[int]) -> Iterator[bytes]:
         """The members of some groups as a tar stream of their own, in order, with its end; no other frame is read.

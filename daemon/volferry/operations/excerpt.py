@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volferry.archive.excerpt import Excerpt
-from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
+from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader, reading
 from volferry.errors import DamagedObject
 from volferry.layout import files_key
 from volferry.model import printable
@@ -82,21 +82,6 @@ class BackupExcerpt:
                     files_key(self.backup.ref), f"'{printable(path)}' is a hard link that leads to itself"
                 )
         asked.update(missing)
-
-
-def reading(pieces: Iterator[bytes]) -> Callable[[memoryview], int]:
-    """As the `readinto` of a file."""
-    rest = memoryview(b"")
-
-    def read_into(buffer: memoryview) -> int:
-        nonlocal rest
-        rest = rest or memoryview(next(pieces, b""))
-        size = min(len(rest), len(buffer))
-        buffer[:size] = rest[:size]
-        rest = rest[size:]
-        return size
-
-    return read_into
 
 
 def _gathered(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes]:

@@ -26,6 +26,7 @@ from volferry.engine.swarm import replicas_of, scale
 from volferry.errors import EngineError, VolferryError
 from volferry.interrupts import held_back
 from volferry.journal import Action, Halt, Journal, journals_of_the_dead
+from volferry.operations.hooks import run_journaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -133,10 +134,11 @@ def replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -
 def _replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -> list[str]:
     problems: list[str] = []
     for journal, halts in journals_of_the_dead(state_directory):
-        if touched := [halt for halt in halts if halt.state != "planned"]:
-            note(
-                f"bringing back what an interrupted run had stopped: {', '.join(halt.name for halt in touched)}"
-            )
+        touched = [halt for halt in halts if halt.state != "planned"]
+        if stopped := [halt.name for halt in touched if halt.action != "hook"]:
+            note(f"bringing back what an interrupted run had stopped: {', '.join(stopped)}")
+        if hooks := [halt.name for halt in touched if halt.action == "hook"]:
+            note(f"running what an interrupted run had left to be run after it: {', '.join(hooks)}")
         left = bring_back(engine, halts, journal, note, sure=False)
         journal.end(over=not left)
         problems += left
@@ -154,7 +156,10 @@ def bring_back(
     started: list[Container] = []
     for halt in sorted(halts, key=lambda each: each.order):
         try:
-            _bring_back(engine, halt, note, started, sure=sure)
+            if halt.action == "hook":
+                run_journaled(engine, halt, note)
+            else:
+                _bring_back(engine, halt, note, started, sure=sure)
         except (EngineError, KeyError) as error:
             problems.append(f"{halt.name} could not be brought back: {error}")
             continue

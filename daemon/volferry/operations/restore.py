@@ -78,11 +78,11 @@ def restore_backup(
     if empty_first:
         observer.phase("emptying the volume")
         _run(helper, empty_command(directory), "emptying the volume")
-    counts = backup.manifest.counts
+    counts = backup.manifest.volume_counts
     observer.phase("restoring", total_bytes=counts.tar_bytes)
-    root, warnings = extract(backup.tar_stream(), directory, helper=helper, observer=observer)
+    root, warnings = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=counts.entries)
-    check_same(backup.entries(), _entries(helper, directory), observer)
+    check_same(backup.volume_entries(), _entries(helper, directory), observer)
     _run(helper, sync_command(directory), "writing the volume to the disk")
     unmark(helper, volume)
     # Taking the mark away has changed the time of the root.

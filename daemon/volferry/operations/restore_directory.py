@@ -46,7 +46,7 @@ def restore_into_directory(
     whole = selection is None or selection.everything
     if selection is None or selection.everything:
         selection = Selection(
-            entry.path for entry in backup.entries() if entry.path and b"/" not in entry.path
+            entry.path for entry in backup.volume_entries() if entry.path and b"/" not in entry.path
         )
     excerpt = BackupExcerpt(backup, selection)
     try:
@@ -59,7 +59,7 @@ def restore_into_directory(
             _delete(directory / os.fsdecode(path))
     except OSError as error:
         raise VolferryError(f"cannot write to {directory}: {reason(error)}") from error
-    pieces = backup.tar_stream() if whole and new else excerpt.tar_stream(parents - {b""})
+    pieces = backup.volume_stream() if whole and new else excerpt.tar_stream(parents - {b""})
     warnings = _extract(tar, pieces, directory, observer)
     return Restored(excerpt.count + (whole and new), excerpt.source_bytes, tuple(warnings))
 

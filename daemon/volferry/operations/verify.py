@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from volferry.archive.digests import ObjectDigest, ObjectHasher, digested
-from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
+from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader, reading
 from volferry.errors import CommandFailed, DamagedObject, RepositoryError, StoreError
 from volferry.layout import files_key, frames_key, needed_objects, pack_key
 from volferry.model import printable
 from volferry.operations.backup_reader import BackupReader
-from volferry.operations.excerpt import reading
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.alignment import ANCHOR, align
 from volferry.archive.commands import RESTORE_MARK, create_command, find_command, list_command
+from volferry.archive.dumps import DumpFile, dump_frames, with_dumps
 from volferry.archive.excludes import CACHE_SIGNATURE, CACHE_TAG, Excludes, LeftOut, without_excluded
 from volferry.archive.frames import ReusedGroup
 from volferry.archive.groups import split_groups
@@ -20,9 +21,11 @@ from volferry.archive.listing import (
     NANOSECONDS,
     UNTRUSTED,
     Entry,
+    is_reserved,
     listing_records,
     nanoseconds,
     parse_record,
+    path_of,
     split_records,
 )
 from volferry.archive.manifest import MOST_FINDINGS
@@ -34,7 +37,7 @@ from volferry.interrupts import held_back
 from volferry.model import Finding, Volume, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from volferry.checkpoint import CheckpointWriter
@@ -78,6 +81,7 @@ class Listing:
     read: Totals = field(default_factory=Totals)
     sockets: int = 0
     left_out: LeftOut = field(default_factory=LeftOut)
+    dumped: set[int] = field(default_factory=set)  # groups of what is not in the volume
 
     def groups(self) -> Iterator[tuple[int, list[bytes]]]:
         return parse_groups(file_blocks(self.path))
@@ -94,7 +98,13 @@ class Listing:
 
 
 def list_volume(
-    helper: Helper, volume: Volume, spool: Path, planner: Planner, excludes: Excludes, observer: Observer
+    helper: Helper,
+    volume: Volume,
+    spool: Path,
+    planner: Planner,
+    excludes: Excludes,
+    dumps: Sequence[DumpFile],
+    observer: Observer,
 ) -> Listing:
     """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole."""
     errors: list[str] = []
@@ -112,9 +122,12 @@ def list_volume(
                 records = without_excluded(
                     records, excludes, cache_directories=caches, left_out=listing.left_out
                 )
-            for group in split_groups(records):
+            for group in split_groups(with_dumps(records, dumps)):
                 everything.write(group_bytes(group.number, group.records))
-                if planner.add(group):
+                is_read = planner.add(group)
+                if dumps and is_reserved(path_of(group.records[0])):
+                    listing.dumped.add(group.number)
+                elif is_read:
                     listing.read.add(len(group.records), group.source_bytes, group.kinds)
                     for record in planner.plan.anchors.get(group.number, ()):
                         to_read.write(b"%d %s\0" % (ANCHOR, record))
@@ -184,15 +197,19 @@ def _of_interest(records: Iterable[bytes], listing: Listing) -> Iterator[bytes]:
 class VolumeReading:
     """Reads what is to be read, and keeps account of all entries in the checkpoint."""
 
-    def __init__(self, listing: Listing, checkpoint: CheckpointWriter, observer: Observer) -> None:
+    def __init__(
+        self, listing: Listing, checkpoint: CheckpointWriter, dumps: Sequence[DumpFile], observer: Observer
+    ) -> None:
         self._listing = listing
+        self._dumps = dumps
         self._checkpoint = checkpoint
         self._observer = observer
         self._log = TarLog()
         self._newest_trusted = int(listing.at.timestamp() - CHANGED_WITHIN_SECONDS) * NANOSECONDS
         self._groups = listing.groups()
         self._recorded = -1  # the entries of groups up to this one are in the checkpoint, if they are reused
-        self._reused: deque[int] = deque()  # of those, the groups that have not been passed on
+        self._ready: deque[int] = deque()  # of those, and of dumps, the groups that have not been passed on
+        self._dump_paths: dict[int, bytes] = {}
         self._read = Totals()
         self.read_bytes = 0
         self.findings: list[Finding] = []
@@ -214,17 +231,17 @@ class VolumeReading:
         self, helper: Helper, volume: Volume, *, on_end: Callable[[], object]
     ) -> Generator[tuple[int, bytes | memoryview] | ReusedGroup, None, None]:
         """The raw frames of what is read and, in their places, the groups that are reused; last, in a group of its
-        own, the end-of-archive marker. `on_end` is called once the last byte has been read.
+        own, the end-of-archive marker. `on_end` is called once the last byte of the volume has been read.
 
         Raises CommandFailed if anything but a finding was in the way.
         """
         if self._listing.read.entries:
             for group, raw in self._frames_read(helper, volume):
-                yield from self._reused_before(group)
+                yield from self._others_before(group)
                 yield group, raw
         on_end()
         last = len(self._listing.plan.sources)
-        yield from self._reused_before(last)
+        yield from self._others_before(last)
         yield last, END_OF_ARCHIVE
         for finding in self._log.torn.values():
             self._found(finding)
@@ -252,19 +269,30 @@ class VolumeReading:
             self.read_bytes = reader.bytes_read
             self._check(process.wait())
 
-    def _reused_before(self, group: int) -> Iterator[ReusedGroup]:
-        """Reused groups that come before `group` and have not been passed on."""
-        self._record_reused_before(group)
-        while self._reused and self._reused[0] < group:
-            yield ReusedGroup(self._reused.popleft())
+    def _others_before(self, group: int) -> Iterator[tuple[int, memoryview] | ReusedGroup]:
+        """Reused groups and dumps that come before `group` and have not been passed on."""
+        self._record_others_before(group)
+        while self._ready and self._ready[0] < group:
+            number = self._ready.popleft()
+            if number in self._listing.dumped:
+                yield from dump_frames(self._dumps, self._dump_paths.pop(number), number)
+            else:
+                yield ReusedGroup(number)
 
-    def _record_reused_before(self, group: int) -> None:
+    def _record_others_before(self, group: int) -> None:
         """Their entries: those of `group` come next."""
         while self._recorded < group - 1:
             self._recorded, records = next(self._groups, (group - 1, []))
-            if records and not self._listing.plan.is_read(self._recorded):
-                self._checkpoint.group(self._recorded, records)
-                self._reused.append(self._recorded)
+            if not records:
+                continue
+            if self._recorded in self._listing.dumped:
+                (entry,) = (parse_record(record) for record in records)
+                self._dump_paths[self._recorded] = entry.path
+                self._read.add(1, entry.size, {entry.kind: 1})
+            elif self._listing.plan.is_read(self._recorded):
+                continue
+            self._checkpoint.group(self._recorded, records)
+            self._ready.append(self._recorded)
 
     def _stored(self, group: int, entry: Entry) -> None:
         stat = entry.stat
@@ -273,7 +301,7 @@ class VolumeReading:
         ):
             # It could change again within the same tick of the clock, and look as if it had not.
             entry = Entry(entry.path, b" ".join(stat._replace(ctime=UNTRUSTED)))
-        self._record_reused_before(group)
+        self._record_others_before(group)
         self._checkpoint.entry(group, entry.record)
         size = int(stat.size) if stat.kind == b"f" else 0
         self._read.add(1, size, {stat.kind: 1})

@@ -1,11 +1,11 @@
-"""Which volumes are due, and one run of each at a time: what the daemon does, without the engine, the store and the clock."""
+"""Which volumes are due when, and which are late: by what there is in the store, not by what is remembered."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from hashlib import sha256
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from volferry.errors import ConfigError
 from volferry.schedule import Due, due
@@ -13,8 +13,9 @@ from volferry.schedule import Due, due
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from volferry.config import Config, VolumeSettings
+    from volferry.config import Config
     from volferry.model import Volume
+    from volferry.volume_settings import VolumeSettings
 
 _FIRST_RETRY = timedelta(minutes=1)
 _LAST_RETRY = timedelta(hours=1)
@@ -24,21 +25,21 @@ _LAST_RETRY = timedelta(hours=1)
 class Appointment:
     """When a volume is to be backed up next."""
 
-    volume: Volume
+    volume: str
     at: datetime
-    late: bool
+    late: bool  # it has had no good backup for longer than its schedule allows
 
 
 @dataclass(slots=True)
 class Agenda:
-    """What is due, by what there is; it remembers failures only, and a restart forgets those."""
+    """It remembers failures, and when runs ended; a restart forgets those."""
 
     zone: tzinfo
     _from_the_future: dict[tuple[str, datetime], datetime] = field(default_factory=dict)
     _failures: dict[str, tuple[int, datetime]] = field(
         default_factory=dict
     )  # how many in a row, and when the last was
-    _said: dict[str, str] = field(default_factory=dict)
+    _ended: dict[str, datetime] = field(default_factory=dict)  # the last good run of each
 
     def failed(self, volume: str, now: datetime) -> datetime:
         """When it is tried again: a minute later, then two, four, up to an hour."""
@@ -46,15 +47,21 @@ class Agenda:
         self._failures[volume] = (count, now)
         return now + _retry(count)
 
-    def succeeded(self, volume: str) -> bool:
-        """Whether it had failed before."""
+    def succeeded(self, volume: str, now: datetime) -> bool:
+        """Whether it had failed before. What came due while it ran is done with."""
+        self._ended[volume] = now
         return self._failures.pop(volume, None) is not None
 
     def appointments(
-        self, volumes: Iterable[Volume], config: Config, newest: Mapping[str, datetime], now: datetime
+        self,
+        volumes: Iterable[Volume],
+        config: Config,
+        newest: Mapping[str, datetime],
+        seen: Mapping[str, datetime],
+        now: datetime,
     ) -> tuple[list[Appointment], dict[str, str]]:
         """Of all volumes that are selected and have a schedule, the first one first; and what is wrong with settings, by
-        volume.
+        volume. `newest` is when the newest backup of each began, `seen` when it was seen first.
         """
         found = []
         wrong: dict[str, str] = {}
@@ -67,10 +74,16 @@ class Agenda:
             if not is_selected(volume, settings, config.daemon.select) or settings.schedule is None:
                 continue
             last = self._believed(volume.name, newest.get(volume.name), now)
-            next_due = due(settings.schedule, last, now, self.zone)
-            if next_due is not None:
-                found.append(self._appointment(volume, next_due, config.daemon.jitter.delta, now))
-        return sorted(found, key=lambda each: (each.at, each.volume.name)), wrong
+            late_by = due(settings.schedule, last, now, self.zone, seen=seen.get(volume.name, now))
+            ended = self._ended.get(volume.name)
+            if ended is not None and (last is None or last < ended <= now):
+                next_due = due(settings.schedule, ended, now, self.zone, seen=now)
+            else:
+                next_due = late_by
+            if next_due is not None and late_by is not None:
+                at = self._time_of(volume.name, next_due, config.daemon.jitter.delta, now)
+                found.append(Appointment(volume.name, at, late_by.late))
+        return sorted(found, key=lambda each: (each.at, each.volume)), wrong
 
     def _believed(self, volume: str, newest: datetime | None, now: datetime) -> datetime | None:
         """One from the future was made while the clock was wrong: it counts from when it was seen first."""
@@ -78,14 +91,14 @@ class Agenda:
             return newest
         return self._from_the_future.setdefault((volume, newest), now)
 
-    def _appointment(self, volume: Volume, next_due: Due, jitter: timedelta, now: datetime) -> Appointment:
+    def _time_of(self, volume: str, next_due: Due, jitter: timedelta, now: datetime) -> datetime:
         at = next_due.at
         if next_due.at != now:  # of a volume without a backup, it would be another one at each look
-            at += _share(f"{volume.name} {next_due.at.isoformat()}", jitter)
-        if volume.name in self._failures:
-            count, last = self._failures[volume.name]
+            at += _share(f"{volume} {next_due.at.isoformat()}", jitter)
+        if volume in self._failures:
+            count, last = self._failures[volume]
             at = max(at, last + _retry(count))
-        return Appointment(volume, at, next_due.late)
+        return at
 
 
 def is_selected(volume: Volume, settings: VolumeSettings, select: str) -> bool:
@@ -101,27 +114,3 @@ def _retry(count: int) -> timedelta:
 def _share(of: str, jitter: timedelta) -> timedelta:
     """The same each time that it is asked for, and different from volume to volume, and from time to time."""
     return jitter * (int.from_bytes(sha256(of.encode()).digest()[:4], "big") / 2**32)
-
-
-class Runs(Protocol):
-    """Where runs take place."""
-
-    def start(self, volume: str) -> None: ...
-    def going_on(self) -> set[str]: ...
-
-
-def start_due(
-    appointments: Iterable[Appointment], runs: Runs, now: datetime, *, at_once: int
-) -> datetime | None:
-    """Starts what is due and may; returns when to look again, or None for when something ends or changes."""
-    going_on = runs.going_on()
-    for appointment in appointments:
-        if appointment.volume.name in going_on:
-            continue  # that of now is the one of then, too
-        if appointment.at > now:
-            return appointment.at
-        if len(going_on) >= at_once:
-            return None
-        runs.start(appointment.volume.name)
-        going_on = runs.going_on()
-    return None

@@ -1,0 +1,182 @@
+"""Backs up one volume, as it is wanted: hooks, dumps, and what stands still meanwhile."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry.cli.progress import TerminalObserver
+from volferry.cli.session import say
+from volferry.errors import UsageError
+
+if TYPE_CHECKING:
+    from volferry.archive.excludes import Excludes
+    from volferry.cli.session import Session
+    from volferry.engine.helper import HelperSettings
+    from volferry.labels import ContainerCommand, Dump
+    from volferry.model import BackupStats, Volume
+    from volferry.operations.quiesce import Mode
+    from volferry.repository import Repository
+    from volferry.run import Run
+    from volferry.volume_settings import HostHooks
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How one volume is backed up."""
+
+    excludes: Excludes
+    quiesce: Mode
+    warm: bool
+    full: bool
+    host_hooks: HostHooks
+    pre: list[ContainerCommand]
+    post: list[ContainerCommand]
+    on_error: list[ContainerCommand]
+    dumps: list[Dump]
+
+
+class OpenedStore:
+    """The store's repository, opened while the first volume's helper comes up, and made if it is not there. What dead
+    runs left behind, in the engine and in the store, is removed then.
+    """
+
+    def __init__(self, session: Session, run: Run) -> None:
+        self._session = session
+        self._run = run
+        self._repository: Repository | None = None
+        self.failed = False  # it cannot be opened
+
+    def repository(self) -> Repository:
+        if self._repository is None:
+            from volferry.repository import Repository  # noqa: PLC0415 -- slow to import
+
+            store = self._session.store
+            self.failed = True
+            self._repository, new = Repository.open_or_create(store)
+            if new:
+                say(f"new store at {store.url}")
+            store.clean()
+            self._session.reap(self._run)
+            self.failed = False
+        return self._repository
+
+
+def back_up_one(
+    session: Session, volume: Volume, opened: OpenedStore, settings: HelperSettings, run: Run, wanted: Wanted
+) -> tuple[BackupStats, list[str]]:
+    """Also what could not be brought back afterwards."""
+    from volferry.engine.helper import HelperInBackground  # noqa: PLC0415
+
+    started = time.monotonic()
+    with (
+        TerminalObserver(volume.name) as observer,
+        HelperInBackground(session.engine, run, settings, [volume]) as helper,
+    ):
+        # Imported and opened while the helper comes up.
+        from volferry.index_cache import IndexCache  # noqa: PLC0415
+        from volferry.interrupts import held_back  # noqa: PLC0415
+        from volferry.journal import Journal  # noqa: PLC0415
+        from volferry.operations.backup import backup_volume  # noqa: PLC0415
+        from volferry.operations.dumps import take_dumps  # noqa: PLC0415
+        from volferry.operations.hooks import Hooks  # noqa: PLC0415
+        from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
+        from volferry.operations.volume_pass import BackupSettings, VolumeState  # noqa: PLC0415
+        from volferry.volume_lock import volume_lock  # noqa: PLC0415
+
+        repository = opened.repository()
+        still = Quiesced(
+            session.engine,
+            volume.name,
+            wanted.quiesce,
+            warm=wanted.warm and wanted.quiesce != "none",
+            journal=Journal.of_run(session.config.state_dir, run.id),
+            own=[settings.own.id] if settings.own else [],
+            note=observer.note,
+        )
+        environment = {"VOLFERRY_VOLUME": volume.name, "VOLFERRY_HOST": session.host, "VOLFERRY_RUN": run.id}
+        hooks = Hooks(
+            session.engine,
+            pre=wanted.pre,
+            post=wanted.post,
+            on_error=wanted.on_error,
+            host=wanted.host_hooks,
+            environment=environment,
+            journal=Journal.of_run(session.config.state_dir, run.id),
+        )
+        state = session.state_of_volume(repository, session.host, volume.name)
+        try:
+            with volume_lock(state, volume.name):
+                hooks.before()
+                dumps = take_dumps(
+                    session.engine, wanted.dumps, spool=run.spool, environment=environment, observer=observer
+                )
+                stats = backup_volume(
+                    volume,
+                    helper=helper,
+                    repository=repository,
+                    settings=BackupSettings(
+                        host=session.host,
+                        engine=f"{session.engine.name}, Docker {session.engine.version}",
+                        compression_level=session.config.compression,
+                        excludes=wanted.excludes,
+                        full=wanted.full,
+                    ),
+                    state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
+                    spool=run.spool,
+                    started=started,
+                    observer=observer,
+                    still=still,
+                    dumps=dumps,
+                )
+        except BaseException as error:
+            with held_back():
+                hooks.after(str(error))
+                for problem in (*still.problems, *hooks.problems):
+                    say(f"volferry: {volume.name}: {problem}")
+            raise
+        try:
+            still.await_health()
+        finally:
+            hooks.after(None)
+        return stats, still.problems + hooks.problems
+
+
+def wanted_of(
+    session: Session,
+    volume: Volume,
+    *,
+    exclude: list[str],
+    exclude_caches: bool,
+    quiesce: Mode | None,
+    warm: bool | None,
+    full: bool,
+) -> Wanted:
+    """What the command line says, else what is in force for the volume. Raises ConfigError, UsageError for a pattern that
+    cannot be understood.
+    """
+    from volferry.archive.excludes import Excludes  # noqa: PLC0415
+    from volferry.labels import dumps_of, hooks_of  # noqa: PLC0415
+    from volferry.volume_settings import HostHooks  # noqa: PLC0415
+
+    settings = session.config.settings_of(volume)
+    excludes = Excludes(
+        (*(settings.exclude or ()), *exclude), bool(settings.exclude_caches) or exclude_caches
+    )
+    try:
+        excludes.check()
+    except ValueError as error:
+        raise UsageError(f"volume {volume.name}: {error}") from error
+    running = [use for use in volume.uses if use.state == "running"]
+    return Wanted(
+        excludes=excludes,
+        quiesce=quiesce or settings.quiesce or "none",
+        warm=bool(settings.warm) if warm is None else warm,
+        full=full,
+        host_hooks=settings.hooks or HostHooks(),
+        pre=hooks_of(running, "pre"),
+        post=hooks_of(running, "post"),
+        on_error=hooks_of(running, "on-error"),
+        dumps=dumps_of(volume.name, volume.uses),
+    )

@@ -1,0 +1,158 @@
+"""The daemon's runs: processes that back up one volume each, and then copy and prune what there is of it.
+
+Each is the same command as a person would type: what it holds is given back when it ends, and what ends it ends nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from volferry.errors import FINDINGS_EXIT_CODE, Interrupted
+from volferry.interrupts import held_back
+from volferry.run import RUN_VARIABLE, new_run_id
+from volferry.scheduler.loop import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Log = Any
+_STOP_SECONDS = 8  # of the ten that an engine gives a container
+_GOOD = {0, FINDINGS_EXIT_CODE}
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One command that has ended."""
+
+    code: int
+    document: dict[str, Any]
+    last_line: str
+
+
+@dataclass(slots=True)
+class ProcessRuns:
+    """Implements `Runs`. `ended` is called from other threads than the loop's."""
+
+    arguments: Sequence[str]
+    log: Log
+    has_replicas: Callable[[], bool]
+    began: Callable[[str, str], None]  # with volume and run
+    ended: Callable[[str, str, Ending], None]
+    stopped: bool = False
+    _threads: dict[str, tuple[threading.Thread, datetime]] = field(default_factory=dict)
+    _processes: set[subprocess.Popen[str]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def going_on(self) -> Mapping[str, datetime]:
+        with self._lock:
+            return {volume: began for volume, (thread, began) in self._threads.items() if thread.is_alive()}
+
+    def start(self, volume: str) -> None:
+        with held_back():
+            thread = threading.Thread(target=self._run, args=(volume,), name=f"run of {volume}")
+            thread.start()
+            with self._lock:
+                living = {name: each for name, each in self._threads.items() if each[0].is_alive()}
+                self._threads = {**living, volume: (thread, datetime.now(UTC))}
+
+    def stop(self) -> None:
+        """Ends what is going on, as a signal would; services are up again when it returns."""
+        with self._lock:
+            self.stopped = True
+            threads = [thread for thread, _ in self._threads.values()]
+            for process in self._processes:
+                process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + _STOP_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _run(self, volume: str) -> None:
+        run = new_run_id()
+        log = self.log.bind(run=run, volume=volume)
+        log.info("a run begins")
+        self.began(volume, run)
+        done = self._command("backup", volume, log, run, "--json")
+        ending = _ending(done, stopped=self.stopped)
+        if ending.good:
+            log.info(
+                "a run has ended",
+                backup=ending.backup,
+                seconds=ending.seconds,
+                stored_bytes=ending.stored_bytes,
+                downtime_seconds=ending.downtime_seconds,
+                findings=ending.findings,
+            )
+            for command in ("copy", "prune") if self.has_replicas() else ("prune",):
+                after = self._command(command, volume, log, "")
+                if after.code not in _GOOD and not self.stopped:
+                    log.error("what follows a run failed", command=command, error=after.last_line)
+        self.ended(volume, run, ending)
+
+    def _command(self, command: str, volume: str, log: Log, run: str, *options: str) -> _Done:
+        with self._lock:
+            if self.stopped:
+                return _Done(Interrupted.exit_code, {}, "")
+            process = subprocess.Popen(
+                [sys.executable, "-m", "volferry", command, *self.arguments, *options, "--", volume],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**os.environ, "PYTHONUNBUFFERED": "1", RUN_VARIABLE: run},
+                # A signal to the daemon's group is the daemon's to pass on.
+                start_new_session=True,
+            )
+            self._processes.add(process)
+        printed: list[str] = []
+        reader = threading.Thread(target=lambda: printed.append(process.stdout.read()))  # type: ignore[union-attr]
+        reader.start()
+        last = ""
+        assert process.stderr  # noqa: S101 -- it is a pipe
+        for line in process.stderr:
+            if line.strip():
+                last = line.strip().removeprefix("volferry: ")
+                log.info("it says", command=command, line=last)
+        reader.join()
+        process.wait()
+        process.stderr.close()
+        assert process.stdout  # noqa: S101 -- it is a pipe
+        process.stdout.close()
+        with self._lock:
+            self._processes.discard(process)
+        return _Done(
+            process.returncode, _document("".join(printed)), last or f"exit code {process.returncode}"
+        )
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _ending(done: _Done, *, stopped: bool) -> Ending:
+    failed = [each["error"] for each in done.document.get("failed", ())]
+    for backup in done.document.get("backups", ()):
+        return Ending(
+            good=True,
+            error="; ".join(failed),
+            backup=backup["id"],
+            seconds=backup["seconds"],
+            downtime_seconds=backup["downtime_seconds"],
+            stored_bytes=backup["stored_bytes"],
+            findings=backup["findings_total"],
+        )
+    interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
+    return Ending(good=False, interrupted=interrupted, error="; ".join(failed) or done.last_line)

@@ -1,0 +1,188 @@
+"""`volferry status`: what ran, what runs, what is next, and what is late."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.surroundings import view_of, zone_of
+from volferry.cli.text import duration_text, local_time_text, size_text, table
+from volferry.errors import VolferryError
+from volferry.history import History
+from volferry.scheduler.agenda import Agenda
+
+if TYPE_CHECKING:
+    from volferry.daemon_config import Listen
+    from volferry.history import PastRun
+    from volferry.scheduler.agenda import Appointment
+
+_RECENT = 20
+_ASK_SECONDS = 10
+
+
+def status(
+    *,
+    health: Annotated[
+        bool, typer.Option("--health", help="Only ask the daemon whether it does its work: exit code 0 or 1.")
+    ] = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    host: HostOption = None,
+    engine: EngineOption = None,
+    config: ConfigOption = None,
+) -> int:
+    """Show what ran, what runs, what is next, and what is late. Exit code 1 if something is late or went wrong last time."""
+    session = Session.load(config=config, store=store, engine=engine, host=host)
+    if health:
+        return _health(session.config.daemon.listen)
+    history = History(session.config.state_dir)
+    now = datetime.now(UTC)
+    history.settle(now)
+    last = history.last()
+    appointments, wrong, trouble = _appointments(session, history, now)
+    due = {each.volume: each for each in appointments}
+    names = sorted({*last, *due, *wrong})
+    recent = history.recent(_RECENT)
+    running = [run for run in last.values() if run.outcome == "running"]
+    if json:
+        print_json(
+            {
+                "volumes": [
+                    {
+                        "volume": name,
+                        "last": _document(last[name]) if name in last else None,
+                        "next": due[name].at.isoformat() if name in due else None,
+                        "late": due[name].late if name in due else None,
+                        "error": wrong.get(name),
+                    }
+                    for name in names
+                ],
+                "running": [_document(run) for run in running],
+                "recent": [_document(run) for run in recent],
+                "trouble": trouble or None,
+            }
+        )
+    else:
+        _print(names, last, due, wrong, now)
+    if trouble:
+        say(f"volferry: what is due cannot be found out: {trouble}")
+    bad = trouble or wrong or any(each.late for each in appointments)
+    return 1 if bad else 0
+
+
+def _appointments(
+    session: Session, history: History, now: datetime
+) -> tuple[list[Appointment], dict[str, str], str]:
+    """What is due, what is wrong with settings, and why nothing is known of either."""
+    from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
+
+    try:
+        view = view_of(session, list_volumes(session.engine), history, [])
+    except VolferryError as error:
+        return [], {}, str(error)
+    agenda = Agenda(zone_of(session.config))
+    found, wrong = agenda.appointments(view.volumes, session.config, view.newest, view.seen, now)
+    return found, wrong, ""
+
+
+def _document(run: PastRun) -> dict[str, Any]:
+    return {
+        "run": run.run,
+        "host": run.host,
+        "volume": run.volume,
+        "began": run.began.isoformat(),
+        "ended": run.ended.isoformat() if run.ended else None,
+        "outcome": run.outcome,
+        "backup": run.backup,
+        "error": run.error,
+        "entries": run.entries,
+        "source_bytes": run.source_bytes,
+        "read_bytes": run.read_bytes,
+        "stored_bytes": run.stored_bytes,
+        "seconds": run.seconds,
+        "downtime_seconds": run.downtime_seconds,
+        "findings": run.findings,
+    }
+
+
+def _print(
+    names: list[str],
+    last: dict[str, PastRun],
+    due: dict[str, Appointment],
+    wrong: dict[str, str],
+    now: datetime,
+) -> None:
+    if not names:
+        print("Nothing was backed up on this machine yet, and no volume has a schedule.")
+        return
+    rows = []
+    for name in names:
+        run, next_run = last.get(name), due.get(name)
+        good = run is not None and run.good
+        rows.append(
+            (
+                name,
+                local_time_text(run.began) if run else "never",
+                run.outcome if run else "-",
+                duration_text(run.seconds) if run and good else "-",
+                size_text(run.stored_bytes) if run and good else "-",
+                duration_text(run.downtime_seconds) if run and run.downtime_seconds else "-",
+                _next(next_run, now),
+            )
+        )
+    print(table(("VOLUME", "LAST RUN", "HOW", "TOOK", "STORED", "DOWN", "NEXT"), rows, right=(3, 4, 5)))
+    for name in names:
+        error = wrong.get(name) or (last[name].error if name in last else "")
+        if error:
+            print(f"{name}: {error}")
+
+
+def _next(found: Appointment | None, now: datetime) -> str:
+    if found is None:
+        return "not scheduled"
+    when = "now" if found.at <= now else local_time_text(found.at)
+    return f"{when} (late)" if found.late else when
+
+
+def _health(listen: Listen) -> int:
+    """Raises VolferryError if it does not."""
+    if listen == "off":
+        raise VolferryError("the daemon cannot be asked: daemon.listen is off")
+    connection = (
+        _SocketConnection(str(listen.socket_path)) if listen.socket_path else _port_connection(listen)
+    )
+    try:
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        said = answer.read().decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        raise VolferryError(f"the daemon does not answer at {listen}: {error}") from error
+    finally:
+        connection.close()
+    if answer.status != http.client.OK:
+        raise VolferryError(f"the daemon is not well: {said}")
+    print(said)
+    return 0
+
+
+def _port_connection(listen: Listen) -> http.client.HTTPConnection:
+    host, port = listen.address
+    everywhere = {"", "0.0.0.0", "::"}  # noqa: S104 -- asked on loopback
+    return http.client.HTTPConnection("localhost" if host in everywhere else host, port, timeout=_ASK_SECONDS)
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_ASK_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_ASK_SECONDS)
+        self.sock.connect(self._path)

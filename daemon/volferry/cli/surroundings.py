@@ -1,0 +1,107 @@
+"""What the daemon and `status` look at: the volumes of the engine, and the backups in the store."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from tzlocal import get_localzone
+
+from volferry.cli.session import Session
+from volferry.errors import ConfigError, NoSuchStore, VolferryError
+from volferry.scheduler.loop import View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from volferry.config import Config
+    from volferry.engine.events import Watch
+    from volferry.history import History
+    from volferry.model import Volume
+
+Log = Any
+
+
+class EngineAndStore:
+    """Implements `Surroundings`. Both are opened when they are first needed, and again after `close`."""
+
+    def __init__(
+        self, config: Callable[[], Config], history: History, changed: Callable[[], object], log: Log
+    ) -> None:
+        self._config = config
+        self._history = history
+        self._changed = changed
+        self._log = log
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._watch: Watch | None = None
+        self._volumes: dict[str, Volume] = {}
+        self._host = ""
+
+    def look(self) -> View:
+        from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
+        from volferry.operations.quiesce import replay  # noqa: PLC0415
+
+        session = self._opened()
+        try:
+            left = replay(session.engine, session.config.state_dir, self._log.info)
+        except VolferryError as error:  # no reason to back up nothing
+            left = [str(error)]
+        volumes = list_volumes(session.engine)
+        self._volumes = {volume.name: volume for volume in volumes}
+        return view_of(session, volumes, self._history, left)
+
+    def host(self) -> str:
+        """The machine's name in the store; what is known of it where the engine does not answer."""
+        return self._config().host or self._host or "this machine"
+
+    def ping_url(self, volume: str) -> str | None:
+        found = self._volumes.get(volume)
+        try:
+            return self._config().settings_of(found).ping if found is not None else None
+        except ConfigError:
+            return None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._session is not None and self._watch is not None:
+                self._watch.stop()
+                self._session.engine.close()
+            self._session = self._watch = None
+
+    def _opened(self) -> Session:
+        with self._lock:
+            if self._session is None:
+                from volferry.engine.events import Watch  # noqa: PLC0415
+
+                session = Session(self._config())
+                self._watch = Watch(session.engine, self._changed)
+                self._session = session
+                self._host = session.host
+            return self._session
+
+
+def view_of(session: Session, volumes: list[Volume], history: History, left_down: list[str]) -> View:
+    """Raises VolferryError where the store cannot be listed."""
+    seen = history.first_seen([volume.name for volume in volumes], datetime.now(UTC))
+    return View(volumes, _newest(session), seen, left_down)
+
+
+def zone_of(config: Config) -> Any:
+    if config.daemon.timezone:
+        return ZoneInfo(config.daemon.timezone)
+    return get_localzone()
+
+
+def _newest(session: Session) -> dict[str, datetime]:
+    """When each volume's newest backup began."""
+    try:
+        refs = session.repository.refs(host=session.host)
+        return {ref.volume: ref.time for ref in refs}  # in the order of time
+    except NoSuchStore:
+        if any((session.config.state_dir / "stores").glob("*")):
+            # An unmounted share leaves its mount point, where everything would be backed up anew.
+            raise
+        return {}

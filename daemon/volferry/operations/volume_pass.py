@@ -1,0 +1,227 @@
+"""One pass over a volume: list it, read what is not reused, and store its frames in packs."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from volferry.archive.excludes import Excludes
+from volferry.archive.frames import Frame, ReusedGroup, encode_frames
+from volferry.archive.index import FrameLocation
+from volferry.archive.packs import PACK_BYTES, PackWriter
+from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
+from volferry.model import BackupRef, PackInfo, Volume, new_backup_id
+from volferry.operations.base import find_base
+from volferry.operations.plan import Planner, ReusedFrames
+from volferry.operations.volume_reading import Listing, VolumeReading, list_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from volferry.archive.dumps import DumpFile
+    from volferry.engine.helper import HelperInBackground
+    from volferry.index_cache import IndexCache
+    from volferry.observer import Observer
+    from volferry.operations.base import Base
+    from volferry.operations.plan import Plan
+    from volferry.repository import BackupWriter, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSettings:
+    host: str
+    engine: str  # its name and version, for the manifest
+    compression_level: int = 1
+    excludes: Excludes = field(default_factory=Excludes)
+    full: bool = False  # read everything, also what has not changed
+    pack_bytes: int = PACK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeState:
+    """What this machine keeps of one volume in one store. Losing it costs time, nothing else."""
+
+    checkpoints: Path
+    cache: IndexCache
+
+
+class Stillness(Protocol):
+    """What keeps a volume from changing while it is read."""
+
+    @property
+    def mode(self) -> str:
+        """As the manifest has it."""
+
+    @property
+    def warm(self) -> bool:
+        """Whether the volume is to be read once before, too."""
+
+    @property
+    def downtime_seconds(self) -> float: ...
+
+    def begin(self) -> None:
+        """Raises VolferryError."""
+
+    def end(self) -> None:
+        """May be called more than once, also before `begin`."""
+
+
+class _Moving:
+    """Nothing keeps it from that."""
+
+    mode = "none"
+    warm = False
+    downtime_seconds = 0.0
+
+    def begin(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+MOVING: Stillness = _Moving()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a pass over the volume needs."""
+
+    volume: Volume
+    helper: HelperInBackground
+    repository: Repository
+    settings: BackupSettings
+    state: VolumeState
+    spool: Path
+    observer: Observer
+    dumps: Sequence[DumpFile]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A volume whose frames are all in packs; what it lacks for a backup is index and manifest."""
+
+    ref: BackupRef
+    base: Base
+    listing: Listing
+    reading: VolumeReading
+    assembly: Assembly
+    packs: PackWriter
+    checkpoint: CheckpointWriter
+    writer: BackupWriter
+
+
+@contextmanager
+def read_volume(work: Work, started_at: datetime, still: Stillness, *, full: bool) -> Iterator[Read]:
+    """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from."""
+    volume, observer, checkpoints = work.volume, work.observer, work.state.checkpoints
+    base = find_base(
+        work.repository,
+        work.settings.host,
+        volume.name,
+        cache=work.state.cache,
+        checkpoints=find_checkpoints(checkpoints),
+        excludes=work.settings.excludes,
+        spool=work.spool,
+        observer=observer,
+    )
+    ref = BackupRef(work.settings.host, volume.name, new_backup_id(started_at, newest=base.newest))
+    planner = Planner(base, full=full)  # before the wait: it reads ahead
+    observer.phase("listing")
+    running = work.helper.wait()
+    with _until_read(still):
+        listing = list_volume(
+            running, volume, work.spool, planner, work.settings.excludes, work.dumps, observer
+        )
+        if not listing.read.entries:
+            still.end()
+        observer.phase("reading", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries)
+        writer = work.repository.writer(ref)
+        with CheckpointWriter(
+            checkpoints / ref.id, packs=base.packs, excludes=work.settings.excludes
+        ) as checkpoint:
+            packs = PackWriter(
+                ref.id,
+                writer.open_pack,
+                on_committed=checkpoint.pack_committed,
+                pack_bytes=work.settings.pack_bytes,
+            )
+            try:
+                reading = VolumeReading(listing, checkpoint, work.dumps, observer)
+                assembly = Assembly(base, listing.plan, packs, checkpoint)
+                with (
+                    closing(reading.frames(running, volume, on_end=still.end)) as raw_frames,
+                    closing(
+                        encode_frames(raw_frames, level=work.settings.compression_level, known=base.known)
+                    ) as encoded,
+                ):
+                    for item in encoded:
+                        assembly.add(item)
+                packs.finish()
+                checkpoint.finish()
+                yield Read(ref, base, listing, reading, assembly, packs, checkpoint, writer)
+            except BaseException:
+                still.end()  # first: what follows asks the store, which may be what failed
+                packs.abort()
+                writer.discard(but_packs=bool(packs.packs))
+                if not packs.packs:
+                    remove_checkpoints(checkpoints / ref.id)
+                raise
+
+
+@contextmanager
+def _until_read(still: Stillness) -> Iterator[None]:
+    try:
+        still.begin()
+        yield
+    finally:
+        still.end()
+
+
+class Assembly:
+    """Puts the frames of the new index together: new ones go into packs, known and reused ones are referred to."""
+
+    def __init__(self, base: Base, plan: Plan, packs: PackWriter, checkpoint: CheckpointWriter) -> None:
+        self._base = base
+        self._packs = packs
+        self._checkpoint = checkpoint
+        self._reused = ReusedFrames(base, plan)
+        self._live_bytes: dict[str, int] = {}
+        self.frames = 0
+        self.tar_bytes = 0
+
+    def add(self, item: Frame | ReusedGroup) -> None:
+        """Raises ValueError if the base turns out to be damaged."""
+        if isinstance(item, ReusedGroup):
+            for location in self._reused.of(item.number):
+                self._place(location)
+        elif item.stored:
+            self._place(self._packs.add(item))
+        else:
+            known = self._base.known[bytes.fromhex(item.digest)]
+            self._place(
+                FrameLocation(
+                    item.group, known.pack, known.offset, known.stored_bytes, item.raw_bytes, item.digest
+                )
+            )
+
+    def _place(self, location: FrameLocation) -> None:
+        self._checkpoint.frame(location)
+        self._live_bytes[location.pack] = self._live_bytes.get(location.pack, 0) + location.stored_bytes
+        self.frames += 1
+        self.tar_bytes += location.raw_bytes
+
+    def packs(self) -> list[PackInfo]:
+        """Every pack that the backup refers to, with what it needs of it (a frame that is met twice counts twice,
+        up to the size of the pack).
+        """
+        known = {**self._base.packs, **{pack.name: pack for pack in self._packs.packs}}
+        return [
+            PackInfo(
+                name, known[name].stored_bytes, min(live_bytes, known[name].stored_bytes), known[name].digest
+            )
+            for name, live_bytes in sorted(self._live_bytes.items())
+        ]

@@ -1,0 +1,23 @@
+"""What people may want to be told of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from volferry.daemon_config import EventKind
+    from volferry.scheduler.loop import Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    kind: EventKind
+    volume: str  # empty where it is about none
+    what: str  # a sentence
+    time: datetime
+    ending: Ending | None = None

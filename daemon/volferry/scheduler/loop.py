@@ -1,0 +1,229 @@
+"""The daemon's loop: looks at what there is, starts what is due, and says what becomes of it. Time is given to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from volferry.errors import VolferryError
+from volferry.scheduler.events import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from volferry.config import Config
+    from volferry.model import Volume
+    from volferry.scheduler.agenda import Agenda, Appointment
+
+_LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
+_TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
+_CALM = timedelta(seconds=2)
+# After a start: what was due meanwhile is being done, and late only if that fails or takes long.
+_CATCHING_UP = timedelta(minutes=10)
+
+Log = Any  # of structlog, which has no type for what it makes
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What there is at one moment."""
+
+    volumes: Sequence[Volume]
+    newest: Mapping[str, datetime]  # when the newest backup of each began
+    seen: Mapping[str, datetime]  # when each was seen first
+    left_down: Sequence[str] = ()  # what an interrupted run had stopped, and could not be brought back
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run of one volume ended."""
+
+    good: bool  # there is a backup
+    interrupted: bool = False  # by a signal to the daemon: nobody's failure
+    error: str = ""
+    backup: str = ""
+    seconds: float = 0.0
+    downtime_seconds: float = 0.0
+    stored_bytes: int = 0
+    findings: int = 0
+
+
+class Surroundings(Protocol):
+    """The engine and the store."""
+
+    def look(self) -> View:
+        """Raises VolferryError."""
+
+
+class Runs(Protocol):
+    """Where runs take place. Each that ends must be told to the loop (`ended`)."""
+
+    def start(self, volume: str) -> None: ...
+    def going_on(self) -> Mapping[str, datetime]:
+        """Volumes, and when their runs began."""
+
+
+class Teller(Protocol):
+    """Whoever tells people."""
+
+    def tell(self, event: Event) -> None: ...
+
+
+@dataclass(slots=True)
+class Loop:
+    """`step` as often as it asks for, and whenever `changed` or `ended` was called."""
+
+    config: Callable[[], Config]
+    agenda: Agenda
+    surroundings: Surroundings
+    runs: Runs
+    teller: Teller
+    log: Log
+    started: datetime
+    appointments: list[Appointment] = field(default_factory=list)
+    trouble: str = ""  # why the last look failed; empty if it did not
+    looked_at: datetime | None = None
+    _look_due: datetime | None = None
+    _view: View | None = None
+    _said: set[str] = field(default_factory=set)
+    _late: set[str] = field(default_factory=set)
+    _failed: set[str] = field(default_factory=set)
+    _overlapped: dict[str, datetime] = field(default_factory=dict)
+
+    @property
+    def late(self) -> frozenset[str]:
+        return frozenset(each.volume for each in self.appointments if each.late)
+
+    def changed(self, now: datetime) -> None:
+        """Something has, in the engine. Much of that comes together, and each look asks the store."""
+        soon = max(now, (self.looked_at or now) + _CALM)
+        self._look_due = min(self._look_due or soon, soon)
+
+    def reconfigured(self) -> None:
+        self._look_due = None
+        self._said.clear()
+
+    def step(self, now: datetime) -> datetime:
+        """Does what is due; returns when to be called again at the latest."""
+        if self._look_due is None or now >= self._look_due:
+            self._look(now)
+        self._judge(now)
+        next_run = self._start_due(now)
+        ends = [each for each in (self._look_due, next_run) if each is not None]
+        return min(ends, default=now + _LONGEST_LOOK)
+
+    def ended(self, volume: str, ending: Ending, now: datetime) -> None:
+        """A run is over."""
+        self._overlapped.pop(volume, None)
+        self._look_due = None
+        if ending.good:
+            self._went_well(volume, ending, now)
+        elif not ending.interrupted:
+            again = self.agenda.failed(volume, now)
+            self._failed.add(volume)
+            self.log.error("the run failed", volume=volume, error=ending.error, again=_text(again))
+            self._tell("failure", volume, "the backup failed", now, ending)
+
+    def _went_well(self, volume: str, ending: Ending, now: datetime) -> None:
+        recovered = self.agenda.succeeded(volume, now) or volume in self._failed | self._late
+        self._failed.discard(volume)
+        self._late.discard(volume)
+        if ending.error:
+            # The service is down, or something after the backup was not done.
+            self.log.error("the backup is good, but not all is well", volume=volume, error=ending.error)
+            self._tell("failure", volume, "the backup is good, but not all is well", now, ending)
+        elif recovered:
+            self.log.info("it works again", volume=volume)
+            self._tell("recovery", volume, "it works again", now, ending)
+        self._tell("success", volume, "the backup is done", now, ending)
+
+    def _tell(self, kind: Any, volume: str, what: str, now: datetime, ending: Ending | None = None) -> None:
+        self.teller.tell(Event(kind, volume, f"{volume}: {what}" if volume else what, now, ending))
+
+    def _look(self, now: datetime) -> None:
+        try:
+            self._view = self.surroundings.look()
+        except VolferryError as error:
+            if not self.trouble:
+                self._tell("failure", "", "cannot look for what is due", now, Ending(False, error=str(error)))
+            self.trouble = str(error)
+            self._say_once("cannot look for what is due", self.trouble)
+            self._look_due = now + _TROUBLED_LOOK
+            return
+        if self.trouble:
+            self.log.info("the engine and the store can be looked at again")
+            self._tell("recovery", "", "the engine and the store can be looked at again", now)
+            self._said = {key for key in self._said if not key.startswith("cannot look")}
+        self.trouble = ""
+        self.looked_at = now
+        self._look_due = now + _LONGEST_LOOK
+        for problem in self._view.left_down:
+            if self._say_once("what an interrupted run had stopped could not be brought back", problem):
+                self._tell("failure", "", "a service is down", now, Ending(False, error=problem))
+
+    def _judge(self, now: datetime) -> None:
+        """By the last look that did not fail: what is late does not become less so where nothing can be seen."""
+        if self._view is None:
+            return
+        view = self._view
+        self.appointments, wrong = self.agenda.appointments(
+            view.volumes, self.config(), view.newest, view.seen, now
+        )
+        for volume, problem in wrong.items():
+            if self._say_once("a volume is left out", problem, volume=volume):
+                self._tell("failure", volume, "it is left out", now, Ending(False, error=problem))
+        late = self.late
+        self._late &= late
+        if now - self.started < _CATCHING_UP:
+            late &= self._failed
+        for volume in sorted(late - self._late):
+            self._late.add(volume)
+            error = "it has had no good backup for longer than its schedule allows"
+            self.log.error("a volume is late", volume=volume, error=error)
+            self._tell("late", volume, "it is late", now, Ending(False, error=error))
+
+    def _start_due(self, now: datetime) -> datetime | None:
+        """Starts what may; returns when the next one is due, None if that is not known before something happens."""
+        if self.trouble:
+            return None  # it would fail, and be tried again later than the next look
+        config = self.config()
+        going_on = self.runs.going_on()
+        next_run: datetime | None = None
+        for appointment in self.appointments:
+            volume = appointment.volume
+            if volume in going_on:
+                self._overlap(volume, going_on[volume], now)
+            elif appointment.at > now:
+                next_run = appointment.at
+                break
+            elif len(going_on) < config.daemon.at_once:
+                self.runs.start(volume)
+                going_on = self.runs.going_on()
+        return next_run
+
+    def _overlap(self, volume: str, began: datetime, now: datetime) -> None:
+        """Says that a run came due while the one before was still going on; that one counts for both."""
+        view = self._view
+        found = next((each for each in view.volumes if each.name == volume), None) if view else None
+        schedule = self.config().settings_of(found).schedule if found is not None else None
+        if schedule is None:
+            return
+        next_due = schedule.after(self._overlapped.get(volume, began), self.agenda.zone)
+        if next_due is not None and next_due <= now:
+            self._overlapped[volume] = now
+            self.log.warning(
+                "a run is left out: the one before is still going on", volume=volume, began=_text(began)
+            )
+
+    def _say_once(self, what: str, error: str, **more: str) -> bool:
+        key = f"{what} {error} {more}"
+        if key in self._said:
+            return False
+        self._said.add(key)
+        self.log.error(what, error=error, **more)
+        return True
+
+
+def _text(time: datetime) -> str:
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"

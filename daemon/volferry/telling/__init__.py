@@ -1,0 +1,1 @@
+"""Telling people and other machines what happens: messages and pings."""

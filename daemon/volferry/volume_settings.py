@@ -1,0 +1,78 @@
+"""What can be said of volumes: for all of them, by rule, or by label."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from volferry.checked import Section
+from volferry.retention import Keep
+from volferry.schedule import Schedule, Span
+
+if TYPE_CHECKING:
+    from volferry.model import Volume
+
+
+class HostHooks(Section, frozen=True):
+    """Commands on the machine that volferry runs on, for a shell; of containers, labels say them."""
+
+    pre: Annotated[str | None, Meta(description="Before the backup; if it fails, there is none.")] = None
+    post: Annotated[str | None, Meta(description="Afterwards, whatever happened.")] = None
+    on_error: Annotated[str | None, Meta(description="Where the backup has failed, before `post`.")] = None
+    timeout: Annotated[Span, Meta(description="How long each may take: 90s, 10m, 1h30m.")] = Span("10m")
+
+
+class VolumeSettings(Section, frozen=True):
+    """All of them."""
+
+    enable: Annotated[
+        bool | None,
+        Meta(description="Whether the daemon backs it up; an anonymous one only if this says so."),
+    ] = None
+    schedule: Annotated[
+        Schedule | None,
+        Meta(
+            description="When the daemon backs it up: cron expressions, @daily or `every 6h`, also several."
+        ),
+    ] = None
+    exclude: Annotated[
+        tuple[str, ...] | None, Meta(description="What is left out: patterns as in a .gitignore.")
+    ] = None
+    exclude_caches: Annotated[
+        bool | None, Meta(description="Leave out directories that a CACHEDIR.TAG marks.")
+    ] = None
+    quiesce: Annotated[
+        Literal["none", "pause", "stop"] | None,
+        Meta(description="What is done to containers that write to the volume while it is read."),
+    ] = None
+    warm: Annotated[
+        bool | None,
+        Meta(
+            description="Read the volume once before that too, and only what changed since while they stand still."
+        ),
+    ] = None
+    hooks: Annotated[
+        HostHooks | None, Meta(description="Commands on this machine, before and after a backup.")
+    ] = None
+    ping: Annotated[
+        str | None, Meta(description="A URL that is asked for when a backup begins, is done, or has failed.")
+    ] = None
+    keep: Annotated[Keep | None, Meta(description="Which backups `prune` keeps; without it, all.")] = None
+
+
+class Rule(VolumeSettings, frozen=True):
+    """Settings for the volumes that it fits; of several rules, the last that says something of a key wins."""
+
+    match: Annotated[str | None, Meta(description="A shell pattern for the volume's name.")] = None
+    project: Annotated[str | None, Meta(description="A compose project that the volume belongs to.")] = None
+    label: Annotated[str | None, Meta(description="KEY or KEY=VALUE, a label of the volume.")] = None
+
+    def fits(self, volume: Volume) -> bool:
+        key, equals, value = (self.label or "").partition("=")
+        return (
+            (self.match is None or fnmatchcase(volume.name, self.match))
+            and (self.project is None or self.project in volume.projects)
+            and (not key or (key in volume.labels and (not equals or volume.labels[key] == value)))
+        )

@@ -1,0 +1,1 @@
+"""What other machines ask of the daemon, by HTTP."""

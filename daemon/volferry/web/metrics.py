@@ -1,0 +1,127 @@
+"""Metrics for Prometheus: of the history, so that they outlive a restart, and of what is due (docs/operations.md, "Metrics")."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+from volferry import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from prometheus_client import Metric
+
+    from volferry.history import History, PastRun
+    from volferry.scheduler.agenda import Appointment
+
+# Of the newest backup of each volume: name, what it says, and where it is in a run.
+_OF_BACKUPS = (
+    ("last_backup_duration_seconds", "How long the last good backup took.", "seconds"),
+    ("last_backup_downtime_seconds", "How long its containers stood still.", "downtime_seconds"),
+    ("last_backup_entries", "Its files, directories and links.", "entries"),
+    ("last_backup_source_bytes", "The size of its files.", "source_bytes"),
+    ("last_backup_read_bytes", "What was read of the volume.", "read_bytes"),
+    ("last_backup_stored_bytes", "What was added to the store.", "stored_bytes"),
+    ("last_backup_findings", "Files that vanished or changed while they were read.", "findings"),
+)
+
+
+class Source(Protocol):
+    """Where the figures are."""
+
+    history: History
+
+    @property
+    def appointments(self) -> Sequence[Appointment]: ...
+    @property
+    def trouble(self) -> str: ...
+    def going_on(self) -> Mapping[str, datetime]: ...
+
+
+class Metrics:
+    """Each time that it is asked, what is known then."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        yield InfoMetricFamily("volferry_build", "The version of volferry.", value={"version": __version__})
+        yield GaugeMetricFamily(
+            "volferry_ready",
+            "Whether the engine and the store could be looked at last time.",
+            value=0 if self._source.trouble else 1,
+        )
+        yield GaugeMetricFamily("volferry_time_seconds", "The daemon's clock.", value=time.time())
+        yield from self._of_history()
+        yield from self._of_appointments()
+
+    def _of_history(self) -> Iterator[Metric]:
+        history = self._source.history
+        last, good = history.last(), history.last_good()
+        success = _gauge("last_success_timestamp_seconds", "When the last good backup began.")
+        for volume, run in good.items():
+            success.add_metric([volume], run.began.timestamp())
+        yield success
+        for name, text, field in _OF_BACKUPS:
+            metric = _gauge(name, text)
+            for volume, run in good.items():
+                metric.add_metric([volume], float(getattr(run, field)))
+            yield metric
+        began = _gauge("last_run_timestamp_seconds", "When the last run began, good or not.")
+        well = _gauge(
+            "last_run_success", "Whether the last run that has ended made a backup, and left nothing down."
+        )
+        for volume, run in last.items():
+            began.add_metric([volume], run.began.timestamp())
+            if run.ended is not None:
+                well.add_metric([volume], float(_is_well(run)))
+        yield began
+        yield well
+        runs = CounterMetricFamily(
+            "volferry_runs", "Runs that have ended: done, findings, troubled, failed, interrupted.",
+            labels=["volume", "outcome"],
+        )  # fmt: skip
+        for (volume, outcome), count in sorted(history.totals().items()):
+            runs.add_metric([volume, outcome], count)
+        yield runs
+
+    def _of_appointments(self) -> Iterator[Metric]:
+        going_on = self._source.going_on()
+        following = _gauge("next_run_timestamp_seconds", "When the volume is due next.")
+        late = _gauge("late", "Whether it has had no good backup for longer than its schedule allows.")
+        running = _gauge("running", "Whether it is being backed up.")
+        for appointment in self._source.appointments:
+            volume = [appointment.volume]
+            following.add_metric(volume, appointment.at.timestamp())
+            late.add_metric(volume, float(appointment.late))
+            running.add_metric(volume, float(appointment.volume in going_on))
+        yield from (following, late, running)
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"volferry_{name}", text, labels=["volume"])
+
+
+def _is_well(run: PastRun) -> bool:
+    return run.outcome in {"done", "findings"}

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from volferry.errors import HookFailed, Interrupted
+from volferry.history import History, Record
+from volferry.model import BackupRef, BackupStats, Finding
+from volferry.run import begin_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+STATS = BackupStats(BackupRef("host", "vol", "20260101T000000Z-aaaaaa"), None, 5, 100, 90, 80, 1.5, 0.25)
+
+
+def test_what_was_run_is_there_with_how_it_went(tmp_path: Path) -> None:
+    with Record(tmp_path, "run", "host", "vol") as record:
+        assert [run.outcome for run in History(tmp_path).recent(9)] == ["running"]
+        record.made(STATS, [])
+    with Record(tmp_path, "run", "host", "other") as record:
+        record.made(STATS, ["the service is down"])
+    for error in (HookFailed("no"), OSError(28, "full")):
+        with pytest.raises(type(error)), Record(tmp_path, "run", "host", "vol"):
+            raise error
+    with pytest.raises(Interrupted), Record(tmp_path, "run", "host", "vol"):
+        raise Interrupted("by a signal")
+    history = History(tmp_path)
+    assert [(run.volume, run.outcome, run.error) for run in history.recent(9)] == [
+        ("vol", "done", ""),
+        ("other", "troubled", "the service is down"),
+        ("vol", "failed", "no"),
+        ("vol", "failed", "[Errno 28] full"),
+        ("vol", "interrupted", "by a signal"),
+    ]
+    assert {name: run.outcome for name, run in history.last().items()} == {
+        "vol": "interrupted",
+        "other": "troubled",
+    }
+    good = history.last_good()["vol"]
+    assert (good.backup, good.stored_bytes, good.downtime_seconds) == (STATS.ref.id, 80, 0.25)
+    assert history.totals() == {
+        ("vol", "done"): 1,
+        ("other", "troubled"): 1,
+        ("vol", "failed"): 2,
+        ("vol", "interrupted"): 1,
+    }
+
+
+def test_findings_are_an_outcome_of_their_own(tmp_path: Path) -> None:
+    stats = BackupStats(STATS.ref, None, 5, 1, 1, 1, 1.0, 0.0, (Finding("torn", b"x", ""),), 1)
+    with Record(tmp_path, "run", "host", "vol") as record:
+        record.made(stats, [])
+    assert [(run.outcome, run.findings, run.good) for run in History(tmp_path).recent(1)] == [
+        ("findings", 1, True)
+    ]
+
+
+def test_a_run_whose_process_died_was_interrupted_and_one_that_lives_goes_on(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    with begin_run(tmp_path) as run:
+        history.begin(run.id, "host", "lives", NOW)
+        history.begin("0123456789ab", "host", "died", NOW)
+        assert [(each.volume, each.outcome) for each in history.settle(NOW)] == [("died", "interrupted")]
+        assert [(each.volume, each.outcome) for each in history.recent(2)] == [
+            ("lives", "running"),
+            ("died", "interrupted"),
+        ]
+    assert [each.volume for each in history.settle(NOW)] == ["lives"]
+    assert history.settle(NOW) == []
+
+
+def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    old = history.begin("run", "host", "gone", NOW - timedelta(days=500))
+    history.end(old, NOW - timedelta(days=500), "done", stats=STATS)
+    for _ in range(1005):
+        history.end(history.begin("run", "host", "vol", NOW), NOW, "done", stats=STATS)
+    assert len(history.recent(5000)) == 1000
+    assert history.totals()["vol", "done"] == 1005
+
+
+def test_a_damaged_one_is_begun_anew_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "history.sqlite").write_bytes(b"not a database" * 100)
+    assert History(tmp_path).recent(1) == []
+    for _ in range(2):
+        with Record(tmp_path, "run", "host", "vol") as record:
+            record.made(STATS, [])
+    assert [run.outcome for run in History(tmp_path).recent(5)] == ["done"]
+
+
+def test_volumes_are_seen_first_once(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    assert history.first_seen(["a"], NOW) == {"a": NOW}
+    later = NOW + timedelta(days=1)
+    assert history.first_seen(["a", "b"], later) == {"a": NOW, "b": later}

@@ -1,0 +1,212 @@
+"""What the daemon does as time passes, with an engine and a store that are made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from volferry.checked import value_of
+from volferry.config import Config
+from volferry.errors import EngineUnreachable
+from volferry.model import Volume
+from volferry.scheduler.agenda import Agenda
+from volferry.scheduler.loop import Ending, Loop, View
+
+if TYPE_CHECKING:
+    from volferry.scheduler.events import Event
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+def volume(name: str, schedule: str) -> Volume:
+    return Volume(name, "local", {}, {"volferry.schedule": schedule}, "local", "")
+
+
+@dataclass
+class Made:
+    """Surroundings, runs and teller at once."""
+
+    now: datetime = NOW
+    volumes: list[Volume] = field(default_factory=list)
+    newest: dict[str, datetime] = field(default_factory=dict)
+    seen: dict[str, datetime] = field(default_factory=dict)
+    left_down: list[str] = field(default_factory=list)
+    unreachable: bool = False
+    running: dict[str, datetime] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+    told: list[tuple[str, str]] = field(default_factory=list)
+    looks: int = 0
+    config: Config = field(default_factory=Config)
+
+    def __post_init__(self) -> None:
+        log = structlog.wrap_logger(None, processors=[self._drop])
+        self.loop = Loop(
+            lambda: self.config, Agenda(UTC), self, self, self, log, self.now - timedelta(days=1)
+        )
+        self.lines: list[dict[str, Any]] = []
+
+    def _drop(self, _logger: object, _name: str, line: Any) -> Any:
+        self.lines.append(line)
+        raise structlog.DropEvent
+
+    def look(self) -> View:
+        self.looks += 1
+        if self.unreachable:
+            raise EngineUnreachable("no engine")
+        for each in self.volumes:
+            self.seen.setdefault(each.name, self.now)
+        return View(self.volumes, dict(self.newest), self.seen, self.left_down)
+
+    def start(self, volume: str) -> None:
+        self.running[volume] = self.now
+        self.begun.append(volume)
+
+    def going_on(self) -> dict[str, datetime]:
+        return dict(self.running)
+
+    def tell(self, event: Event) -> None:
+        self.told.append((event.kind, event.volume))
+
+    def ends(self, volume: str, *, good: bool = True, error: str = "", interrupted: bool = False) -> None:
+        began = self.running.pop(volume)
+        if good:
+            self.newest[volume] = began
+        self.loop.ended(volume, Ending(good=good, error=error, interrupted=interrupted), self.now)
+
+    def after(self, **span: float) -> datetime:
+        self.now += timedelta(**span)
+        return self.loop.step(self.now)
+
+
+def test_what_is_due_is_started_and_not_again_before_it_is_due_again() -> None:
+    made = Made(volumes=[volume("vol", "@hourly")])
+    made.after()
+    assert made.begun == ["vol"]
+    made.after(minutes=1)
+    made.ends("vol")
+    assert made.after(minutes=1) <= NOW + timedelta(hours=1)
+    assert made.begun == ["vol"]
+    made.after(minutes=58)
+    assert made.begun == ["vol", "vol"]
+
+
+def test_no_more_than_so_many_runs_at_once_and_one_of_a_volume() -> None:
+    made = Made(volumes=[volume(f"vol{number}", "@daily") for number in range(3)])
+    made.config = value_of({"daemon": {"at_once": 2}}, Config)
+    made.after()
+    made.after(minutes=10)
+    assert made.begun == ["vol0", "vol1"]
+    made.ends("vol0")
+    made.after()
+    assert made.begun == ["vol0", "vol1", "vol2"]
+
+
+def test_each_run_that_would_overlap_is_said_and_not_made_up_for() -> None:
+    made = Made(volumes=[volume("vol", "@hourly")])
+    for _ in range(5):
+        made.after(minutes=40)
+    said = [line for line in made.lines if line["event"].startswith("a run is left out")]
+    assert len(said) == 3  # at 13, 14 and 15 o'clock
+    made.ends("vol")
+    made.after()
+    assert made.begun == ["vol"]
+    made.after(hours=1)
+    assert made.begun == ["vol", "vol"]
+
+
+def test_what_fails_is_told_and_tried_again_and_its_recovery_is_told() -> None:
+    made = Made(volumes=[volume("vol", "@daily")])
+    made.after()
+    made.ends("vol", good=False, error="no space")
+    assert made.after(seconds=30) <= NOW + timedelta(seconds=60)
+    assert made.begun == ["vol"]
+    made.after(seconds=31)
+    assert made.begun == ["vol", "vol"]
+    made.ends("vol")
+    assert made.told == [("failure", "vol"), ("recovery", "vol"), ("success", "vol")]
+
+
+def test_what_the_daemons_own_end_interrupts_is_nobodys_failure() -> None:
+    made = Made(volumes=[volume("vol", "@daily")])
+    made.after()
+    made.ends("vol", good=False, interrupted=True)
+    assert made.told == []
+
+
+def test_a_good_backup_after_which_a_service_is_down_is_a_failure_and_not_made_again() -> None:
+    made = Made(volumes=[volume("vol", "@daily")])
+    made.after()
+    made.ends("vol", error="web could not be brought back")
+    made.after(hours=1)
+    assert made.begun == ["vol"]
+    assert made.told == [("failure", "vol"), ("success", "vol")]
+
+
+def test_an_engine_that_goes_is_told_once_and_asked_each_minute_until_it_is_back() -> None:
+    made = Made(volumes=[volume("vol", "@hourly")], newest={"vol": NOW})
+    made.after()
+    made.unreachable = True
+    for _ in range(70):
+        made.after(minutes=1)
+    assert made.told == [("failure", "")]
+    assert made.begun == []
+    assert made.looks > 60
+    made.unreachable = False
+    made.after(minutes=1)
+    assert made.told == [("failure", ""), ("recovery", "")]
+    assert made.begun == ["vol"]
+
+
+def test_late_is_told_once_whatever_the_reason_and_over_with_a_good_backup() -> None:
+    made = Made(volumes=[volume("vol", "@daily")], newest={"vol": NOW})
+    made.after()
+    made.unreachable = True
+    for _ in range(3):
+        made.after(days=1)
+    assert made.told == [("failure", ""), ("late", "vol")]
+    assert made.loop.late == {"vol"}
+    made.unreachable = False
+    made.after(minutes=1)
+    made.ends("vol")
+    made.after()
+    assert made.loop.late == set()
+    assert ("recovery", "vol") in made.told
+
+
+def test_after_a_start_what_was_missed_is_late_only_if_it_fails_now() -> None:
+    for good in (True, False):
+        made = Made(volumes=[volume("vol", "@daily")], newest={"vol": NOW - timedelta(days=9)})
+        made.loop.started = NOW
+        made.after()
+        made.ends("vol", good=good)
+        made.after(seconds=1)
+        assert (("late", "vol") in made.told) is not good
+
+
+def test_events_that_come_together_are_one_look() -> None:
+    made = Made(volumes=[volume("vol", "@daily")], newest={"vol": NOW})
+    made.after()
+    for _ in range(100):
+        made.loop.changed(made.now)
+        made.after(milliseconds=10)
+    assert made.looks == 1
+    made.after(seconds=2)
+    assert made.looks == 2
+
+
+def test_what_could_not_be_brought_back_is_told_once() -> None:
+    made = Made(left_down=["web could not be brought back"])
+    for _ in range(9):
+        made.after(minutes=5)
+    assert made.told == [("failure", "")]
+
+
+def test_settings_that_are_wrong_are_told_once_and_no_matter_of_the_others() -> None:
+    made = Made(volumes=[volume("good", "@daily"), volume("wrong", "sometimes")])
+    for _ in range(3):
+        made.after(minutes=5)
+    assert made.begun == ["good"]
+    assert made.told == [("failure", "wrong")]
