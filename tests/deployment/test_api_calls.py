@@ -61,7 +61,7 @@ def test_what_volferry_does_is_let_through_and_it_needs_all_of_that(
 ) -> None:
     cli = world.cli = world.cli.having(VOLFERRY_HELPER__IMAGE=image)
     volume = world.volume(labels={"volferry.schedule": "@yearly"})
-    writing(world, volume)
+    writing(world, volume, labels={"volferry.hook.pre": "true", "volferry.dump": "echo all of it"})
     cli("doctor").exits(0)
     cli("volumes", "--all").exits(0)
     daemon = cli.start("daemon")
@@ -72,6 +72,7 @@ def test_what_volferry_does_is_let_through_and_it_needs_all_of_that(
     cli("backup", volume, "--quiesce", "pause").exits(0, 3)
     cli.having(VOLFERRY_HELPER__CHANNEL="stream")("backup", volume, "--full").exits(0, 3)
     cli("verify", volume, "--read").exits(0)
+    assert cli("export", volume, "--dump", "dump", "-o", "-").exits(0).stdout == "all of it\n"
     copy = world.name()
     cli("restore", volume, "--into", copy).exits(0)
     cli("restore", volume, "--into", copy, "--replace").exits(0)

@@ -56,10 +56,10 @@ volumes:
 
 
 def deployed(world: World, image: str, directory: Path, file: str, here: str) -> Project:
-    """Up, by a file of config/."""
+    """By a file of config/; not up yet."""
     override = directory / "here.yaml"
     override.write_text(here)
-    project = Project(
+    return Project(
         world.engine,
         world.client,
         f"volferry{time.monotonic_ns()}",
@@ -70,13 +70,10 @@ def deployed(world: World, image: str, directory: Path, file: str, here: str) ->
             "DOCKER_SOCKET": world.engine.docker_host.removeprefix("unix://"),
         },
     )
-    project.up()
-    return project
 
 
 @pytest.fixture
 def volferry(world: World, image: str, tmp_path: Path) -> Iterator[Project]:
-    """The daemon, up."""
     project = deployed(world, image, tmp_path, "compose.yaml", HERE)
     yield project
     project.down()
@@ -92,7 +89,6 @@ def behind_a_proxy(world: World, image: str, tmp_path: Path) -> Iterator[Project
 
 @pytest.fixture
 def shop(world: World, tmp_path: Path) -> Iterator[Project]:
-    """Not up yet."""
     file = tmp_path / "shop.yaml"
     file.write_text(SHOP.format(image=world.image))
     project = Project(world.engine, world.client, f"shop{time.monotonic_ns()}", [file])
@@ -106,10 +102,10 @@ def backups(project: Project, volume: str) -> list[Any]:
 
 
 def test_a_siblings_volume_is_backed_up_by_its_labels_alone(
-    world: World, volferry: Project, shop: Project
+    world: World, shop: Project, volferry: Project
 ) -> None:
     uploads, state = shop.volume("uploads"), volferry.volume("state")
-    shop("up", "--no-start")
+    shop.up()
     with (world.data(uploads) / "large").open("wb") as file:
         for number in range(200):
             file.write(b"%d" % number * 500_000)
@@ -120,8 +116,8 @@ def test_a_siblings_volume_is_backed_up_by_its_labels_alone(
             helpers.setdefault(each["Id"], world.client.api.inspect_container(each["Id"]))
         return bool(backups(volferry, uploads))
 
-    shop.up()
     began = state_of(shop.container("web"))["StartedAt"]
+    volferry.up()
     await_true(is_backed_up)
     await_true(lambda: world.own_containers() == [])
 
@@ -147,9 +143,10 @@ def test_a_siblings_volume_is_backed_up_by_its_labels_alone(
     assert (world.data(copy) / "large").read_bytes() == (world.data(uploads) / "large").read_bytes()
 
 
-def test_it_ends_well_and_soon(volferry: Project) -> None:
+def test_it_is_healthy_and_ends_well_and_soon(volferry: Project) -> None:
+    volferry.up()
     container = volferry.container("volferry")
-    await_true(lambda: "the daemon has started" in container.logs().decode())
+    await_true(lambda: state_of(container)["Health"]["Status"] == "healthy")
     began = time.monotonic()
     volferry("stop")
     assert time.monotonic() - began < 10
@@ -158,6 +155,7 @@ def test_it_ends_well_and_soon(volferry: Project) -> None:
 
 
 def test_it_never_stops_itself(volferry: Project) -> None:
+    volferry.up()
     container = volferry.container("volferry")
     before = state_of(container)["StartedAt"]
     command = ["volferry", "backup", "--container", str(container.name), "--quiesce", "stop"]
@@ -169,11 +167,12 @@ def test_it_never_stops_itself(volferry: Project) -> None:
 
 
 def test_behind_a_proxy_it_needs_neither_the_socket_nor_root(
-    world: World, behind_a_proxy: Project, shop: Project
+    world: World, shop: Project, behind_a_proxy: Project
 ) -> None:
     shop.up()
     uploads, copy = shop.volume("uploads"), world.name()
     (world.data(uploads) / "one").write_text("1")
+    behind_a_proxy.up()
     await_true(lambda: bool(backups(behind_a_proxy, uploads)))
     await_true(lambda: world.own_containers() == [])
     assert state_of(shop.container("web"))["Status"] == "running"
@@ -183,6 +182,7 @@ def test_behind_a_proxy_it_needs_neither_the_socket_nor_root(
     daemon = behind_a_proxy.container("volferry")
     assert SOCKET not in {mount["Destination"] for mount in daemon.attrs["Mounts"]}
     assert behind_a_proxy.inside("volferry", "id", "-un") == (0, "volferry\n")
+    await_true(lambda: state_of(daemon)["Health"]["Status"] == "healthy")
     code, said = behind_a_proxy.inside("volferry", "volferry", "doctor")
     assert code == 0, said
     assert "channel: FIFO" in said

@@ -22,15 +22,27 @@ if TYPE_CHECKING:
     from tests.parts.s3_servers import Servers
 
 PROJECT = Path(__file__).resolve().parents[2]
-# A private engine has no other network; and an application, which says by labels what is to be done.
-HERE = """
+# A private engine has no other network.
+OUTSIDE = """
+networks:
+  outside:
+    external: true
+    name: host
+"""
+HERE = f"""
 version: "3.8"
 services:
   volferry:
     networks:
       - outside
+{OUTSIDE}
+"""
+# An application, which says by labels what is to be done.
+SHOP = f"""
+version: "3.8"
+services:
   web:
-    image: {image}
+    image: {{image}}
     networks:
       - outside
     stdin_open: true
@@ -41,12 +53,9 @@ services:
       volferry.quiesce: stop
     volumes:
       - uploads:/uploads
-networks:
-  outside:
-    external: true
-    name: host
 volumes:
   uploads:
+{OUTSIDE}
 """
 
 
@@ -65,9 +74,13 @@ def swarm(tmp_path: Path) -> Iterator[World]:
         client.close()
 
 
-def stack(world: World, *arguments: str, **environment: str) -> None:
+def deploy(world: World, name: str, *files: Path, **environment: str) -> None:
     done = subprocess.run(
-        ["docker", "stack", *arguments],
+        [
+            *("docker", "stack", "deploy", "--resolve-image", "never"),
+            *(part for file in files for part in ("--compose-file", str(file))),
+            name,
+        ],
         env={**os.environ, "DOCKER_HOST": world.engine.docker_host, **environment},
         capture_output=True,
         text=True,
@@ -91,16 +104,19 @@ def test_each_node_backs_up_its_volumes_under_its_name(
     store = f"s3://{bucket}/volferry"
     swarm.client.secrets.create(name="volferry_key_id", data=KEY_ID.encode())
     swarm.client.secrets.create(name="volferry_key", data=SECRET.encode())
-    here = tmp_path / "here.yaml"
-    here.write_text(HERE.format(image=swarm.image))
-    volume = swarm.volume("shop_uploads")
+    here, shop = tmp_path / "here.yaml", tmp_path / "shop.yaml"
+    here.write_text(HERE)
+    shop.write_text(SHOP.format(image=swarm.image))
+    volume = "shop_uploads"
+    deploy(swarm, "shop", shop)
+    await_true(lambda: [task["Status"]["State"] for task in tasks_of(swarm, "shop_web")] == ["running"])
+    before = {task["ID"] for task in tasks_of(swarm, "shop_web")}
     (swarm.data(volume) / "one").write_text("1")
-    files = [PROJECT / "config/swarm-stack.yaml", here]
-    stack(
+    deploy(
         swarm,
-        *("deploy", "--resolve-image", "never"),
-        *(part for file in files for part in ("--compose-file", str(file))),
-        "shop",
+        "volferry",
+        PROJECT / "config/swarm-stack.yaml",
+        here,
         VOLFERRY_IMAGE=own_image.load(swarm.engine),
         VOLFERRY_STORE=store,
         VOLFERRY_ENDPOINT=server.endpoint,
@@ -115,7 +131,7 @@ def test_each_node_backs_up_its_volumes_under_its_name(
     await_true(lambda: swarm.own_containers() == [])
     (service,) = swarm.client.services.list(filters={"name": "shop_web"})
     assert service.attrs["Spec"]["Mode"]["Replicated"]["Replicas"] == 1
-    assert len(tasks_of(swarm, "shop_web")) == 2
+    assert {task["ID"] for task in tasks_of(swarm, "shop_web")} != before
     copy = swarm.name()
     cli = swarm.cli.having(**server.environment(VOLFERRY_STORE=store))
     cli("restore", f"{swarm.host}/{volume}", "--into", copy).exits(0)

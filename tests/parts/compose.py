@@ -40,7 +40,7 @@ class Project:
                 *(part for file in self.files for part in ("--file", str(file))),
                 *arguments,
             ],
-            env={**os.environ, "DOCKER_HOST": self.engine.docker_host, **self.environment},
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -59,10 +59,22 @@ class Project:
 
     def inside(self, service: str, *command: str) -> tuple[int, str]:
         """Exit code of a command in a service's container, and what it said."""
-        code, said = self.container(service).exec_run(list(command))
-        assert isinstance(said, bytes)
-        assert code is not None
-        return code, said.decode()
+        done = subprocess.run(
+            # docker-py leaves the connection of such a command open
+            ["docker", "exec", str(self.container(service).name), *command],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+        return done.returncode, done.stdout
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "DOCKER_HOST": self.engine.docker_host, **self.environment}
 
     def container(self, service: str) -> Container:
         labels = [f"com.docker.compose.project={self.name}", f"com.docker.compose.service={service}"]
