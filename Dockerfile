@@ -5,17 +5,17 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 # what is shipped has no pip of its own
-RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/volferry
+RUN python3 -m venv --without-pip /opt/volferry
 WORKDIR /src
 # before the sources: this layer changes only with the lock file
 COPY requirements.lock ./
 # botocore describes every service of AWS: what is kept are S3, and whoever gives out credentials for it
-RUN /opt/build/bin/pip --python /opt/volferry/bin/python install --quiet --require-hashes -r requirements.lock \
+RUN python3 -m pip --python /opt/volferry/bin/python install --quiet --require-hashes -r requirements.lock \
     && find /opt/volferry/lib/python3*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
         ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY daemon daemon
-RUN /opt/build/bin/pip --python /opt/volferry/bin/python install --quiet --no-deps .
+RUN python3 -m pip --python /opt/volferry/bin/python install --quiet --no-deps .
 
 FROM ${BASE}
 ARG VERSION=0.1.0
