@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.engine.test_quiesce import await_true, state_of
+from tests.parts.commands import executed, tried
 from tests.parts.compose import Project
 
 if TYPE_CHECKING:
@@ -138,8 +139,7 @@ def test_a_siblings_volume_is_backed_up_by_its_labels_alone(
     assert web["Status"] == "running"
     assert web["StartedAt"] != began  # it was stopped meanwhile
     copy = world.name()
-    code, said = volferry.inside("volferry", "volferry", "restore", uploads, "--into", copy)
-    assert code == 0, said
+    executed(world.engine, volferry.container("volferry"), "volferry", "restore", uploads, "--into", copy)
     assert (world.data(copy) / "large").read_bytes() == (world.data(uploads) / "large").read_bytes()
 
 
@@ -159,7 +159,7 @@ def test_it_never_stops_itself(volferry: Project) -> None:
     container = volferry.container("volferry")
     before = state_of(container)["StartedAt"]
     command = ["volferry", "backup", "--container", str(container.name), "--quiesce", "stop"]
-    code, said = volferry.inside("volferry", *command)
+    code, said = tried(volferry.engine, container, *command)
     assert code in {0, 3}, said  # what it writes to its own state meanwhile is a finding
     assert len(backups(volferry, volferry.volume("state"))) == 1
     after = state_of(container)
@@ -176,14 +176,11 @@ def test_behind_a_proxy_it_needs_neither_the_socket_nor_root(
     await_true(lambda: bool(backups(behind_a_proxy, uploads)))
     await_true(lambda: world.own_containers() == [])
     assert state_of(shop.container("web"))["Status"] == "running"
-    code, said = behind_a_proxy.inside("volferry", "volferry", "restore", uploads, "--into", copy)
-    assert code == 0, said
-    assert world.data(copy).stat().st_mtime_ns == world.data(uploads).stat().st_mtime_ns
     daemon = behind_a_proxy.container("volferry")
+    executed(world.engine, daemon, "volferry", "restore", uploads, "--into", copy)
+    assert world.data(copy).stat().st_mtime_ns == world.data(uploads).stat().st_mtime_ns
     assert SOCKET not in {mount["Destination"] for mount in daemon.attrs["Mounts"]}
-    assert behind_a_proxy.inside("volferry", "id", "-un") == (0, "volferry\n")
+    assert executed(world.engine, daemon, "id", "-un") == b"volferry\n"
     await_true(lambda: state_of(daemon)["Health"]["Status"] == "healthy")
-    code, said = behind_a_proxy.inside("volferry", "volferry", "doctor")
-    assert code == 0, said
-    assert "channel: FIFO" in said
+    assert b"channel: FIFO" in executed(world.engine, daemon, "volferry", "doctor")
     assert behind_a_proxy.container("socket-proxy").logs() == b""  # nothing was refused

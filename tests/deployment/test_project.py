@@ -16,6 +16,7 @@ import docker
 import pytest
 
 from tests.engine.test_quiesce import await_true, state_of
+from tests.parts.commands import executed, tried
 from tests.parts.compose import Project
 from tests.parts.engine import private_engine
 from tests.parts.services_image import import_services
@@ -83,27 +84,16 @@ def project(world: World, own_image: OwnImage, tmp_path: Path) -> Iterator[Proje
     found.down()
 
 
-def executed(world: World, container: Container, *command: str, given: bytes = b"") -> bytes:
-    """What a command in a container writes, which must succeed."""
-    return subprocess.run(
-        ["docker", "exec", "--interactive", str(container.name), *command],
-        env={**os.environ, "DOCKER_HOST": world.engine.docker_host},
-        input=given,
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=60,
-    ).stdout
-
-
 def rows(world: World, database: Container, last: int) -> int:
     """How many there are up to the one with that number."""
     query = f"select count(*) from events where id <= {last}"  # noqa: S608 -- a number
-    return int(executed(world, database, *QUERY, query, "postgres"))
+    return int(executed(world.engine, database, *QUERY, query, "postgres"))
 
 
 def committed(project: Project) -> tuple[int, int]:
     """How many rows, and the last one's number; none while the database cannot be asked."""
-    code, said = project.inside("db", *QUERY, "select count(*), coalesce(max(id), 0) from events", "postgres")
+    query = "select count(*), coalesce(max(id), 0) from events"
+    code, said = tried(project.engine, project.container("db"), *QUERY, query, "postgres")
     if code:
         return 0, 0
     count, last = said.split("|")
@@ -124,11 +114,7 @@ def database(world: World, volume: str) -> Iterator[Container]:
 
     def answers() -> bool:
         assert state_of(container)["Status"] == "running", container.logs().decode()
-        try:
-            executed(world, container, "pg_isready", "--quiet", "--host", SOCKET)
-        except subprocess.CalledProcessError:
-            return False
-        return True
+        return tried(world.engine, container, "pg_isready", "--quiet", "--host", SOCKET)[0] == 0
 
     try:
         await_true(answers)
@@ -158,18 +144,18 @@ def test_a_backup_holds_every_row_that_was_committed_before_it_began(world: Worl
     await_true(lambda: all(manifests(project, volume) for volume in ("www", "pgdata", "cache")))
     await_true(lambda: is_up(project))
     volferry, pgdata = project.container("volferry"), project.volume("pgdata")
-    manifest = json.loads(executed(world, volferry, "volferry", "show", pgdata, "--json"))
+    manifest = json.loads(executed(world.engine, volferry, "volferry", "show", pgdata, "--json"))
     assert manifest["consistency"] == "stop"
     assert manifest["downtime_seconds"] > 0
 
     copy = world.name()
-    executed(world, volferry, "volferry", "restore", pgdata, "--into", copy)
+    executed(world.engine, volferry, "volferry", "restore", pgdata, "--into", copy)
     with database(world, copy) as restored:
         assert rows(world, restored, last) == count
 
-    dump = executed(world, volferry, "volferry", "export", pgdata, "--dump", "dump", "--output", "-")
+    dump = executed(world.engine, volferry, "volferry", "export", pgdata, "--dump", "dump", "--output", "-")
     with database(world, world.volume()) as empty:
-        executed(world, empty, "pg_restore", "--host", SOCKET, "--dbname", "postgres", given=dump)
+        executed(world.engine, empty, "pg_restore", "--host", SOCKET, "--dbname", "postgres", given=dump)
         assert rows(world, empty, last) == count
 
 
@@ -200,7 +186,7 @@ def test_the_project_is_up_again_whenever_the_plug_is_pulled(world: World, proje
             project("up", "--detach")
         await_true(lambda: is_up(project))
         assert rows(world, project.container("db"), last) == count
-    executed(world, project.container("volferry"), "volferry", "backup", *volumes)
+    executed(world.engine, project.container("volferry"), "volferry", "backup", *volumes)
     await_true(lambda: world.own_containers() == [])
     state = world.engine.data_root / "volumes" / project.volume("state") / "_data"
     assert list(state.glob("journal/*.jsonl")) == []

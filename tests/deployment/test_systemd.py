@@ -1,4 +1,4 @@
-"""The units, as systemd judges them."""
+"""The units, as systemd judges them, and the service as it runs it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.engine.test_quiesce import await_true
+from tests.parts.commands import executed, tried
+from tests.parts.own_image import build
 from volferry.config import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from docker.models.containers import Container
+
+    from tests.parts.world import World
 
 PROJECT = Path(__file__).resolve().parents[2]
 UNITS = PROJECT / "systemd"
@@ -23,6 +34,18 @@ def systemd(program: str, *arguments: str) -> str:
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+# A machine that volferry is installed on, with systemd as its first process.
+MACHINE = """
+FROM {image}
+RUN apt-get update && apt-get install --yes --no-install-recommends procps systemd
+RUN ln -s /opt/volferry/bin/volferry /usr/local/bin/
+COPY volferry.service /etc/systemd/system/
+RUN systemctl enable volferry
+ENTRYPOINT ["/lib/systemd/systemd"]
+STOPSIGNAL SIGRTMIN+3
+"""
 
 
 def test_there_is_nothing_to_complain_about() -> None:
@@ -65,3 +88,54 @@ def test_the_example_of_the_variables_is_right_with_everything_set(monkeypatch: 
     assert config.host == "db1"
     assert str(config.store_config.url) == "s3://backups/volferry"
     assert config.defaults.schedule
+
+
+@pytest.fixture
+def machine(world: World, image: str, tmp_path: Path) -> Iterator[Container]:
+    """Booted, with the service enabled."""
+    (tmp_path / "Dockerfile").write_text(MACHINE.format(image=image))
+    shutil.copy(UNITS / "volferry.service", tmp_path)
+    build(world.engine, tmp_path, "volferry-test-machine")
+    booted = world.client.containers.run(
+        "volferry-test-machine",
+        detach=True,
+        network_mode="none",
+        # What systemd itself needs in a container: to mount, and control groups to make its own in.
+        cap_add=["SYS_ADMIN"],
+        security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+        cgroupns="host",
+        volumes=[
+            "/sys/fs/cgroup:/sys/fs/cgroup:rw",
+            f"{world.volume()}:/var/lib/volferry",
+            f"{world.engine.docker_host.removeprefix('unix://')}:/var/run/docker.sock",
+        ],
+        tmpfs={"/run": "", "/tmp": ""},
+        environment={"container": "docker"},
+    )
+    yield booted
+    booted.remove(force=True)
+
+
+def test_the_service_does_its_work_in_its_sandbox(world: World, machine: Container) -> None:
+    def said(*command: str) -> str:
+        return executed(world.engine, machine, *command).decode()
+
+    def is_active() -> bool:
+        return tried(world.engine, machine, "systemctl", "is-active", "volferry") == (0, "active\n")
+
+    volume = world.volume(labels={"volferry.schedule": "@yearly"})
+    (world.data(volume) / "one").write_text("1")
+    await_true(is_active)  # it has said that it is ready
+    await_true(lambda: volume in tried(world.engine, machine, "volferry", "list")[1])
+    await_true(lambda: world.own_containers() == [])
+    assert said("volferry", "status", "--health") == "ok\n"
+    pid = said("systemctl", "show", "--value", "--property", "MainPID", "volferry").strip()
+    status = said("cat", f"/proc/{pid}/status")
+    assert re.findall(r"^Cap(?:Prm|Eff|Bnd):\t(\w+)$", status, re.MULTILINE) == ["0" * 16] * 3
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+
+    said("systemctl", "reload", "volferry")
+    await_true(lambda: "the configuration was read again" in said("journalctl", "--unit", "volferry"))
+    assert is_active()
+    said("systemctl", "stop", "volferry")
+    assert said("systemctl", "show", "--value", "--property", "Result", "volferry") == "success\n"

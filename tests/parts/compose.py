@@ -40,7 +40,7 @@ class Project:
                 *(part for file in self.files for part in ("--file", str(file))),
                 *arguments,
             ],
-            env=self._environment,
+            env={**os.environ, "DOCKER_HOST": self.engine.docker_host, **self.environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -56,25 +56,6 @@ class Project:
     def down(self) -> None:
         """With its volumes."""
         self("down", "--volumes")
-
-    def inside(self, service: str, *command: str) -> tuple[int, str]:
-        """Exit code of a command in a service's container, and what it said."""
-        done = subprocess.run(
-            # docker-py leaves the connection of such a command open
-            ["docker", "exec", str(self.container(service).name), *command],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=_SECONDS,
-        )
-        return done.returncode, done.stdout
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "DOCKER_HOST": self.engine.docker_host, **self.environment}
 
     def container(self, service: str) -> Container:
         labels = [f"com.docker.compose.project={self.name}", f"com.docker.compose.service={service}"]

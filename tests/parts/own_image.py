@@ -62,14 +62,18 @@ class OwnImage:
 
 
 def _build(engine: PrivateEngine, client: docker.DockerClient) -> None:
-    """As a person would, but for the network: a private engine has none of its own."""
     import_base(client, _BASE)
-    arguments = {"BASE": _BASE, **build_arguments()}
+    build(engine, PROJECT, IMAGE, BASE=_BASE)
+
+
+def build(engine: PrivateEngine, directory: Path, image: str, **arguments: str) -> None:
+    """As a person would, but for the network: a private engine has none of its own."""
+    arguments = {**arguments, **build_arguments()}
     done = subprocess.run(
         [
-            *("docker", "build", "--network", "host", "--tag", IMAGE),
+            *("docker", "build", "--network", "host", "--tag", image),
             *(part for item in arguments.items() for part in ("--build-arg", "=".join(item))),
-            str(PROJECT),
+            str(directory),
         ],
         # BuildKit is a part of its own, and not everywhere
         env={**os.environ, "DOCKER_HOST": engine.docker_host, "DOCKER_BUILDKIT": "0"},
