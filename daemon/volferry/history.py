@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 CREATE INDEX IF NOT EXISTS runs_of_a_volume ON runs (volume, number);
 CREATE TABLE IF NOT EXISTS seen (volume TEXT PRIMARY KEY, first REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scheduled (volume TEXT PRIMARY KEY, schedule TEXT NOT NULL, newest REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (volume TEXT, outcome TEXT, count INTEGER NOT NULL, PRIMARY KEY (volume, outcome));
 """
 
@@ -182,6 +183,29 @@ class History:
         except (sqlite3.Error, OSError):
             return {}
         return {volume: _time(first) for volume, first in rows}
+
+    def keep_scheduled(self, scheduled: Iterable[tuple[str, str, datetime | None]]) -> None:
+        """Volumes, their schedules, and when the newest backup of each began: for `scheduled`."""
+        rows = [
+            (volume, text, None if time is None else time.timestamp()) for volume, text, time in scheduled
+        ]
+        try:
+            with self._opened() as database, database:
+                database.execute("DELETE FROM scheduled")
+                database.executemany("INSERT INTO scheduled VALUES (?, ?, ?)", rows)
+        except (sqlite3.Error, OSError):
+            return
+
+    def scheduled(self) -> list[tuple[str, str, datetime | None]]:
+        """As they were kept last."""
+        if not self._path.exists():
+            return []
+        try:
+            with self._opened() as database:
+                rows = database.execute("SELECT volume, schedule, newest FROM scheduled").fetchall()
+        except (sqlite3.Error, OSError):
+            return []
+        return [(volume, text, None if time is None else _time(time)) for volume, text, time in rows]
 
     def totals(self) -> dict[tuple[str, str], int]:
         """How often each volume had each outcome, ever."""

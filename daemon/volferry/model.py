@@ -45,7 +45,8 @@ def _escaped(char: str) -> str:
 
 def time_of_id(backup_id: str) -> datetime:
     """When the backup began, to the second."""
-    return datetime.strptime(backup_id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    # strptime takes ten times as long, and a store has thousands of ids.
+    return datetime.fromisoformat(backup_id[:15]).replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -129,6 +130,8 @@ def parse_span(text: str) -> timedelta:
     return sum((timedelta(**{units[unit]: int(number)}) for number, unit in _SPAN.findall(text)), timedelta())
 
 
+# The daemon asks for the same few times again and again.
+@lru_cache(maxsize=4096)
 def _next(part: str, time: datetime, zone: tzinfo) -> datetime | None:
     if match := _INTERVAL.fullmatch(part.lower()):
         return (time + parse_span(match[1])).astimezone(zone)
@@ -142,6 +145,7 @@ def _next(part: str, time: datetime, zone: tzinfo) -> datetime | None:
     return min((each for each in found if each is not None), default=None)
 
 
+@lru_cache(maxsize=1024)  # of what is right: a label is read at each look
 def _checked(part: str) -> None:
     """Raises ValueError."""
     lower = part.lower()

@@ -97,3 +97,12 @@ def test_volumes_are_seen_first_once(tmp_path: Path) -> None:
     assert history.first_seen(["a"], NOW) == {"a": NOW}
     later = NOW + timedelta(days=1)
     assert history.first_seen(["a", "b"], later) == {"a": NOW, "b": later}
+
+
+def test_what_is_scheduled_is_kept_as_it_was_last(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    assert history.scheduled() == []
+    history.keep_scheduled([("gone", "@daily", None)])
+    kept: list[tuple[str, str, datetime | None]] = [("a", "@daily", NOW), ("b", "every 1h", None)]
+    history.keep_scheduled(kept)
+    assert history.scheduled() == kept

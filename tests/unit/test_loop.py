@@ -16,6 +16,8 @@ from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.loop import Ending, Loop, View
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from volferry.scheduler.events import Event
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -40,12 +42,12 @@ class Made:
     told: list[tuple[str, str]] = field(default_factory=list)
     looks: int = 0
     config: Config = field(default_factory=Config)
+    kept: list[tuple[str, str, datetime | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         log = structlog.wrap_logger(None, processors=[self._drop])
-        self.loop = Loop(
-            lambda: self.config, Agenda(UTC), self, self, self, log, self.now - timedelta(days=1)
-        )
+        started = self.now - timedelta(days=1)
+        self.loop = Loop(lambda: self.config, Agenda(UTC), self, self, self, self, log, started)
         self.lines: list[dict[str, Any]] = []
 
     def _drop(self, _logger: object, _name: str, line: Any) -> Any:
@@ -66,6 +68,12 @@ class Made:
 
     def going_on(self) -> dict[str, datetime]:
         return dict(self.running)
+
+    def keep_scheduled(self, scheduled: Iterable[tuple[str, str, datetime | None]]) -> None:
+        self.kept = list(scheduled)
+
+    def scheduled(self) -> list[tuple[str, str, datetime | None]]:
+        return self.kept
 
     def tell(self, event: Event) -> None:
         self.told.append((event.kind, event.volume))
@@ -210,3 +218,12 @@ def test_settings_that_are_wrong_are_told_once_and_no_matter_of_the_others() -> 
         made.after(minutes=5)
     assert made.begun == ["good"]
     assert made.told == [("failure", "wrong")]
+
+
+def test_what_is_late_is_told_also_by_a_daemon_that_can_look_at_nothing_since_its_start() -> None:
+    before = Made(volumes=[volume("vol", "@daily"), volume("new", "@daily")], newest={"vol": NOW})
+    before.after()
+    after = Made(now=NOW + timedelta(days=3), kept=before.kept, unreachable=True)
+    after.after()
+    assert after.begun == []
+    assert ("late", "vol") in after.told

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from volferry.checked import value_of
 from volferry.config import Config
 from volferry.model import ANONYMOUS_LABEL, Volume
-from volferry.scheduler.agenda import Agenda
+from volferry.scheduler.agenda import Agenda, Appointment, scheduled_of
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -21,8 +21,22 @@ def config(**more: object) -> Config:
     return value_of({"defaults": {"schedule": "0 2 * * *"}, **more}, Config)
 
 
+def appointments(
+    agenda: Agenda,
+    volumes: list[Volume],
+    settings: Config,
+    newest: dict[str, datetime],
+    now: datetime = NOW,
+    *,
+    seen: datetime = NOW,
+) -> list[Appointment]:
+    scheduled, _ = scheduled_of(volumes, settings)
+    seen_of = {each.name: seen for each in volumes}
+    return agenda.appointments(scheduled, newest, seen_of, now, jitter=settings.daemon.jitter.delta)
+
+
 def names(agenda: Agenda, volumes: list[Volume], settings: Config, **newest: datetime) -> list[str]:
-    found, _ = agenda.appointments(volumes, settings, newest, {}, NOW)
+    found = appointments(agenda, volumes, settings, newest)
     return [each.volume for each in found if each.at <= NOW]
 
 
@@ -47,7 +61,7 @@ def test_which_volumes_are_selected() -> None:
 
 def test_what_is_wrong_with_one_volume_is_no_matter_of_the_others() -> None:
     volumes = [volume("wrong", schedule="sometimes"), volume("good")]
-    found, wrong = Agenda(UTC).appointments(volumes, config(), {}, {}, NOW)
+    found, wrong = scheduled_of(volumes, config())
     assert [each.volume for each in found] == ["good"]
     assert list(wrong) == ["wrong"]
 
@@ -67,8 +81,8 @@ def test_jitter_is_the_same_each_time_and_differs_between_volumes() -> None:
     settings = config(daemon={"jitter": "30m"})
     volumes = [volume(f"vol{number}") for number in range(50)]
     newest = {each.name: NOW for each in volumes}
-    found, _ = Agenda(UTC).appointments(volumes, settings, newest, {}, NOW)
-    assert found == Agenda(UTC).appointments(volumes, settings, newest, {}, NOW)[0]
+    found = appointments(Agenda(UTC), volumes, settings, newest)
+    assert found == appointments(Agenda(UTC), volumes, settings, newest)
     times = {each.at for each in found}
     assert len(times) == len(volumes)
     at = datetime(2026, 3, 11, 2, tzinfo=UTC)
@@ -82,24 +96,24 @@ def test_jitter_does_not_keep_a_new_volume_from_its_first_backup() -> None:
 def test_a_backup_from_the_future_counts_from_when_it_was_seen() -> None:
     agenda, newest = Agenda(UTC), {"vol": NOW + timedelta(days=3650)}
     assert names(agenda, [volume("vol")], config(), **newest) == []
-    found, _ = agenda.appointments([volume("vol")], config(), newest, {}, NOW + timedelta(days=1))
+    found = appointments(agenda, [volume("vol")], config(), newest, NOW + timedelta(days=1))
     assert [each.at for each in found] == [datetime(2026, 3, 11, 2, tzinfo=UTC)]
 
 
 def test_what_came_due_during_a_run_is_done_with_when_it_ends() -> None:
     agenda, began = Agenda(UTC), NOW - timedelta(hours=3)
     agenda.succeeded("vol", NOW - timedelta(minutes=1))
-    found, _ = agenda.appointments([volume("vol", schedule="@hourly")], config(), {"vol": began}, {}, NOW)
+    found = appointments(agenda, [volume("vol", schedule="@hourly")], config(), {"vol": began})
     assert [each.at for each in found] == [NOW]
     agenda.succeeded("vol", NOW)
-    found, _ = agenda.appointments([volume("vol", schedule="@hourly")], config(), {"vol": began}, {}, NOW)
+    found = appointments(agenda, [volume("vol", schedule="@hourly")], config(), {"vol": began})
     assert [each.at for each in found] == [NOW + timedelta(hours=1)]
 
 
 def test_late_is_what_has_missed_two_of_its_times_or_never_had_a_backup_for_one() -> None:
     def late(newest: datetime | None, seen: datetime) -> bool:
         known = {} if newest is None else {"vol": newest}
-        found, _ = Agenda(UTC).appointments([volume("vol")], config(), known, {"vol": seen}, NOW)
+        found = appointments(Agenda(UTC), [volume("vol")], config(), known, seen=seen)
         return found[0].late
 
     assert not late(NOW - timedelta(hours=11), NOW)

@@ -133,6 +133,7 @@ class _Daemon:
             surroundings=self._surroundings,
             runs=self._runs,
             teller=self,
+            memory=self.history,
             log=self._log,
             started=datetime.now(UTC),
         )

@@ -15,7 +15,7 @@ from volferry.cli.surroundings import view_of, zone_of
 from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.errors import VolferryError
 from volferry.history import History
-from volferry.scheduler.agenda import Agenda
+from volferry.scheduler.agenda import Agenda, scheduled_of
 
 if TYPE_CHECKING:
     from volferry.daemon_config import Listen
@@ -86,9 +86,10 @@ def _appointments(
         view = view_of(session, list_volumes(session.engine), history, [])
     except VolferryError as error:
         return [], {}, str(error)
+    scheduled, wrong = scheduled_of(view.volumes, session.config)
     agenda = Agenda(zone_of(session.config))
-    found, wrong = agenda.appointments(view.volumes, session.config, view.newest, view.seen, now)
-    return found, wrong, ""
+    jitter = session.config.daemon.jitter.delta
+    return agenda.appointments(scheduled, view.newest, view.seen, now, jitter=jitter), wrong, ""
 
 
 def _document(run: PastRun) -> dict[str, Any]:

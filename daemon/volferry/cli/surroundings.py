@@ -98,8 +98,10 @@ def zone_of(config: Config) -> Any:
 def _newest(session: Session) -> dict[str, datetime]:
     """When each volume's newest backup began."""
     try:
-        refs = session.repository.refs(host=session.host)
-        return {ref.volume: ref.time for ref in refs}  # in the order of time
+        newest = {
+            ref.volume: ref for ref in session.repository.refs(host=session.host)
+        }  # in the order of time
+        return {volume: ref.time for volume, ref in newest.items()}
     except NoSuchStore:
         if any((session.config.state_dir / "stores").glob("*")):
             # An unmounted share leaves its mount point, where everything would be backed up anew.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from volferry.errors import ConfigError
 from volferry.schedule import Due, due
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from volferry.config import Config
     from volferry.model import Volume
+    from volferry.schedule import Schedule
     from volferry.volume_settings import VolumeSettings
 
 _FIRST_RETRY = timedelta(minutes=1)
@@ -28,6 +29,28 @@ class Appointment:
     volume: str
     at: datetime
     late: bool  # it has had no good backup for longer than its schedule allows
+
+
+class Scheduled(NamedTuple):
+    """A volume that is to be backed up, and when."""
+
+    volume: str
+    schedule: Schedule
+
+
+def scheduled_of(volumes: Iterable[Volume], config: Config) -> tuple[list[Scheduled], dict[str, str]]:
+    """Of all volumes, those that are selected and have a schedule; and what is wrong with settings, by volume."""
+    found = []
+    wrong: dict[str, str] = {}
+    for volume in volumes:
+        try:
+            settings = config.settings_of(volume)
+        except ConfigError as error:
+            wrong[volume.name] = str(error)
+            continue
+        if is_selected(volume, settings, config.daemon.select) and settings.schedule is not None:
+            found.append(Scheduled(volume.name, settings.schedule))
+    return found, wrong
 
 
 @dataclass(slots=True)
@@ -54,36 +77,26 @@ class Agenda:
 
     def appointments(
         self,
-        volumes: Iterable[Volume],
-        config: Config,
+        scheduled: Iterable[Scheduled],
         newest: Mapping[str, datetime],
         seen: Mapping[str, datetime],
         now: datetime,
-    ) -> tuple[list[Appointment], dict[str, str]]:
-        """Of all volumes that are selected and have a schedule, the first one first; and what is wrong with settings, by
-        volume. `newest` is when the newest backup of each began, `seen` when it was seen first.
-        """
+        *,
+        jitter: timedelta = timedelta(),
+    ) -> list[Appointment]:
+        """The first one first. `newest` is when the newest backup of each volume began, `seen` when it was seen first."""
         found = []
-        wrong: dict[str, str] = {}
-        for volume in volumes:
-            try:
-                settings = config.settings_of(volume)
-            except ConfigError as error:
-                wrong[volume.name] = str(error)
-                continue
-            if not is_selected(volume, settings, config.daemon.select) or settings.schedule is None:
-                continue
-            last = self._believed(volume.name, newest.get(volume.name), now)
-            late_by = due(settings.schedule, last, now, self.zone, seen=seen.get(volume.name, now))
-            ended = self._ended.get(volume.name)
+        for volume, schedule in scheduled:
+            last = self._believed(volume, newest.get(volume), now)
+            by_store = due(schedule, last, now, self.zone, seen=seen.get(volume, now))
+            next_due = by_store
+            ended = self._ended.get(volume)
             if ended is not None and (last is None or last < ended <= now):
-                next_due = due(settings.schedule, ended, now, self.zone, seen=now)
-            else:
-                next_due = late_by
-            if next_due is not None and late_by is not None:
-                at = self._time_of(volume.name, next_due, config.daemon.jitter.delta, now)
-                found.append(Appointment(volume.name, at, late_by.late))
-        return sorted(found, key=lambda each: (each.at, each.volume)), wrong
+                next_due = due(schedule, ended, now, self.zone)
+            if next_due is not None and by_store is not None:
+                at = self._time_of(volume, next_due, jitter, now)
+                found.append(Appointment(volume, at, by_store.late))
+        return sorted(found, key=lambda each: (each.at, each.volume))
 
     def _believed(self, volume: str, newest: datetime | None, now: datetime) -> datetime | None:
         """One from the future was made while the clock was wrong: it counts from when it was seen first."""

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from volferry.errors import VolferryError
+from volferry.schedule import Schedule
+from volferry.scheduler.agenda import Scheduled, scheduled_of
 from volferry.scheduler.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from volferry.config import Config
     from volferry.model import Volume
@@ -56,6 +58,15 @@ class Surroundings(Protocol):
         """Raises VolferryError."""
 
 
+class Memory(Protocol):
+    """What outlives the process: after a start, what is late is so also while nothing can be looked at."""
+
+    def keep_scheduled(self, scheduled: Iterable[tuple[str, str, datetime | None]]) -> None:
+        """Volumes, their schedules, and when the newest backup of each began."""
+
+    def scheduled(self) -> list[tuple[str, str, datetime | None]]: ...
+
+
 class Runs(Protocol):
     """Where runs take place. Each that ends must be told to the loop (`ended`)."""
 
@@ -79,17 +90,26 @@ class Loop:
     surroundings: Surroundings
     runs: Runs
     teller: Teller
+    memory: Memory
     log: Log
     started: datetime
     appointments: list[Appointment] = field(default_factory=list)
     trouble: str = ""  # why the last look failed; empty if it did not
     looked_at: datetime | None = None
     _look_due: datetime | None = None
-    _view: View | None = None
+    _newest: Mapping[str, datetime] = field(default_factory=dict)
+    _seen: Mapping[str, datetime] = field(default_factory=dict)
+    _kept: list[tuple[str, str, datetime | None]] = field(default_factory=list)
+    _scheduled: list[Scheduled] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
     _late: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
     _overlapped: dict[str, datetime] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._kept = self.memory.scheduled()
+        self._scheduled = [Scheduled(volume, Schedule(text)) for volume, text, _ in self._kept]
+        self._newest = {volume: time for volume, _, time in self._kept if time is not None}
 
     @property
     def late(self) -> frozenset[str]:
@@ -143,7 +163,7 @@ class Loop:
 
     def _look(self, now: datetime) -> None:
         try:
-            self._view = self.surroundings.look()
+            view = self.surroundings.look()
         except VolferryError as error:
             if not self.trouble:
                 self._tell("failure", "", "cannot look for what is due", now, Ending(False, error=str(error)))
@@ -156,23 +176,26 @@ class Loop:
             self._tell("recovery", "", "the engine and the store can be looked at again", now)
             self._said = {key for key in self._said if not key.startswith("cannot look")}
         self.trouble = ""
+        self._scheduled, wrong = scheduled_of(view.volumes, self.config())
+        for volume, problem in wrong.items():
+            if self._say_once("a volume is left out", problem, volume=volume):
+                self._tell("failure", volume, "it is left out", now, Ending(good=False, error=problem))
+        self._newest, self._seen = view.newest, view.seen
+        kept = [(volume, str(schedule), view.newest.get(volume)) for volume, schedule in self._scheduled]
+        if kept != self._kept:
+            self.memory.keep_scheduled(kept)
+            self._kept = kept
         self.looked_at = now
         self._look_due = now + _LONGEST_LOOK
-        for problem in self._view.left_down:
+        for problem in view.left_down:
             if self._say_once("what an interrupted run had stopped could not be brought back", problem):
                 self._tell("failure", "", "a service is down", now, Ending(False, error=problem))
 
     def _judge(self, now: datetime) -> None:
         """By the last look that did not fail: what is late does not become less so where nothing can be seen."""
-        if self._view is None:
-            return
-        view = self._view
-        self.appointments, wrong = self.agenda.appointments(
-            view.volumes, self.config(), view.newest, view.seen, now
+        self.appointments = self.agenda.appointments(
+            self._scheduled, self._newest, self._seen, now, jitter=self.config().daemon.jitter.delta
         )
-        for volume, problem in wrong.items():
-            if self._say_once("a volume is left out", problem, volume=volume):
-                self._tell("failure", volume, "it is left out", now, Ending(False, error=problem))
         late = self.late
         self._late &= late
         if now - self.started < _CATCHING_UP:
@@ -185,7 +208,7 @@ class Loop:
 
     def _start_due(self, now: datetime) -> datetime | None:
         """Starts what may; returns when the next one is due, None if that is not known before something happens."""
-        if self.trouble:
+        if self.trouble or self.looked_at is None:
             return None  # it would fail, and be tried again later than the next look
         config = self.config()
         going_on = self.runs.going_on()
@@ -204,11 +227,7 @@ class Loop:
 
     def _overlap(self, volume: str, began: datetime, now: datetime) -> None:
         """Says that a run came due while the one before was still going on; that one counts for both."""
-        view = self._view
-        found = next((each for each in view.volumes if each.name == volume), None) if view else None
-        schedule = self.config().settings_of(found).schedule if found is not None else None
-        if schedule is None:
-            return
+        schedule = next(schedule for name, schedule in self._scheduled if name == volume)
         next_due = schedule.after(self._overlapped.get(volume, began), self.agenda.zone)
         if next_due is not None and next_due <= now:
             self._overlapped[volume] = now
