@@ -170,6 +170,12 @@ class PrivateEngine:
             self._end_dockerd()
             self._crashed = True
 
+    def pull_the_plug(self) -> None:
+        """End all of it at once, as a power failure would: dockerd, its own programs, and what runs in containers."""
+        self.kill()
+        while processes := _engine_processes(self.root).all:
+            _signal(processes)
+
     def _end_dockerd(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -254,6 +260,10 @@ class _Processes:
     programs: frozenset[int]
     containers: frozenset[int]
 
+    @property
+    def all(self) -> frozenset[int]:
+        return self.programs | self.containers
+
 
 def _signal(pids: Iterable[int]) -> None:
     for pid in pids:
@@ -266,7 +276,7 @@ def _end_processes(root: Path) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while True:
         processes = _engine_processes(root)
-        left = processes.programs | processes.containers
+        left = processes.all
         if not left:
             return
         if time.monotonic() > deadline:

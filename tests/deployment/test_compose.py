@@ -1,0 +1,186 @@
+"""The daemon as config/compose.yaml deploys it: what siblings have, and how it stands among them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.engine.test_quiesce import await_true, state_of
+from tests.parts.commands import executed, tried
+from tests.parts.compose import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.parts.world import World
+
+PROJECT = Path(__file__).resolve().parents[2]
+SOCKET = "/var/run/docker.sock"
+# A private engine has no network to give; health is asked for more often than in earnest.
+HERE = """
+services:
+  volferry:
+    network_mode: none
+    healthcheck:
+      interval: 1s
+"""
+# A stand-in for the proxy's image, which heeds the same options.
+PROXY_HERE = """
+  socket-proxy:
+    entrypoint: ["python3", "-u", "/proxy.py"]
+    volumes:
+      - {program}:/proxy.py:ro
+"""
+# An application. All that volferry is told of it are labels.
+SHOP = """
+version: "3.8"
+services:
+  web:
+    image: {image}
+    network_mode: none
+    stdin_open: true
+    init: true
+    command: ["sh", "-c", "while read -r _; do :; done"]
+    volumes:
+      - uploads:/uploads
+      - /etc/hostname:/etc/host:ro
+volumes:
+  uploads:
+    labels:
+      volferry.schedule: "@yearly"
+      volferry.quiesce: stop
+"""
+
+
+def deployed(world: World, image: str, directory: Path, file: str, here: str) -> Project:
+    """By a file of config/; not up yet."""
+    override = directory / "here.yaml"
+    override.write_text(here)
+    return Project(
+        world.engine,
+        world.client,
+        f"volferry{time.monotonic_ns()}",
+        [PROJECT / "config" / file, override],
+        {
+            "VOLFERRY_IMAGE": image,
+            "SOCKET_PROXY_IMAGE": image,
+            "DOCKER_SOCKET": world.engine.docker_host.removeprefix("unix://"),
+        },
+    )
+
+
+@pytest.fixture
+def volferry(world: World, image: str, tmp_path: Path) -> Iterator[Project]:
+    project = deployed(world, image, tmp_path, "compose.yaml", HERE)
+    yield project
+    project.down()
+
+
+@pytest.fixture
+def behind_a_proxy(world: World, image: str, tmp_path: Path) -> Iterator[Project]:
+    here = HERE + PROXY_HERE.format(program=PROJECT / "tests/parts/api_proxy.py")
+    project = deployed(world, image, tmp_path, "compose.socket-proxy.yaml", here)
+    yield project
+    project.down()
+
+
+@pytest.fixture
+def shop(world: World, tmp_path: Path) -> Iterator[Project]:
+    file = tmp_path / "shop.yaml"
+    file.write_text(SHOP.format(image=world.image))
+    project = Project(world.engine, world.client, f"shop{time.monotonic_ns()}", [file])
+    yield project
+    project.down()
+
+
+def backups(project: Project, volume: str) -> list[Any]:
+    store = project.engine.data_root / "volumes" / project.volume("backups") / "_data"
+    return list((store / "manifests").rglob(f"{volume}/*.json"))
+
+
+def test_a_siblings_volume_is_backed_up_by_its_labels_alone(
+    world: World, shop: Project, volferry: Project
+) -> None:
+    uploads, state = shop.volume("uploads"), volferry.volume("state")
+    shop.up()
+    with (world.data(uploads) / "large").open("wb") as file:
+        for number in range(200):
+            file.write(b"%d" % number * 500_000)
+    helpers: dict[str, Any] = {}
+
+    def is_backed_up() -> bool:
+        for each in world.client.api.containers(filters={"label": "volferry.role=helper"}):
+            helpers.setdefault(each["Id"], world.client.api.inspect_container(each["Id"]))
+        return bool(backups(volferry, uploads))
+
+    began = state_of(shop.container("web"))["StartedAt"]
+    volferry.up()
+    await_true(is_backed_up)
+    await_true(lambda: world.own_containers() == [])
+
+    # The helper had the volume, and the one that the FIFOs are in; nothing else that the daemon has.
+    (helper,) = helpers.values()
+    assert {(each["Name"], each["Destination"], each["RW"]) for each in helper["Mounts"]} == {
+        (uploads, f"/volumes/{uploads}", False),
+        (state, "/spool", True),
+    }
+    assert helper["HostConfig"]["Binds"] is None
+    assert SOCKET not in json.dumps(helper["HostConfig"])
+    assert helper["HostConfig"]["NetworkMode"] == "none"
+    assert helper["Image"] == volferry.container("volferry").attrs["Image"]
+    assert helper["Path"] == "sh"
+    assert helper["Args"][0].startswith("/spool/runs/")  # by FIFO: the shell reads from one
+
+    web = state_of(shop.container("web"))
+    assert web["Status"] == "running"
+    assert web["StartedAt"] != began  # it was stopped meanwhile
+    copy = world.name()
+    executed(world.engine, volferry.container("volferry"), "volferry", "restore", uploads, "--into", copy)
+    assert (world.data(copy) / "large").read_bytes() == (world.data(uploads) / "large").read_bytes()
+
+
+def test_it_is_healthy_and_ends_well_and_soon(volferry: Project) -> None:
+    volferry.up()
+    container = volferry.container("volferry")
+    await_true(lambda: state_of(container)["Health"]["Status"] == "healthy")
+    began = time.monotonic()
+    volferry("stop")
+    assert time.monotonic() - began < 10
+    assert state_of(container)["ExitCode"] == 0
+    assert "the daemon has stopped" in container.logs().decode()
+
+
+def test_it_never_stops_itself(volferry: Project) -> None:
+    volferry.up()
+    container = volferry.container("volferry")
+    before = state_of(container)["StartedAt"]
+    command = ["volferry", "backup", "--container", str(container.name), "--quiesce", "stop"]
+    code, said = tried(volferry.engine, container, *command)
+    assert code in {0, 3}, said  # what it writes to its own state meanwhile is a finding
+    assert len(backups(volferry, volferry.volume("state"))) == 1
+    after = state_of(container)
+    assert (after["Status"], after["StartedAt"]) == ("running", before)
+
+
+def test_behind_a_proxy_it_needs_neither_the_socket_nor_root(
+    world: World, shop: Project, behind_a_proxy: Project
+) -> None:
+    shop.up()
+    uploads, copy = shop.volume("uploads"), world.name()
+    (world.data(uploads) / "one").write_text("1")
+    behind_a_proxy.up()
+    await_true(lambda: bool(backups(behind_a_proxy, uploads)))
+    await_true(lambda: world.own_containers() == [])
+    assert state_of(shop.container("web"))["Status"] == "running"
+    daemon = behind_a_proxy.container("volferry")
+    executed(world.engine, daemon, "volferry", "restore", uploads, "--into", copy)
+    assert world.data(copy).stat().st_mtime_ns == world.data(uploads).stat().st_mtime_ns
+    assert SOCKET not in {mount["Destination"] for mount in daemon.attrs["Mounts"]}
+    assert executed(world.engine, daemon, "id", "-un") == b"volferry\n"
+    await_true(lambda: state_of(daemon)["Health"]["Status"] == "healthy")
+    assert b"channel: FIFO" in executed(world.engine, daemon, "volferry", "doctor")
+    assert behind_a_proxy.container("socket-proxy").logs() == b""  # nothing was refused

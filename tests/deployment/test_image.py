@@ -1,0 +1,76 @@
+"""The image: built from its Dockerfile, and run as a person would run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from volferry import __version__
+
+if TYPE_CHECKING:
+    from tests.parts.world import World
+
+# What compose.yaml makes of it.
+CONFINED: dict[str, Any] = {
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "read_only": True,
+    "tmpfs": {"/tmp": ""},
+}
+
+
+def ran(world: World, image: str, *arguments: str, **more: Any) -> tuple[int, str]:
+    """Exit code of `docker run`, and what was said. The engine's socket is there, as the image expects it."""
+    container = world.client.containers.create(
+        image,
+        list(arguments),
+        network_mode="none",
+        volumes=[f"{socket(world)}:/var/run/docker.sock", f"{world.volume()}:/var/lib/volferry"],
+        **more,
+    )
+    try:
+        container.start()
+        code = container.wait(timeout=60)["StatusCode"]
+        return code, container.logs().decode()
+    finally:
+        container.remove(force=True, v=True)
+
+
+def socket(world: World) -> str:
+    return world.engine.docker_host.removeprefix("unix://")
+
+
+def test_what_it_says_of_itself(world: World, image: str) -> None:
+    found = world.client.images.get(image).attrs["Config"]
+    assert found["Entrypoint"] == ["volferry"]
+    assert found["Cmd"] == ["daemon"]
+    assert found["StopSignal"] == "SIGTERM"
+    assert found["Healthcheck"]["Test"] == ["CMD", "volferry", "status", "--health"]
+    assert found["Labels"]["org.opencontainers.image.version"] == __version__
+    assert not found["Volumes"]  # every helper would have them
+    assert ran(world, image, "--version") == (0, f"volferry {__version__}\n")
+
+
+@pytest.mark.parametrize("user", ["root", "volferry"])
+def test_it_has_all_that_a_backup_needs(world: World, image: str, user: str) -> None:
+    group = Path(socket(world)).stat().st_gid
+    code, said = ran(world, image, "doctor", user=user, group_add=[group], **CONFINED)
+    assert code == 0, said
+    assert "FAIL" not in said
+    assert "channel: FIFO" in said
+    # the helper's image is the one that it runs in
+    assert str(world.client.images.get(image).id) in said
+
+
+def test_without_the_socket_it_says_what_is_missing(world: World, image: str) -> None:
+    code, said = ran(world, image, "volumes", user="volferry", **CONFINED)
+    assert code == 1
+    assert "no permission to use the Docker engine" in said
+
+
+def test_it_is_small(world: World, image: str) -> None:
+    """What it adds to its base, of which half is the libraries of object stores."""
+    layers = world.client.images.get(image).history()
+    assert sum(layer["Size"] for layer in layers if not layer["Comment"].startswith("Imported")) < 90 << 20
