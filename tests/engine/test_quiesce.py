@@ -374,3 +374,45 @@ def test_a_container_that_was_restarted_meanwhile_is_stopped_all_the_same(
         both.end()
     assert {state_of(each)["Status"] for each in (first, second)} == {"running"}
     engine.close()
+
+
+def test_a_container_has_as_much_time_to_stop_as_it_wants(world: World) -> None:
+    volume = world.filled()
+    deaf = ["sh", "-c", "trap '' TERM; while read -r _; do :; done"]
+    made = world.client.api.create_container(
+        world.image,
+        deaf,
+        stdin_open=True,
+        stop_timeout=1,
+        host_config=world.client.api.create_host_config(binds=[f"{volume}:/data"], network_mode="none"),
+    )
+    container = world.client.containers.get(made["Id"])
+    try:
+        container.start()
+        (backup,) = world.cli("backup", volume, "--quiesce", "stop", "--json").exits(0).json["backups"]
+        # Not at once, and not after the ten seconds of one that says nothing.
+        assert 1 <= backup["downtime_seconds"] < 8
+        assert state_of(container)["Status"] == "running"
+    finally:
+        container.remove(force=True)
+
+
+def test_an_engine_that_is_killed_meanwhile_has_its_service_brought_back(tmp_path: Path) -> None:
+    with private_engine() as private:
+        client = docker.DockerClient(base_url=private.docker_host, timeout=120)
+        with world_of(private, client, tmp_path) as world:
+            volume = world.volume()
+            large(world, volume)
+            container = writing(world, volume)
+            running = world.cli.start("backup", volume, "--quiesce", "stop")
+            assert running.until(lambda: state_of(container)["Status"] == "exited")
+            client.close()  # what it has open would end with the engine
+            private.kill()
+            running.outcome().exits(1)
+            private.start()
+            assert state_of(container)["Status"] == "exited"
+            outcome = world.cli("backup", volume).exits(0, 3)  # it is written to
+            assert f"bringing back what an interrupted run had stopped: {container.name}" in outcome.stderr
+            assert state_of(container)["Status"] == "running"
+            assert world.own_containers() == []
+        client.close()
