@@ -6,6 +6,7 @@ session of its own, with its own arguments, environment and outputs, and it ends
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -17,6 +18,8 @@ import threading
 from functools import cache
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
+
+from tests.parts.botocore_data import read_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,11 +60,7 @@ class Forked:
     """A process that was forked for us. As `Popen`, though it is no child of ours."""
 
     def __init__(
-        self,
-        pid: int,
-        status: IO[bytes],
-        stdout: IO[bytes] | None = None,
-        stderr: IO[bytes] | None = None,
+        self, pid: int, status: IO[bytes], stdout: IO[bytes] | None = None, stderr: IO[bytes] | None = None
     ) -> None:
         self.pid = pid
         self.returncode: int | None = None
@@ -179,6 +178,9 @@ def _content(file: IO[bytes]) -> bytes:
 def _serve() -> None:
     for module in _MODULES:
         import_module(module)
+    _read_descriptions()
+    gc.collect()
+    gc.freeze()
     assert threading.active_count() == 1
     requests = os.dup(0)
     running: dict[int, tuple[int, int]] = {}  # descriptor of a process -> its id, and where its end is said
@@ -207,6 +209,15 @@ def _serve() -> None:
                 os.close(output)
             running[os.pidfd_open(pid)] = pid, status
             _say(status, pid)
+
+
+def _read_descriptions() -> None:
+    """Of S3, for a client that is never used."""
+    from volferry.store_config import StoreConfig
+    from volferry.stores.s3_client import make_client
+
+    read_once()
+    make_client(StoreConfig(url="s3://bucket", endpoint="http://127.0.0.1:9", region="us-east-1"))
 
 
 def _say(status: int, number: int) -> None:
