@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +11,21 @@ from typing import TYPE_CHECKING
 import docker
 import pytest
 
+from tests.parts.botocore_data import read_once
 from tests.parts.engine import PrivateEngine, private_engine
 from tests.parts.s3_servers import SERVERS, S3Server, Servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+read_once()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: looking for cycles in it would be done all over again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

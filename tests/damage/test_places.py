@@ -58,9 +58,11 @@ def test_a_volume_too_large_for_the_store_does_not_keep_the_others_from_being_ba
 
 @pytest.mark.parametrize("channel", ["fifo", "stream"])
 def test_a_full_disk_below_the_state_directory_fails_with_one_line(world: World, channel: str) -> None:
-    volume = world.volume()
+    root = world.directory / "volume"
+    root.mkdir()
+    volume = world.volume_at(root)
     for number in range(20_000):
-        (world.data(volume) / f"a rather long name, so that the listing is long too {number}").touch()
+        (root / f"a rather long name, so that the listing is long too {number}").touch()
     with in_memory(world.directory / "small disk", "1m") as disk:
         cli = world.cli.at(state=disk / "state").having(VOLFERRY_HELPER__CHANNEL=channel)
         done = cli("backup", volume).fails_with()

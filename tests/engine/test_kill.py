@@ -196,7 +196,7 @@ def test_backups_ended_at_any_time_leave_a_store_that_the_next_one_can_use(
 def test_a_signal_while_volferry_starts_ends_it_without_a_traceback(
     world: World, big: Big, number: signal.Signals, delay: float
 ) -> None:
-    running = world.cli.start("backup", big.tiny)
+    running = world.cli.start_cold("backup", big.tiny)
     # before Python has come to volferry's first line, a signal does what it does to any Python program
     assert running.until(lambda: running.handles(signal.SIGTERM))
     time.sleep(delay)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -15,6 +12,7 @@ from docker.types import Mount, ServiceMode
 
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
+from tests.parts.warm import warm_process
 from tests.parts.world import IDLE, World, world_of
 from volferry.engine import containers
 from volferry.engine.client import Engine, connect
@@ -26,10 +24,10 @@ from volferry.run import begin_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from docker.models.containers import Container
 
-ROOT = Path(__file__).resolve().parents[2]
 # Both files hold the same, but for the moment between the two writes. It ends between two rounds.
 PAIRS = [
     "sh",
@@ -197,18 +195,15 @@ def test_a_run_that_was_killed_has_its_service_brought_back_by_the_next(world: W
     assert list(world.cli.state.glob("journal/*.jsonl")) == []
 
 
-def killed_at(world: World, volume: str, mode: str, step: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.parts.quiesce_step"),
-            *(world.engine.docker_host, str(world.cli.state), volume, mode, str(step)),
-        ],
-        cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'daemon'}", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
+def killed_at(world: World, volume: str, mode: str, step: int) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    code, out, err = warm_process().run(
+        [world.engine.docker_host, str(world.cli.state), volume, mode, str(step)],
+        world.cli.environment,
+        60,
+        program="tests.parts.quiesce_step",
     )
+    return code, out.decode(), err.decode()
 
 
 @pytest.mark.parametrize("mode", ["stop", "pause"])
@@ -220,12 +215,12 @@ def test_a_run_that_is_killed_at_any_step_leaves_nothing_down(
     volume = world.filled()
     containers = [world.container(volume, stop_signal="SIGKILL") for _ in range(2)]
     engine = connect(world.engine.docker_host)
-    whole = killed_at(world, volume, mode, 0)
-    assert whole.returncode == 0, whole.stderr
-    steps = int(whole.stdout.split()[-1])
+    code, out, err = killed_at(world, volume, mode, 0)
+    assert code == 0, err
+    steps = int(out.split()[-1])
     assert steps > 10
     for step in range(1, steps + 1):
-        assert killed_at(world, volume, mode, step).returncode == -signal.SIGKILL
+        assert killed_at(world, volume, mode, step)[0] == -signal.SIGKILL
         assert replay(engine, world.cli.state, print) == []
         assert {state_of(each)["Status"] for each in containers} == {"running"}, step
         assert list(world.cli.state.glob("journal/*.jsonl")) == []
@@ -240,7 +235,7 @@ def test_a_container_that_a_person_has_touched_meanwhile_is_left_as_it_is(
     containers = [world.container(volume, stop_signal="SIGKILL") for _ in range(3)]
     started, restarted, untouched = containers
     engine = connect(world.engine.docker_host)
-    still = int(killed_at(world, volume, "stop", 0).stdout.split()[0])
+    still = int(killed_at(world, volume, "stop", 0)[1].split()[0])
     killed_at(world, volume, "stop", still + 1)
     assert {state_of(each)["Status"] for each in containers} == {"exited"}
     started.start()

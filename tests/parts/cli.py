@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.parts.warm import warm_process
+from tests.parts.warm import Forked, warm_process
 
 if TYPE_CHECKING:
     import signal
@@ -80,7 +80,7 @@ class Running:
     """A command that runs. Its outputs are taken in by threads, so that it never waits for us."""
 
     command: tuple[str, ...]
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     began: float
     _out: list[bytes] = field(default_factory=list)
     _err: list[bytes] = field(default_factory=list)
@@ -180,6 +180,13 @@ class Cli:
 
     def start(self, *arguments: str) -> Running:
         """Starts a command, to be watched and interrupted."""
+        began = time.monotonic()
+        running = Running(arguments, warm_process().start(arguments, self.environment), began)
+        self.started.append(running)
+        return running
+
+    def start_cold(self, *arguments: str) -> Running:
+        """The same with an interpreter of its own, for what is about the start itself."""
         process = subprocess.Popen(
             [sys.executable, "-m", "volferry", *arguments],
             stdin=subprocess.DEVNULL,
