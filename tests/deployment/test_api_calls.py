@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def test_what_volferry_does_is_let_through_and_it_needs_all_of_that(
     cli("volumes", "--all").exits(0)
     daemon = cli.start("daemon")
     assert daemon.until(lambda: world.objects("manifests"))
-    daemon.process.terminate()
+    daemon.send(signal.SIGTERM)
     daemon.outcome().exits(0)
     cli("backup", volume, "--quiesce", "stop", "--warm").exits(0, 3)
     cli("backup", volume, "--quiesce", "pause").exits(0, 3)
@@ -78,7 +79,7 @@ def test_what_volferry_does_is_let_through_and_it_needs_all_of_that(
     cli("restore", volume, "--into", copy, "--replace").exits(0)
     broken = cli.start("restore", volume, "--into", world.name())
     assert broken.until(lambda: ("POST", "/volumes/create") in proxy.calls[-5:])
-    broken.process.terminate()
+    broken.send(signal.SIGTERM)
     broken.outcome().exits(130)
     assert proxy.refused == []
     needed = templates(proxy.calls)
