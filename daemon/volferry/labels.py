@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,7 +20,6 @@ from volferry.volume_settings import VolumeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from datetime import timedelta
 
     from volferry.model import VolumeUse
 
@@ -38,6 +38,7 @@ _OPTIONS = ("user", "timeout")
 _DUMP_OPTIONS = (*_OPTIONS, "volume")
 _DUMP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DEFAULT_DUMP = "dump"
+_HOOK_TIMEOUT = timedelta(minutes=10)  # a dump may take as long as it likes
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
 
@@ -116,7 +117,8 @@ def hooks_of(uses: Iterable[VolumeUse], when: When) -> list[ContainerCommand]:
             arguments = _split(use.labels[str(theirs)], str(theirs), use)
         else:
             continue
-        found.append(_command(use, arguments, (prefix, fallback)))
+        command = _command(use, arguments, (prefix, fallback))
+        found.append(replace(command, timeout=command.timeout or _HOOK_TIMEOUT))
     return found
 
 

@@ -113,7 +113,7 @@ class _Hasher:
 # without that. On stdin, for each part of a file: length (4 bytes, big-endian) and path, number of the first block, of the last
 # one and how many digests (8 bytes each), digests. On stdout, for each part: `H`, length (4) and the beginning of what tar says of
 # the file, before its first block; `B`, number (8), length (4) and content of each block that is another one now, or a new one;
-# `E` and the file's size (8), or `X` where it cannot be read.
+# `E`, the file's size (8) and modification time (nanoseconds, 16, signed) once it was read, or `X` where it cannot be read.
 COMPARE_SCRIPT = r"""
 import os, sys
 from xxhash import xxh3_128_digest as digest
@@ -162,7 +162,8 @@ def part(path, first, last, digests):
                 out.write(b"B" + at.to_bytes(8, "big") + len(piece).to_bytes(4, "big"))
                 out.write(piece)
             at += 1
-    out.write(b"E" + os.fstat(file).st_size.to_bytes(8, "big"))
+    now = os.fstat(file)
+    out.write(b"E" + now.st_size.to_bytes(8, "big") + now.st_mtime_ns.to_bytes(16, "big", signed=True))
     os.close(file)
 while length := source.read(4):
     path = source.read(int.from_bytes(length, "big"))

@@ -22,7 +22,7 @@ from volferry.archive.blocks import (
 )
 from volferry.archive.commands import create_command
 from volferry.archive.frames import decode_frame
-from volferry.archive.listing import path_of
+from volferry.archive.listing import nanoseconds, path_of
 from volferry.archive.streambuffer import SEGMENT_BYTES
 from volferry.archive.tarstream import BLOCK, END_OF_ARCHIVE, TarReader, reading
 from volferry.errors import CommandFailed, DamagedObject, VolferryError
@@ -49,25 +49,29 @@ _PROCESSES = 2
 _READ_BYTES = 1 << 20
 _ALL = (1 << 63) - 1
 _FREE = 0.5  # of the spool's disk
-_UNREADABLE = -2
 
 
 @dataclass(slots=True)
 class Patch:
-    """One file: its header as it was while the volume stood still, its size, and the blocks that had changed."""
+    """One file: its header as it was while the volume stood still, and the blocks that had changed."""
 
     entry: Entry
     fingerprint: Fingerprint
     header: bytes = b""
-    size: int = -1
+    unchanged: bool = True  # since it was listed
+    parts: int = 0  # that were compared
     blocks: dict[int, tuple[Path, int, int]] = field(
         default_factory=dict
     )  # where each is: file, offset, length
 
     @property
     def whole(self) -> bool:
-        """Whether all that is needed is there, and what tar says is what was listed."""
-        return bool(self.header) and self.size == self.entry.size
+        """Whether all that is needed is there, and the file is what was listed."""
+        return bool(self.header) and self.unchanged and self.parts == _PROCESSES
+
+    @property
+    def size(self) -> int:
+        return self.entry.size
 
 
 class _GaveUpError(Exception):
@@ -182,7 +186,14 @@ class _Comparison:
             position += length
             if position > self._most_bytes:
                 raise _GaveUpError
-        patch.size = _number(take(8)) if kind == b"E" else _UNREADABLE
+        if kind == b"X":
+            patch.unchanged = False
+            return position
+        size, modified = _number(take(8)), int.from_bytes(take(16), "big", signed=True)
+        stat = patch.entry.stat
+        # Whoever still writes to it, tar is to say that.
+        patch.unchanged = patch.unchanged and (size, modified) == (int(stat.size), nanoseconds(stat.mtime))
+        patch.parts += 1
         return position
 
 
@@ -192,10 +203,13 @@ def _header(said: bytes, entry: Entry) -> bytes:
         member = next(iter(TarReader(BytesIO(said).readinto)), None)
     except CommandFailed:
         return b""
+    stat = entry.stat
     fits = (
         member is not None
         and member.path == entry.path
         and member.size == entry.size
+        and member.mtime_ns == nanoseconds(stat.mtime)
+        and (member.mode, member.uid, member.gid) == (int(stat.mode, 8), int(stat.uid), int(stat.gid))
         and 0 <= member.payload_bytes - member.size < BLOCK
         and b"GNU.sparse" not in member.header
     )
