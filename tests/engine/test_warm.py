@@ -73,6 +73,11 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
+def captured_bytes(world: World) -> int:
+    (path,) = world.cli.state.glob("runs/*/spool/captured")
+    return path.stat().st_size
+
+
 def restored(world: World, volume: str) -> Path:
     other = world.name()
     world.cli("restore", volume, "--into", other).exits(0)
@@ -104,6 +109,7 @@ def test_files_are_as_they_were_while_the_volume_stood_still(world: World, tmp_p
         (data / "small").write_text("2")
 
     def afterwards() -> None:
+        assert captured_bytes(world) < 3 * SIZE  # hard-linked and sparse ones alone are taken whole
         still.update(contents(data))
         # In blocks that had changed before, in others, and at the end.
         write_at(data / "changed", 10, 300_000, 1_000_000, SIZE - 50)
@@ -144,8 +150,15 @@ def test_an_image_without_the_interpreter_reads_them_whole(world: World, tmp_pat
     warm = Warm(world, tmp_path, volume, VOLFERRY_HELPER__IMAGE="volferry-test-plain:latest")
     warm.at("first", lambda: write_at(data / "file", 5, SIZE // 2))
     still = (data / "file").read_bytes()
-    warm.at("second", lambda: write_at(data / "file", 100))
+    taken: list[int] = []
+
+    def afterwards() -> None:
+        taken.append(captured_bytes(world))
+        write_at(data / "file", 100)
+
+    warm.at("second", afterwards)
     warm.ends()
+    assert taken[0] > SIZE
     assert contents(restored(world, volume)) == {"file": still}
 
 
