@@ -6,6 +6,7 @@ import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,15 +42,17 @@ def proxy(world: World, tmp_path: Path) -> Iterator[ApiProxy]:
     """One before the test's engine, with the very patterns of the compose file. Where volferry runs on the host, as here, its own
     directory is what the helper shares with it.
     """
-    options = replace(
-        allowed(),
-        listen=tmp_path / "docker.sock",
-        engine=Path(world.engine.docker_host.removeprefix("unix://")),
-        directories=(str(tmp_path),),
-    )
-    with api_proxy(options) as running:
-        world.cli = replace(world.cli, docker_host=f"unix://{options.listen}")
-        yield running
+    # pytest's own directories have longer paths than a socket may have
+    with TemporaryDirectory(prefix="volferry-proxy-") as place:
+        options = replace(
+            allowed(),
+            listen=Path(place) / "docker.sock",
+            engine=Path(world.engine.docker_host.removeprefix("unix://")),
+            directories=(str(tmp_path),),
+        )
+        with api_proxy(options) as running:
+            world.cli = replace(world.cli, docker_host=f"unix://{options.listen}")
+            yield running
 
 
 def templates(calls: list[tuple[str, str]]) -> set[tuple[str, str]]:

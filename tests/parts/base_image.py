@@ -47,6 +47,8 @@ def import_base(client: docker.DockerClient, name: str) -> None:
                 "mmdebstrap",
                 "--quiet",
                 "--variant=apt",
+                # else a program, in Perl, would make it so
+                "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
                 f"--include={PACKAGES}",
                 f"--keyring={_KEYRING}",
                 "--dpkgopt=force-unsafe-io",
