@@ -220,7 +220,8 @@ def test_a_run_that_is_killed_at_any_step_leaves_nothing_down(
     steps = int(out.split()[-1])
     assert steps > 10
     for step in range(1, steps + 1):
-        assert killed_at(world, volume, mode, step)[0] == -signal.SIGKILL
+        code, out, err = killed_at(world, volume, mode, step)
+        assert code == -signal.SIGKILL, (step, out, err)
         assert replay(engine, world.cli.state, print) == []
         assert {state_of(each)["Status"] for each in containers} == {"running"}, step
         assert list(world.cli.state.glob("journal/*.jsonl")) == []
