@@ -19,6 +19,7 @@ from volferry.archive.listing import (
     UNTRUSTED,
     Entry,
     is_reserved,
+    nanoseconds,
     path_of,
     time_text,
     walk_key,
@@ -42,7 +43,7 @@ class DumpFile:
     name: str
     path: Path
     source_bytes: int
-    taken_at: int  # seconds since the epoch
+    taken_at: int  # nanoseconds since the epoch
 
     @property
     def entry(self) -> Entry:
@@ -95,10 +96,9 @@ def _entries(dumps: Sequence[DumpFile]) -> Iterator[Entry]:
     yield from sorted((dump.entry for dump in dumps), key=lambda each: walk_key(each.path))
 
 
-def _entry(path: bytes, kind: bytes, mode: int, size: int, seconds: int) -> Entry:
+def _entry(path: bytes, kind: bytes, mode: int, size: int, taken_at: int) -> Entry:
     # No inode, and no change time: it is another one each time.
-    time = time_text(seconds * NANOSECONDS)
-    return Entry(path, b"%s %o 0 0 %d %s %s 0 1 " % (kind, mode, size, time, UNTRUSTED))
+    return Entry(path, b"%s %o 0 0 %d %s %s 0 1 " % (kind, mode, size, time_text(taken_at), UNTRUSTED))
 
 
 def _member(entry: Entry, dump: DumpFile | None) -> Iterator[bytes]:
@@ -107,7 +107,9 @@ def _member(entry: Entry, dump: DumpFile | None) -> Iterator[bytes]:
     info.type = tarfile.REGTYPE if dump else tarfile.DIRTYPE
     info.mode = int(entry.stat.mode, 8)
     info.size = entry.size
-    info.mtime = int(entry.stat.mtime.partition(b".")[0])
+    seconds, fraction = divmod(nanoseconds(entry.stat.mtime), NANOSECONDS)
+    info.mtime = seconds
+    info.pax_headers = {"mtime": f"{seconds}.{fraction:09}"}
     yield info.tobuf(tarfile.PAX_FORMAT)
     if dump is not None:
         with dump.path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as content:

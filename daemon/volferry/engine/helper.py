@@ -242,6 +242,7 @@ def _create_carrier(
         image,
         command=["true"],
         labels=labels,
+        network_disabled=True,
         host_config=api.create_host_config(
             mounts=mounts, network_mode="none", log_config=LogConfig(type="none")
         ),
@@ -295,6 +296,9 @@ def _create_helper(
         entrypoint=[],
         user="0:0",
         working_dir="/",
+        # Besides "none": there is nothing but a loopback interface either way, but the engine starts itself again, for each
+        # container, to set that one up.
+        network_disabled=True,
         environment={"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
         labels=labels,
         stdin_open=True,

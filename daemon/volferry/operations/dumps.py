@@ -47,7 +47,7 @@ def take_dumps(
 def _taken(
     engine: Engine, dump: Dump, path: Path, *, environment: Mapping[str, str], observer: Observer
 ) -> TakenDump:
-    started, taken_at = time.monotonic(), int(time.time())
+    started, taken_at = time.monotonic(), time.time_ns()
     what = f"dump {dump.name} of container {dump.command.container}"
     observer.phase(f"dump {dump.name}")
     lines: list[bytes] = []

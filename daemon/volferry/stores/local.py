@@ -266,14 +266,15 @@ class LocalWriter:
     def abort(self) -> None:
         if not self._open:
             return
-        self._open = False
-        self._await_sync()  # the descriptor must not become another file's meanwhile
-        try:
-            self._temporary.unlink(missing_ok=True)
-        except OSError:  # `clean` of a later run gets it: the lock ends with the descriptor
-            pass
-        finally:
-            os.close(self._descriptor)
+        with held_back():
+            self._open = False
+            self._await_sync()  # the descriptor must not become another file's meanwhile
+            try:
+                self._temporary.unlink(missing_ok=True)
+            except OSError:  # `clean` of a later run gets it: the lock ends with the descriptor
+                pass
+            finally:
+                os.close(self._descriptor)
 
     def _await_sync(self) -> None:
         if self._syncing is not None:
