@@ -152,5 +152,7 @@ def test_no_directory_of_the_machine_is_mounted() -> None:
 
 def test_what_is_refused_is_said(world: World, proxy: ApiProxy) -> None:
     """In a container the helper's image is volferry's own; here, one would be made."""
+    for image in world.client.images.list("volferry-helper"):
+        world.client.images.remove(str(image.id), force=True)
     world.cli("backup", world.filled()).fails_with("making the helper image", "Forbidden")
     assert proxy.refused == [("POST", "/images/create")]

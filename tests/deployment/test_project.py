@@ -137,6 +137,16 @@ def is_up(project: Project) -> bool:
     return bool(before) and committed(project)[1] > before
 
 
+def await_up(project: Project) -> None:
+    """Says what is not, and what the daemon has said, where it takes too long."""
+    try:
+        await_true(lambda: is_up(project))
+    except AssertionError as error:
+        states = {each: state_of(project.container(each)) for each in (*SERVICES, "volferry")}
+        log = project.container("volferry").logs(tail=60).decode()
+        raise AssertionError(f"{json.dumps(states, indent=1)}\n{log}") from error
+
+
 def manifests(project: Project, volume: str) -> list[Path]:
     store = project.engine.data_root / "volumes" / project.volume("backups") / "_data"
     return list(store.glob(f"manifests/*/{project.volume(volume)}/*.json"))
@@ -189,7 +199,7 @@ def test_the_project_is_up_again_whenever_the_plug_is_pulled(world: World, proje
         # Without `up`, it is the restart policies, and volferry's journal for what it had stopped.
         if time % 3 == 0:
             project("up", "--detach")
-        await_true(lambda: is_up(project))
+        await_up(project)
         assert rows(world, project.container("db"), last) == count
     executed(world.engine, project.container("volferry"), "volferry", "backup", *volumes)
     await_true(lambda: world.own_containers() == [])
