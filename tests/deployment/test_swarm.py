@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
 import pytest
+from docker.errors import APIError
 
 from tests.engine.test_quiesce import await_true
 from tests.parts.engine import private_engine
@@ -69,9 +72,22 @@ def swarm(tmp_path: Path) -> Iterator[World]:
         with world_of(private, client, tmp_path) as world:
             yield world
             client.swarm.leave(force=True)
-            for each in client.containers.list(all=True):
-                each.remove(force=True)
+            gone(client)
         client.close()
+
+
+_GONE_SECONDS = 60
+
+
+def gone(client: docker.DockerClient) -> None:
+    """Every container; the engine itself removes those of the swarm that it has left."""
+    until = time.monotonic() + _GONE_SECONDS
+    while left := client.api.containers(all=True):
+        for each in left:
+            with suppress(APIError):  # it is on its way out, or out
+                client.api.remove_container(each["Id"], force=True)
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
 
 
 def deploy(world: World, name: str, *files: Path, **environment: str) -> None:

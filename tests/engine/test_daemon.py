@@ -117,10 +117,12 @@ def test_a_run_that_fails_is_said_and_tried_again_later(world: World, daemon: Ru
     assert failed["again"]
 
 
-def test_a_run_is_stopped_with_the_daemon_and_its_service_is_up(world: World, daemon: Running) -> None:
+def test_a_run_is_stopped_with_the_daemon_and_its_service_is_up(world: World, config: Path) -> None:
+    del config
     volume = world.volume(labels={**DUE, "volferry.quiesce": "stop"})
     large(world, volume)
     container = writing(world, volume)
+    daemon = world.cli.start("daemon")  # not before: it would back up what is not there yet
     assert daemon.until(lambda: state_of(container)["Status"] == "exited")
     ended(daemon)
     assert state_of(container)["Status"] == "running"

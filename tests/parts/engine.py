@@ -48,7 +48,8 @@ class EngineError(Exception):
 class PrivateEngine:
     """One dockerd below `root`. Data outlives `stop()`, `kill()` and `restart()`; `remove()` ends it all."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *options: str) -> None:
+        """`options` are more of dockerd's."""
         if len(os.fsencode(root)) > LONGEST_ROOT:
             raise EngineError(f"{root}: too long for the sockets below it; at most {LONGEST_ROOT} bytes")
         self.root = root
@@ -59,6 +60,7 @@ class PrivateEngine:
         self._pidfile = root / "docker.pid"
         self._process: subprocess.Popen[bytes] | None = None
         self._crashed = False
+        self._options = options
 
     @classmethod
     def orphaned(cls, root: Path) -> PrivateEngine:
@@ -103,6 +105,7 @@ class PrivateEngine:
             "--bridge=none",
             "--iptables=false",
             "--ip6tables=false",
+            *self._options,
         ]
         with self.log.open("ab") as log:
             # a session of its own: Ctrl-C in a terminal must reach the tests, which then stop the engine
@@ -175,6 +178,8 @@ class PrivateEngine:
         self.kill()
         while processes := _engine_processes(self.root).all:
             _signal(processes)
+        _unmount_below(self.exec_root)
+        shutil.rmtree(self.exec_root, ignore_errors=True)  # as all of /run
 
     def _end_dockerd(self) -> None:
         if self._process is not None:
@@ -202,7 +207,7 @@ class PrivateEngine:
 
 
 @contextlib.contextmanager
-def private_engine(root: Path | None = None) -> Iterator[PrivateEngine]:
+def private_engine(root: Path | None = None, *options: str) -> Iterator[PrivateEngine]:
     """A running engine below `root` (default: a new directory), removed at the end whatever happens.
 
     `root` must not exist yet, or be empty: it is removed as well. Should this process be killed, a keeper process
@@ -216,7 +221,7 @@ def private_engine(root: Path | None = None) -> Iterator[PrivateEngine]:
             raise EngineError(f"{root}: not empty; a private engine removes its directory at the end")
     root = root.resolve()
     try:
-        engine = PrivateEngine(root)
+        engine = PrivateEngine(root, *options)
     except EngineError:
         root.rmdir()
         raise

@@ -212,6 +212,18 @@ def test_what_could_not_be_brought_back_is_told_once() -> None:
     assert made.told == [("failure", "")]
 
 
+def test_what_is_down_is_tried_again_soon_and_told_when_it_is_up() -> None:
+    made = Made(left_down=["web could not be brought back"])
+    made.after()
+    made.after(seconds=10)
+    assert made.looks == 2
+    made.left_down.clear()
+    made.after(seconds=10)
+    assert made.told == [("failure", ""), ("recovery", "")]
+    made.after(seconds=10)
+    assert made.looks == 3
+
+
 def test_settings_that_are_wrong_are_told_once_and_no_matter_of_the_others() -> None:
     made = Made(volumes=[volume("good", "@daily"), volume("wrong", "sometimes")])
     for _ in range(3):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
 _TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
+_DOWN_LOOK = timedelta(seconds=10)  # while a service is down that must not be: each look tries again
 _CALM = timedelta(seconds=2)
 # After a start: what was due meanwhile is being done, and late only if that fails or takes long.
 _CATCHING_UP = timedelta(minutes=10)
@@ -186,10 +187,18 @@ class Loop:
             self.memory.keep_scheduled(kept)
             self._kept = kept
         self.looked_at = now
-        self._look_due = now + _LONGEST_LOOK
-        for problem in view.left_down:
-            if self._say_once("what an interrupted run had stopped could not be brought back", problem):
+        self._look_due = now + (_DOWN_LOOK if view.left_down else _LONGEST_LOOK)
+        self._say_left_down(view.left_down, now)
+
+    def _say_left_down(self, left_down: Sequence[str], now: datetime) -> None:
+        what = "what an interrupted run had stopped could not be brought back"
+        for problem in left_down:
+            if self._say_once(what, problem):
                 self._tell("failure", "", "a service is down", now, Ending(False, error=problem))
+        if not left_down and any(key.startswith(what) for key in self._said):
+            self._said = {key for key in self._said if not key.startswith(what)}
+            self.log.info("what an interrupted run had stopped is up again")
+            self._tell("recovery", "", "the service is up again", now)
 
     def _judge(self, now: datetime) -> None:
         """By the last look that did not fail: what is late does not become less so where nothing can be seen."""
