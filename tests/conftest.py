@@ -14,6 +14,7 @@ import pytest
 from tests.parts.botocore_data import read_once
 from tests.parts.engine import PrivateEngine, private_engine
 from tests.parts.s3_servers import SERVERS, S3Server, Servers
+from tests.parts.sshd import Sshd, sshd_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,3 +62,17 @@ def s3_server() -> Iterator[Servers]:
             return found[name]
 
         yield server
+
+
+@pytest.fixture(scope="session")
+def other_engine() -> Iterator[PrivateEngine]:
+    """One of another machine."""
+    with private_engine() as private:
+        yield private
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """By which this machine is another one."""
+    with sshd_at(tmp_path_factory.mktemp("sshd")) as found:
+        yield found

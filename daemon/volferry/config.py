@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from volferry.checked import Section, document_of, mistakes, type_at, value_of
 from volferry.daemon_config import DaemonConfig, NotifyConfig
+from volferry.engine_address import address_of_environment
 from volferry.environment import merged, settings_of_environment
-from volferry.errors import ConfigError, reason
+from volferry.errors import ConfigError, EngineUnreachable, NoSuchEngine, reason
 from volferry.labels import keep_of_labels, settings_of_labels
 from volferry.retention import Keep, Within
 from volferry.schedule import Schedule
@@ -62,6 +63,10 @@ class HelperConfig(Section, frozen=True):
     channel: Annotated[Literal["auto", "fifo", "stream"], Meta(description="How bytes leave the helper.")] = (
         "auto"
     )
+    compress: Annotated[
+        Literal["auto", "always", "never"],
+        Meta(description="Whether the stream channel compresses; auto: where it crosses a network."),
+    ] = "auto"
     memory: Annotated[HelperMemory, Meta(description="Its memory limit.")] = HelperMemory(512 << 20)
     cpu_shares: Annotated[
         int, Meta(ge=2, le=262144, description="Its CPU weight; that of other containers is 1024.")
@@ -228,8 +233,13 @@ def contradictions(config: Config) -> Iterator[str]:
     """What each key alone does not make wrong: key, and what to do."""
     if not config.state_dir.is_absolute():
         yield f"state_dir: {config.state_dir} is not an absolute path"
-    if config.engine is not None and not re.match(r"(unix|tcp|http|https|ssh|npipe|fd)://.", config.engine):
-        yield f"engine: {config.engine!r} is no engine's address: use unix:///path, tcp://host:port or ssh://user@host"
+    if config.engine is not None:
+        try:
+            address_of_environment(config.engine)
+        except NoSuchEngine as error:
+            yield f"engine: {error}"
+        except EngineUnreachable:  # not a matter of the configuration
+            pass
     if config.stores and config.store is not None and config.store not in config.stores:
         close = get_close_matches(config.store, config.stores, n=1)
         if re.fullmatch(_STORE_NAME, config.store):

@@ -9,6 +9,7 @@
     ├── HookFailed                     1   a command before or after a backup failed
     ├── DumpFailed                     1   a command whose output is part of a backup failed
     ├── EngineError                    1   the Docker engine said no, or is not there
+    │   ├── NoSuchEngine                   what is no engine's address, and no Docker context
     │   ├── EngineUnreachable
     │   ├── NoSuchVolume
     │   ├── NoSuchContainer
@@ -87,6 +88,10 @@ class DumpFailed(VolferryError):
 
 
 class EngineError(VolferryError):
+    pass
+
+
+class NoSuchEngine(EngineError):
     pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from volferry.errors import Interrupted
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+# For one that was raised where Python drops it, as in a finalizer.
+_AGAIN_SECONDS = 0.005
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -29,6 +33,7 @@ def install() -> None:
     """
     for each in _SIGNALS:
         signal.signal(each, _handle)
+    sys.unraisablehook = _dropped
 
 
 def ignore() -> None:
@@ -61,6 +66,23 @@ def _handle(number: int, _frame: FrameType | None) -> None:
         _State.pending = number
     else:
         raise Interrupted(_message(number))
+
+
+def _dropped(dropped: sys.UnraisableHookArgs) -> None:
+    """Raises it again, a moment later."""
+    if not isinstance(dropped.exc_value, Interrupted):
+        sys.__unraisablehook__(dropped)
+        return
+    message = str(dropped.exc_value)
+
+    def again(_number: int, _frame: FrameType | None) -> None:
+        if _State.held_back:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            raise Interrupted(message)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
 
 def _message(number: int) -> str:

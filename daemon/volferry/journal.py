@@ -46,17 +46,20 @@ class Halt:
 class Journal:
     """Of one run. Raises VolferryError where it cannot be written: then nothing must be stopped."""
 
-    def __init__(self, state_directory: Path, name: str) -> None:
-        """`name` begins with the run's id; a run has a journal for each volume."""
+    def __init__(self, state_directory: Path, name: str, engine: tuple[str, str] = ("", "")) -> None:
+        """`name` begins with the run's id; a run has a journal for each volume. `engine` is the id of the engine where it all
+        happens, and how that is reached.
+        """
         self.state_directory = state_directory
+        self.engine = engine
         self._path = state_directory / _DIRECTORY / f"{name}.jsonl"
         self._descriptor: int | None = None
         self._lock: int | None = None
 
     @classmethod
-    def of_run(cls, state_directory: Path, run_id: str) -> Journal:
+    def of_run(cls, state_directory: Path, run_id: str, engine: tuple[str, str] = ("", "")) -> Journal:
         """A new one."""
-        return cls(state_directory, f"{run_id}.{next(_numbers):06}")  # they are replayed in order
+        return cls(state_directory, f"{run_id}.{next(_numbers):06}", engine)  # they are replayed in order
 
     def alone(self) -> None:
         """Waits until no other run of this machine has anything stopped: each would take what the other stopped for what
@@ -96,7 +99,8 @@ class Journal:
     def _made(self) -> int:
         self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(descriptor, b"\n")  # a run that died may have left the start of a line
+        # A run that died may have left the start of a line.
+        os.write(descriptor, b"\n" + _sealed(["engine", *self.engine]))
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
@@ -105,8 +109,12 @@ class Journal:
         return descriptor
 
 
-def journals_of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[Halt]]]:
-    """What runs that died had stopped, each with the last that was written of it; without what is over."""
+def journals_of_the_dead(
+    state_directory: Path, engine_id: str | None = None
+) -> Iterator[tuple[Journal, list[Halt]]]:
+    """What runs that died had stopped, each with the last that was written of it; without what is over. With `engine_id`, what
+    they had stopped there.
+    """
     try:
         paths = sorted((state_directory / _DIRECTORY).glob("*.jsonl"))
     except OSError:
@@ -115,27 +123,36 @@ def journals_of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[
         if is_alive(state_directory, path.stem.partition(".")[0]):
             continue
         try:
-            halts = _read(path)
+            engine, halts = _read(path)
         except FileNotFoundError:  # another one has just dealt with it
             continue
         except OSError as error:
             raise VolferryError(f"cannot read the journal {path}: {reason(error)}") from error
-        yield Journal(state_directory, path.stem), halts
+        if engine_id is None or engine[0] in {"", engine_id}:
+            yield Journal(state_directory, path.stem, engine), halts
 
 
 def _line(halt: Halt) -> bytes:
     document = [halt.action, halt.id, halt.name, halt.order, halt.before, halt.state, halt.after]
+    return _sealed(document)
+
+
+def _sealed(document: list[Any]) -> bytes:
     text = json.dumps(document)
     return f"{blake3(text.encode()).hexdigest()} {text}\n".encode()
 
 
-def _read(path: Path) -> list[Halt]:
+def _read(path: Path) -> tuple[tuple[str, str], list[Halt]]:
     found: dict[tuple[bool, str], Halt] = {}
+    engine = ("", "")
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, text = line.partition(" ")
         if digest != blake3(text.encode()).hexdigest():
             continue  # cut off when the run died: the step was not taken
         fields: list[Any] = json.loads(text)
+        if fields[0] == "engine":
+            engine = (fields[1], fields[2])
+            continue
         halt = Halt(*fields)
         found[halt.action == "hook", halt.id] = halt
-    return [halt for halt in found.values() if halt.state != "over"]
+    return engine, [halt for halt in found.values() if halt.state != "over"]

@@ -346,7 +346,7 @@ def test_what_could_not_be_brought_back_after_one_volume_is_not_forgotten_with_t
 
 def quiesced(engine: Engine, world: World, volume: str, run_id: str) -> Quiesced:
     journal = Journal.of_run(world.cli.state, run_id)
-    return Quiesced(engine, volume, "stop", warm=False, journal=journal, own=[], note=print)
+    return Quiesced(engine, [volume], "stop", warm=False, journal=journal, own=[], note=print)
 
 
 def test_a_container_that_was_restarted_meanwhile_is_stopped_all_the_same(

@@ -48,7 +48,7 @@ def main(engine: str, state: str, volume: str, mode: str, step: str) -> None:
     with begin_run(Path(state)) as run:
         quiesced = Quiesced(
             connect(engine),
-            volume,
+            [volume],
             cast("Mode", mode),
             warm=False,
             journal=Journal.of_run(Path(state), run.id),

@@ -27,6 +27,7 @@ from volferry.engine.client import Engine
 from volferry.engine.helper import remove_container
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.reap import reap
+from volferry.engine_address import Address
 from volferry.errors import EngineUnreachable, StoreUnreachable, VolferryError
 from volferry.history import History
 from volferry.journal import Journal
@@ -155,7 +156,7 @@ class World:
         self.engine_down = self.store_down = False
         self.kill_in: int | None = None  # so many calls of the engine
         self.store = QuickStore(Contents("main", self.clock), self._store_step)
-        self.engine = Engine(self.api, "made up")
+        self.engine = Engine(self.api, Address("made up", "tcp://made.up"))
         self.repository, _ = Repository.open_or_create(self.store)
         self.history = History(self.state)
         (path, *_) = sorted((GOLDEN / "manifests").rglob("*.json"))
@@ -264,7 +265,7 @@ class World:
         """What writes to the volume is stopped, and started again."""
         settings = CONFIG.settings_of(self._volume(volume))
         still = Quiesced(
-            self.engine, volume, settings.quiesce or "none", warm=False,
+            self.engine, [volume], settings.quiesce or "none", warm=False,
             journal=Journal.of_run(self.state, run.scope.run.id), own=[run.helper], note=lambda _: None,
         )  # fmt: skip
         try:

@@ -86,12 +86,13 @@ def back_up_one(
         from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
         repository = opened.repository()
+        engine = (session.engine.id, session.engine.url)
         still = Quiesced(
             session.engine,
-            volume.name,
+            [volume.name],
             wanted.quiesce,
             warm=wanted.warm and wanted.quiesce != "none",
-            journal=Journal.of_run(session.config.state_dir, run.id),
+            journal=Journal.of_run(session.config.state_dir, run.id, engine),
             own=[settings.own.id] if settings.own else [],
             note=observer.note,
         )
@@ -103,7 +104,7 @@ def back_up_one(
             on_error=wanted.on_error,
             host=wanted.host_hooks,
             environment=environment,
-            journal=Journal.of_run(session.config.state_dir, run.id),
+            journal=Journal.of_run(session.config.state_dir, run.id, engine),
         )
         state = session.state_of_volume(repository, session.host, volume.name)
         try:

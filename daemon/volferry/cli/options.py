@@ -24,7 +24,11 @@ StoreOption = Annotated[
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option("--engine", metavar="URL", help="The Docker engine, such as unix:///var/run/docker.sock."),
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="The Docker engine: unix:///path, tcp://host:port, ssh://user@host, or a Docker context.",
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from volferry.config import Config, config_path, load_config
+from volferry.errors import VolferryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -106,10 +107,28 @@ class Session:
 
     def bring_back(self) -> None:
         """Starts what dead runs had stopped: before anything else can fail."""
-        from volferry.operations.quiesce import replay  # noqa: PLC0415
-
-        for problem in replay(self.engine, self.config.state_dir, say):
+        for problem in self.brought_back(say):
             say(f"volferry: {problem}")
+
+    def brought_back(self, note: Callable[[str], None]) -> list[str]:
+        """As `bring_back`; returns what could not be."""
+        from volferry.engine.client import connect  # noqa: PLC0415
+        from volferry.operations.quiesce import replay, stopped_elsewhere  # noqa: PLC0415
+
+        state = self.config.state_dir
+        problems = replay(self.engine, state, note)
+        for url in stopped_elsewhere(state, self.engine):
+            try:
+                other = connect(url)
+                try:
+                    problems += replay(other, state, note)
+                finally:
+                    other.close()
+            except VolferryError as error:
+                problems.append(
+                    f"what an interrupted run had stopped on {url} could not be brought back: {error}"
+                )
+        return problems
 
     def reap(self, run: Run) -> None:
         """Removes what dead runs left behind in the engine."""
@@ -133,6 +152,7 @@ class Session:
                 self.engine, configured=settings.image, own_container_image=own.image if own else None
             ),
             channel=settings.channel,
+            compress=settings.compress,
             memory_bytes=settings.memory,
             cpu_shares=settings.cpu_shares,
             io_weight=settings.io_weight,

@@ -42,11 +42,10 @@ class EngineAndStore:
 
     def look(self) -> View:
         from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
-        from volferry.operations.quiesce import replay  # noqa: PLC0415
 
         session = self._opened()
         try:
-            left = replay(session.engine, session.config.state_dir, self._log.info)
+            left = session.brought_back(self._log.info)
         except VolferryError as error:  # no reason to back up nothing
             left = [str(error)]
         volumes = list_volumes(session.engine)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 READ_BYTES = 1 << 20
 _LONGEST_LINE = 64 << 10
+
+
+# Which of its streams is the data of a volume, or a listing of it.
+Bulk = Literal["stdin", "stdout"]
 
 
 class Process(Protocol):
@@ -32,8 +36,12 @@ class Process(Protocol):
 class Channel(Protocol):
     """Starts commands in a helper that runs."""
 
-    def start(self, command: Sequence[str], *, stdin: bool, on_stderr: Callable[[bytes], None]) -> Process:
-        """`on_stderr` gets each line, without its end, from another thread."""
+    def start(
+        self, command: Sequence[str], *, stdin: bool, on_stderr: Callable[[bytes], None], bulk: Bulk | None
+    ) -> Process:
+        """`on_stderr` gets each line, without its end, from another thread. What is `bulk` may be compressed on its way;
+        it then comes in larger pieces, the last of which is there at its end.
+        """
 
     def close(self) -> None:
         """Call once the helper was removed. Ends what is still open."""

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import docker
 import docker.errors
 import requests.exceptions
+from docker import utils
 
+from volferry.engine.gateway import gateway_to
+from volferry.engine_address import address_of_environment
 from volferry.errors import EngineError, EngineUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from volferry.engine.gateway import Gateway
+    from volferry.engine_address import Address
+
+OLDEST_API = "1.41"
 _TIMEOUT_SECONDS = 120
 DEATH_SECONDS = 2.0  # what a container that was killed takes to be known as dead, at most
 
@@ -24,11 +33,20 @@ DEATH_SECONDS = 2.0  # what a container that was killed takes to be known as dea
 class Engine:
     """One Docker engine. `api` is docker-py's low-level client; errors pass through `translated`."""
 
-    def __init__(self, api: Any, url: str) -> None:
+    def __init__(self, api: Any, address: Address, gateway: Gateway | None = None) -> None:
         self.api = api
-        self.url = url
-        with translated(url):
-            self.info: dict[str, Any] = api.info()
+        self.url = address.shown
+        self._address = address
+        self._gateway = gateway
+        before = datetime.now(UTC)
+        self.info: dict[str, Any] = api.info()
+        self._ahead = _time_of(self.info, before) - datetime.now(UTC)
+
+    @property
+    def id(self) -> str:
+        """What no other engine has, and this one keeps. Its ID alone is that of its machine before Docker 23."""
+        parts = [str(self.info.get(key) or "") for key in ("ID", "Name", "DockerRootDir")]
+        return " ".join(parts) if any(parts) else self.url
 
     @property
     def name(self) -> str:
@@ -42,41 +60,71 @@ class Engine:
     @property
     def shares_our_kernel(self) -> bool:
         """Whether a FIFO works between us and its containers: same machine, and no virtual machine in between."""
-        return self.url.startswith("unix://") and self.info.get("OperatingSystem") != "Docker Desktop"
+        return self._address.scheme == "unix" and self.info.get("OperatingSystem") != "Docker Desktop"
+
+    @property
+    def crosses_network(self) -> bool:
+        """Whether what goes to it and comes from it is worth compressing."""
+        return self._address.crosses_network
+
+    def now(self) -> datetime:
+        """By the clock of its machine, which the times of its files are of; never later than it is there."""
+        return datetime.now(UTC) if self.shares_our_kernel else datetime.now(UTC) + self._ahead
 
     def close(self) -> None:
         self.api.close()
+        if self._gateway is not None:
+            self._gateway.close()
 
 
-def connect(url: str | None = None) -> Engine:
-    """Connects to `url`, or as `docker` would: DOCKER_HOST, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH.
+def connect(name: str | None = None) -> Engine:
+    """Connects to an engine by its URL or Docker context, or as `docker` would: DOCKER_HOST, DOCKER_CONTEXT, DOCKER_TLS_VERIFY,
+    DOCKER_CERT_PATH.
 
-    Raises EngineUnreachable with what to do about it.
+    Raises NoSuchEngine for what is no engine's name, and EngineUnreachable with what to do about it.
     """
-    environment = dict(os.environ)
-    if url:
-        environment["DOCKER_HOST"] = url
-    shown = environment.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    with translated(shown):
-        try:
-            client = docker.DockerClient.from_env(
-                environment=environment, version="auto", timeout=_TIMEOUT_SECONDS
+    address = address_of_environment(name)
+    gateway = gateway_to(address)
+    api = None
+    try:
+        with translated(address.shown, gateway.why if gateway else None):
+            api = docker.APIClient(
+                base_url=gateway.url if gateway else address.url, version="auto", timeout=_TIMEOUT_SECONDS
             )
-        except docker.errors.TLSParameterError as error:
-            raise EngineUnreachable(
-                f"the TLS settings for {shown} cannot be used: {first_line(error)}"
-            ) from error
-        return Engine(client.api, shown)
+            if utils.version_lt(api.api_version, OLDEST_API):
+                raise EngineError(
+                    f"the Docker engine at {address.shown} is too old: it speaks API {api.api_version}, and "
+                    f"{OLDEST_API} (Docker 20.10) is the oldest that volferry works with"
+                )
+            return Engine(api, address, gateway)
+    except BaseException:
+        if api is not None:
+            api.close()
+        if gateway is not None:
+            gateway.close()
+        raise
+
+
+def _time_of(info: Mapping[str, Any], otherwise: datetime) -> datetime:
+    """RFC 3339 with nanoseconds; engines that are asked through some proxies say nothing."""
+    try:
+        return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", str(info["SystemTime"])))
+    except (KeyError, ValueError, TypeError):
+        return otherwise
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raises docker-py's and requests' errors as ours; `what` names the engine or the thing in the message."""
+def translated(what: str, why: Callable[[], str] | None = None) -> Iterator[None]:
+    """Raises docker-py's and requests' errors as ours; `what` names the engine or the thing in the message. `why` is asked
+    for what made the connection fail.
+    """
     try:
         yield
     except docker.errors.APIError as error:
         raise EngineError(f"{what}: {explanation(error)}") from error
     except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+        if words := why() if why else "":
+            raise EngineUnreachable(f"cannot reach the Docker engine at {what}: {words}") from error
         raise EngineUnreachable(_unreachable(what, error)) from error
 
 
@@ -101,7 +149,7 @@ def _unreachable(what: str, error: BaseException) -> str:
             f"no Docker engine answers at {what}: is it running? (DOCKER_HOST or --engine names another one)"
         )
     if "Invalid bind" in text or "Unsupported" in text or "Invalid URL" in text:
-        return f"{what!r} is not an engine's address: use unix:///path or tcp://host:port"
+        return f"{what!r} is not an engine's address: use unix:///path, tcp://host:port or ssh://user@host"
     return f"the Docker engine ({what}) does not answer: {first_line(error)}"
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from volferry.engine.channel import Bulk
     from volferry.engine.client import Death
 
 _PIPE_BYTES = 1 << 20
@@ -51,8 +52,14 @@ class FifoChannel:
         self._death = death
 
     def start(
-        self, command: Sequence[str], *, stdin: bool, on_stderr: Callable[[bytes], None]
+        self,
+        command: Sequence[str],
+        *,
+        stdin: bool,
+        on_stderr: Callable[[bytes], None],
+        bulk: Bulk | None = None,
     ) -> FifoProcess:
+        del bulk  # it crosses no network
         if self._death is None:
             raise RuntimeError("the helper is not watched")
         self._count += 1

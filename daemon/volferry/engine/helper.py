@@ -24,14 +24,16 @@ from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
     from types import TracebackType
 
-    from volferry.engine.channel import Channel, Process
+    from volferry.engine.channel import Bulk, Channel, Process
     from volferry.engine.own import OwnContainer
     from volferry.model import Volume
     from volferry.run import Run
 
 ChannelChoice = Literal["auto", "fifo", "stream"]
+CompressChoice = Literal["auto", "always", "never"]
 
 _SPOOL = "/spool"
 _PIDS_LIMIT = 64
@@ -46,6 +48,7 @@ _WRITE_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SE
 class HelperSettings:
     image: str
     channel: ChannelChoice = "auto"
+    compress: CompressChoice = "auto"
     memory_bytes: int = 512 << 20
     cpu_shares: int = 512  # relative to the 1024 of a container that says nothing
     io_weight: int = 250  # relative to 500
@@ -60,6 +63,7 @@ class Helper:
     spool: str  # a directory in it for temporary files
     channel: Channel
     death: Death
+    now: Callable[[], datetime]  # by the clock of its machine; never later than it is there
 
     @staticmethod
     def directory(volume: str) -> str:
@@ -67,9 +71,15 @@ class Helper:
         return f"/volumes/{volume}"
 
     def start(
-        self, command: Sequence[str], *, stdin: bool = False, on_stderr: Callable[[bytes], None]
+        self,
+        command: Sequence[str],
+        *,
+        stdin: bool = False,
+        on_stderr: Callable[[bytes], None],
+        bulk: Bulk | None = None,
     ) -> Process:
-        return self.channel.start(command, stdin=stdin, on_stderr=on_stderr)
+        """As `Channel.start`."""
+        return self.channel.start(command, stdin=stdin, on_stderr=on_stderr, bulk=bulk)
 
 
 @contextmanager
@@ -121,14 +131,17 @@ def _containers(
         if fifo:
             channel = fifo
         else:
-            channel = StreamChannel(engine, helper_id)
+            compress = settings.compress == "always" or (
+                settings.compress == "auto" and engine.crosses_network
+            )
+            channel = StreamChannel(engine, helper_id, compress=compress)
             after_helper.callback(channel.close)
         with translated(f"volume {names}"):
             _start(engine, helper_id, names)
         death = Death(engine, helper_id)
         at_last.callback(death.close)
         channel.watch(death)
-        yield Helper(helper_id, spool, channel, death)
+        yield Helper(helper_id, spool, channel, death, engine.now)
 
 
 class HelperInBackground:

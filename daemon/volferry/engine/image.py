@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync")
 _SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
 # What we use of them and other implementations lack.
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
 _GNU = {"tar": "GNU tar", "find": "GNU findutils", "sort": "GNU coreutils"}
 
 
@@ -42,6 +44,7 @@ def helper_image(engine: Engine, *, configured: str | None, own_container_image:
                         f"the helper image {image!r} is not on {engine.url}: pull or load it, or unset helper.image"
                     ) from error
             return image
+    _check_architecture(engine)
     programs = _host_programs()
     tag = f"{REPOSITORY}:{_fingerprint(programs | _python_files())}"
     with translated("making the helper image"):
@@ -54,6 +57,20 @@ def helper_image(engine: Engine, *, configured: str | None, own_container_image:
             )
             _remove_older(engine, tag)
     return tag
+
+
+def _check_architecture(engine: Engine) -> None:
+    """This machine's programs must run on that of the engine."""
+    here, there = platform.machine(), str(engine.info.get("Architecture") or "")
+    if (
+        not engine.shares_our_kernel
+        and there
+        and _ARCHITECTURES.get(here, here) != _ARCHITECTURES.get(there, there)
+    ):
+        raise HelperImageError(
+            f"no helper image: {engine.url} is {there} and this machine is {here}; set helper.image to an image that is "
+            f"there and has {', '.join(PROGRAMS)}"
+        )
 
 
 def _remove_older(engine: Engine, tag: str) -> None:

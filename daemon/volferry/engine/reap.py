@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from volferry.engine.client import Engine, translated
@@ -29,7 +28,9 @@ def reap(engine: Engine, state_directory: Path, owner: str) -> int:
         if each["Labels"].get(OWNER) == owner:
             dead = not is_alive(state_directory, run_id)
         else:
-            dead = run_id not in running and time.time() - each.get("Created", 0) > _FOREIGN_SECONDS
+            dead = (
+                run_id not in running and engine.now().timestamp() - each.get("Created", 0) > _FOREIGN_SECONDS
+            )
         if dead:
             remove_container(engine, each["Id"])
             removed += 1

@@ -12,14 +12,18 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
+import zstandard
+
 from volferry.engine.channel import READ_BYTES, LineSplitter
 from volferry.engine.client import DEATH_SECONDS, Engine, translated
+from volferry.engine.gateway import keep_alive
 from volferry.errors import EngineError, HelperDied
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from volferry.engine.channel import Bulk
     from volferry.engine.client import Death
 
 # The first process, and what every command waits for: docker-py's reader could have taken bytes that came with the
@@ -27,6 +31,14 @@ if TYPE_CHECKING:
 SHELL = ["sh", "-c", "while read -r _; do :; done"]
 _AFTER_GO = ["sh", "-c", 'read -r _; exec "$0" "$@"']
 _GO = b"go\n"
+_LEVEL = 1
+# The status is that of the command, whatever becomes of zstd: what that does not write to its end is known as cut off.
+_COMPRESSED_OUT = f"""
+exec 4>&1
+status=$({{ {{ "$@" 3>&- 4>&-; echo $? >&3; }} | zstd -q -{_LEVEL} -c >&4 3>&- 4>&-; }} 3>&1)
+exit "${{status:-1}}"
+"""
+_COMPRESSED_IN = 'zstd -q -d -c | "$@"'
 _FRAME = struct.Struct(">BxxxL")
 _STDOUT = 1
 _KILLED = 128  # statuses from here on name a signal
@@ -35,9 +47,10 @@ _KILLED = 128  # statuses from here on name a signal
 class StreamChannel:
     """Implements `Channel`."""
 
-    def __init__(self, engine: Engine, container_id: str) -> None:
+    def __init__(self, engine: Engine, container_id: str, *, compress: bool) -> None:
         self._engine = engine
         self._container_id = container_id
+        self._compress = compress
         self._death: Death | None = None
         self._processes: list[StreamProcess] = []
         with translated("the helper"):
@@ -52,11 +65,20 @@ class StreamChannel:
         self._death = death
 
     def start(
-        self, command: Sequence[str], *, stdin: bool, on_stderr: Callable[[bytes], None]
+        self,
+        command: Sequence[str],
+        *,
+        stdin: bool,
+        on_stderr: Callable[[bytes], None],
+        bulk: Bulk | None = None,
     ) -> StreamProcess:
         if self._death is None:
             raise RuntimeError("the helper is not watched")
         api = self._engine.api
+        compressed = bulk if self._compress else None
+        if compressed is not None:
+            script = _COMPRESSED_IN if compressed == "stdin" else _COMPRESSED_OUT
+            command = ["sh", "-c", script, "sh", *command]
         try:
             with translated("the helper"):
                 # The environment of an exec is that of the container: LC_ALL comes from there.
@@ -68,7 +90,7 @@ class StreamChannel:
             if self._death.happened or "not running" in str(error):
                 raise HelperDied(f"the helper ended before its work did: {self._death.reason}") from error
             raise
-        process = StreamProcess(self._engine, exec_id, connection, self._death, on_stderr)
+        process = StreamProcess(self._engine, exec_id, connection, self._death, on_stderr, compressed)
         self._processes.append(process)
         if not stdin:
             process.close_stdin()
@@ -90,6 +112,7 @@ class StreamProcess:
         connection: socket.socket,
         death: Death,
         on_stderr: Callable[[bytes], None],
+        compressed: Bulk | None,
     ) -> None:
         self._engine = engine
         self._exec_id = exec_id
@@ -98,6 +121,10 @@ class StreamProcess:
         self._lines = LineSplitter(on_stderr)
         self._out, self._out_end = os.pipe()
         self._failure: BaseException | None = None
+        self._compressor = (
+            zstandard.ZstdCompressor(level=_LEVEL).compressobj() if compressed == "stdin" else None
+        )
+        self._decompressor = zstandard.ZstdDecompressor().decompressobj() if compressed == "stdout" else None
         self._demultiplexer = threading.Thread(target=self._demultiplex, daemon=True, name="stream")
         connection.settimeout(None)
         connection.sendall(_GO)
@@ -111,12 +138,12 @@ class StreamProcess:
         return os.readv(self._out, [buffer])
 
     def write(self, data: bytes) -> None:
-        try:
-            self._connection.sendall(data)
-        except OSError as error:
-            raise BrokenPipeError from error
+        self._send(self._compressor.compress(data) if self._compressor else data)
 
     def close_stdin(self) -> None:
+        compressor, self._compressor = self._compressor, None
+        if compressor is not None:
+            self._send(compressor.flush())
         self._shut(socket.SHUT_WR)
 
     def wait(self) -> int:
@@ -130,6 +157,8 @@ class StreamProcess:
             self._death.wait(DEATH_SECONDS)
         if status is None or self._death.happened:
             raise HelperDied(f"the helper ended before its work did: {self._death.reason}")
+        if status == 0 and self._decompressor is not None and not self._decompressor.eof:
+            raise HelperDied("what the helper sent is cut off")
         return int(status)
 
     def close(self) -> None:
@@ -138,6 +167,12 @@ class StreamProcess:
         os.close(self._out)  # a demultiplexer that still has bytes gets EPIPE
         self._demultiplexer.join()
         self._connection.close()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise BrokenPipeError from error
 
     def _shut(self, how: int) -> None:
         try:
@@ -154,9 +189,7 @@ class StreamProcess:
                     data = self._receive(min(left, READ_BYTES))
                     left -= len(data)
                     if which == _STDOUT:
-                        view = memoryview(data)
-                        while view:
-                            view = view[os.write(self._out_end, view) :]
+                        self._give(self._decompressor.decompress(data) if self._decompressor else data)
                     else:
                         self._lines.feed(data)
         except BaseException as error:  # noqa: BLE001 -- raised by `wait`, in the thread that can handle it
@@ -167,9 +200,18 @@ class StreamProcess:
             self._lines.finish()
             os.close(self._out_end)
 
+    def _give(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._out_end, view) :]
+
     def _receive(self, size: int, *, or_nothing: bool = False) -> bytes:
         """Exactly `size` bytes of a header, or up to `size` of data."""
-        data = self._connection.recv(size)
+        try:
+            data = self._connection.recv(size)
+        except ConnectionResetError:
+            # Of a gateway that has ended, with something from us unread: as its end.
+            data = b""
         if not data and not or_nothing:
             raise ConnectionError("it was cut off")
         if or_nothing:
@@ -186,4 +228,5 @@ def _bare(found: Any) -> socket.socket:
     bare = socket.socket(fileno=os.dup(found.fileno()))
     # docker-py hangs the response on it, which holds the connection.
     getattr(found, "_response", found).close()
+    keep_alive(bare)
     return bare

@@ -140,6 +140,7 @@ class _Comparison:
             [PYTHON, "-I", "-c", COMPARE_SCRIPT, str(BLOCK_BYTES), directory, *tar],
             stdin=True,
             on_stderr=lambda _: None,
+            bulk="stdout",
         )
         self._threads = [
             threading.Thread(target=each, daemon=True, name="blocks") for each in (self._give, self._take)
@@ -304,7 +305,10 @@ class PatchedContent:
     def _now(self, path: bytes) -> Callable[[int], bytes]:
         """Reads the file as it is, which may end sooner than it did, or be gone."""
         process = self._helper.start(
-            [PYTHON, "-I", "-c", CONTENT_SCRIPT, self._directory], stdin=True, on_stderr=lambda _: None
+            [PYTHON, "-I", "-c", CONTENT_SCRIPT, self._directory],
+            stdin=True,
+            on_stderr=lambda _: None,
+            bulk="stdout",
         )
         try:
             process.write(path)

@@ -29,7 +29,7 @@ from volferry.journal import Action, Halt, Journal, journals_of_the_dead
 from volferry.operations.hooks import run_journaled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from volferry.engine.client import Engine
@@ -43,10 +43,10 @@ _LONGER_SECONDS = 2
 
 @dataclass(slots=True)
 class Quiesced:
-    """The containers that write to one volume. `end` must be called, whatever happens after `begin` was."""
+    """The containers that write to some volumes. `end` must be called, whatever happens after `begin` was."""
 
     engine: Engine
-    volume: str
+    volumes: Sequence[str]
     wanted: Mode
     warm: bool
     journal: Journal
@@ -65,7 +65,7 @@ class Quiesced:
         return "pause" if self.wanted == "stop" and paused else self.wanted
 
     def begin(self) -> None:
-        """Stops or pauses all that writes to the volume. Raises VolferryError."""
+        """Stops or pauses all that writes to the volumes. Raises VolferryError."""
         if self.wanted == "none":
             return
         self.journal.alone()
@@ -73,7 +73,7 @@ class Quiesced:
         self.problems += _replay(self.engine, self.journal.state_directory, self.note)
         self._halts = [
             _halt(self.engine, each, self.wanted, order, self.note)
-            for order, each in enumerate(in_order(writers(self.engine, self.volume, but=self.own)))
+            for order, each in enumerate(in_order(self.writers()))
         ]
         self._halts = list({halt.id: halt for halt in self._halts}.values())  # of a service, once
         if not self._halts:
@@ -85,6 +85,23 @@ class Quiesced:
                 self._since = self._since or time.monotonic()
                 self._record(replace(halt, state="under way"))
                 self._record(_halted(self.engine, halt))
+
+    def writers(self) -> list[Container]:
+        """Those that run now."""
+        found = {
+            each.id: each for volume in self.volumes for each in writers(self.engine, volume, but=self.own)
+        }
+        return list(found.values())
+
+    def leave(self) -> None:
+        """In place of `end`: what was stopped stays so, for something else does its work now."""
+        with held_back():
+            if self._ended:
+                return
+            self._ended = True
+            for halt in self._halts:
+                self.journal.write(replace(halt, state="over"))
+            self.journal.end(over=True)
 
     def end(self) -> None:
         """Brings back what `begin` has stopped; what cannot be is a problem, and the next run's to try again."""
@@ -120,8 +137,8 @@ class Quiesced:
 
 
 def replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -> list[str]:
-    """Brings back what runs that died had stopped. Returns what could not be."""
-    if not any(True for _ in journals_of_the_dead(state_directory)):
+    """Brings back what runs that died had stopped on that engine. Returns what could not be."""
+    if not any(True for _ in journals_of_the_dead(state_directory, engine.id)):
         return []
     turn = Journal(state_directory, "replay")
     turn.alone()  # a run that lives may have paused the same container again
@@ -131,9 +148,15 @@ def replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -
         turn.end(over=False)
 
 
+def stopped_elsewhere(state_directory: Path, engine: Engine) -> list[str]:
+    """How the other engines are reached on which runs that died had stopped something."""
+    found = [journal.engine for journal, _ in journals_of_the_dead(state_directory)]
+    return sorted({url for engine_id, url in found if engine_id not in {"", engine.id}})
+
+
 def _replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -> list[str]:
     problems: list[str] = []
-    for journal, halts in journals_of_the_dead(state_directory):
+    for journal, halts in journals_of_the_dead(state_directory, engine.id):
         touched = [halt for halt in halts if halt.state != "planned"]
         if stopped := [halt.name for halt in touched if halt.action != "hook"]:
             note(f"bringing back what an interrupted run had stopped: {', '.join(stopped)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -19,14 +18,15 @@ from volferry.archive.commands import (
     sync_command,
     unmark_command,
 )
-from volferry.archive.listing import UNTRUSTED, Entry, Stat, paired, read_listing
+from volferry.archive.listing import Entry, read_listing
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
-from volferry.errors import CommandFailed, RestoreMismatch
-from volferry.model import RestoreStats, printable
+from volferry.errors import CommandFailed
+from volferry.model import RestoreStats
 from volferry.observer import Silent
+from volferry.operations.comparison import check_same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
 _RESTORE_MARK = RESTORE_MARK.encode()
-_PROGRESS_ENTRIES = 4096
 
 
 def is_empty(helper: Helper, volume: str) -> bool:
@@ -106,7 +105,9 @@ def extract(
     Raises CommandFailed if `tar` could not write all of it.
     """
     lines: list[str] = []
-    process = helper.start(extract_command(directory), stdin=True, on_stderr=lambda line: _keep(lines, line))
+    process = helper.start(
+        extract_command(directory), stdin=True, on_stderr=lambda line: _keep(lines, line), bulk="stdin"
+    )
     done = 0
     first = b""
     try:
@@ -152,77 +153,12 @@ def _keep(lines: list[str], line: bytes) -> None:
 
 def _entries(helper: Helper, directory: str) -> Iterator[Entry]:
     lines: list[str] = []
-    process = helper.start(list_command(directory, helper.spool), on_stderr=lambda line: _keep(lines, line))
+    process = helper.start(
+        list_command(directory, helper.spool), on_stderr=lambda line: _keep(lines, line), bulk="stdout"
+    )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     for entry in read_listing(blocks, may_have_missed=False):
         if entry.path != _RESTORE_MARK:
             yield entry
     if status := process.wait():
         raise CommandFailed(f"listing the volume failed: {lines[0] if lines else f'status {status}'}")
-
-
-def check_same(expected: Iterable[Entry], restored: Iterable[Entry], observer: Observer) -> None:
-    """Compares what should be there with what is. Raises RestoreMismatch if there is any difference."""
-    _Comparison(observer).run(expected, restored)
-
-
-@dataclass(slots=True)
-class _Differences:
-    count: int = 0
-    first: str = ""
-
-    def add(self, path: bytes, what: str) -> None:
-        self.count += 1
-        self.first = self.first or f"{printable(path) or 'the root directory'!r} {what}"
-
-
-class _Comparison:
-    """Compares the restored entries with those of the index, in the order of both."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._differences = _Differences()
-        self._restored_inode: dict[bytes, bytes] = {}
-        self._source_inode: dict[bytes, bytes] = {}
-
-    def run(self, all_expected: Iterable[Entry], restored: Iterable[Entry]) -> None:
-        """Raises RestoreMismatch if there is any difference, with the first one."""
-        for done, (expected, actual) in enumerate(paired(all_expected, restored)):
-            if actual is None:
-                self._differences.add(expected.path if expected else b"", "is missing")
-            elif expected is None:
-                self._differences.add(actual.path, "was not in the backup")
-            else:
-                self._compare(expected, actual)
-            if done % _PROGRESS_ENTRIES == 0:
-                self._observer.advance(done_bytes=0, done_entries=done)
-        if self._differences.count:
-            raise RestoreMismatch(
-                f"{self._differences.count} entries of the restored volume are not as they were backed up; the first: "
-                f"{self._differences.first}"
-            )
-
-    def _compare(self, expected: Entry, actual: Entry) -> None:
-        was, now = expected.stat, actual.stat
-        for field in ("kind", "mode", "uid", "gid", "mtime", "target"):
-            if getattr(was, field) != getattr(now, field):
-                self._differences.add(
-                    expected.path,
-                    f"has {field} {_text(getattr(now, field))} instead of {_text(getattr(was, field))}",
-                )
-                return
-        if was.kind == b"f" and was.size != now.size:
-            self._differences.add(expected.path, f"has {_text(now.size)} bytes instead of {_text(was.size)}")
-        elif was.kind in {b"f", b"l"} and was.links != b"1" and was.ctime != UNTRUSTED:
-            # Of other kinds, tar stores every name on its own.
-            self._compare_links(expected, was, now)
-
-    def _compare_links(self, expected: Entry, was: Stat, now: Stat) -> None:
-        """Names of one inode must be names of one inode again, and of no other."""
-        same = self._restored_inode.setdefault(was.inode, now.inode) == now.inode
-        if not same or self._source_inode.setdefault(now.inode, was.inode) != was.inode:
-            self._differences.add(expected.path, "is not the hard link that it was")
-
-
-def _text(value: bytes) -> str:
-    return printable(value) or "none"

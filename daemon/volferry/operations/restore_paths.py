@@ -11,7 +11,8 @@ from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed, PathExists
 from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
-from volferry.operations.restore import check_same, extract, mark, unmark
+from volferry.operations.comparison import check_same
+from volferry.operations.restore import extract, mark, unmark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

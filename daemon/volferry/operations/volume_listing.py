@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from volferry.archive.alignment import ANCHOR
@@ -21,6 +20,7 @@ from volferry.model import Volume, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from volferry.engine.channel import Process
@@ -92,10 +92,11 @@ def list_volume(
     """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole."""
     errors: list[str] = []
     caches = _cache_directories(helper, volume) if excludes.caches else set()
-    listing = Listing(spool / "listing", spool / "to-read", datetime.now(UTC), planner.plan)
+    listing = Listing(spool / "listing", spool / "to-read", helper.now(), planner.plan)
     process = helper.start(
         list_command(helper.directory(volume.name), helper.spool),
         on_stderr=lambda line: errors.append(printable(line)) if len(errors) < _MOST_ERRORS else None,
+        bulk="stdout",
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     try:

@@ -101,7 +101,7 @@ class VolumeReading:
             self._listing.patched = {asked[patch.entry.path]: patch for patch in patches}
             self._content = content
         self._captured = spool / "captured"
-        process = helper.start(create_command(directory), stdin=True, on_stderr=self._log.line)
+        process = helper.start(create_command(directory), stdin=True, on_stderr=self._log.line, bulk="stdout")
         with self._captured.open("wb", buffering=0) as file, _feeding(process, self._listing):
             while data := process.read(_READ_BYTES):
                 file.write(data)
@@ -130,7 +130,7 @@ class VolumeReading:
 
     def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
         process = helper.start(
-            create_command(helper.directory(volume.name)), stdin=True, on_stderr=self._log.line
+            create_command(helper.directory(volume.name)), stdin=True, on_stderr=self._log.line, bulk="stdout"
         )
         with _feeding(process, self._listing):
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)

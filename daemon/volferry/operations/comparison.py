@@ -1,0 +1,98 @@
+"""Compares what should be in a volume with what is: the entries of two listings, in all but inode and change time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry.archive.listing import UNTRUSTED, Entry, Stat, paired
+from volferry.errors import RestoreMismatch
+from volferry.model import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from volferry.observer import Observer
+
+_PROGRESS_ENTRIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a difference is said in."""
+
+    unexpected: str  # of an entry that should not be there
+    summary: str  # after how many there are
+
+
+_RESTORED = Wording("was not in the backup", "entries of the restored volume are not as they were backed up")
+MIGRATED = Wording("is not in the source", "entries of the target volume are not as they are in the source")
+
+
+def check_same(
+    expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, wording: Wording = _RESTORED
+) -> None:
+    """Compares what should be there with what is. Raises RestoreMismatch if there is any difference."""
+    _Comparison(observer, wording).run(expected, found)
+
+
+@dataclass(slots=True)
+class _Differences:
+    count: int = 0
+    first: str = ""
+
+    def add(self, path: bytes, what: str) -> None:
+        self.count += 1
+        self.first = self.first or f"{printable(path) or 'the root directory'!r} {what}"
+
+
+class _Comparison:
+    """Compares the entries of two listings, in the order of both."""
+
+    def __init__(self, observer: Observer, wording: Wording) -> None:
+        self._observer = observer
+        self._wording = wording
+        self._differences = _Differences()
+        self._restored_inode: dict[bytes, bytes] = {}
+        self._source_inode: dict[bytes, bytes] = {}
+
+    def run(self, all_expected: Iterable[Entry], restored: Iterable[Entry]) -> None:
+        """Raises RestoreMismatch if there is any difference, with the first one."""
+        for done, (expected, actual) in enumerate(paired(all_expected, restored)):
+            if actual is None:
+                self._differences.add(expected.path if expected else b"", "is missing")
+            elif expected is None:
+                self._differences.add(actual.path, self._wording.unexpected)
+            else:
+                self._compare(expected, actual)
+            if done % _PROGRESS_ENTRIES == 0:
+                self._observer.advance(done_bytes=0, done_entries=done)
+        if self._differences.count:
+            raise RestoreMismatch(
+                f"{self._differences.count} {self._wording.summary}; the first: {self._differences.first}"
+            )
+
+    def _compare(self, expected: Entry, actual: Entry) -> None:
+        was, now = expected.stat, actual.stat
+        for field in ("kind", "mode", "uid", "gid", "mtime", "target"):
+            if getattr(was, field) != getattr(now, field):
+                self._differences.add(
+                    expected.path,
+                    f"has {field} {_text(getattr(now, field))} instead of {_text(getattr(was, field))}",
+                )
+                return
+        if was.kind == b"f" and was.size != now.size:
+            self._differences.add(expected.path, f"has {_text(now.size)} bytes instead of {_text(was.size)}")
+        elif was.kind in {b"f", b"l"} and was.links != b"1" and was.ctime != UNTRUSTED:
+            # Of other kinds, tar stores every name on its own.
+            self._compare_links(expected, was, now)
+
+    def _compare_links(self, expected: Entry, was: Stat, now: Stat) -> None:
+        """Names of one inode must be names of one inode again, and of no other."""
+        same = self._restored_inode.setdefault(was.inode, now.inode) == now.inode
+        if not same or self._source_inode.setdefault(now.inode, was.inode) != was.inode:
+            self._differences.add(expected.path, "is not the hard link that it was")
+
+
+def _text(value: bytes) -> str:
+    return printable(value) or "none"
