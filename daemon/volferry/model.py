@@ -78,6 +78,7 @@ class Volume:
     scope: str
     created_at: str
     uses: tuple[VolumeUse, ...] = ()
+    incomplete: bool = False  # a migration to it has begun and not ended
 
     @property
     def anonymous(self) -> bool:

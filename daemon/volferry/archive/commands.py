@@ -109,6 +109,11 @@ def empty_command(directory: str) -> list[str]:
     return ["find", directory, "-mindepth", "1", "!", "-path", f"{directory}/{RESTORE_MARK}", "-delete"]
 
 
+def usage_command(directory: str) -> list[str]:
+    """Writes a NUL-ended record for each entry: blocks of 512 bytes, links, type, inode."""
+    return ["find", directory, "-ignore_readdir_race", "-printf", r"%b %n %y %i\0"]
+
+
 def probe_command(directory: str) -> list[str]:
     """Writes one byte to stdout if `directory` holds anything."""
     return ["find", directory, "-mindepth", "1", "-printf", "x", "-quit"]

@@ -38,10 +38,11 @@ def unquote(quoted: bytes) -> bytes:
 
 
 class TarLog:
-    """Takes the lines one by one; `torn` and `unexplained` say what they were."""
+    """Takes the lines one by one; `torn`, `gone` and `unexplained` say what they were."""
 
     def __init__(self) -> None:
         self.torn: dict[bytes, Finding] = {}
+        self.gone: set[bytes] = set()  # paths that `tar` was asked for
         self.unexplained: list[str] = []
 
     def line(self, line: bytes) -> None:
@@ -62,4 +63,7 @@ class TarLog:
         if message == b"file changed as we read it":
             self.torn.setdefault(path, Finding("torn", path, "changed while it was read"))
             return True
-        return message.endswith((*_GONE, *_HARMLESS))
+        if message.endswith(_GONE):
+            self.gone.add(path)
+            return True
+        return message.endswith(_HARMLESS)

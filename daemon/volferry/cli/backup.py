@@ -9,13 +9,14 @@ import typer
 
 from volferry.cli.backup_one import OpenedStore, back_up_one, wanted_of
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
-from volferry.errors import FINDINGS_EXIT_CODE, EngineError, UsageError, VolferryError, reason
+from volferry.errors import FINDINGS_EXIT_CODE, VolferryError, reason
 from volferry.history import Record
 
 if TYPE_CHECKING:
-    from volferry.model import BackupStats, Volume
+    from volferry.model import BackupStats
 
 
 def backup(
@@ -65,7 +66,14 @@ def backup(
 ) -> int:
     """Back up volumes. Names, --project and --container can be combined; each volume is a backup of its own."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    volumes = _select(session, names or [], everything=everything, project=project, container=container)
+    volumes = chosen_volumes(
+        session.engine,
+        names or [],
+        everything=everything,
+        project=project,
+        container=container,
+        nothing="nothing to back up: name volumes, or use --all, --project or --container",
+    )
     # All of them before the first: what cannot be understood is said before anything is done.
     wanted = {
         volume.name: wanted_of(
@@ -134,36 +142,6 @@ class Quiesce(StrEnum):
 
 def _of_state_directory(session: Session, error: OSError) -> str:
     return f"cannot use the state directory {session.config.state_dir}: {reason(error)}"
-
-
-def _select(
-    session: Session, names: list[str], *, everything: bool, project: str | None, container: str | None
-) -> list[Volume]:
-    """The volumes that are asked for, by name. Raises UsageError, NoSuchVolume, NoSuchContainer: before any work."""
-    from volferry.engine.volumes import container_volumes, find_volume, list_volumes  # noqa: PLC0415
-
-    if not (names or everything or project or container):
-        raise UsageError("nothing to back up: name volumes, or use --all, --project or --container")
-    chosen = {name: find_volume(session.engine, name) for name in names}
-    if container:
-        inside = container_volumes(session.engine, container)
-        if not inside:
-            raise EngineError(f"container {container!r} mounts no volume")
-        chosen.update((name, find_volume(session.engine, name)) for name in inside)
-    if everything or project:
-        matching = [
-            volume
-            for volume in list_volumes(session.engine)
-            if not volume.anonymous and (everything or project in volume.projects)
-        ]
-        if not matching:
-            raise EngineError(
-                f"no named volume belongs to compose project {project!r}"
-                if project and not everything
-                else f"there are no named volumes on {session.engine.url}"
-            )
-        chosen.update((volume.name, volume) for volume in matching)
-    return [chosen[name] for name in sorted(chosen)]
 
 
 def _line(stats: BackupStats) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import say
-from volferry.errors import UsageError
+from volferry.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from volferry.archive.excludes import Excludes
@@ -69,6 +69,10 @@ def back_up_one(
     """Also what could not be brought back afterwards."""
     from volferry.engine.helper import HelperInBackground  # noqa: PLC0415
 
+    if volume.incomplete:
+        raise EngineError(
+            f"volume {volume.name} is not complete: its migration has not ended; the same `volferry migrate`, run again, completes it"
+        )
     started = time.monotonic()
     with (
         TerminalObserver(volume.name) as observer,

@@ -22,6 +22,7 @@ _COMMANDS = {
     "diff": ("diff", "diff"),
     "restore": ("restore", "restore"),
     "export": ("export", "export"),
+    "migrate": ("migrate", "migrate"),
     "verify": ("verify", "verify"),
     "copy": ("copy", "copy"),
     "forget": ("prune", "forget"),

@@ -130,26 +130,27 @@ class Session:
                 )
         return problems
 
-    def reap(self, run: Run) -> None:
-        """Removes what dead runs left behind in the engine."""
+    def reap(self, run: Run, engine: Engine | None = None) -> None:
+        """Removes what dead runs left behind in the engine, or in another one."""
         from volferry.engine.reap import reap  # noqa: PLC0415
 
-        if removed := reap(self.engine, self.config.state_dir, run.owner):
+        if removed := reap(engine or self.engine, self.config.state_dir, run.owner):
             say(
                 f"removed {removed} container{'s' if removed > 1 else ''} that an interrupted run had left behind"
             )
 
-    def helper_settings(self) -> HelperSettings:
-        """Makes the helper's image if need be."""
+    def helper_settings(self, engine: Engine | None = None) -> HelperSettings:
+        """Of the engine, or another one. Makes the helper's image there if need be."""
         from volferry.engine.helper import HelperSettings  # noqa: PLC0415
         from volferry.engine.image import helper_image  # noqa: PLC0415
         from volferry.engine.own import own_container  # noqa: PLC0415
 
-        own = own_container(self.engine)
+        engine = engine or self.engine
+        own = own_container(engine)
         settings = self.config.helper
         return HelperSettings(
             image=helper_image(
-                self.engine, configured=settings.image, own_container_image=own.image if own else None
+                engine, configured=settings.image, own_container_image=own.image if own else None
             ),
             channel=settings.channel,
             compress=settings.compress,

@@ -47,6 +47,7 @@ class Target:
 def opened_target(session: Session, manifest: Manifest, name: str, run: Run) -> Iterator[Target]:
     """The volume `name`, made if need be, with a helper that may write. Raises VolumeInUse."""
     from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.incomplete import say_complete  # noqa: PLC0415
     from volferry.operations.restore import is_empty  # noqa: PLC0415
 
     volume, new = _found_or_new(session, manifest, name)
@@ -57,6 +58,8 @@ def opened_target(session: Session, manifest: Manifest, name: str, run: Run) -> 
         open_helper(session.engine, run, settings, [found], write=True) as helper,
     ):
         yield Target(found, new, is_empty(helper, name), helper, observer)
+        if found.incomplete:  # what it is now is no half of a migration
+            say_complete(session.engine, name)
 
 
 @contextmanager

@@ -88,6 +88,7 @@ def _document(session: Session, overview: _Overview, *, everything: bool) -> dic
                 "scope": volume.scope,
                 "created_at": volume.created_at,
                 "anonymous": volume.anonymous,
+                "incomplete": volume.incomplete,
                 "size_bytes": overview.sizes.get(volume.name),
                 "last_backup": overview.newest.get(volume.name),
                 "containers": [
@@ -136,6 +137,8 @@ def _print(session: Session, overview: _Overview) -> None:
             last = overview.newest.get(volume.name)
             state = local_time_text(time_of_id(last)) if last else "never"
             name = volume.name if not volume.anonymous else f"{volume.name[:12]}… (anonymous)"
+            if volume.incomplete:
+                name += " (incomplete)"
             size = size_text(overview.sizes[volume.name]) if volume.name in overview.sizes else "?"
             rows.append((name, volume.driver, size, state, users or "-"))
         print(table(("VOLUME", "DRIVER", "SIZE", "LAST BACKUP", "USED BY"), rows, right=(2,)))

@@ -24,7 +24,7 @@ class Process(Protocol):
     def read_into(self, buffer: memoryview) -> int:
         """As `read`, into `buffer`; returns how many bytes it put there."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """To its stdin. Raises BrokenPipeError once it does not read any longer."""
 
     def close_stdin(self) -> None: ...

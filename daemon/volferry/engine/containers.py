@@ -41,6 +41,7 @@ class Container:
     service: str | None
     depends_on: frozenset[str]  # compose services of the same project
     swarm_service: str | None
+    restart_policy: str = ""  # Docker's: no, always, unless-stopped, on-failure
 
     @property
     def runs(self) -> bool:
@@ -170,6 +171,7 @@ def _container(found: Mapping[str, Any]) -> Container:
         service=labels.get(_SERVICE),
         depends_on=_depends_on(labels.get(_DEPENDS_ON, "")),
         swarm_service=labels.get(_SWARM_SERVICE),
+        restart_policy=((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", ""),
     )
 
 

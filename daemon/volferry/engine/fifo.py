@@ -113,7 +113,7 @@ class FifoProcess:
         self._await_output()
         return os.readv(self._out, [buffer])
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         if self._stdin is None:
             self._stdin = self._open_stdin()
         view = memoryview(data)

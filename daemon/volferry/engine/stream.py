@@ -137,7 +137,7 @@ class StreamProcess:
     def read_into(self, buffer: memoryview) -> int:
         return os.readv(self._out, [buffer])
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self._send(self._compressor.compress(data) if self._compressor else data)
 
     def close_stdin(self) -> None:
@@ -168,7 +168,7 @@ class StreamProcess:
         self._demultiplexer.join()
         self._connection.close()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | memoryview) -> None:
         try:
             self._connection.sendall(data)
         except OSError as error:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
+from docker.types import Mount
 
-from volferry.engine.client import Engine, translated
-from volferry.engine.labels import ROLE
+from volferry.engine.client import Engine, explanation, translated
+from volferry.engine.labels import INCOMPLETE, ROLE
 from volferry.errors import NoSuchContainer, NoSuchVolume
 from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 _REMOVAL_SECONDS = 900  # the engine answers when it has deleted every file
 
@@ -23,8 +24,8 @@ def list_volumes(engine: Engine) -> list[Volume]:
     """All volumes, by name, with the containers that mount them."""
     with translated("listing the volumes"):
         found = engine.api.volumes().get("Volumes") or []
-        uses = _uses(engine)
-    return sorted((_volume(each, uses) for each in found), key=lambda volume: volume.name)
+        uses, incomplete = _uses(engine)
+    return sorted((_volume(each, uses, incomplete) for each in found), key=lambda volume: volume.name)
 
 
 def find_volume(engine: Engine, name: str) -> Volume:
@@ -36,7 +37,7 @@ def find_volume(engine: Engine, name: str) -> Volume:
             found = engine.api.inspect_volume(name)
         except (docker.errors.NotFound, docker.errors.NullResource) as error:
             raise NoSuchVolume(_no_such_volume(engine, name)) from error
-        return _volume(found, _uses(engine))
+        return _volume(found, *_uses(engine))
 
 
 def create_volume(engine: Engine, volume: Volume) -> None:
@@ -55,6 +56,33 @@ def remove_volume(engine: Engine, name: str) -> None:
             engine.api.remove_volume(name)
         finally:
             engine.api.timeout = usual
+
+
+def volume_drivers(engine: Engine) -> list[str]:
+    """That the engine has."""
+    return list((engine.info.get("Plugins") or {}).get("Volume") or ["local"])
+
+
+def path_exists(engine: Engine, image: str, path: str) -> bool:
+    """Whether there is something at a path of the engine's machine. A container that would mount it is made, and removed."""
+    api = engine.api
+    with translated(f"looking for {path}"):
+        try:
+            found = api.create_container(
+                image,
+                command=["true"],
+                labels={ROLE: "carrier"},
+                network_disabled=True,
+                host_config=api.create_host_config(
+                    mounts=[Mount("/path", path, type="bind", read_only=True)]
+                ),
+            )
+        except docker.errors.APIError as error:
+            if "does not exist" in explanation(error):
+                return False
+            raise
+        api.remove_container(found["Id"], force=True, v=True)
+    return True
 
 
 def container_volumes(engine: Engine, container: str) -> list[str]:
@@ -84,7 +112,7 @@ def unprotected(engine: Engine) -> tuple[list[BindMount], list[WritableLayer]]:
     with translated("listing the containers"):
         containers = engine.api.containers(all=True, size=True)
     for each in containers:
-        if ROLE in (each.get("Labels") or {}):
+        if {ROLE, INCOMPLETE} & (each.get("Labels") or {}).keys():
             continue
         name = _container_name(each)
         binds.extend(
@@ -99,7 +127,9 @@ def unprotected(engine: Engine) -> tuple[list[BindMount], list[WritableLayer]]:
     )
 
 
-def _volume(found: Mapping[str, Any], uses: Mapping[str, tuple[VolumeUse, ...]]) -> Volume:
+def _volume(
+    found: Mapping[str, Any], uses: Mapping[str, tuple[VolumeUse, ...]], incomplete: Collection[str]
+) -> Volume:
     return Volume(
         name=found["Name"],
         driver=found.get("Driver", "local"),
@@ -108,31 +138,39 @@ def _volume(found: Mapping[str, Any], uses: Mapping[str, tuple[VolumeUse, ...]])
         scope=found.get("Scope", "local"),
         created_at=found.get("CreatedAt") or "",
         uses=uses.get(found["Name"], ()),
+        incomplete=found["Name"] in incomplete,
     )
 
 
-def _uses(engine: Engine) -> dict[str, tuple[VolumeUse, ...]]:
-    """Containers that mount each volume. Our own helpers and carriers are no users of it."""
+def _uses(engine: Engine) -> tuple[dict[str, tuple[VolumeUse, ...]], set[str]]:
+    """Containers that mount each volume, and which volumes one of ours says of that they are not complete. Ours are no users."""
     uses: dict[str, list[VolumeUse]] = {}
+    incomplete: set[str] = set()
     for each in engine.api.containers(all=True):
         labels = each.get("Labels") or {}
         if ROLE in labels:
             continue
-        for mount in each.get("Mounts") or []:
-            if mount.get("Type") == "volume" and mount.get("Name"):
-                uses.setdefault(mount["Name"], []).append(
-                    VolumeUse(
-                        container=_container_name(each),
-                        container_id=each["Id"],
-                        image=each.get("Image", ""),
-                        state=each.get("State", ""),
-                        destination=mount.get("Destination", ""),
-                        read_write=bool(mount.get("RW")),
-                        project=labels.get(_COMPOSE_PROJECT),
-                        labels=labels,
-                    )
+        mounts = [
+            mount for mount in each.get("Mounts") or [] if mount.get("Type") == "volume" and mount.get("Name")
+        ]
+        if INCOMPLETE in labels:
+            incomplete.update(mount["Name"] for mount in mounts)
+            continue
+        for mount in mounts:
+            uses.setdefault(mount["Name"], []).append(
+                VolumeUse(
+                    container=_container_name(each),
+                    container_id=each["Id"],
+                    image=each.get("Image", ""),
+                    state=each.get("State", ""),
+                    destination=mount.get("Destination", ""),
+                    read_write=bool(mount.get("RW")),
+                    project=labels.get(_COMPOSE_PROJECT),
+                    labels=labels,
                 )
-    return {name: tuple(sorted(found, key=lambda use: use.container)) for name, found in uses.items()}
+            )
+    ordered = {name: tuple(sorted(found, key=lambda use: use.container)) for name, found in uses.items()}
+    return ordered, incomplete
 
 
 def _container_name(each: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from volferry.archive.frames import decode_frame
 from volferry.archive.listing import nanoseconds, path_of
 from volferry.archive.streambuffer import SEGMENT_BYTES
 from volferry.archive.tarstream import BLOCK, END_OF_ARCHIVE, TarReader, reading
+from volferry.archive.tree_scripts import PYTHON
 from volferry.errors import CommandFailed, DamagedObject, VolferryError
 from volferry.interrupts import held_back
 from volferry.layout import pack_key
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from volferry.operations.base import Source
     from volferry.repository import Repository
 
-# Where the images that can do this have it: volferry's own, and the one that is made of the machine's programs.
-PYTHON = "/opt/volferry/bin/python3"
 _PROCESSES = 2
 _READ_BYTES = 1 << 20
 _ALL = (1 << 63) - 1

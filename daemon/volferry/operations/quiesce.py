@@ -93,12 +93,24 @@ class Quiesced:
         }
         return list(found.values())
 
+    @property
+    def stopped(self) -> list[str]:
+        """Names of what `begin` has stopped, paused or scaled."""
+        return [halt.name for halt in self._halts if halt.state == "done"]
+
+    def restarted_by_engine(self, engine: Engine) -> list[str]:
+        """Names of containers that the engine itself starts again when it restarts, whoever has stopped them."""
+        found = (find_container(engine, halt.id) for halt in self._halts if halt.action == "stop")
+        return [each.name for each in found if each is not None and each.restart_policy == "always"]
+
     def leave(self) -> None:
         """In place of `end`: what was stopped stays so, for something else does its work now."""
         with held_back():
             if self._ended:
                 return
             self._ended = True
+            if self._since is not None:
+                self.downtime_seconds = round(time.monotonic() - self._since, 3)
             for halt in self._halts:
                 self.journal.write(replace(halt, state="over"))
             self.journal.end(over=True)
@@ -127,9 +139,7 @@ class Quiesced:
                 self.note(f"how container {halt.name} is cannot be found out: {error}")
                 continue
             if health not in {"healthy", "running"}:
-                self.note(
-                    f"container {halt.name} is {health}, not healthy, after it was started again for the backup"
-                )
+                self.note(f"container {halt.name} is {health}, not healthy, after it was started again")
 
     def _record(self, halt: Halt) -> None:
         self.journal.write(halt)
@@ -239,7 +249,7 @@ def _bring_back(
     if halt.action == "scale":
         now = replicas_of(engine, halt.id)
         if now is None:
-            note(f"Swarm service {halt.name} was removed while it was stopped for a backup")
+            note(f"Swarm service {halt.name} was removed while it was stopped")
         elif now[1] == 0:
             scale(engine, halt.id, int(halt.before))
         return
@@ -247,7 +257,7 @@ def _bring_back(
     if halt.action == "stop" and halt.state == "under way" and container is not None:
         container = _stopped(engine, container, sure=sure)
     if container is None:
-        note(f"container {halt.name} was removed while it was stopped for a backup")
+        note(f"container {halt.name} was removed while it was stopped")
     elif halt.action == "pause":
         if container.state == "paused":
             unpause(engine, container)

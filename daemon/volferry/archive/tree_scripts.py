@@ -1,0 +1,108 @@
+"""What runs in the helper on a volume's entries and is no command of the system: their extended attributes and digests, and how much
+room there is. For the Python of the helper's image, which has `os` and xxhash and little else.
+"""
+
+from __future__ import annotations
+
+# Where the images that can do this have it: volferry's own, and the one that is made of the machine's programs.
+PYTHON = "/opt/volferry/bin/python3"
+DIGEST_BYTES = 17
+# In place of the first byte of a digest: it could not be read.
+UNREADABLE = b"!"
+
+_PATHS = r"""
+import os, stat, sys
+os.chdir(sys.argv[1])
+def paths():
+    rest = b""
+    while more := os.read(0, 1 << 16):
+        *whole, rest = (rest + more).split(b"\0")
+        yield from whole
+"""
+
+# Takes all extended attributes, ACLs among them, from the NUL-ended paths on stdin; of what is not there, and of what the kernel
+# gives nobody, none.
+CLEAR_SCRIPT = f"""{_PATHS}
+for path in paths():
+    try:
+        for name in os.listxattr(path, follow_symlinks=False):
+            try:
+                os.removexattr(path, name, follow_symlinks=False)
+            except OSError:
+                pass
+    except OSError:
+        pass
+"""
+
+# For each NUL-ended path on stdin, 17 bytes on stdout: "=" and the XXH3-128 digest of its extended attributes (but the SELinux label, which is
+# the mount's) and, of a regular file, its content; "!" and zeros if it cannot be read. Blocks of nothing but zeros are passed over, and holes
+# not read: it makes no difference what of them is on the disk.
+DIGEST_SCRIPT = f"""{_PATHS}
+from xxhash import xxh3_128
+out = sys.stdout.buffer
+block = 1 << 20
+memory = bytearray(block)
+view = memoryview(memory)
+zeros = bytes(block)
+def content(file, found):
+    at = 0
+    while True:
+        try:
+            at = os.lseek(file, at, os.SEEK_DATA) // block * block
+        except OSError:
+            break
+        size = 0
+        while size < block and (more := os.preadv(file, [view[size:]], at + size)):
+            size += more
+        if not size:
+            break
+        if view[:size] != zeros[:size]:
+            found.update(b"%d " % at)
+            found.update(view[:size])
+        at += size
+        if size < block:
+            break
+    found.update(b"%d" % os.fstat(file).st_size)
+def digest(path):
+    found = xxh3_128()
+    try:
+        names = sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError:
+        names = []
+    for name in names:
+        if name != "security.selinux":
+            value = os.getxattr(path, name, follow_symlinks=False)
+            found.update(b"%s %d " % (os.fsencode(name), len(value)) + value)
+    if stat.S_ISREG(os.lstat(path).st_mode):
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            content(file, found)
+        finally:
+            os.close(file)
+    return found.digest()
+for path in paths():
+    try:
+        out.write(b"=" + digest(path))
+    except OSError:
+        out.write(b"!" + bytes(16))
+out.flush()
+"""
+
+# Writes how many bytes, and how many entries, may still be written to the file system of the first argument.
+ROOM_SCRIPT = """
+import os, sys
+found = os.statvfs(sys.argv[1])
+print(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else -1)
+"""
+
+
+def clear_command(directory: str) -> list[str]:
+    return [PYTHON, "-I", "-c", CLEAR_SCRIPT, directory]
+
+
+def digest_command(directory: str) -> list[str]:
+    return [PYTHON, "-I", "-c", DIGEST_SCRIPT, directory]
+
+
+def room_command(directory: str) -> list[str]:
+    return [PYTHON, "-I", "-c", ROOM_SCRIPT, directory]

@@ -1,0 +1,47 @@
+"""Which volumes of an engine a command is about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volferry.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from volferry.engine.client import Engine
+    from volferry.model import Volume
+
+
+def chosen_volumes(
+    engine: Engine,
+    names: list[str],
+    *,
+    everything: bool,
+    project: str | None,
+    container: str | None = None,
+    nothing: str,
+) -> list[Volume]:
+    """By name. Raises UsageError with `nothing` if none is asked for, NoSuchVolume, NoSuchContainer: before any work."""
+    from volferry.engine.volumes import container_volumes, find_volume, list_volumes  # noqa: PLC0415 -- docker-py is slow to import
+
+    if not (names or everything or project or container):
+        raise UsageError(nothing)
+    chosen = {name: find_volume(engine, name) for name in names}
+    if container:
+        inside = container_volumes(engine, container)
+        if not inside:
+            raise EngineError(f"container {container!r} mounts no volume")
+        chosen.update((name, find_volume(engine, name)) for name in inside)
+    if everything or project:
+        matching = [
+            volume
+            for volume in list_volumes(engine)
+            if not volume.anonymous and (everything or project in volume.projects)
+        ]
+        if not matching:
+            raise EngineError(
+                f"no named volume belongs to compose project {project!r}"
+                if project and not everything
+                else f"there are no named volumes on {engine.url}"
+            )
+        chosen.update((volume.name, volume) for volume in matching)
+    return [chosen[name] for name in sorted(chosen)]

@@ -1,0 +1,231 @@
+"""What a migration would do, and what is in its way: looked at before anything is made or stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from volferry.archive.commands import usage_command
+from volferry.archive.listing import split_records
+from volferry.archive.tree_scripts import room_command
+from volferry.engine.volumes import find_volume, path_exists, volume_drivers
+from volferry.errors import CommandFailed, NoSuchVolume
+from volferry.operations.restore import is_empty, is_marked, mark_text
+from volferry.operations.transfer import Place, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from volferry.engine.client import Engine
+    from volferry.engine.containers import Container
+    from volferry.engine.helper import Helper
+    from volferry.model import Volume
+
+State = Literal["new", "empty", "resumed", "existing"]
+_BLOCK_BYTES = 512  # of find's %b
+
+
+@dataclass(slots=True)
+class PlannedVolume:
+    """One volume, and what becomes of it."""
+
+    source: Volume
+    target: Volume  # as it is, or as it is to be made
+    state: State = "new"
+    entries: int = 0
+    used_bytes: int = 0  # on the disk of the source
+    stopped: list[str] = field(default_factory=list)  # containers that write to it
+
+
+@dataclass(slots=True)
+class MigrationPlan:
+    volumes: list[PlannedVolume]
+    obstacles: list[str] = field(default_factory=list)  # with any of them, nothing is begun
+    notes: list[str] = field(default_factory=list)
+
+
+def mark_of(source: Engine, volume: str) -> str:
+    """What the mark of a target says, by which the same migration goes on with it."""
+    return f"migration of {volume} from {source.id}"
+
+
+def target_volume(
+    volume: Volume,
+    *,
+    renamed: Mapping[str, str],
+    drivers: Mapping[str, str],
+    options: Mapping[str, Mapping[str, str | None]],
+) -> Volume:
+    """What the volume is to be on the target: as it is, but for what is asked for. An option of None goes."""
+    changed = options.get(volume.name, {})
+    driver = drivers.get(volume.name, volume.driver)
+    kept = volume.options if driver == volume.driver else {}
+    chosen = {**kept, **changed}
+    return replace(
+        volume,
+        name=renamed.get(volume.name, volume.name),
+        driver=driver,
+        options={key: value for key, value in chosen.items() if value is not None},
+        uses=(),
+    )
+
+
+def measure(planned: Sequence[PlannedVolume], helper: Helper) -> None:
+    """How much there is in each."""
+    for each in planned:
+        place = Place(helper, helper.directory(each.source.name))
+        each.entries, each.used_bytes = _usage(place)
+
+
+def look_at_targets(
+    plan: MigrationPlan,
+    source: Engine,
+    target: Engine,
+    helper_for: Callable[[list[Volume]], Helper],
+    image: str,
+    *,
+    into_existing: bool,
+) -> None:
+    """`helper_for` gives a helper of the target, whose spool is a volume of its own there."""
+    drivers = volume_drivers(target)
+    existing: list[PlannedVolume] = []
+    for each in plan.volumes:
+        name = each.target.name
+        if source.id == target.id and each.source.name == name:
+            plan.obstacles.append(
+                f"volume {name} is to become itself: --rename {name}=NEW gives the copy a name"
+            )
+            continue
+        try:
+            found = find_volume(target, name)
+        except NoSuchVolume:
+            _look_at_new(plan, each, target, drivers, image)
+            continue
+        running = [use.container for use in found.uses if use.running]
+        if running:
+            plan.obstacles.append(
+                f"volume {name} on the target is in use by {', '.join(running)}: stop {'it' if len(running) == 1 else 'them'} first"
+            )
+        if (found.driver, dict(found.options)) != (each.target.driver, dict(each.target.options)):
+            plan.notes.append(
+                f"volume {name} is on the target already, and keeps the driver and options that it has there"
+            )
+        each.target = found
+        existing.append(each)
+    helper = helper_for([each.target for each in existing])
+    for each in existing:
+        _look_into(plan, each, helper, mark_of(source, each.source.name), into_existing=into_existing)
+    _look_for_room(plan, existing, helper)
+
+
+def _look_at_new(
+    plan: MigrationPlan, each: PlannedVolume, target: Engine, drivers: Iterable[str], image: str
+) -> None:
+    name, driver = each.target.name, each.target.driver
+    if driver not in drivers:
+        plan.obstacles.append(
+            f"volume {name} has the driver {driver!r}, which the target lacks: install it there, or --driver {each.source.name}=local"
+        )
+        return
+    device = each.target.options.get("device", "")
+    if (
+        driver == "local"
+        and "bind" in each.target.options.get("o", "").split(",")
+        and not path_exists(target, image, device)
+    ):
+        plan.obstacles.append(
+            f"volume {name} has its data at {device}, which the target lacks: make it there, or "
+            f"--option {each.source.name}:device=PATH; --driver {each.source.name}=local with no options makes a plain volume: "
+            f"--option {each.source.name}:type= --option {each.source.name}:o= --option {each.source.name}:device="
+        )
+
+
+def _look_into(
+    plan: MigrationPlan, each: PlannedVolume, helper: Helper, expected: str, *, into_existing: bool
+) -> None:
+    name = each.target.name
+    if is_marked(helper, name):
+        if (text := mark_text(helper, name)) == expected:
+            each.state = "resumed"
+        elif into_existing:
+            each.state = "existing"
+        else:
+            plan.obstacles.append(
+                f"volume {name} on the target holds the rest of something else that was interrupted ({text}): --into-existing "
+                "replaces what it holds"
+            )
+    elif is_empty(helper, name):
+        each.state = "empty"
+    elif into_existing:
+        each.state = "existing"
+    else:
+        each.state = "existing"
+        plan.obstacles.append(
+            f"volume {name} on the target holds data: --into-existing makes it what the source is, and deletes what that does not "
+            f"have; --rename {each.source.name}=NEW takes another one"
+        )
+
+
+def _look_for_room(plan: MigrationPlan, existing: Sequence[PlannedVolume], helper: Helper) -> None:
+    """Of volumes without options, which are all where the target's engine has its own data."""
+    wanted = sum(
+        each.used_bytes
+        for each in plan.volumes
+        if each.state in {"new", "empty"} and each.target.driver == "local" and not each.target.options
+    )
+    room = _room(helper, helper.spool)
+    if wanted > room:
+        plan.obstacles.append(
+            f"the target has room for {_gigabytes(room)}, and {_gigabytes(wanted)} are to go there"
+        )
+    for each in existing:
+        if each.target.options or each.target.driver != "local":
+            room = _room(helper, helper.directory(each.target.name))
+            if each.state == "empty" and each.used_bytes > room:
+                plan.obstacles.append(
+                    f"volume {each.target.name} on the target has room for {_gigabytes(room)}, and {_gigabytes(each.used_bytes)} are to go there"
+                )
+
+
+def who_is_stopped(plan: MigrationPlan, writers: Callable[[str], Iterable[Container]]) -> None:
+    for each in plan.volumes:
+        for container in writers(each.source.name):
+            each.stopped.append(container.name)
+            if container.auto_remove:
+                note = (
+                    f"container {container.name} would be removed when it stops (--rm): it is paused instead"
+                )
+                if note not in plan.notes:
+                    plan.notes.append(note)
+
+
+def _usage(place: Place) -> tuple[int, int]:
+    """Entries, and bytes on the disk: each inode once."""
+    process = place.helper.start(usage_command(place.directory), on_stderr=lambda _: None, bulk="stdout")
+    entries = used = 0
+    seen: set[bytes] = set()
+    for record in split_records(iter(lambda: process.read(1 << 20), b"")):
+        blocks, links, kind, inode = record.split(b" ")
+        entries += 1
+        if kind != b"d" and links != b"1":
+            if inode in seen:
+                continue
+            seen.add(inode)
+        used += int(blocks) * _BLOCK_BYTES
+    process.wait()  # what vanishes meanwhile makes no difference here
+    return entries, used
+
+
+def _room(helper: Helper, directory: str) -> int:
+    try:
+        found = run(Place(helper, directory), room_command(directory), "looking for room")
+    except CommandFailed as error:
+        raise CommandFailed(
+            f"the helper's image cannot be used for this, for it lacks volferry's Python ({error}): unset helper.image, or build it with "
+            "the project's Dockerfile"
+        ) from error
+    return int(found.split()[0])
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

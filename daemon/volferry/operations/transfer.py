@@ -1,0 +1,398 @@
+"""From a volume of one engine into one of another: passes that each send what has changed since the one before, and the comparison of
+both at the end.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry.archive.commands import (
+    RESTORE_MARK,
+    create_command,
+    extract_command,
+    list_command,
+    sync_command,
+)
+from volferry.archive.index import file_blocks
+from volferry.archive.listing import (
+    CHANGED_WITHIN_SECONDS,
+    Entry,
+    listing_records,
+    parse_record,
+    path_of,
+    split_records,
+)
+from volferry.archive.scripts import SCRIPT_COMMAND, delete_paths_script
+from volferry.archive.tarlog import TarLog
+from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, clear_command, digest_command
+from volferry.errors import CommandFailed, RestoreMismatch
+from volferry.interrupts import held_back
+from volferry.model import printable
+from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
+from volferry.operations.comparison import MIGRATED, check_same
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from volferry.engine.channel import Process
+    from volferry.engine.helper import Helper
+    from volferry.observer import Observer
+
+_READ_BYTES = 1 << 20
+_FEED_BYTES = 16 << 10
+_MOST_LINES = 20
+_MARK = RESTORE_MARK.encode() + b"//"
+_PROGRESS_ENTRIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A directory in a helper: a volume, or what is to become one."""
+
+    helper: Helper
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one pass did."""
+
+    entries: int
+    deleted: int  # subtrees
+    sent_bytes: int  # of the tar stream
+
+
+class Transfer:
+    """One volume's way. Its target holds anything between the first pass and a comparison that found no difference."""
+
+    def __init__(self, source: Place, target: Place, spool: Path, observer: Observer) -> None:
+        self._source = source
+        self._target = target
+        self._spool = spool
+        self._observer = observer
+        self._known: Known | None = None
+        self._number = 0
+        spool.mkdir(mode=0o700, exist_ok=True)
+
+    def compare_first(self) -> None:
+        """For a target that holds something: what of it is as in the source, content and attributes, need not be sent. Raises
+        VolferryError.
+        """
+        self._observer.phase("comparing what is there")
+        now = list_source(self._source, self._spool / "first", self._observer)
+        self._known = self._known_of_target(now)
+
+    def run(self) -> Sent:
+        """One pass. Raises VolferryError."""
+        self._number += 1
+        self._observer.phase("listing")
+        now = list_source(self._source, self._spool / f"listing.{self._number % 2}", self._observer)
+        changes = changes_between(now, self._known, self._spool)
+        if changes.delete:
+            run_script(self._target, delete_paths_script(self._target.directory, changes.delete))
+        if changes.clear.stat().st_size:
+            self._clear(changes)
+        self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
+        sent_bytes, gone = send(self._source, self._target, changes.paths, self._observer)
+        self._known = Known(now.path, now.trusted_seconds, gone)
+        return Sent(changes.entries, len(changes.delete), sent_bytes)
+
+    def settle_root(self) -> None:
+        """After a change in the root of the target that the source does not have."""
+        send(self._source, self._target, iter([b"."]), self._observer)
+
+    def check(self, *, checksum: bool) -> None:
+        """Lists both anew, and compares. All is on the disk of the target when it returns. Raises RestoreMismatch."""
+        self._observer.phase("comparing")
+        sides: list[ListingFile | BaseException] = [RuntimeError(), RuntimeError()]
+
+        def list_side(number: int) -> None:
+            try:
+                place = (self._source, self._target)[number]
+                if number:
+                    run(place, sync_command(place.directory), "writing the volume to the disk")
+                sides[number] = _list(place, self._spool / f"check.{number}", marked=bool(number))
+            except BaseException as error:  # noqa: BLE001 -- raised below
+                sides[number] = error
+
+        _both(list_side)
+        source, target = (_raised(side) for side in sides)
+        check_same(_entries(source), _entries(target), self._observer, wording=MIGRATED)
+        if checksum:
+            self._observer.phase("comparing contents", total_entries=source.entries)
+            for record, same in self._compared(source.records(), source.entries):
+                if not same:
+                    raise RestoreMismatch(
+                        f"{printable(path_of(record)) or 'the root directory'!r} has another content or other attributes "
+                        "in the target volume than in the source"
+                    )
+
+    def _known_of_target(self, now: ListingFile) -> Known:
+        """Of what is the same, the source's record; of all else the target's, which is never equal to one of the source."""
+        there = _list(self._target, self._spool / "there", marked=True)
+        candidates = self._spool / "candidates"
+        with candidates.open("wb") as out:
+            for mine, other in paired_records(now.records(), there.records()):
+                if mine is not None and other is not None and _may_be_same(mine, other):
+                    out.write(mine + b"\0")
+        count = sum(1 for _ in split_records(file_blocks(candidates)))
+        compared = self._compared(split_records(file_blocks(candidates)), count)
+        known = self._spool / "known"
+        with known.open("wb") as out:
+            record, same = next(compared, (None, False))
+            for mine, other in paired_records(now.records(), there.records()):
+                proven = record is not None and mine == record and same
+                if record is not None and mine == record:
+                    record, same = next(compared, (None, False))
+                if other is not None:
+                    out.write((mine if proven and mine is not None else _made_unequal(other)) + b"\0")
+        return Known(known, now.trusted_seconds)
+
+    def _compared(self, records: Iterator[bytes], total: int) -> Iterator[tuple[bytes, bool]]:
+        """Each record, and whether content and attributes are the same on both sides."""
+        path = self._spool / "compared"
+        with path.open("wb") as out:
+            for record in records:
+                out.write(record + b"\0")
+        self._observer.phase("comparing contents", total_entries=total)
+        with _digests(self._source, path) as here, _digests(self._target, path) as there:
+            for done, record in enumerate(split_records(file_blocks(path))):
+                one, other = here(), there()
+                yield record, one == other and one[:1] != UNREADABLE
+                if done % _PROGRESS_ENTRIES == 0:
+                    self._observer.advance(done_bytes=0, done_entries=done)
+
+    def _clear(self, changes: Changes) -> None:
+        lines = _Lines()
+        process = self._target.helper.start(
+            clear_command(self._target.directory), stdin=True, on_stderr=lines.add
+        )
+        with _feeding(process, split_records(file_blocks(changes.clear))):
+            while process.read(_READ_BYTES):
+                pass
+        _check(process.wait(), lines, "writing the volume")
+
+
+def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
+    """Raises CommandFailed, also if it holds half of something."""
+    found = _list(place, path, marked=False)
+    observer.advance(done_bytes=0, done_entries=found.entries)
+    return found
+
+
+def send(source: Place, target: Place, paths: Iterator[bytes], observer: Observer) -> tuple[int, set[bytes]]:
+    """Entries of the source, each alone, into the target. Returns the bytes of the stream, and which were gone when they were to
+    be read.
+    """
+    log, lines = TarLog(), _Lines()
+    reading = source.helper.start(
+        create_command(source.directory), stdin=True, on_stderr=log.line, bulk="stdout"
+    )
+    writing = target.helper.start(
+        extract_command(target.directory), stdin=True, on_stderr=lines.add, bulk="stdin"
+    )
+    done = pump(reading, writing, paths, observer)
+    while writing.read(_READ_BYTES):
+        pass
+    status = reading.wait()
+    if status not in {0, 1} and (status != 2 or log.unexplained):
+        why = log.unexplained[0] if log.unexplained else "without a word"
+        raise CommandFailed(f"reading the volume failed: tar exited with status {status}: {why}")
+    _check(writing.wait(), lines, "writing the volume")
+    for line in (*log.unexplained, *lines.kept):
+        observer.note(line)
+    return done, log.gone
+
+
+def pump(reading: Process, writing: Process, paths: Iterable[bytes], observer: Observer) -> int:
+    """Returns the bytes that went through. Who takes no more has its status say why."""
+    buffer = memoryview(bytearray(_READ_BYTES))
+    done = 0
+    with _feeding(reading, paths):
+        taken = True
+        while size := reading.read_into(buffer):
+            if taken:
+                try:
+                    writing.write(buffer[:size])
+                except BrokenPipeError:
+                    taken = False
+            done += size
+            observer.advance(done_bytes=done, done_entries=0)
+        if taken:
+            try:
+                writing.close_stdin()
+            except BrokenPipeError:
+                pass
+    return done
+
+
+def run(place: Place, command: list[str], what: str) -> bytes:
+    """The stdout of a command that must succeed."""
+    lines = _Lines()
+    process = place.helper.start(command, on_stderr=lines.add)
+    output = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    _check(process.wait(), lines, what)
+    return output
+
+
+def run_script(place: Place, script: Iterable[bytes]) -> None:
+    """Through the stdin of a shell, which must succeed."""
+    lines = _Lines()
+    process = place.helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lines.add)
+    try:
+        for piece in script:
+            process.write(piece)
+        process.close_stdin()
+    except BrokenPipeError:
+        pass
+    while process.read(_READ_BYTES):
+        pass
+    _check(process.wait(), lines, "writing the volume")
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    def add(self, line: bytes) -> None:
+        if line and len(self.kept) < _MOST_LINES:
+            self.kept.append(line.decode("utf-8", "backslashreplace"))
+
+
+def _check(status: int, lines: _Lines, what: str) -> None:
+    if status:
+        raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
+
+
+def _list(place: Place, path: Path, *, marked: bool) -> ListingFile:
+    """`marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many."""
+    lines = _Lines()
+    at = place.helper.now().timestamp()
+    process = place.helper.start(
+        list_command(place.directory, place.helper.spool), on_stderr=lines.add, bulk="stdout"
+    )
+    blocks = iter(lambda: process.read(_READ_BYTES), b"")
+    entries = source_bytes = 0
+    try:
+        with path.open("wb") as out:
+            for record in listing_records(blocks):
+                if record.startswith(_MARK):
+                    if not marked:
+                        raise CommandFailed(
+                            "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"
+                        )
+                    continue
+                meta = record.partition(b"//")[2]
+                if meta.startswith(b"s ") and not marked:
+                    continue  # a socket means nothing without the process that made it
+                out.write(record + b"\0")
+                entries += 1
+                if meta.startswith(b"f "):
+                    source_bytes += int(meta.split(b" ", 5)[4])
+    except CommandFailed as error:
+        for _ in blocks:  # what nobody reads would never end
+            pass
+        process.wait()
+        raise CommandFailed(f"{error}{': ' + lines.kept[0] if lines.kept else ''}") from error
+    status = process.wait()
+    other = [
+        line for line in lines.kept if not line.endswith(("No such file or directory", "Not a directory"))
+    ]
+    if status or other or not entries:
+        raise CommandFailed(f"listing the volume failed: {(other or lines.kept or [f'status {status}'])[0]}")
+    return ListingFile(path, int(at - CHANGED_WITHIN_SECONDS), entries, source_bytes)
+
+
+def _entries(listing: ListingFile) -> Iterator[Entry]:
+    return (parse_record(record) for record in listing.records())
+
+
+def _may_be_same(mine: bytes, other: bytes) -> bool:
+    """Whether it is worth a look at the content. Names of one inode are sent again: all of them, or none."""
+    one, two = parse_record(mine).stat, parse_record(other).stat
+    if one.kind != b"d" and (one.links != b"1" or two.links != b"1"):
+        return False
+    same_size = one.kind != b"f" or one.size == two.size
+    fields = ("kind", "mode", "uid", "gid", "mtime", "target")
+    return same_size and all(getattr(one, each) == getattr(two, each) for each in fields)
+
+
+def _made_unequal(record: bytes) -> bytes:
+    """With no change time that any listing has."""
+    entry = parse_record(record)
+    return entry.path + b"//" + b" ".join(entry.stat._replace(ctime=b"-1.0"))
+
+
+@contextmanager
+def _digests(place: Place, records: Path) -> Iterator[Callable[[], bytes]]:
+    """Gives the digest of one entry after another."""
+    lines = _Lines()
+    process = place.helper.start(
+        digest_command(place.directory), stdin=True, on_stderr=lines.add, bulk="stdout"
+    )
+    rest = bytearray()
+
+    def take() -> bytes:
+        while len(rest) < DIGEST_BYTES:
+            more = process.read(_READ_BYTES)
+            if not more:
+                _check(process.wait() or 1, lines, "reading the volume")
+            rest.extend(more)
+        found = bytes(rest[:DIGEST_BYTES])
+        del rest[:DIGEST_BYTES]
+        return found
+
+    paths = (path_of(record) or b"." for record in split_records(file_blocks(records)))
+    with _feeding(process, paths):
+        yield take
+    while process.read(_READ_BYTES):
+        pass
+    _check(process.wait(), lines, "reading the volume")
+
+
+@contextmanager
+def _feeding(process: Process, paths: Iterable[bytes]) -> Iterator[None]:
+    """Feeds NUL-ended paths to `process` from a thread of its own."""
+    failure: list[BaseException] = []
+
+    def feed() -> None:
+        try:
+            batch = bytearray()
+            for path in paths:
+                batch += path + b"\0"
+                if len(batch) > _FEED_BYTES:
+                    process.write(bytes(batch))
+                    batch.clear()
+            process.write(bytes(batch))
+            process.close_stdin()
+        except BrokenPipeError:
+            pass  # its exit status says why
+        except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that can handle it
+            failure.append(error)
+
+    thread = threading.Thread(target=feed, daemon=True, name="feed")
+    with held_back():
+        thread.start()
+    yield
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _both(work: Callable[[int], None]) -> None:
+    """0 and 1 at the same time."""
+    thread = threading.Thread(target=work, args=(1,), daemon=True, name="other side")
+    with held_back():
+        thread.start()
+    work(0)
+    thread.join()
+
+
+def _raised(side: ListingFile | BaseException) -> ListingFile:
+    if isinstance(side, BaseException):
+        raise side
+    return side

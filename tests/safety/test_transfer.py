@@ -1,0 +1,184 @@
+"""Passes of a migration: whatever changes between them, the target is what the source is, and what differs is found."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.parts.local_helper import LocalHelper
+from tests.parts.mutations import mutate
+from tests.parts.trees import Directory, assert_same, build_nasty_tree, realise, snapshot, trees
+from volferry.archive import tree_scripts
+from volferry.errors import CommandFailed, RestoreMismatch
+from volferry.observer import Silent
+from volferry.operations import transfer
+from volferry.operations.transfer import Place, Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def own_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the one in the helper's image."""
+    monkeypatch.setattr(tree_scripts, "PYTHON", sys.executable)
+
+
+class Way:
+    def __init__(self, place: Path) -> None:
+        self.source, self.target = place / "source", place / "target"
+        self._spool = place / "spool"
+        for each in (self.source, self.target, self._spool):
+            each.mkdir()
+        self._helpers = [LocalHelper(each, self._spool) for each in (self.source, self.target)]
+        self.transfer = self.again()
+
+    def again(self) -> Transfer:
+        """One that knows nothing of those before."""
+        here, there = (
+            Place(cast("Any", helper), str(directory))
+            for helper, directory in zip(self._helpers, (self.source, self.target), strict=True)
+        )
+        return Transfer(here, there, self._spool / "leg", Silent())
+
+    def assert_same(self) -> None:
+        expected = {
+            path: node for path, node in snapshot(self.source).items() if not is_socket(self.source, path)
+        }
+        assert_same(expected, snapshot(self.target))
+
+    def end(self) -> None:
+        for helper in self._helpers:
+            helper.end()
+
+
+def is_socket(root: Path, path: bytes) -> bool:
+    try:
+        return (root / os.fsdecode(path)).is_socket()
+    except OSError:  # a path that is too long
+        return False
+
+
+@contextmanager
+def way() -> Iterator[Way]:
+    with TemporaryDirectory() as directory:
+        made = Way(Path(directory))
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@given(tree=trees(), seed=st.integers(0, 1 << 32), again=st.booleans())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_target_becomes_what_the_source_is(
+    trusted: bool, monkeypatch: pytest.MonkeyPatch, tree: Directory, seed: int, again: bool
+) -> None:
+    if trusted:  # nothing is so young that it is sent again for that alone
+        monkeypatch.setattr(transfer, "CHANGED_WITHIN_SECONDS", -3600)
+    with way() as made:
+        realise(tree, made.source)
+        chance = random.Random(seed)
+        made.transfer.run()
+        for _ in range(3):
+            mutate(os.fsencode(made.source), chance, chance.randrange(8))
+            if again:
+                made.transfer = made.again()
+                made.transfer.compare_first()
+            made.transfer.run()
+        made.transfer.check(checksum=True)
+        made.assert_same()
+
+
+def test_everything_that_a_volume_can_hold_goes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "CHANGED_WITHIN_SECONDS", -3600)
+    with way() as made:
+        build_nasty_tree(made.source)
+        made.transfer.run()
+        made.transfer.check(checksum=True)
+        made.assert_same()
+        # Once more, by one that does not know what is there: little is sent.
+        made.transfer = made.again()
+        made.transfer.compare_first()
+        entries = len(snapshot(made.source))
+        assert made.transfer.run().entries < entries / 2
+        made.transfer.check(checksum=True)
+        made.assert_same()
+
+
+def test_what_is_there_and_unlike_the_source_becomes_like_it() -> None:
+    with way() as made:
+        build_nasty_tree(made.source)
+        build_nasty_tree(made.target)
+        mutate(os.fsencode(made.target), random.Random(3), 60)
+        made.transfer.compare_first()
+        made.transfer.run()
+        made.transfer.check(checksum=True)
+        made.assert_same()
+
+
+def test_only_what_changed_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "CHANGED_WITHIN_SECONDS", -3600)
+    with way() as made:
+        for number in range(500):
+            (made.source / f"{number}").write_bytes(bytes(1000))
+        made.transfer.run()
+        (made.source / "7").write_text("other")
+        (made.source / "8").unlink()
+        sent = made.transfer.run()
+        assert (sent.entries, sent.deleted) == (2, 1)
+        assert made.transfer.run().entries == 1  # the root
+        made.transfer.check(checksum=True)
+
+
+@pytest.mark.parametrize("what", ["content", "attribute", "time", "missing", "more", "link"])
+def test_a_difference_is_found(what: str) -> None:
+    with way() as made:
+        build_nasty_tree(made.source)
+        (made.source / "file").write_text("content")
+        os.link(made.source / "file", made.source / "name of file")
+        made.transfer.run()
+        path = made.target / "file"
+        before = path.stat()
+        if what == "content":
+            path.write_text("CONTENT")
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        elif what == "attribute":
+            os.setxattr(path, "user.more", b"1")
+        elif what == "time":
+            os.utime(path, ns=(0, before.st_mtime_ns + 1))
+        elif what == "missing":
+            path.unlink()
+        elif what == "more":
+            (made.target / "more").touch()
+        else:
+            path.unlink()
+            shutil.copy2(made.target / "name of file", path)
+        with pytest.raises(RestoreMismatch):
+            made.transfer.check(checksum=True)
+
+
+def test_half_of_something_is_no_source() -> None:
+    with way() as made:
+        (made.source / ".volferry-restore-in-progress").touch()
+        with pytest.raises(CommandFailed, match="the rest of an interrupted restore or migration"):
+            made.transfer.run()
+
+
+def test_an_entry_that_cannot_be_written_is_an_error() -> None:
+    with way() as made:
+        (made.source / "file").write_text("content")
+        made.target.rmdir()
+        with pytest.raises(CommandFailed):
+            made.transfer.run()
