@@ -35,8 +35,7 @@ def main(arguments: list[str]) -> None:
     for name, megabytes_a_file in (("files", 1), ("pages", 1000)):
         with workplace() as place, volume(f"volferry-bench-{name}") as data:
             noise = random.Random(1)
-            for number in range(_MEGABYTES // megabytes_a_file):
-                _write(data / f"file{number}", noise, megabytes_a_file)
+            fill(data, noise, megabytes_a_file)
             container = client.containers.run(
                 f"{IMAGE}:latest",
                 IDLE,
@@ -65,13 +64,13 @@ def _measure(
     command = [*paused, "backup", f"volferry-bench-{name}", "--quiesce", "stop", "--warm", "--json"]
     down, own = [], []
     for _ in range(rounds):
-        _change(data, noise)  # since the last backup, and once more meanwhile
+        change(data, noise)  # since the last backup, and once more meanwhile
         os.sync()
         running = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         _at(place / "first", running)
-        _change(data, noise)
+        change(data, noise)
         os.sync()
         (place / "first").unlink()
         _at(place / "second", running)  # it stands still no longer than it takes to get there
@@ -96,13 +95,19 @@ def _at(place: Path, running: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
+def fill(data: Path, noise: random.Random, megabytes_a_file: int) -> None:
+    """4 GB."""
+    for number in range(_MEGABYTES // megabytes_a_file):
+        _write(data / f"file{number}", noise, megabytes_a_file)
+
+
 def _write(path: Path, noise: random.Random, megabytes: int) -> None:
     with path.open("wb") as file:
         for _ in range(megabytes):
             file.write(noise.randbytes(500_000) * 2)
 
 
-def _change(data: Path, noise: random.Random) -> None:
+def change(data: Path, noise: random.Random) -> None:
     """1 % of it."""
     paths = sorted(data.iterdir())
     if len(paths) > 100:

@@ -22,7 +22,8 @@ from volferry.archive import tree_scripts
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.observer import Silent
 from volferry.operations import transfer
-from volferry.operations.transfer import Place, Transfer
+from volferry.operations.places import Place
+from volferry.operations.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,6 +141,61 @@ def test_only_what_changed_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (sent.entries, sent.deleted) == (2, 1)
         assert made.transfer.run().entries == 1  # the root
         made.transfer.check(checksum=True)
+
+
+MEGABYTE = 1 << 20
+
+
+def write_at(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_of_large_files_blocks_are_sent_that_are_others(keep: bool) -> None:
+    chance = random.Random(5)
+    with way() as made:
+        one, two, sparse = (made.source / name for name in ("one", "two", "sparse"))
+        one.write_bytes(chance.randbytes(40 * MEGABYTE))
+        two.write_bytes(chance.randbytes(20 * MEGABYTE + 1000))
+        sparse.touch()
+        os.truncate(sparse, 100 * MEGABYTE)
+        write_at(sparse, 50 * MEGABYTE, b"data")
+        made.transfer.run()
+        for number in range(3):
+            inode = (made.target / "one").stat().st_ino
+            write_at(one, chance.randrange(40 * MEGABYTE), b"changed")
+            os.setxattr(one, "user.number", b"%d" % number)
+            one.chmod(0o640 + number)
+            os.chown(one, number, number)
+            os.truncate(two, chance.randrange(9 * MEGABYTE, 30 * MEGABYTE))
+            write_at(two, chance.randrange(8 * MEGABYTE), chance.randbytes(100_000))
+            write_at(sparse, chance.randrange(100 * MEGABYTE), b"more")
+            if not keep:
+                made.transfer = made.again()
+                made.transfer.compare_first()
+            sent = made.transfer.run(last=number == 2)
+            assert sent.sent_bytes < 13 * MEGABYTE  # `two` may have grown by as much
+            assert (made.target / "one").stat().st_ino == inode
+            made.transfer.check(checksum=True)
+            made.assert_same()
+        assert (made.target / "sparse").stat().st_blocks * 512 < 10 * MEGABYTE
+
+
+def test_a_large_file_that_goes_or_changes_its_kind_is_followed() -> None:
+    with way() as made:
+        for name in ("gone", "replaced", "linked", "smaller"):
+            (made.source / name).write_bytes(os.urandom(9 * MEGABYTE))
+        made.transfer.run()
+        (made.source / "gone").unlink()
+        (made.source / "replaced").unlink()
+        (made.source / "replaced").mkdir()
+        os.link(made.source / "linked", made.source / "other name")
+        (made.source / "smaller").write_text("small")
+        made.transfer.run()
+        made.transfer.check(checksum=True)
+        made.assert_same()
 
 
 @pytest.mark.parametrize("what", ["content", "attribute", "time", "missing", "more", "link"])

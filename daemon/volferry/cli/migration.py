@@ -271,7 +271,8 @@ def _legs(
 ) -> list[Leg]:
     from volferry.operations.migration import Leg  # noqa: PLC0415
     from volferry.operations.migration_plan import mark_of  # noqa: PLC0415
-    from volferry.operations.transfer import Place, Transfer  # noqa: PLC0415
+    from volferry.operations.places import Place  # noqa: PLC0415
+    from volferry.operations.transfer import Transfer  # noqa: PLC0415
 
     legs = []
     for number, each in enumerate(plan.volumes):

@@ -6,8 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from volferry.archive.blocks import LEAST_BYTES
 from volferry.archive.index import file_blocks
 from volferry.archive.listing import parse_record, path_of, split_records, walk_key
+from volferry.operations.block_transfer import LargeFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -54,6 +56,7 @@ class Changes:
     send: Path
     clear: Path  # directories that are there already: attributes that they have no longer must go
     delete: list[bytes] = field(default_factory=list)  # each with all below it
+    patch: list[LargeFile] = field(default_factory=list)  # which the target has, as they were
     entries: int = 0
     source_bytes: int = 0
 
@@ -112,6 +115,11 @@ class _Walk:
 
     def replace(self, record: bytes, before: bytes) -> None:
         path, was, now = path_of(record), _kind(before), _kind(record)
+        if was == now == b"f" and (size := _size_to_patch(record, before)):
+            self._found.patch.append(LargeFile(path, size))
+            self._found.entries += 1
+            self._leave(path)
+            return
         if was != now and b"d" in (was, now):
             self._found.delete.append(path)
             self._deleted = path + b"/"
@@ -149,6 +157,14 @@ class _Walk:
         while self._above and (not path or not path.startswith(self._above[-1][0])):
             self._above.pop()
             self._sent.pop()
+
+
+def _size_to_patch(record: bytes, before: bytes) -> int:
+    """Of a large file with one name, that was large before; 0 for any other."""
+    now, then = parse_record(record).stat, parse_record(before).stat
+    if now.links != b"1" or then.links != b"1" or min(int(now.size), int(then.size)) < LEAST_BYTES:
+        return 0
+    return int(now.size)
 
 
 def _linked(now: ListingFile, known: Known | None) -> set[bytes]:

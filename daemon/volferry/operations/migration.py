@@ -73,7 +73,7 @@ def cut_over(legs: Sequence[Leg], still: Stillness, *, checksum: bool) -> None:
     """
     still.begin()
     for leg in legs:
-        leg.passes.append(leg.transfer.run())
+        leg.passes.append(leg.transfer.run(last=True))
     for leg in legs:
         leg.transfer.check(checksum=checksum)
     for leg in legs:

@@ -10,8 +10,9 @@ from volferry.archive.listing import split_records
 from volferry.archive.tree_scripts import room_command
 from volferry.engine.volumes import find_volume, path_exists, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
+from volferry.operations.places import Place
 from volferry.operations.restore import is_empty, is_marked, mark_text
-from volferry.operations.transfer import Place, run
+from volferry.operations.transfer import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -31,6 +31,7 @@ from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, clear_comman
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.interrupts import held_back
 from volferry.model import printable
+from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
 from volferry.operations.comparison import MIGRATED, check_same
 
@@ -39,22 +40,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.engine.channel import Process
-    from volferry.engine.helper import Helper
     from volferry.observer import Observer
+    from volferry.operations.places import Place
 
 _READ_BYTES = 1 << 20
 _FEED_BYTES = 16 << 10
 _MOST_LINES = 20
 _MARK = RESTORE_MARK.encode() + b"//"
 _PROGRESS_ENTRIES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A directory in a helper: a volume, or what is to become one."""
-
-    helper: Helper
-    directory: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +69,7 @@ class Transfer:
         self._observer = observer
         self._known: Known | None = None
         self._number = 0
+        self._blocks = BlockTransfer(source, target, observer)
         spool.mkdir(mode=0o700, exist_ok=True)
 
     def compare_first(self) -> None:
@@ -86,8 +80,8 @@ class Transfer:
         now = list_source(self._source, self._spool / "first", self._observer)
         self._known = self._known_of_target(now)
 
-    def run(self) -> Sent:
-        """One pass. Raises VolferryError."""
+    def run(self, *, last: bool = False) -> Sent:
+        """One pass; `last` if nothing comes after it. Raises VolferryError."""
         self._number += 1
         self._observer.phase("listing")
         now = list_source(self._source, self._spool / f"listing.{self._number % 2}", self._observer)
@@ -98,8 +92,9 @@ class Transfer:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
         sent_bytes, gone = send(self._source, self._target, changes.paths, self._observer)
-        self._known = Known(now.path, now.trusted_seconds, gone)
-        return Sent(changes.entries, len(changes.delete), sent_bytes)
+        block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
+        self._known = Known(now.path, now.trusted_seconds, gone | unread)
+        return Sent(changes.entries, len(changes.delete), sent_bytes + block_bytes)
 
     def settle_root(self) -> None:
         """After a change in the root of the target that the source does not have."""

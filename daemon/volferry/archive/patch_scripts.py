@@ -1,0 +1,196 @@
+"""What runs in two helpers to bring a large file up to date in place: blocks of the target's that are others in the source are sent, and
+nothing else. For the Python of the helper's image.
+
+Numbers are big-endian. A block has a size of its own for each file, so that the digests of a file never take more than some megabytes.
+"""
+
+from __future__ import annotations
+
+from volferry.archive import tree_scripts
+
+DIGEST_BYTES = 16
+_LEAST_BLOCK_BYTES = 32 << 10
+_MOST_BLOCKS = 1 << 17
+
+_COMMON = r"""
+import os, stat, struct, sys
+from xxhash import xxh3_128_digest as digest
+os.chdir(sys.argv[1])
+source, out = sys.stdin.buffer, sys.stdout.buffer
+def number(size):
+    return int.from_bytes(source.read(size), "big")
+def fill(file, view, offset):
+    size = 0
+    while size < len(view) and (more := os.preadv(file, [view[size:]], offset + size)):
+        size += more
+    return size
+def buffer(block):
+    return memoryview(bytearray(max(block, (4 << 20) // block * block)))
+def runs(file, block, first, last):
+    # Whether it is a hole, the first block, how many; the last block of a file counts as data if it is not a whole one.
+    size = os.fstat(file).st_size
+    at, end = first, min(last, -(-size // block))
+    while at < end:
+        try:
+            data = os.lseek(file, at * block, os.SEEK_DATA) // block
+        except OSError:
+            data = size // block
+        if data > at:
+            count = min(data, end) - at
+            yield True, at, count
+        else:
+            try:
+                hole = -(-os.lseek(file, at * block, os.SEEK_HOLE) // block)
+            except OSError:
+                hole = end
+            count = max(1, min(hole, end) - at)
+            yield False, at, count
+        at += count
+"""
+
+# Requests: path length (4), path, block size (8). Answers: how many blocks (8), their XXH3-128 digests; a count of 2^64-1 for what is no
+# regular file that can be read.
+FINGERPRINT_SCRIPT = f"""{_COMMON}
+def digests(path, block):
+    view = buffer(block)
+    found = bytearray()
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        zero = digest(bytes(block))
+        for hole, at, count in runs(file, block, 0, 1 << 62):
+            if hole:
+                found += zero * count
+                continue
+            end = at + count
+            while at < end and (size := fill(file, view[:min(len(view), (end - at) * block)], at * block)):
+                for start in range(0, size, block):
+                    found += digest(view[start:min(start + block, size)])
+                    at += 1
+    finally:
+        os.close(file)
+    return found
+while length := source.read(4):
+    path = source.read(int.from_bytes(length, "big"))
+    block = number(8)
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError
+        found = digests(path, block)
+        out.write((len(found) // 16).to_bytes(8, "big"))
+        out.write(found)
+    except OSError:
+        out.write(bytes([255] * 8))
+    out.flush()
+"""
+
+# Requests: path length (4), path, block size (8), first and last block (8 each; up to, not with), how many digests (8), digests of the
+# target's blocks from the first on. Answers: "B", block number (8), length (4), content, for each that is another; then "E", size (8), and
+# mode, owner, group, modification time (4, 4, 4, 16), how many extended attributes (2), and of each name and value with their
+# lengths (2, 4) in front; or "X" if the file cannot be read.
+CHANGED_SCRIPT = f"""{_COMMON}
+def part(path, block, first, last, digests):
+    view = buffer(block)
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        known = first + len(digests) // 16
+        zeros = bytes(block)
+        zero = digest(zeros)
+        def is_known(at, found):
+            place = (at - first) * 16
+            return at < known and found == digests[place:place + 16]
+        def give(at, piece):
+            out.write(b"B" + at.to_bytes(8, "big") + len(piece).to_bytes(4, "big"))
+            out.write(piece)
+        for hole, at, count in runs(file, block, first, last):
+            end = at + count
+            if hole:
+                # Beyond what the target has, its new size alone makes zeros.
+                for one in range(at, min(end, known)):
+                    if not is_known(one, zero):
+                        give(one, zeros)
+                continue
+            while at < end and (size := fill(file, view[:min(len(view), (end - at) * block)], at * block)):
+                for start in range(0, size, block):
+                    piece = view[start:min(start + block, size)]
+                    if not is_known(at, digest(piece)):
+                        give(at, piece)
+                    at += 1
+        now = os.fstat(file)
+        names = [name for name in os.listxattr(file) if name != "security.selinux"]
+        values = [(os.fsencode(name), os.getxattr(file, name)) for name in names]
+    finally:
+        os.close(file)
+    out.write(b"E" + now.st_size.to_bytes(8, "big"))
+    out.write(struct.pack(">III", stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid))
+    out.write(now.st_mtime_ns.to_bytes(16, "big", signed=True) + len(values).to_bytes(2, "big"))
+    for name, value in values:
+        out.write(struct.pack(">HI", len(name), len(value)) + name + value)
+while length := source.read(4):
+    path = source.read(int.from_bytes(length, "big"))
+    block, first, last, count = number(8), number(8), number(8), number(8)
+    digests = source.read(16 * count)
+    try:
+        part(path, block, first, last, digests)
+    except OSError:
+        out.write(b"X")
+    out.flush()
+"""
+
+# Takes "F", path length (4), path, block size (8); "B" as above for the file of the last "F"; "E" as above, which ends it.
+PATCH_SCRIPT = f"""{_COMMON}
+file = -1
+while kind := source.read(1):
+    if kind == b"F":
+        path = source.read(number(4))
+        block = number(8)
+        file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if os.fstat(file).st_nlink != 1:
+            sys.exit("a file has several names")
+    elif kind == b"B":
+        at = number(8) * block
+        data = memoryview(source.read(number(4)))
+        while data:
+            done = os.pwrite(file, data, at)
+            data, at = data[done:], at + done
+    elif kind == b"E":
+        os.ftruncate(file, number(8))
+        mode, owner, group = struct.unpack(">III", source.read(12))
+        modified = int.from_bytes(source.read(16), "big", signed=True)
+        for name in os.listxattr(file):
+            try:
+                os.removexattr(file, name)
+            except OSError:
+                pass
+        os.fchown(file, owner, group)
+        os.fchmod(file, mode)
+        for _ in range(number(2)):
+            sizes = struct.unpack(">HI", source.read(6))
+            name = os.fsdecode(source.read(sizes[0]))
+            value = source.read(sizes[1])
+            try:
+                os.setxattr(file, name, value)
+            except PermissionError:  # as tar: of what the kernel gives nobody, there is a warning
+                print(f"tar: setxattr: Cannot set {{name!r}} extended attribute", file=sys.stderr)
+        os.utime(file, ns=(modified, modified))
+        os.close(file)
+"""
+
+
+def block_bytes(size: int) -> int:
+    """Of a file of that size: a power of two, 32 KiB for up to 4 GiB."""
+    found = _LEAST_BLOCK_BYTES
+    while size > found * _MOST_BLOCKS:
+        found *= 2
+    return found
+
+
+def fingerprint_command(directory: str) -> list[str]:
+    return [tree_scripts.PYTHON, "-I", "-c", FINGERPRINT_SCRIPT, directory]
+
+
+def changed_command(directory: str) -> list[str]:
+    return [tree_scripts.PYTHON, "-I", "-c", CHANGED_SCRIPT, directory]
+
+
+def patch_command(directory: str) -> list[str]:
+    return [tree_scripts.PYTHON, "-I", "-c", PATCH_SCRIPT, directory]
