@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -25,6 +24,8 @@ from tests.parts.world import IDLE, IMAGE, shell_image
 from volferry.engine.image import host_root_filesystem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from docker.models.containers import Container
 
     from tests.parts.engine import PrivateEngine
