@@ -13,7 +13,7 @@ _LEAST_BLOCK_BYTES = 32 << 10
 _MOST_BLOCKS = 1 << 17
 
 _COMMON = r"""
-import os, stat, struct, sys
+import os, stat, sys
 from xxhash import xxh3_128_digest as digest
 os.chdir(sys.argv[1])
 source, out = sys.stdin.buffer, sys.stdout.buffer
@@ -121,10 +121,11 @@ def part(path, block, first, last, digests):
     finally:
         os.close(file)
     out.write(b"E" + now.st_size.to_bytes(8, "big"))
-    out.write(struct.pack(">III", stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid))
+    for each in (stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid):
+        out.write(each.to_bytes(4, "big"))
     out.write(now.st_mtime_ns.to_bytes(16, "big", signed=True) + len(values).to_bytes(2, "big"))
     for name, value in values:
-        out.write(struct.pack(">HI", len(name), len(value)) + name + value)
+        out.write(len(name).to_bytes(2, "big") + len(value).to_bytes(4, "big") + name + value)
 while length := source.read(4):
     path = source.read(int.from_bytes(length, "big"))
     block, first, last, count = number(8), number(8), number(8), number(8)
@@ -154,7 +155,7 @@ while kind := source.read(1):
             data, at = data[done:], at + done
     elif kind == b"E":
         os.ftruncate(file, number(8))
-        mode, owner, group = struct.unpack(">III", source.read(12))
+        mode, owner, group = number(4), number(4), number(4)
         modified = int.from_bytes(source.read(16), "big", signed=True)
         for name in os.listxattr(file):
             try:
@@ -164,9 +165,9 @@ while kind := source.read(1):
         os.fchown(file, owner, group)
         os.fchmod(file, mode)
         for _ in range(number(2)):
-            sizes = struct.unpack(">HI", source.read(6))
-            name = os.fsdecode(source.read(sizes[0]))
-            value = source.read(sizes[1])
+            name_size, value_size = number(2), number(4)
+            name = os.fsdecode(source.read(name_size))
+            value = source.read(value_size)
             try:
                 os.setxattr(file, name, value)
             except PermissionError:  # as tar: of what the kernel gives nobody, there is a warning

@@ -94,7 +94,7 @@ class BlockTransfer:
         process = self.target.helper.start(
             fingerprint_command(self.target.directory), stdin=True, on_stderr=lines.append
         )
-        take = _exactly(process)
+        take = _exactly(process, lines, "reading the target")
         for done, each in enumerate(files):
             process.write(len(each.path).to_bytes(4, "big") + each.path + each.block_bytes.to_bytes(8, "big"))
             count = int.from_bytes(take(8), "big")
@@ -140,7 +140,7 @@ class _Sending:
 
     def run(self) -> tuple[int, set[bytes]]:
         self._observer.phase("sending blocks", total_entries=len(self._files))
-        takes = [_exactly(reader) for reader in self._readers]
+        takes = [_exactly(reader, self._source_lines, "reading the volume") for reader in self._readers]
         feeders = [
             threading.Thread(target=self._feed, args=(number,), daemon=True, name="feed")
             for number in range(_PROCESSES)
@@ -225,7 +225,7 @@ class _Sending:
             self._sent_bytes += len(data)
 
 
-def _exactly(process: Process) -> Callable[[int], bytes]:
+def _exactly(process: Process, lines: Iterable[bytes], what: str) -> Callable[[int], bytes]:
     """Takes so many bytes. Raises CommandFailed at the end."""
     rest = bytearray()
 
@@ -233,8 +233,8 @@ def _exactly(process: Process) -> Callable[[int], bytes]:
         while len(rest) < size:
             more = process.read(_READ_BYTES)
             if not more:
-                status = process.wait()
-                raise CommandFailed(f"comparing large files failed: status {status}")
+                _end(process, lines, what)
+                raise CommandFailed(f"{what} failed: it ended early")
             rest.extend(more)
         found = bytes(memoryview(rest)[:size])
         del rest[:size]
