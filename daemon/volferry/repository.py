@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from volferry.stores.base import ObjectWriter, Store
 
 MARKER_KEY = "volferry.json"
+_FEW_OBJECTS = 8
 _READ_BYTES = 1 << 20
 _FETCHES_AT_ONCE = 16
 _READ_ATTEMPTS = 2  # bytes may change on their way
@@ -219,8 +220,12 @@ class Repository:
 
     def check_objects(self, ref: BackupRef, manifest: Manifest) -> None:
         """Raises DamagedObject or NoSuchObject unless every object that the backup needs is there with its size."""
-        for key, expected in needed_objects(ref, manifest).items():
-            if wrong := expected.other_size(self.store.size(key)):
+        needed = needed_objects(ref, manifest)
+        # A LIST answers for a thousand.
+        there = self.sizes(ref.host, ref.volume) if len(needed) > _FEW_OBJECTS else {}
+        for key, expected in needed.items():
+            size = there[key] if key in there else self.store.size(key)
+            if wrong := expected.other_size(size):
                 raise DamagedObject(key, wrong)
 
     def pack_sizes(self, host: str, volume: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ from volferry.archive.listing import is_reserved
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import DamagedObject, StoreError
 from volferry.layout import files_key, frames_key, pack_key
+from volferry.stores.ahead import ObjectRange, open_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Iterator
@@ -155,14 +156,12 @@ class BackupReader(BackupIndex):
     def _stored_frames(
         self, locations: Iterator[FrameLocation], on_stored: Callable[[FrameLocation, bytes], object]
     ) -> Generator[StoredFrame | Exception, None, None]:
-        """Frames in order, and at their end what was in the way of more; those that lie one after another are read
-        with one request.
-        """
+        """Frames in order, and at their end what was in the way of more; those that lie one after another are one range."""
         try:
-            for run in _runs(locations):
-                key = pack_key(self.ref, run[0].pack)
-                length = sum(location.stored_bytes for location in run)
-                with self._repository.store.open(key, offset=run[0].offset, length=length) as reader:
+            ranges = ((run, self._range(run)) for run in _runs(locations))
+            with closing(open_ahead(self._repository.store, ranges)) as opened:
+                for run, reader in opened:
+                    key = pack_key(self.ref, run[0].pack)
                     for location in run:
                         stored = _exactly(reader, location.stored_bytes)
                         if len(stored) != location.stored_bytes:
@@ -173,6 +172,11 @@ class BackupReader(BackupIndex):
                         yield StoredFrame(key, location.digest, location.raw_bytes, stored, again)
         except (StoreError, DamagedObject) as error:
             yield error  # in its turn: the frames before it are good
+
+    def _range(self, run: list[FrameLocation]) -> ObjectRange:
+        return ObjectRange(
+            pack_key(self.ref, run[0].pack), run[0].offset, sum(location.stored_bytes for location in run)
+        )
 
     def _fetched_again(self, key: str, location: FrameLocation) -> bytes:
         with self._repository.store.open(key, offset=location.offset, length=location.stored_bytes) as reader:
