@@ -93,6 +93,15 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class HostPath:
+    """A directory of the engine's machine, or a file, in place of a volume. A file is mounted in a directory of its own."""
+
+    name: str  # what the helper has it under
+    path: str
+    is_file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BindMount:
     """A host directory in a container: data that is not in a volume."""
 

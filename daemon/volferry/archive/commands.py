@@ -99,6 +99,18 @@ def extract_command(directory: str) -> list[str]:
     return ["sh", "-c", _SYNCED_SCRIPT, directory, "tar", f"--directory={directory}", *_EXTRACT]
 
 
+def foreign_extract_command(directory: str, strip: int) -> list[str]:
+    """As `extract_command`, of an archive that others have made: no name in it leads out of the directory. The first `strip` parts of
+    each name are left out; a leading `./` or `/` is none.
+    """
+    options = [each for each in _EXTRACT if each not in _NOT_HERE]
+    if strip:
+        # Names and targets of hard links, not of symlinks.
+        options += [r"--transform=s,^\(\.\?/\+\)*,,rhS", f"--strip-components={strip}"]
+    tar = ["tar", f"--directory={directory}", *options]
+    return ["sh", "-c", _SYNCED_SCRIPT, directory, *tar]
+
+
 def sync_command(directory: str) -> list[str]:
     """All that was written to the file system of `directory` is on the disk, or it fails."""
     return ["sync", "-f", directory]
@@ -112,6 +124,11 @@ def empty_command(directory: str) -> list[str]:
 def usage_command(directory: str) -> list[str]:
     """Writes a NUL-ended record for each entry: blocks of 512 bytes, links, type, inode."""
     return ["find", directory, "-ignore_readdir_race", "-printf", r"%b %n %y %i\0"]
+
+
+def kind_command(path: str) -> list[str]:
+    """Writes what is at a path, as a letter of `find -printf %y`; fails if there is nothing."""
+    return ["find", path, "-maxdepth", "0", "-printf", "%y"]
 
 
 def probe_command(directory: str) -> list[str]:

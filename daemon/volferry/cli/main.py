@@ -23,6 +23,7 @@ _COMMANDS = {
     "restore": ("restore", "restore"),
     "export": ("export", "export"),
     "migrate": ("migrate", "migrate"),
+    "import": ("importing", "import_volume"),
     "verify": ("verify", "verify"),
     "copy": ("copy", "copy"),
     "forget": ("prune", "forget"),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from volferry.run import Run
 
 # What the engine itself takes for a volume's name.
-_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 def restore(
@@ -121,7 +121,7 @@ def _check_usage(
     *, into: str | None, to: str | None, replace: bool, paths: list[str], glob: bool, json: bool
 ) -> None:
     """Raises UsageError for what cannot go together."""
-    if into is not None and not _VOLUME_NAME.fullmatch(into):
+    if into is not None and not VOLUME_NAME.fullmatch(into):
         raise UsageError(
             f"{into!r} cannot be a volume's name: letters, digits, and then also _ . - (two at least)"
         )

@@ -21,6 +21,7 @@ from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.stream import SHELL, StreamChannel
 from volferry.errors import CommandFailed, EngineError, HelperDied, NoSuchVolume
 from volferry.interrupts import held_back
+from volferry.model import HostPath, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from volferry.engine.channel import Bulk, Channel, Process
     from volferry.engine.own import OwnContainer
-    from volferry.model import Volume
     from volferry.run import Run
 
 ChannelChoice = Literal["auto", "fifo", "stream"]
@@ -84,7 +84,12 @@ class Helper:
 
 @contextmanager
 def open_helper(
-    engine: Engine, run: Run, settings: HelperSettings, volumes: Sequence[Volume], *, write: bool = False
+    engine: Engine,
+    run: Run,
+    settings: HelperSettings,
+    volumes: Sequence[Volume | HostPath],
+    *,
+    write: bool = False,
 ) -> Iterator[Helper]:
     """Carrier and helper for `volumes`, which must exist; both are gone afterwards, also after a signal.
 
@@ -96,7 +101,12 @@ def open_helper(
 
 @contextmanager
 def _containers(
-    engine: Engine, run: Run, settings: HelperSettings, volumes: Sequence[Volume], *, write: bool = False
+    engine: Engine,
+    run: Run,
+    settings: HelperSettings,
+    volumes: Sequence[Volume | HostPath],
+    *,
+    write: bool = False,
 ) -> Iterator[Helper]:
     """Makes and starts them, and removes them. In a thread of its own, where no signal is raised."""
     labels = {RUN: run.id, OWNER: run.owner}
@@ -152,7 +162,7 @@ class HelperInBackground:
         engine: Engine,
         run: Run,
         settings: HelperSettings,
-        volumes: Sequence[Volume],
+        volumes: Sequence[Volume | HostPath],
         *,
         write: bool = False,
     ) -> None:
@@ -244,12 +254,9 @@ def _prepare(
 
 
 def _create_carrier(
-    engine: Engine, image: str, volumes: Sequence[Volume], labels: dict[str, str], *, write: bool
+    engine: Engine, image: str, volumes: Sequence[Volume | HostPath], labels: dict[str, str], *, write: bool
 ) -> str:
-    mounts = [
-        Mount(Helper.directory(volume.name), volume.name, type="volume", read_only=not write, no_copy=True)
-        for volume in volumes
-    ]
+    mounts = [_mount(volume, write=write) for volume in volumes]
     api = engine.api
     found = api.create_container(
         image,
@@ -263,11 +270,22 @@ def _create_carrier(
     return str(found["Id"])
 
 
-def _check_unchanged(engine: Engine, volumes: Sequence[Volume]) -> None:
+def _mount(volume: Volume | HostPath, *, write: bool) -> Mount:
+    target = Helper.directory(volume.name)
+    if isinstance(volume, HostPath):
+        if volume.is_file:
+            target += "/" + volume.path.rpartition("/")[2]
+        return Mount(target, volume.path, type="bind", read_only=not write)
+    return Mount(target, volume.name, type="volume", read_only=not write, no_copy=True)
+
+
+def _check_unchanged(engine: Engine, volumes: Sequence[Volume | HostPath]) -> None:
     """Looked at just before and just after the carrier is made: the engine makes a volume that is missing, and an empty
     one in its place is no backup of the other. It is left alone: nothing that we did not make is ours to remove.
     """
     for volume in volumes:
+        if isinstance(volume, HostPath):
+            continue  # the engine makes none that is missing
         try:
             found = engine.api.inspect_volume(volume.name)
         except docker.errors.NotFound as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
-from docker.types import Mount
 
-from volferry.engine.client import Engine, explanation, translated
+from volferry.engine.client import Engine, translated
 from volferry.engine.labels import INCOMPLETE, ROLE
 from volferry.errors import NoSuchContainer, NoSuchVolume
 from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
@@ -63,38 +62,21 @@ def volume_drivers(engine: Engine) -> list[str]:
     return list((engine.info.get("Plugins") or {}).get("Volume") or ["local"])
 
 
-def path_exists(engine: Engine, image: str, path: str) -> bool:
-    """Whether there is something at a path of the engine's machine. A container that would mount it is made, and removed."""
-    api = engine.api
-    with translated(f"looking for {path}"):
-        try:
-            found = api.create_container(
-                image,
-                command=["true"],
-                labels={ROLE: "carrier"},
-                network_disabled=True,
-                host_config=api.create_host_config(
-                    mounts=[Mount("/path", path, type="bind", read_only=True)]
-                ),
-            )
-        except docker.errors.APIError as error:
-            if "does not exist" in explanation(error):
-                return False
-            raise
-        api.remove_container(found["Id"], force=True, v=True)
-    return True
-
-
-def container_volumes(engine: Engine, container: str) -> list[str]:
-    """Names of the volumes that a container mounts, anonymous ones too. Raises NoSuchContainer."""
+def container_mounts(engine: Engine, container: str) -> list[dict[str, Any]]:
+    """As the engine describes them: Type, Name, Source, Destination, RW. Raises NoSuchContainer."""
     with translated(f"container {container}"):
         try:
             details = engine.api.inspect_container(container)
         except (docker.errors.NotFound, docker.errors.NullResource) as error:
             raise NoSuchContainer(f"there is no container {container!r} on {engine.url}") from error
-    return [
-        mount["Name"] for mount in details["Mounts"] if mount.get("Type") == "volume" and mount.get("Name")
-    ]
+    found: list[dict[str, Any]] = details.get("Mounts") or []
+    return found
+
+
+def container_volumes(engine: Engine, container: str) -> list[str]:
+    """Names of the volumes that a container mounts, anonymous ones too. Raises NoSuchContainer."""
+    mounts = container_mounts(engine, container)
+    return [mount["Name"] for mount in mounts if mount.get("Type") == "volume" and mount.get("Name")]
 
 
 def volume_sizes(engine: Engine) -> dict[str, int]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from volferry.archive.commands import usage_command
 from volferry.archive.listing import split_records
 from volferry.archive.tree_scripts import room_command
-from volferry.engine.volumes import find_volume, path_exists, volume_drivers
+from volferry.engine.host_paths import kind_of_path
+from volferry.engine.volumes import find_volume, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
 from volferry.operations.places import Place
 from volferry.operations.restore import is_empty, is_marked, mark_text
@@ -132,7 +133,7 @@ def _look_at_new(
     if (
         driver == "local"
         and "bind" in each.target.options.get("o", "").split(",")
-        and not path_exists(target, image, device)
+        and kind_of_path(target, image, device) is None
     ):
         plan.obstacles.append(
             f"volume {name} has its data at {device}, which the target lacks: make it there, or "

@@ -100,8 +100,10 @@ class Transfer:
         """After a change in the root of the target that the source does not have."""
         send(self._source, self._target, iter([b"."]), self._observer)
 
-    def check(self, *, checksum: bool) -> None:
-        """Lists both anew, and compares. All is on the disk of the target when it returns. Raises RestoreMismatch."""
+    def check(self, *, checksum: bool) -> ListingFile:
+        """Lists both anew, and compares. All is on the disk of the target when it returns. Returns the source's listing. Raises
+        RestoreMismatch.
+        """
         self._observer.phase("comparing")
         sides: list[ListingFile | BaseException] = [RuntimeError(), RuntimeError()]
 
@@ -125,6 +127,7 @@ class Transfer:
                         f"{printable(path_of(record)) or 'the root directory'!r} has another content or other attributes "
                         "in the target volume than in the source"
                     )
+        return source
 
     def _known_of_target(self, now: ListingFile) -> Known:
         """Of what is the same, the source's record; of all else the target's, which is never equal to one of the source."""
@@ -162,14 +165,14 @@ class Transfer:
                     self._observer.advance(done_bytes=0, done_entries=done)
 
     def _clear(self, changes: Changes) -> None:
-        lines = _Lines()
+        lines = Lines()
         process = self._target.helper.start(
             clear_command(self._target.directory), stdin=True, on_stderr=lines.add
         )
         with _feeding(process, split_records(file_blocks(changes.clear))):
             while process.read(_READ_BYTES):
                 pass
-        _check(process.wait(), lines, "writing the volume")
+        checked(process.wait(), lines, "writing the volume")
 
 
 def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
@@ -183,7 +186,7 @@ def send(source: Place, target: Place, paths: Iterator[bytes], observer: Observe
     """Entries of the source, each alone, into the target. Returns the bytes of the stream, and which were gone when they were to
     be read.
     """
-    log, lines = TarLog(), _Lines()
+    log, lines = TarLog(), Lines()
     reading = source.helper.start(
         create_command(source.directory), stdin=True, on_stderr=log.line, bulk="stdout"
     )
@@ -197,7 +200,7 @@ def send(source: Place, target: Place, paths: Iterator[bytes], observer: Observe
     if status not in {0, 1} and (status != 2 or log.unexplained):
         why = log.unexplained[0] if log.unexplained else "without a word"
         raise CommandFailed(f"reading the volume failed: tar exited with status {status}: {why}")
-    _check(writing.wait(), lines, "writing the volume")
+    checked(writing.wait(), lines, "writing the volume")
     for line in (*log.unexplained, *lines.kept):
         observer.note(line)
     return done, log.gone
@@ -227,16 +230,16 @@ def pump(reading: Process, writing: Process, paths: Iterable[bytes], observer: O
 
 def run(place: Place, command: list[str], what: str) -> bytes:
     """The stdout of a command that must succeed."""
-    lines = _Lines()
+    lines = Lines()
     process = place.helper.start(command, on_stderr=lines.add)
     output = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
-    _check(process.wait(), lines, what)
+    checked(process.wait(), lines, what)
     return output
 
 
 def run_script(place: Place, script: Iterable[bytes]) -> None:
     """Through the stdin of a shell, which must succeed."""
-    lines = _Lines()
+    lines = Lines()
     process = place.helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lines.add)
     try:
         for piece in script:
@@ -246,10 +249,10 @@ def run_script(place: Place, script: Iterable[bytes]) -> None:
         pass
     while process.read(_READ_BYTES):
         pass
-    _check(process.wait(), lines, "writing the volume")
+    checked(process.wait(), lines, "writing the volume")
 
 
-class _Lines:
+class Lines:
     def __init__(self) -> None:
         self.kept: list[str] = []
 
@@ -258,14 +261,14 @@ class _Lines:
             self.kept.append(line.decode("utf-8", "backslashreplace"))
 
 
-def _check(status: int, lines: _Lines, what: str) -> None:
+def checked(status: int, lines: Lines, what: str) -> None:
     if status:
         raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
 
 
 def _list(place: Place, path: Path, *, marked: bool) -> ListingFile:
     """`marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many."""
-    lines = _Lines()
+    lines = Lines()
     at = place.helper.now().timestamp()
     process = place.helper.start(
         list_command(place.directory, place.helper.spool), on_stderr=lines.add, bulk="stdout"
@@ -325,7 +328,7 @@ def _made_unequal(record: bytes) -> bytes:
 @contextmanager
 def _digests(place: Place, records: Path) -> Iterator[Callable[[], bytes]]:
     """Gives the digest of one entry after another."""
-    lines = _Lines()
+    lines = Lines()
     process = place.helper.start(
         digest_command(place.directory), stdin=True, on_stderr=lines.add, bulk="stdout"
     )
@@ -335,7 +338,7 @@ def _digests(place: Place, records: Path) -> Iterator[Callable[[], bytes]]:
         while len(rest) < DIGEST_BYTES:
             more = process.read(_READ_BYTES)
             if not more:
-                _check(process.wait() or 1, lines, "reading the volume")
+                checked(process.wait() or 1, lines, "reading the volume")
             rest.extend(more)
         found = bytes(rest[:DIGEST_BYTES])
         del rest[:DIGEST_BYTES]
@@ -346,7 +349,7 @@ def _digests(place: Place, records: Path) -> Iterator[Callable[[], bytes]]:
         yield take
     while process.read(_READ_BYTES):
         pass
-    _check(process.wait(), lines, "reading the volume")
+    checked(process.wait(), lines, "reading the volume")
 
 
 @contextmanager

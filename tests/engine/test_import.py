@@ -1,0 +1,302 @@
+"""What is no named volume yet becomes one: archives of all kinds, directories, anonymous volumes, and what containers have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.parts.trees import SOCKET, acl, assert_same, build_nasty_tree, snapshot
+from tests.parts.world import IDLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.parts.cli import Outcome
+    from tests.parts.world import World
+
+# Of GNU tar, with what keeps all that it can.
+_TAR = ["tar", "--create", "--format=pax", "--xattrs", "--xattrs-include=*", "--acls", "--sparse"]
+_COMPRESSORS = {"tar": ["cat"], "tar.gz": ["gzip", "-1"], "tar.bz2": ["bzip2", "-1"], "tar.xz": ["xz", "-0"], "tar.zst": ["zstd", "-q"]}  # fmt: skip
+
+
+def archive(path: Path, root: Path, *what: str, kind: str = "tar", prefix: str = "") -> Path:
+    """What `tar` and a compressor make of a tree."""
+    options = ["--absolute-names", f"--transform=s,^,{prefix},rhS"] if prefix else []
+    command = [*_TAR, *options, f"--directory={root}", *(what or (".",))]
+    with (
+        path.open("wb") as out,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as writing,
+    ):
+        subprocess.run(_COMPRESSORS[kind], stdin=writing.stdout, stdout=out, check=True)
+    return path
+
+
+def tree(root: Path) -> Path:
+    """A small one, with names that lead into each other."""
+    (root / "app" / "data").mkdir(parents=True)
+    (root / "app" / "data" / "one").write_text("1")
+    os.link(root / "app" / "data" / "one", root / "app" / "data" / "again")
+    (root / "app" / "data" / "link").symlink_to("app/data/one")
+    (root / "app" / "data").chmod(0o2750)
+    os.chown(root / "app" / "data", 999, 998)
+    os.utime(root / "app" / "data", ns=(10**18, 10**18))
+    return root
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    directory = tmp_path / "source"
+    directory.mkdir()
+    return directory
+
+
+def imported(world: World, *arguments: str) -> tuple[str, Outcome]:
+    volume = world.name()
+    return volume, world.cli("import", *arguments, "--into", volume).exits(0)
+
+
+@pytest.mark.parametrize("kind", _COMPRESSORS)
+def test_everything_that_a_tar_can_hold_arrives(
+    world: World, source: Path, tmp_path: Path, kind: str
+) -> None:
+    build_nasty_tree(source)
+    for each in ("file", "directory"):  # of users whom this machine has names for, and tar writes names
+        os.removexattr(source / "access_lists" / each, "system.posix_acl_access")
+    expected = snapshot(source)
+    expected.pop(SOCKET, None)
+    volume, said = imported(world, str(archive(tmp_path / f"it.{kind}", source, kind=kind)))
+    assert_same(expected, snapshot(world.data(volume)))
+    assert f"-v {volume}:/data" in said.stdout
+    assert "external: true" in said.stdout
+    assert world.own_containers() == []
+
+
+def test_a_directory_arrives_whole(world: World, source: Path) -> None:
+    build_nasty_tree(source)
+    expected = snapshot(source)
+    volume, said = imported(world, str(source))
+    got = snapshot(world.data(volume))
+    for each in (expected, got):
+        each.pop(SOCKET, None)
+    assert_same(expected, got)
+    assert "compared and equal" in said.stdout
+
+
+def test_access_lists_of_users_who_are_not_known_are_said(world: World, source: Path, tmp_path: Path) -> None:
+    (source / "file").write_text("f")
+    os.setxattr(source / "file", "system.posix_acl_access", acl(0o640, (2, 6, 0)))
+    volume, said = imported(world, str(archive(tmp_path / "it.tar", source)))
+    assert (world.data(volume) / "file").read_text() == "f"
+    assert "1 access list was left out" in said.stderr
+
+
+def test_a_tar_comes_through_stdin(world: World, source: Path, tmp_path: Path) -> None:
+    path = archive(tmp_path / "it", tree(source), kind="tar.gz")
+    volume = world.name()
+    with path.open("rb") as stdin:
+        done = subprocess.run(
+            [sys.executable, "-m", "volferry", "import", "-", "--into", volume, "--label", "kept=yes"],
+            stdin=stdin,
+            env=world.cli.environment,
+            check=False,
+            capture_output=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert (world.data(volume) / "app" / "data" / "one").read_text() == "1"
+    assert world.client.volumes.get(volume).attrs["Labels"] == {"kept": "yes"}
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "/"])
+@pytest.mark.parametrize("strip", ["2", "app/data"])
+def test_leading_directories_are_left_out(
+    world: World, source: Path, tmp_path: Path, prefix: str, strip: str
+) -> None:
+    """As those that docker-volume-backup (`backup/NAME/…`) and `docker run … tar` put there."""
+    tree(source)
+    path = archive(tmp_path / "it.tar.gz", source, "app", kind="tar.gz", prefix=prefix)
+    volume, _ = imported(world, str(path), "--strip", strip)
+    assert_same(snapshot(source / "app" / "data"), snapshot(world.data(volume)))
+
+
+def test_that_all_is_in_one_directory_is_said(world: World, source: Path, tmp_path: Path) -> None:
+    path = archive(tmp_path / "it.tar", tree(source))
+    _, said = imported(world, str(path))
+    assert "--strip 1" in said.stderr
+    _, said = imported(world, str(path), "--strip", "2")
+    assert "--strip" not in said.stderr
+
+
+def test_one_tree_of_several_is_taken(world: World, source: Path, tmp_path: Path) -> None:
+    tree(source)
+    (source / "other").mkdir()
+    (source / "other" / "three").write_text("3")
+    path = str(archive(tmp_path / "it.tar", source))
+    volume, _ = imported(world, path, "--strip", "other")
+    assert [each.name for each in world.data(volume).iterdir()] == ["three"]
+    name = world.name()
+    world.cli("import", path, "--strip", "1", "--into", name).fails_with("more than one tree")
+    assert not world.exists(name)
+
+
+def test_an_anonymous_volume_becomes_a_named_one(world: World) -> None:
+    anonymous = world.anonymous_volume()
+    build_nasty_tree(world.data(anonymous))
+    expected = snapshot(world.data(anonymous))
+    expected.pop(SOCKET, None)
+    volume, _ = imported(world, anonymous)
+    got = snapshot(world.data(volume))
+    assert_same(expected, got)
+    assert "com.docker.volume.anonymous" not in (world.client.volumes.get(volume).attrs["Labels"] or {})
+
+
+def test_a_mount_of_a_container_is_taken(world: World, source: Path) -> None:
+    inner = world.filled(one="1")
+    (world.data(inner) / "below").mkdir()
+    (world.data(inner) / "below" / "deep").write_text("d")
+    tree(source)
+    container = world.container(inner, volumes=[f"{inner}:/data", f"{source}:/bound"])
+    volume, said = imported(world, "--container", f"{container.name}:/data")
+    assert_same(snapshot(world.data(inner)), snapshot(world.data(volume)))
+    assert f"{volume}:/data" in said.stdout
+    volume, _ = imported(world, "--container", f"{container.name}:/data/below")
+    assert [each.name for each in world.data(volume).iterdir()] == ["deep"]
+    volume, said = imported(world, "--container", f"{container.name}:/bound/")
+    assert_same(snapshot(source), snapshot(world.data(volume)))
+    assert f"{volume}:/bound" in said.stdout
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_what_is_in_a_containers_own_layer_is_taken(world: World, state: str) -> None:
+    container = world.container(world.volume(), command=["sh", "-c", "echo 1 >/bin/made; " + IDLE[2]])
+    while container.exec_run(["cat", "/bin/made"]).exit_code:
+        pass
+    if state == "stopped":
+        container.kill()
+        container.wait()
+    volume, said = imported(world, "--container", f"{container.name}:/bin")
+    assert {each.name for each in world.data(volume).iterdir()} == {"sh", "cat", "made"}
+    assert f"{volume}:/bin" in said.stdout
+
+
+def test_it_survives_the_container(world: World, source: Path) -> None:
+    """The point of it: what `docker rm -v` would have taken along."""
+    container = world.client.containers.create(
+        world.image, IDLE, volumes=["/anonymous"], network_disabled=True
+    )
+    (mount,) = container.attrs["Mounts"]
+    (world.data(mount["Name"]) / "precious").write_text("p")
+    volume, _ = imported(world, "--container", f"{container.name}:/anonymous")
+    container.remove(v=True)
+    assert not world.exists(mount["Name"])
+    assert (world.data(volume) / "precious").read_text() == "p"
+
+
+def test_an_empty_volume_that_is_there_is_filled(world: World, source: Path, tmp_path: Path) -> None:
+    volume = world.volume()
+    path = archive(tmp_path / "it.tar", tree(source))
+    world.cli("import", str(path), "--strip", "2", "--into", volume).exits(0)
+    assert (world.data(volume) / "one").read_text() == "1"
+
+
+def test_a_volume_with_data_is_refused(world: World, source: Path, tmp_path: Path) -> None:
+    volume = world.filled(one="mine")
+    path = archive(tmp_path / "it.tar", tree(source))
+    for what in (str(path), str(source), volume):
+        world.cli("import", what, "--into", volume).fails_with(volume, "holds data")
+    assert [each.name for each in world.data(volume).iterdir()] == ["one"]
+    used = world.volume()
+    world.container(used)
+    world.cli("import", str(path), "--into", used).fails_with(used, "in use")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a tar"),
+        (b"no tar at all, whatever its name says\n" * 100, "not a tar"),
+        (b"\x1f\x8b\x08 and then no gzip", "not a tar"),
+        (b"\x28\xb5\x2f\xfd and then no zstd", "not a tar"),
+    ],
+)
+def test_what_is_no_tar_makes_no_volume(world: World, tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "it.tar"
+    path.write_bytes(content)
+    name = world.name()
+    world.cli("import", str(path), "--into", name).fails_with(words)
+    assert not world.exists(name)
+
+
+@pytest.mark.parametrize("kind", _COMPRESSORS)
+def test_what_is_cut_off_makes_no_volume(world: World, source: Path, tmp_path: Path, kind: str) -> None:
+    (source / "large").write_bytes(os.urandom(3 << 20))
+    path = archive(tmp_path / "it", source, kind=kind)
+    os.truncate(path, path.stat().st_size - (2 << 20))
+    name = world.name()
+    world.cli("import", str(path), "--into", name).fails_with("damaged")
+    assert not world.exists(name)
+    assert world.own_containers() == []
+
+
+def test_names_do_not_lead_out_of_the_volume(world: World, source: Path, tmp_path: Path) -> None:
+    """Not that they could from a helper: but not one entry is to be elsewhere than it says."""
+    (source / "in").write_text("i")
+    path = tmp_path / "it.tar"
+    subprocess.run(
+        ["tar", "-cPf", str(path), f"--directory={source}", "--transform=s,^in,../../out,", "in"], check=True
+    )
+    name = world.name()
+    done = world.cli("import", str(path), "--into", name)
+    if done.code:
+        assert not world.exists(name)
+    else:
+        assert [each.name for each in world.data(name).iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name what to import"),
+        (["nothing-there"], "there is no file nothing-there"),
+        (["nothing-there.tar.gz"], "there is no file"),
+        (["/nothing/there"], "no directory /nothing/there"),
+        (["--container", "nobody:/data"], "nobody"),
+        (["--container", "nobody"], "NAME:PATH"),
+        (["--container", "nobody:/"], "whole file system"),
+        (["--label", "=x", "/etc"], "KEY=VALUE"),
+        (["--strip", "../x", "-"], "--strip"),
+        (["--strip", "1", "/etc/apt"], "--strip is for archives"),
+    ],
+)
+def test_a_mistake_is_one_line_and_makes_nothing(world: World, arguments: list[str], words: str) -> None:
+    name = world.name()
+    done = world.cli("import", *arguments, "--into", name)
+    done.fails_with(words, code=done.code)
+    assert done.code in {1, 2}
+    assert not world.exists(name)
+
+
+def test_a_path_that_a_container_lacks_is_said(world: World) -> None:
+    container = world.container(world.filled())
+    name = world.name()
+    for path in ("/nothing", "/data/nothing", "/data/one"):
+        world.cli("import", "--container", f"{container.name}:{path}", "--into", name).fails_with(path)
+    world.cli("import", "/etc", "--into", "x").fails_with("cannot be a volume's name", code=2)
+    assert not world.exists(name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(world: World, source: Path, number: signal.Signals) -> None:
+    for index in range(3000):
+        (source / f"f{index}").write_bytes(b"x" * 20000)
+    name = world.name()
+    running = world.cli.start("import", str(source), "--into", name)
+    assert running.until(lambda: world.exists(name) and any(world.data(name).iterdir()))
+    running.send(number)
+    running.outcome().fails_with("interrupted", code=130)
+    assert not world.exists(name)
+    assert world.own_containers() == []
