@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import tomllib
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -207,6 +208,36 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> C
         if not value:
             raise ConfigError(f"--{key} is empty")
     return replace(config, **changes) if changes else config
+
+
+def accepted_path(state_directory: Path) -> Path:
+    """Where a daemon keeps the configuration that is in force, for its runs."""
+    return state_directory / "accepted.toml"
+
+
+def keep_accepted(path: Path | None, overrides: dict[str, Any]) -> Config:
+    """As `load_config`, and what was read is kept, so that what becomes of the file later changes nothing. Raises ConfigError."""
+    while True:
+        text = _bytes_of(path)
+        config = load_config(path, overrides)
+        if _bytes_of(path) == text:
+            break
+    target = accepted_path(config.state_dir)
+    try:
+        target.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".accepted.", delete=False) as file:
+            file.write(text)  # mode 0600: there may be secrets in it
+        Path(file.name).replace(target)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {reason(error)}") from error
+    return config
+
+
+def _bytes_of(path: Path | None) -> bytes:
+    try:
+        return path.read_bytes() if path else b""
+    except OSError:
+        return b""  # `load_config` says so
 
 
 def _explain(where: str, mistake: Mistake) -> str:

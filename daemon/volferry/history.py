@@ -156,6 +156,10 @@ class History:
         )
         return {run.volume: run for run in found}
 
+    def failed(self) -> set[str]:
+        """Volumes whose newest run has failed."""
+        return {volume for volume, run in self.last().items() if run.outcome == "failed"}
+
     def last_good(self) -> dict[str, PastRun]:
         """The newest run of each volume that has made a backup."""
         found = self._select(

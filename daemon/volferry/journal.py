@@ -61,16 +61,19 @@ class Journal:
         """A new one."""
         return cls(state_directory, f"{run_id}.{next(_numbers):06}", engine)  # they are replayed in order
 
-    def alone(self) -> None:
+    def alone(self, *, wait: bool = True) -> bool:
         """Waits until no other run of this machine has anything stopped: each would take what the other stopped for what
-        does not run. Until `end`, or the end of the process.
+        does not run. Until `end`, or the end of the process. Without `wait`, whether none has.
         """
         try:
             self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
             self._lock = os.open(self._path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise self._cannot_write(error) from error
+        return True
 
     def write(self, *halts: Halt) -> None:
         """On stable storage when it returns."""

@@ -127,20 +127,39 @@ def dumps_of(volume: str, uses: Iterable[VolumeUse]) -> list[Dump]:
     belong to. Raises ConfigError, also where two have the same name.
     """
     found: dict[str, Dump] = {}
-    for use in uses:
+    by: dict[str, VolumeUse] = {}
+    # What `docker compose run` has left behind, or a second container of a scaled service, is no reason to back up nothing.
+    for use in sorted(uses, key=lambda each: (each.state != "running", _is_one_off(each), each.container)):
         for name, label in _dump_labels(use):
             own = f"{_DUMP}.{name}."
             wanted = use.labels.get(f"{own}volume", use.labels.get(f"{_DUMP}.volume"))
             if not use.read_write if wanted is None else wanted not in {volume, use.destination}:
                 continue
             if name in found:
+                if _stands_in(use, by[name]):
+                    continue
                 raise ConfigError(
                     f"{_of(use)}: label {label}: container {found[name].command.container} has a dump {name!r} too: "
                     f"call one of them {_DUMP}.NAME"
                 )
             command = _command(use, _arguments(use.labels[label], label, use), (own, f"{_DUMP}."))
             found[name] = Dump(name, command)
+            by[name] = use
     return [found[name] for name in sorted(found)]
+
+
+def _is_one_off(use: VolumeUse) -> bool:
+    return use.labels.get("com.docker.compose.oneoff") == "True"
+
+
+def _stands_in(use: VolumeUse, other: VolumeUse) -> bool:
+    """Whether it is another container of the same compose service, or does not run while the other does."""
+    service = "com.docker.compose.service"
+    same = use.project is not None and (use.project, use.labels.get(service)) == (
+        other.project,
+        other.labels.get(service),
+    )
+    return same or (other.state == "running" != use.state)
 
 
 def _dump_labels(use: VolumeUse) -> Iterator[tuple[str, str]]:

@@ -90,6 +90,8 @@ def test_what_is_due_is_backed_up_and_what_comes_later_too(world: World, config:
     replace(config, '[daemon]\nlog = "xml"\n')
     daemon.send(signal.SIGHUP)
     time.sleep(0.5)  # nothing else shows that it was read
+    meanwhile = world.volume(labels=DUE)
+    assert daemon.until(lambda: backups(world, meanwhile) == 1)
     replace(config, f'{LOG}[defaults]\nschedule = "@yearly"\n')
     assert daemon.until(lambda: backups(world, others[0]) == 1)
     lines = ended(daemon)
@@ -100,7 +102,7 @@ def test_what_is_due_is_backed_up_and_what_comes_later_too(world: World, config:
     left_out = [line for line in lines if line["event"] == "a volume is left out"]
     assert {line["volume"] for line in left_out} == {wrong}
     assert "label volferry.schedule: 'now and then' has 3 fields" in left_out[0]["error"]
-    assert len([line for line in lines if line["event"] == "a run begins"]) == 4
+    assert len([line for line in lines if line["event"] == "a run begins"]) == 5
     assert world.own_containers() == []
 
 
@@ -214,7 +216,9 @@ def test_metrics_health_pings_messages_and_status(world: World, config: Path) ->
         assert get(port, "/readyz") == (200, "ok\n")
         assert get(port, "/other")[0] == 404
         text = get(port, "/metrics")[1]
-        status = world.cli("status", "--json").exits(0).json
+        status = world.cli("status", "--json").exits(1).json  # one has failed
+        world.cli("status", "--health").exits(0)
+        replace(config, "[daemon]\nlog = 1\n")  # refused: the daemon goes on, and is as well as before
         world.cli("status", "--health").exits(0)
         lines = ended(daemon)
         world.cli("status", "--health").fails_with("does not answer")

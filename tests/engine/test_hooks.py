@@ -301,6 +301,22 @@ def test_a_dump_belongs_to_the_volumes_that_its_container_writes_or_to_the_one_t
     assert found == {first: ["dump"], second: ["dump", "own"], third: []}
 
 
+def test_a_container_that_does_not_run_or_another_of_the_service_is_no_reason_to_back_up_nothing(
+    world: World,
+) -> None:
+    volume = world.filled()
+    service = {"com.docker.compose.project": "shop", "com.docker.compose.service": "db"}
+    labels = {"volferry.dump": "printf it", **service}
+    for number, state in enumerate(["running", "running", "stopped"]):
+        world.container(volume, state, labels=labels, name=f"{volume}-{number}")
+    world.container(volume, labels={**labels, "com.docker.compose.oneoff": "True"})
+    (backup,) = world.cli.backup(volume)
+    assert backup["dumps"] == ["dump"]
+    assert world.cli("export", volume, "--dump", "dump").exits(0).raw == b"it"
+    world.container(volume, labels={"volferry.dump": "printf another"})
+    world.cli("backup", volume).fails_with("has a dump 'dump' too", code=2)
+
+
 def test_a_warm_backup_has_the_dump_too(world: World) -> None:
     volume = world.filled()
     container = dumping(

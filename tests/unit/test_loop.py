@@ -40,6 +40,7 @@ class Made:
     running: dict[str, datetime] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
+    had_failed: set[str] = field(default_factory=set)  # before the start
     looks: int = 0
     config: Config = field(default_factory=Config)
     kept: list[tuple[str, str, datetime | None]] = field(default_factory=list)
@@ -71,6 +72,9 @@ class Made:
 
     def keep_scheduled(self, scheduled: Iterable[tuple[str, str, datetime | None]]) -> None:
         self.kept = list(scheduled)
+
+    def failed(self) -> set[str]:
+        return self.had_failed
 
     def scheduled(self) -> list[tuple[str, str, datetime | None]]:
         return self.kept
@@ -192,6 +196,34 @@ def test_after_a_start_what_was_missed_is_late_only_if_it_fails_now() -> None:
         made.ends("vol", good=good)
         made.after(seconds=1)
         assert (("late", "vol") in made.told) is not good
+
+
+def test_a_volume_whose_label_becomes_wrong_is_late_in_its_time() -> None:
+    made = Made(volumes=[volume("vol", "@daily")], newest={"vol": NOW})
+    made.after()
+    made.volumes = [volume("vol", "now and then")]
+    made.loop.reconfigured()
+    for _ in range(3):
+        made.after(days=1)
+    assert made.begun == []
+    assert made.told == [("failure", "vol"), ("late", "vol")]
+    assert made.loop.late == {"vol"}
+
+
+def test_a_recovery_is_told_also_after_a_restart() -> None:
+    made = Made(volumes=[volume("vol", "@daily")], had_failed={"vol"})
+    made.after()
+    made.ends("vol")
+    assert made.told == [("recovery", "vol"), ("success", "vol")]
+
+
+def test_the_service_that_was_left_down_is_news_when_it_works_again() -> None:
+    made = Made(volumes=[volume("vol", "@daily")])
+    made.after()
+    made.ends("vol", error="copy: no such bucket")
+    made.after(days=1)
+    made.ends("vol")
+    assert made.told == [("failure", "vol"), ("success", "vol"), ("recovery", "vol"), ("success", "vol")]
 
 
 def test_events_that_come_together_are_one_look() -> None:

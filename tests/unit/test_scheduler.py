@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from volferry.checked import value_of
 from volferry.config import Config
 from volferry.model import ANONYMOUS_LABEL, Volume
-from volferry.scheduler.agenda import Agenda, Appointment, scheduled_of
+from volferry.schedule import Schedule
+from volferry.scheduler.agenda import Agenda, Appointment, Scheduled, scheduled_of
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -108,6 +109,19 @@ def test_what_came_due_during_a_run_is_done_with_when_it_ends() -> None:
     agenda.succeeded("vol", NOW)
     found = appointments(agenda, [volume("vol", schedule="@hourly")], config(), {"vol": began})
     assert [each.at for each in found] == [NOW + timedelta(hours=1)]
+
+
+def test_an_interval_does_not_move_with_what_runs_take() -> None:
+    agenda = Agenda(UTC)
+    began = NOW
+    agenda.succeeded("vol", NOW + timedelta(minutes=50))
+    every = [Scheduled("vol", Schedule("every 2h"))]
+    (found,) = agenda.appointments(every, {"vol": began}, {}, NOW + timedelta(minutes=51))
+    assert found.at == began + timedelta(hours=2)
+    # One that took longer than that: the next of its times, and not all that were missed.
+    agenda.succeeded("vol", NOW + timedelta(hours=5))
+    (found,) = agenda.appointments(every, {"vol": began}, {}, NOW + timedelta(hours=5))
+    assert found.at == began + timedelta(hours=6)
 
 
 def test_late_is_what_has_missed_two_of_its_times_or_never_had_a_backup_for_one() -> None:

@@ -16,7 +16,7 @@ import structlog
 from volferry.cli.daemon_runs import ProcessRuns
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOption
 from volferry.cli.surroundings import EngineAndStore, zone_of
-from volferry.config import Config, config_path, load_config
+from volferry.config import Config, accepted_path, config_path, keep_accepted, load_config
 from volferry.errors import ConfigError, Interrupted
 from volferry.history import History
 from volferry.scheduler.agenda import Agenda
@@ -51,10 +51,7 @@ def daemon(
     """
     options = {"store": store, "host": host, "engine": engine}
     settings = _Settings(config_path(config), options)
-    arguments = [
-        *(part for name, value in options.items() if value for part in (f"--{name}", value)),
-        *(("--config", str(config)) if config else ()),
-    ]
+    arguments = [part for name, value in options.items() if value for part in (f"--{name}", value)]
     with ExitStack() as at_end:
         return _Daemon(settings, arguments, at_end).run()
 
@@ -89,9 +86,8 @@ class _Settings:
         self.config = self._loaded()
 
     def _loaded(self) -> Config:
-        config = load_config(self.path, self.options)
-        check_urls(config.notify)
-        return config
+        check_urls(load_config(self.path, self.options).notify)
+        return keep_accepted(self.path, self.options)
 
     def _stamp_now(self) -> tuple[int, int] | None:
         try:
@@ -116,7 +112,7 @@ class _Daemon:
         )
         at_end.callback(self._surroundings.close)
         self._runs = ProcessRuns(
-            arguments,
+            lambda: [*arguments, "--config", str(accepted_path(self._config.state_dir))],
             self._log,
             has_replicas=lambda: bool(self._config.replicas),
             began=lambda volume, _: self._ping(volume, "start"),
@@ -177,6 +173,9 @@ class _Daemon:
 
     def going_on(self) -> Mapping[str, datetime]:
         return self._runs.going_on()
+
+    def exists(self, volume: str) -> bool:
+        return self._loop.looked_at is None or self._surroundings.has(volume)
 
     def metrics(self) -> bytes:
         from volferry.web.metrics import Metrics  # noqa: PLC0415 -- only where somebody asks

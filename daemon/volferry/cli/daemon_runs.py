@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class _Done:
 class ProcessRuns:
     """Implements `Runs`. `ended` is called from other threads than the loop's."""
 
-    arguments: Sequence[str]
+    arguments: Callable[[], Sequence[str]]  # of every command
     log: Log
     has_replicas: Callable[[], bool]
     began: Callable[[str, str], None]  # with volume and run
@@ -80,8 +80,16 @@ class ProcessRuns:
         log = self.log.bind(run=run, volume=volume)
         log.info("a run begins")
         self.began(volume, run)
+        try:
+            ending = replace(self._ending(volume, log, run), run=run)
+        except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory: it is one failed run
+            ending = Ending(good=False, error=f"{type(error).__name__}: {error}", run=run)
+        self.ended(volume, run, ending)
+
+    def _ending(self, volume: str, log: Log, run: str) -> Ending:
         done = self._command("backup", volume, log, run, "--json")
         ending = _ending(done, stopped=self.stopped)
+        problems = [ending.error] if ending.error else []
         if ending.good:
             log.info(
                 "a run has ended",
@@ -95,14 +103,15 @@ class ProcessRuns:
                 after = self._command(command, volume, log, "")
                 if after.code not in _GOOD and not self.stopped:
                     log.error("what follows a run failed", command=command, error=after.last_line)
-        self.ended(volume, run, ending)
+                    problems.append(f"{command}: {after.last_line}")
+        return replace(ending, error="; ".join(problems))
 
     def _command(self, command: str, volume: str, log: Log, run: str, *options: str) -> _Done:
         with self._lock:
             if self.stopped:
                 return _Done(Interrupted.exit_code, {}, "")
             process = subprocess.Popen(
-                [sys.executable, "-m", "volferry", command, *self.arguments, *options, "--", volume],
+                [sys.executable, "-m", "volferry", command, *self.arguments(), *options, "--", volume],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -110,18 +110,18 @@ class Session:
         for problem in self.brought_back(say):
             say(f"volferry: {problem}")
 
-    def brought_back(self, note: Callable[[str], None]) -> list[str]:
-        """As `bring_back`; returns what could not be."""
+    def brought_back(self, note: Callable[[str], None], *, wait: bool = True) -> list[str]:
+        """As `bring_back`; returns what could not be. Without `wait`, not for a run that has something stopped."""
         from volferry.engine.client import connect  # noqa: PLC0415
         from volferry.operations.quiesce import replay, stopped_elsewhere  # noqa: PLC0415
 
         state = self.config.state_dir
-        problems = replay(self.engine, state, note)
+        problems = replay(self.engine, state, note, wait=wait)
         for url in stopped_elsewhere(state, self.engine):
             try:
                 other = connect(url)
                 try:
-                    problems += replay(other, state, note)
+                    problems += replay(other, state, note, wait=wait)
                 finally:
                     other.close()
             except VolferryError as error:

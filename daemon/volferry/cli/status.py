@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +15,8 @@ from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOpt
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.surroundings import view_of, zone_of
 from volferry.cli.text import duration_text, local_time_text, size_text, table
-from volferry.errors import VolferryError
+from volferry.config import accepted_path, config_path, load_config
+from volferry.errors import ConfigError, VolferryError
 from volferry.history import History
 from volferry.scheduler.agenda import Agenda, scheduled_of
 
@@ -38,9 +41,9 @@ def status(
     config: ConfigOption = None,
 ) -> int:
     """Show what ran, what runs, what is next, and what is late. Exit code 1 if something is late or went wrong last time."""
-    session = Session.load(config=config, store=store, engine=engine, host=host)
     if health:
-        return _health(session.config.daemon.listen)
+        return _health(_listens(config))
+    session = Session.load(config=config, store=store, engine=engine, host=host)
     history = History(session.config.state_dir)
     now = datetime.now(UTC)
     history.settle(now)
@@ -72,8 +75,22 @@ def status(
         _print(names, last, due, wrong, now)
     if trouble:
         say(f"volferry: what is due cannot be found out: {trouble}")
-    bad = trouble or wrong or any(each.late for each in appointments)
+    failed = any(name in last and last[name].outcome == "failed" for name in due)
+    bad = trouble or wrong or failed or any(each.late for each in appointments)
     return 1 if bad else 0
+
+
+def _listens(config: Path | None) -> Listen:
+    """Where the daemon does. It goes on with the configuration that it has, whatever became of the file. Raises ConfigError."""
+    path = config_path(config)
+    try:
+        return load_config(path).daemon.listen
+    except ConfigError:
+        state = os.environ.get("VOLFERRY_STATE_DIR") or load_config(None).state_dir
+        accepted = accepted_path(Path(state))
+        if not accepted.is_file():
+            raise
+        return load_config(accepted).daemon.listen
 
 
 def _appointments(

@@ -45,7 +45,7 @@ class EngineAndStore:
 
         session = self._opened()
         try:
-            left = session.brought_back(self._log.info)
+            left = session.brought_back(self._log.info, wait=False)
         except VolferryError as error:  # no reason to back up nothing
             left = [str(error)]
         volumes = list_volumes(session.engine)
@@ -55,6 +55,10 @@ class EngineAndStore:
     def host(self) -> str:
         """The machine's name in the store; what is known of it where the engine does not answer."""
         return self._config().host or self._host or "this machine"
+
+    def has(self, volume: str) -> bool:
+        """Whether the engine had it at the last look."""
+        return volume in self._volumes
 
     def ping_url(self, volume: str) -> str | None:
         found = self._volumes.get(volume)

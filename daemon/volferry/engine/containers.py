@@ -20,6 +20,7 @@ _SERVICE = "com.docker.compose.service"
 _DEPENDS_ON = "com.docker.compose.depends_on"  # db:service_healthy:false,cache:service_started:true
 _SWARM_SERVICE = "com.docker.swarm.service.id"
 
+ENGINE_DIED = 255  # the exit code of what ran when the engine, or the machine, went down
 _USUAL_STOP_SECONDS = 10  # of a container that says nothing
 _ANSWER_SECONDS = 60  # over a container's own time to stop
 _LOOK_SECONDS = 0.1
@@ -42,6 +43,7 @@ class Container:
     depends_on: frozenset[str]  # compose services of the same project
     swarm_service: str | None
     restart_policy: str = ""  # Docker's: no, always, unless-stopped, on-failure
+    exit_code: int = 0  # of the last time that it ran
 
     @property
     def runs(self) -> bool:
@@ -171,6 +173,7 @@ def _container(found: Mapping[str, Any]) -> Container:
         service=labels.get(_SERVICE),
         depends_on=_depends_on(labels.get(_DEPENDS_ON, "")),
         swarm_service=labels.get(_SWARM_SERVICE),
+        exit_code=int(state.get("ExitCode") or 0),
         restart_policy=((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", ""),
     )
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from docker.types import CancellableStream
+from urllib3.exceptions import HTTPError
 
 from volferry.engine.channel import READ_BYTES, LineSplitter
 from volferry.engine.client import Engine, translated
@@ -119,16 +120,23 @@ def _ended_after(command: ContainerCommand, response: Any, late: threading.Event
 
 def _pieces(raw: Any) -> Iterator[tuple[int, bytes]]:
     """Docker's stream format: a byte that says which, three zero bytes, the length (4 bytes, big-endian), data."""
-    while header := raw.read(_FRAME.size):
+    while header := _read(raw, _FRAME.size):
         if len(header) < _FRAME.size:
             raise _CutOffError
         which, left = _FRAME.unpack(header)
         while left:
-            data = raw.read(min(left, READ_BYTES))
+            data = _read(raw, min(left, READ_BYTES))
             if not data:
                 raise _CutOffError
             left -= len(data)
             yield which, data
+
+
+def _read(raw: Any, size: int) -> bytes:
+    try:
+        return bytes(raw.read(size))
+    except (OSError, HTTPError) as error:  # the connection broke
+        raise _CutOffError from error
 
 
 def _status(engine: Engine, exec_id: str, what: str) -> int | None:

@@ -47,6 +47,19 @@ def scale(engine: Engine, service: str, replicas: int) -> None:
         _await_none(engine, service, found["Spec"]["Name"])
 
 
+def await_running(engine: Engine, service: str, replicas: int, *, seconds: float) -> bool:
+    """Whether so many tasks of a service run, on whatever nodes, before that time is over."""
+    end = time.monotonic() + seconds
+    while True:
+        with translated("looking for the tasks of a Swarm service"):
+            tasks = engine.api.tasks(filters={"service": service, "desired-state": "running"})
+        if sum(task["Status"]["State"] == "running" for task in tasks) >= replicas:
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(_LOOK_SECONDS)
+
+
 def _update(engine: Engine, service: str, found: Any, replicas: int) -> None:
     spec = found["Spec"]
     spec["Mode"]["Replicated"]["Replicas"] = replicas

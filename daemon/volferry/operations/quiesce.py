@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from volferry.engine.containers import (
+    ENGINE_DIED,
     await_end,
     await_healthy,
     depends_on,
@@ -22,7 +23,7 @@ from volferry.engine.containers import (
     unpause,
     writers,
 )
-from volferry.engine.swarm import replicas_of, scale
+from volferry.engine.swarm import await_running, replicas_of, scale
 from volferry.errors import EngineError, VolferryError
 from volferry.interrupts import held_back
 from volferry.journal import Action, Halt, Journal, journals_of_the_dead
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Mode = Literal["none", "pause", "stop"]
 
 _HEALTHY_SECONDS = 60
+_WAITS = "what an interrupted run had stopped is brought back once another run, which has services stopped too, is over"
 _LONGER_SECONDS = 2
 
 
@@ -131,6 +133,10 @@ class Quiesced:
         """Says what is not healthy again."""
         for halt in self._halts:
             try:
+                if halt.action == "scale" and halt.state == "done":
+                    count = int(halt.before)
+                    if not await_running(self.engine, halt.id, count, seconds=_HEALTHY_SECONDS):
+                        self.note(f"Swarm service {halt.name} does not have {count} tasks that run again")
                 container = find_container(self.engine, halt.id) if halt.action == "stop" else None
                 if container is None or halt.state != "done":
                     continue
@@ -146,14 +152,19 @@ class Quiesced:
         self._halts = [halt if each.id == halt.id else each for each in self._halts]
 
 
-def replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -> list[str]:
-    """Brings back what runs that died had stopped on that engine. Returns what could not be."""
+def replay(
+    engine: Engine, state_directory: Path, note: Callable[[str], None], *, wait: bool = True
+) -> list[str]:
+    """Brings back what runs that died had stopped on that engine. Returns what could not be. A run that lives and has something
+    stopped is waited for, or else it is the one that brings back the rest.
+    """
     if not any(True for _ in journals_of_the_dead(state_directory, engine.id)):
         return []
     turn = Journal(state_directory, "replay")
-    turn.alone()  # a run that lives may have paused the same container again
+    # A run that lives may have paused the same container again.
+    free = turn.alone(wait=wait)
     try:
-        return _replay(engine, state_directory, note)
+        return _replay(engine, state_directory, note) if free else [_WAITS]
     finally:
         turn.end(over=False)
 
@@ -247,11 +258,7 @@ def _bring_back(
     if halt.state in {"planned", "over"}:
         return
     if halt.action == "scale":
-        now = replicas_of(engine, halt.id)
-        if now is None:
-            note(f"Swarm service {halt.name} was removed while it was stopped")
-        elif now[1] == 0:
-            scale(engine, halt.id, int(halt.before))
+        _scale_back(engine, halt, note)
         return
     container = find_container(engine, halt.id)
     if halt.action == "stop" and halt.state == "under way" and container is not None:
@@ -259,11 +266,27 @@ def _bring_back(
     if container is None:
         note(f"container {halt.name} was removed while it was stopped")
     elif halt.action == "pause":
-        if container.state == "paused":
-            unpause(engine, container)
+        _go_on(engine, container)
     elif container.state == "exited" and halt.after in {"", container.finished_at}:
         for other in started:
             if depends_on(container, other) and other.health is not None:
                 await_healthy(engine, other, seconds=_HEALTHY_SECONDS)
         start(engine, container)
         started.append(container)
+
+
+def _scale_back(engine: Engine, halt: Halt, note: Callable[[str], None]) -> None:
+    now = replicas_of(engine, halt.id)
+    if now is None:
+        note(f"Swarm service {halt.name} was removed while it was stopped")
+    elif now[1] == 0:
+        scale(engine, halt.id, int(halt.before))
+
+
+def _go_on(engine: Engine, container: Container) -> None:
+    if container.state == "paused":
+        unpause(engine, container)
+    elif (
+        container.state == "exited" and container.exit_code == ENGINE_DIED
+    ):  # it ran when the machine went down
+        start(engine, container)

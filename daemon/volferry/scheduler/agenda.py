@@ -92,11 +92,20 @@ class Agenda:
             next_due = by_store
             ended = self._ended.get(volume)
             if ended is not None and (last is None or last < ended <= now):
-                next_due = due(schedule, ended, now, self.zone)
+                next_due = self._after(schedule, by_store, ended)
             if next_due is not None and by_store is not None:
                 at = self._time_of(volume, next_due, jitter, now)
                 found.append(Appointment(volume, at, by_store.late))
         return sorted(found, key=lambda each: (each.at, each.volume))
+
+    def _after(self, schedule: Schedule, first: Due | None, ended: datetime) -> Due | None:
+        """The first of its times that is after the end of a run; intervals count from the beginning of that run, and do not
+        move with what it takes.
+        """
+        at = first.at if first is not None else None
+        while at is not None and at <= ended:
+            at = schedule.after(at, self.zone)
+        return Due(at, late=False) if at is not None else None
 
     def _believed(self, volume: str, newest: datetime | None, now: datetime) -> datetime | None:
         """One from the future was made while the clock was wrong: it counts from when it was seen first."""

@@ -50,6 +50,7 @@ class Ending:
     downtime_seconds: float = 0.0
     stored_bytes: int = 0
     findings: int = 0
+    run: str = ""
 
 
 class Surroundings(Protocol):
@@ -66,6 +67,8 @@ class Memory(Protocol):
         """Volumes, their schedules, and when the newest backup of each began."""
 
     def scheduled(self) -> list[tuple[str, str, datetime | None]]: ...
+    def failed(self) -> set[str]:
+        """Volumes whose last run has failed."""
 
 
 class Runs(Protocol):
@@ -106,11 +109,13 @@ class Loop:
     _late: set[str] = field(default_factory=set)
     _failed: set[str] = field(default_factory=set)
     _overlapped: dict[str, datetime] = field(default_factory=dict)
+    _wrong: frozenset[str] = frozenset()  # what is left out, for its settings are wrong
 
     def __post_init__(self) -> None:
         self._kept = self.memory.scheduled()
         self._scheduled = [Scheduled(volume, Schedule(text)) for volume, text, _ in self._kept]
         self._newest = {volume: time for volume, _, time in self._kept if time is not None}
+        self._failed |= self.memory.failed()
 
     @property
     def late(self) -> frozenset[str]:
@@ -143,7 +148,9 @@ class Loop:
         elif not ending.interrupted:
             again = self.agenda.failed(volume, now)
             self._failed.add(volume)
-            self.log.error("the run failed", volume=volume, error=ending.error, again=_text(again))
+            self.log.error(
+                "the run failed", run=ending.run, volume=volume, error=ending.error, again=_text(again)
+            )
             self._tell("failure", volume, "the backup failed", now, ending)
 
     def _went_well(self, volume: str, ending: Ending, now: datetime) -> None:
@@ -152,10 +159,13 @@ class Loop:
         self._late.discard(volume)
         if ending.error:
             # The service is down, or something after the backup was not done.
-            self.log.error("the backup is good, but not all is well", volume=volume, error=ending.error)
+            self._failed.add(volume)  # the next one that goes well is news
+            self.log.error(
+                "the backup is good, but not all is well", run=ending.run, volume=volume, error=ending.error
+            )
             self._tell("failure", volume, "the backup is good, but not all is well", now, ending)
         elif recovered:
-            self.log.info("it works again", volume=volume)
+            self.log.info("it works again", run=ending.run, volume=volume)
             self._tell("recovery", volume, "it works again", now, ending)
         self._tell("success", volume, "the backup is done", now, ending)
 
@@ -177,7 +187,11 @@ class Loop:
             self._tell("recovery", "", "the engine and the store can be looked at again", now)
             self._said = {key for key in self._said if not key.startswith("cannot look")}
         self.trouble = ""
+        before = {each.volume: each for each in self._scheduled}
         self._scheduled, wrong = scheduled_of(view.volumes, self.config())
+        # By the schedule that it had: a mistake in a label must not make a volume that nobody misses of it.
+        self._scheduled += [before[volume] for volume in sorted(wrong) if volume in before]
+        self._wrong = frozenset(wrong)
         for volume, problem in wrong.items():
             if self._say_once("a volume is left out", problem, volume=volume):
                 self._tell("failure", volume, "it is left out", now, Ending(good=False, error=problem))
@@ -224,6 +238,8 @@ class Loop:
         next_run: datetime | None = None
         for appointment in self.appointments:
             volume = appointment.volume
+            if volume in self._wrong:
+                continue
             if volume in going_on:
                 self._overlap(volume, going_on[volume], now)
             elif appointment.at > now:

@@ -29,12 +29,18 @@ class Composer:
     """Turns events into messages: those that are wanted, and not more of them than a person reads."""
 
     host: Callable[[], str]
-    _told: dict[tuple[str, str], datetime] = field(default_factory=dict)  # kind and volume
+    _told: dict[tuple[str, str, str], datetime] = field(default_factory=dict)  # kind, volume and what
     _recent: deque[datetime] = field(default_factory=deque)
     _withheld: int = 0
 
     def compose(self, event: Event, config: NotifyConfig) -> Message | None:
         """None for what is not to be told."""
+        if event.kind == "recovery":  # what fails after that is news
+            self._told = {
+                key: time
+                for key, time in self._told.items()
+                if key[1] != event.volume or key[0] == "recovery"
+            }
         if event.kind not in config.on or not self._may(event, config):
             return None
         ending = event.ending
@@ -59,7 +65,7 @@ class Composer:
 
     def _may(self, event: Event, config: NotifyConfig) -> bool:
         interval = config.interval.delta
-        before = self._told.get((event.kind, event.volume))
+        before = self._told.get((event.kind, event.volume, event.what))
         while self._recent and event.time - self._recent[0] >= interval:
             self._recent.popleft()
         if event.kind == "digest":
@@ -68,11 +74,8 @@ class Composer:
         if same or len(self._recent) >= config.most:
             self._withheld += 1
             return False
-        self._told[event.kind, event.volume] = event.time
+        self._told[event.kind, event.volume, event.what] = event.time
         self._recent.append(event.time)
-        if event.kind == "recovery":  # what fails after that is news
-            self._told.pop(("failure", event.volume), None)
-            self._told.pop(("late", event.volume), None)
         return True
 
 

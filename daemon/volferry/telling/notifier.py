@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Log = Any
 _PING_SECONDS = 10
 _PING_ATTEMPTS = 3
+_SEND_AGAIN_SECONDS = (5, 60)  # a mail server that is being restarted is no reason to lose an alarm
 _PING_BODY = 10_000  # what healthchecks.io keeps of one
 _LAST_SECONDS = 2.0
 _MOST_WAITING = 1000
@@ -39,6 +40,7 @@ class Notifier:
         self._config = config
         self._composer = Composer(host)
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="notifier", daemon=True)
         self._thread.start()
 
@@ -56,6 +58,7 @@ class Notifier:
             self._put(lambda: self._ping(url, moment, body))
 
     def close(self) -> None:
+        self._closing.set()
         self._put(None)
         self._thread.join(_LAST_SECONDS)
 
@@ -75,12 +78,22 @@ class Notifier:
     def _send(self, message: Message, config: NotifyConfig) -> None:
         import apprise  # noqa: PLC0415 -- a tenth of a second, and only where somebody is to be told
 
-        for url in urls_of(config):
-            sender = apprise.Apprise()
-            if not sender.add(url):
-                self._log.error("a message could not be sent", error=f"apprise does not know {_shown(url)}")
-            elif not sender.notify(title=message.title, body=message.body):
-                self._log.error("a message could not be sent", to=_shown(url), title=message.title)
+        left = urls_of(config)
+        for seconds in (*_SEND_AGAIN_SECONDS, None):
+            failed = []
+            for url in left:
+                sender = apprise.Apprise()
+                if not sender.add(url):
+                    self._log.error(
+                        "a message could not be sent", error=f"apprise does not know {_shown(url)}"
+                    )
+                elif not sender.notify(title=message.title, body=message.body):
+                    failed.append(url)
+            left = failed
+            if not left or seconds is None or self._closing.wait(seconds):
+                break
+        for url in left:
+            self._log.error("a message could not be sent", to=_shown(url), title=message.title)
 
     def _ping(self, url: str, moment: Moment, body: str) -> None:
         parts = urlsplit(url)

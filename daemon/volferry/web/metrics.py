@@ -47,6 +47,8 @@ class Source(Protocol):
     @property
     def trouble(self) -> str: ...
     def going_on(self) -> Mapping[str, datetime]: ...
+    def exists(self, volume: str) -> bool:
+        """By the last look; of one that is gone, nothing but how often it was run is told."""
 
 
 class Metrics:
@@ -78,7 +80,10 @@ class Metrics:
 
     def _of_history(self) -> Iterator[Metric]:
         history = self._source.history
-        last, good = history.last(), history.last_good()
+        last, good = (
+            {volume: run for volume, run in found.items() if self._source.exists(volume)}
+            for found in (history.last(), history.last_good())
+        )
         success = _gauge("last_success_timestamp_seconds", "When the last good backup began.")
         for volume, run in good.items():
             success.add_metric([volume], run.began.timestamp())
