@@ -9,11 +9,13 @@ import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
 import requests.exceptions
 from docker import utils
+from docker.transport import UnixHTTPAdapter
 
 from volferry.engine.gateway import gateway_to
 from volferry.engine_address import address_of_environment
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 OLDEST_API = "1.41"
 _TIMEOUT_SECONDS = 120
+_BECOMES_A_STREAM = re.compile(r"/containers/[^/]+/attach$|/exec/[^/]+/start$")
 DEATH_SECONDS = 2.0  # what a container that was killed takes to be known as dead, at most
 
 
@@ -91,6 +94,10 @@ def connect(name: str | None = None) -> Engine:
             api = docker.APIClient(
                 base_url=gateway.url if gateway else address.url, version="auto", timeout=_TIMEOUT_SECONDS
             )
+            if gateway is not None:
+                api.mount(
+                    "http+docker://", _KeptConnections(gateway.url.removeprefix("unix://"), _TIMEOUT_SECONDS)
+                )
             if utils.version_lt(api.api_version, OLDEST_API):
                 raise EngineError(
                     f"the Docker engine at {address.shown} is too old: it speaks API {api.api_version}, and "
@@ -103,6 +110,16 @@ def connect(name: str | None = None) -> Engine:
         if gateway is not None:
             gateway.close()
         raise
+
+
+class _KeptConnections(UnixHTTPAdapter):
+    """One pool for all requests, where docker-py has one for each URL: a connection through a gateway takes a tenth of a second and
+    more, and what is kept open of them counts against the sessions that an sshd allows (`MaxSessions`, 10).
+    """
+
+    def get_connection(self, url: str | bytes, proxies: Mapping[str, str] | None = None) -> Any:
+        own = _BECOMES_A_STREAM.search(urlsplit(str(url)).path)  # such a connection serves no further request
+        return super().get_connection(url if own else "http+docker://localhost", proxies)
 
 
 def _time_of(info: Mapping[str, Any], otherwise: datetime) -> datetime:

@@ -203,6 +203,9 @@ class SshDialler:
             time.sleep(_LOOK_SECONDS)
 
     def _started(self, arguments: list[str], connection: socket.socket) -> subprocess.Popen[bytes]:
+        # ssh makes it so itself, and takes that back when its input ends (`restore_block` in channels.c): of a socket, which is its
+        # output too, for both. Then what one connection does not take would hold up all the others, which are of the same process.
+        connection.setblocking(False)
         return subprocess.Popen(
             [str(self._program), *self._options, *arguments],
             stdin=connection.fileno(),
