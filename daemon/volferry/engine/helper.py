@@ -198,8 +198,14 @@ class HelperInBackground:
                 self._helper.set_exception(error)
 
     def __enter__(self) -> Self:
-        with held_back():
-            self._holder.start()
+        try:
+            with held_back():
+                self._holder.start()
+        except BaseException:  # a signal, held back until now: without a `with` block, nobody else ends what has begun
+            self._released.set()
+            with held_back():
+                self._holder.join()
+            raise
         return self
 
     def __exit__(
