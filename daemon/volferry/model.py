@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
+BIND_DRIVER = "bind"  # in place of a volume driver, of a bind mount that was backed up
 ANONYMOUS_NAME = re.compile(r"[0-9a-f]{64}")
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,6 +69,15 @@ class VolumeUse:
 
 
 @dataclass(frozen=True, slots=True)
+class HostPath:
+    """A directory of the engine's machine, or a file, in place of a volume. A file is mounted in a directory of its own."""
+
+    name: str  # what the helper has it under
+    path: str
+    is_file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
     """A Docker volume, as the engine describes it."""
 
@@ -79,10 +89,23 @@ class Volume:
     created_at: str
     uses: tuple[VolumeUse, ...] = ()
     incomplete: bool = False  # a migration to it has begun and not ended
+    bind: HostPath | None = None  # of a bind mount, which is backed up as if it were a volume
+
+    @property
+    def mountable(self) -> Volume | HostPath:
+        """What a helper mounts."""
+        return self.bind or self
+
+    @property
+    def writers_by(self) -> str:
+        """What `writers` finds its containers by: the name, or the path of a bind mount."""
+        return self.bind.path if self.bind else self.name
 
     @property
     def anonymous(self) -> bool:
         """Made without a name of its own: by label since Engine 23, by the form of the name before."""
+        if self.bind:
+            return False
         return ANONYMOUS_LABEL in self.labels or ANONYMOUS_NAME.fullmatch(self.name) is not None
 
     @property
@@ -90,15 +113,6 @@ class Volume:
         """Compose projects that it belongs to, or whose containers mount it."""
         own = self.labels.get("com.docker.compose.project")
         return frozenset([*([own] if own else []), *(use.project for use in self.uses if use.project)])
-
-
-@dataclass(frozen=True, slots=True)
-class HostPath:
-    """A directory of the engine's machine, or a file, in place of a volume. A file is mounted in a directory of its own."""
-
-    name: str  # what the helper has it under
-    path: str
-    is_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOpt
 from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
-from volferry.errors import FINDINGS_EXIT_CODE, VolferryError, reason
+from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolferryError, reason
 from volferry.history import Record
 
 if TYPE_CHECKING:
-    from volferry.model import BackupStats
+    from volferry.model import BackupStats, Volume
 
 
 def backup(
@@ -32,6 +32,10 @@ def backup(
     container: Annotated[
         str | None, typer.Option("--container", metavar="C", help="All volumes that a container mounts.")
     ] = None,
+    binds: Annotated[
+        bool,
+        typer.Option("--binds", help="With --container: its bind mounts too, each as a backup of its own."),
+    ] = False,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,6 +69,8 @@ def backup(
     config: ConfigOption = None,
 ) -> int:
     """Back up volumes. Names, --project and --container can be combined; each volume is a backup of its own."""
+    if binds and not container:
+        raise UsageError("--binds is for --container: the bind mounts of which container?")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     volumes = chosen_volumes(
         session.engine,
@@ -72,6 +78,7 @@ def backup(
         everything=everything,
         project=project,
         container=container,
+        bind_mounts=(lambda name: _bind_mounts(session, name)) if binds else None,
         nothing="nothing to back up: name volumes, or use --all, --project or --container",
     )
     # All of them before the first: what cannot be understood is said before anything is done.
@@ -130,6 +137,20 @@ def backup(
             )
         return 1
     return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
+
+
+def _bind_mounts(session: Session, container: str) -> list[Volume]:
+    """Of a container; what is no data is said and left out. Raises NoSuchContainer, EngineError."""
+    from volferry.engine.bind_mounts import bind_mounts  # noqa: PLC0415 -- docker-py is slow to import
+
+    image = session.helper_settings().image
+    own = [str(session.config.state_dir)]
+    if session.store.url.startswith("/"):
+        own.append(session.store.url)
+    found, left_out = bind_mounts(session.engine, image, container, own)
+    for path, why in left_out:
+        say(f"left out: {path}: {why}")
+    return found
 
 
 class Quiesce(StrEnum):

@@ -76,7 +76,7 @@ def back_up_one(
     started = time.monotonic()
     with (
         TerminalObserver(volume.name) as observer,
-        HelperInBackground(session.engine, run, settings, [volume]) as helper,
+        HelperInBackground(session.engine, run, settings, [volume.mountable]) as helper,
     ):
         # Imported and opened while the helper comes up.
         from volferry.index_cache import IndexCache  # noqa: PLC0415
@@ -93,7 +93,7 @@ def back_up_one(
         engine = (session.engine.id, session.engine.url)
         still = Quiesced(
             session.engine,
-            [volume.name],
+            [volume.writers_by],
             wanted.quiesce,
             warm=wanted.warm and wanted.quiesce != "none",
             journal=Journal.of_run(session.config.state_dir, run.id, engine),

@@ -22,6 +22,7 @@ from volferry.cli.session import Session, print_json, say
 from volferry.cli.target_volume import opened_target
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeNotEmpty
+from volferry.model import BIND_DRIVER
 
 if TYPE_CHECKING:
     from volferry.model import BackupRef, RestoreStats, Volume
@@ -90,6 +91,11 @@ def restore(
         elif to is not None:
             report = restore_to(backup, selection, to, replace=replace)
         else:
+            if into is None and backup.manifest.volume.driver == BIND_DRIVER:
+                path = backup.manifest.volume.options.get("path", ref.volume)
+                raise UsageError(
+                    f"{ref} is of the directory {path}, and no volume: use --into VOLUME, or --to {path}"
+                )
             target = into or ref.volume
             stats = (
                 _restore(session, backup, target, run, replace=replace, named=into is not None)

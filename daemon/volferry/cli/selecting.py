@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 from volferry.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from volferry.engine.client import Engine
     from volferry.model import Volume
+
+    BindMounts = Callable[[str], list[Volume]]
 
 
 def chosen_volumes(
@@ -18,9 +22,12 @@ def chosen_volumes(
     everything: bool,
     project: str | None,
     container: str | None = None,
+    bind_mounts: BindMounts | None = None,
     nothing: str,
 ) -> list[Volume]:
-    """By name. Raises UsageError with `nothing` if none is asked for, NoSuchVolume, NoSuchContainer: before any work."""
+    """By name. `bind_mounts` gives those of the container, too. Raises UsageError with `nothing` if none is asked for, NoSuchVolume,
+    NoSuchContainer: before any work.
+    """
     from volferry.engine.volumes import container_volumes, find_volume, list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
     if not (names or everything or project or container):
@@ -28,9 +35,13 @@ def chosen_volumes(
     chosen = {name: find_volume(engine, name) for name in names}
     if container:
         inside = container_volumes(engine, container)
-        if not inside:
-            raise EngineError(f"container {container!r} mounts no volume")
+        binds = bind_mounts(container) if bind_mounts is not None else []
+        if not inside and not binds:
+            raise EngineError(
+                f"container {container!r} mounts no volume{' or directory' if bind_mounts else ''}"
+            )
         chosen.update((name, find_volume(engine, name)) for name in inside)
+        chosen.update((volume.name, volume) for volume in binds)
     if everything or project:
         matching = [
             volume

@@ -10,7 +10,7 @@ from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
 from volferry.errors import NoSuchVolume, VolferryError, VolumeInUse
 from volferry.interrupts import held_back
-from volferry.model import ANONYMOUS_LABEL, Volume
+from volferry.model import ANONYMOUS_LABEL, BIND_DRIVER, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +88,8 @@ def _made_if_new(session: Session, volume: Volume, *, new: bool) -> Iterator[Vol
 
 def _like(manifest: Manifest, name: str) -> Volume:
     recorded = manifest.volume
+    if recorded.driver == BIND_DRIVER:
+        return Volume(name, "local", {}, {}, "local", "")
     labels = {key: value for key, value in recorded.labels.items() if key != ANONYMOUS_LABEL}
     return Volume(name, recorded.driver, recorded.options, labels, recorded.scope, "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -62,19 +63,30 @@ def find_container(engine: Engine, container_id: str) -> Container | None:
 
 def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[Container]:
     """Running containers, of whatever project, that mount `volume` read-write; without ours, and those whose ids are in
-    `but`.
+    `but`. An absolute path is a bind mount: of it, of what is below it, or of what it is below.
     """
+    is_path = volume.startswith("/")
     with translated(f"volume {volume}"):
-        found = engine.api.containers(filters={"volume": volume})
+        found = engine.api.containers(filters={} if is_path else {"volume": volume})
     mine = [
         each["Id"]
         for each in found
         if ROLE not in (each.get("Labels") or {})
         and each["Id"] not in but
-        and any(mount.get("Name") == volume and mount.get("RW") for mount in each.get("Mounts") or [])
+        and any(
+            mount.get("RW") and (_meets(mount, volume) if is_path else mount.get("Name") == volume)
+            for mount in each.get("Mounts") or []
+        )
     ]
     inspected = (find_container(engine, each) for each in mine)
     return [each for each in inspected if each is not None and each.runs]
+
+
+def _meets(mount: Mapping[str, Any], path: str) -> bool:
+    source = PurePosixPath(mount.get("Source") or "/")
+    return mount.get("Type") == "bind" and (
+        source.is_relative_to(path) or PurePosixPath(path).is_relative_to(source)
+    )
 
 
 def stop(engine: Engine, container: Container) -> None:

@@ -201,7 +201,9 @@ class HelperInBackground:
         try:
             with held_back():
                 self._holder.start()
-        except BaseException:  # a signal, held back until now: without a `with` block, nobody else ends what has begun
+        except (
+            BaseException
+        ):  # a signal, held back until now: without a `with` block, nobody else ends what has begun
             self._released.set()
             with held_back():
                 self._holder.join()

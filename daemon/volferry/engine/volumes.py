@@ -139,20 +139,24 @@ def _uses(engine: Engine) -> tuple[dict[str, tuple[VolumeUse, ...]], set[str]]:
             incomplete.update(mount["Name"] for mount in mounts)
             continue
         for mount in mounts:
-            uses.setdefault(mount["Name"], []).append(
-                VolumeUse(
-                    container=_container_name(each),
-                    container_id=each["Id"],
-                    image=each.get("Image", ""),
-                    state=each.get("State", ""),
-                    destination=mount.get("Destination", ""),
-                    read_write=bool(mount.get("RW")),
-                    project=labels.get(_COMPOSE_PROJECT),
-                    labels=labels,
-                )
-            )
+            uses.setdefault(mount["Name"], []).append(use_of(each, mount))
     ordered = {name: tuple(sorted(found, key=lambda use: use.container)) for name, found in uses.items()}
     return ordered, incomplete
+
+
+def use_of(container: Mapping[str, Any], mount: Mapping[str, Any]) -> VolumeUse:
+    """Both as the engine's list of containers has them."""
+    labels = container.get("Labels") or {}
+    return VolumeUse(
+        container=_container_name(container),
+        container_id=container["Id"],
+        image=container.get("Image", ""),
+        state=container.get("State", ""),
+        destination=mount.get("Destination", ""),
+        read_write=bool(mount.get("RW")),
+        project=labels.get(_COMPOSE_PROJECT),
+        labels=labels,
+    )
 
 
 def _container_name(each: Mapping[str, Any]) -> str:
