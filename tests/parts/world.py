@@ -112,9 +112,9 @@ class World:
         made = self.client.containers.create(
             self.image,
             stdin_open=True,
-            # In place of a network mode of "none", for which the engine would start itself once more.
-            network_disabled=True,
             **{
+                # In place of a network mode of "none", for which the engine would start itself once more.
+                "network_disabled": True,
                 "command": IDLE,
                 "name": f"user-{secrets.token_hex(4)}",
                 "volumes": [f"{volume}:/data"],

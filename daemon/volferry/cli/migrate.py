@@ -68,6 +68,30 @@ def migrate(
             help="Start this container on the target once both sides are equal; the source's then stay stopped.",
         ),
     ] = None,
+    with_containers: Annotated[
+        bool,
+        typer.Option(
+            "--with-containers",
+            help="The project's containers, or else those that mount the volumes, move along, with their images and networks, and "
+            "take over.",
+        ),
+    ] = False,
+    bind_to_volume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bind-to-volume",
+            metavar="PATH=VOLUME",
+            help="With --with-containers: what a container has from there becomes a volume on the target.",
+        ),
+    ] = None,
+    keep_bind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-bind",
+            metavar="PATH",
+            help="With --with-containers: the target has that directory, with whatever is in it.",
+        ),
+    ] = None,
     leave_stopped: Annotated[
         bool,
         typer.Option(
@@ -97,6 +121,12 @@ def migrate(
         raise UsageError(
             "--remove-source asks before it does, and there is no terminal to ask on: --yes answers"
         )
+    if (bind_to_volume or keep_bind) and not with_containers:
+        raise UsageError("--bind-to-volume and --keep-bind are for --with-containers")
+    if start and with_containers:
+        raise UsageError(
+            "--with-containers starts what ran on the source: --start is for containers that the target has already"
+        )
     wanted = Wanted(
         names=names or [],
         everything=everything,
@@ -109,6 +139,9 @@ def migrate(
         dry_run=dry_run,
         checksum=checksum,
         start=start or [],
+        with_containers=with_containers,
+        binds=_pairs(bind_to_volume or [], "--bind-to-volume", "PATH=VOLUME"),
+        kept_binds=frozenset(keep_bind or []),
         leave_stopped=leave_stopped,
         remove_source=remove_source,
         yes=yes,

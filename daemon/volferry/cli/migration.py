@@ -5,10 +5,18 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from volferry.cli.migration_containers import (
+    containers_along,
+    copy_images,
+    make_containers,
+    planned_binds,
+    start_on_target,
+    with_what_they_mount,
+)
 from volferry.cli.migration_report import MigrationReport, print_plan
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.selecting import chosen_volumes
@@ -20,15 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from volferry.engine.client import Engine
-    from volferry.engine.containers import Container
     from volferry.engine.helper import Helper, HelperSettings
     from volferry.model import Volume
     from volferry.operations.migration import Leg
     from volferry.operations.migration_plan import MigrationPlan, PlannedVolume
     from volferry.operations.quiesce import Quiesced
     from volferry.run import Run
-
-_HEALTHY_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,9 @@ class Wanted:
     dry_run: bool
     checksum: bool
     start: list[str]
+    with_containers: bool
+    binds: Mapping[str, str]  # volumes of the target, by paths of the source
+    kept_binds: frozenset[str]
     leave_stopped: bool
     remove_source: bool
     yes: bool
@@ -54,7 +62,7 @@ class Wanted:
     @property
     def takes_over(self) -> bool:
         """Whether the source's services stay stopped once both sides are equal."""
-        return bool(self.start) or self.leave_stopped or self.remove_source
+        return bool(self.start) or self.with_containers or self.leave_stopped or self.remove_source
 
 
 @dataclass(slots=True)
@@ -86,14 +94,23 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
             project=wanted.project,
             nothing="nothing to move: name volumes, or use --all or --project",
         )
+        along = containers_along(session, volumes, wanted.project) if wanted.with_containers else None
+        if along is not None:
+            volumes = with_what_they_mount(session, volumes, along)
         planned = _planned(volumes, wanted)
         session.reap(run)
         session.reap(run, target)
         sides = _Sides(
             session.engine, target, session.helper_settings(), session.helper_settings(target), run
         )
-        reading = stack.enter_context(open_helper(sides.source, run, sides.source_settings, volumes))
+        if along is not None:
+            planned += planned_binds(sides.source, sides.source_settings.image, along, wanted.binds)
+        reading = stack.enter_context(
+            open_helper(sides.source, run, sides.source_settings, [each.source.mountable for each in planned])
+        )
         plan = _plan(session, sides, planned, reading, wanted)
+        if along is not None:
+            carry_along(plan, sides, along, wanted)
         print_plan(plan, sides.source, target, json=wanted.json, dry_run=wanted.dry_run)
         if plan.obstacles:
             for obstacle in plan.obstacles[:-1]:
@@ -199,7 +216,7 @@ def _moved(
         legs = _legs(sides, plan, reading, writing, observer)
         still = Quiesced(
             sides.source,
-            [each.source.name for each in plan.volumes],
+            [each.source.writers_by for each in plan.volumes],
             "stop",
             warm=True,
             journal=Journal.of_run(
@@ -207,16 +224,25 @@ def _moved(
             ),
             own=[sides.source_settings.own.id] if sides.source_settings.own else [],
             note=observer.note,
+            also=[each.id for each in plan.carried.containers] if plan.carried else [],
         )
+        complete = False
         report = MigrationReport(sides.source.url, sides.target.url, plan, legs, checksum=wanted.checksum)
         try:
+            if plan.carried is not None:
+                copy_images(sides.source, sides.target, plan.carried, observer)
             pass_by_pass(legs, observer)
             cut_over(legs, still, checksum=wanted.checksum)
             for each in plan.volumes:
                 say_complete(sides.target, each.target.name)
+            complete = True
             report.stopped = still.stopped
             if wanted.start:
-                report.started = _start_on_target(sides.target, wanted.start, observer)
+                report.started = start_on_target(sides.target, wanted.start, observer)
+            if plan.carried is not None:
+                report.made, report.started = make_containers(
+                    sides.target, plan.carried, observer, start=not wanted.leave_stopped
+                )
             if wanted.takes_over:
                 still.leave()
                 report.took_over = True
@@ -227,7 +253,9 @@ def _moved(
                 for problem in still.problems:
                     say(f"volferry: {problem}")
                 say(
-                    "what has been moved is incomplete, and marked so on the target; the same command, run again, goes on from there"
+                    "the volumes on the target are complete, but what was stopped runs on the source again"
+                    if complete
+                    else "what has been moved is incomplete, and marked so on the target; the same command, run again, goes on from there"
                 )
             raise
         still.end()  # does nothing where the target has taken over
@@ -291,26 +319,23 @@ def _legs(
     return legs
 
 
-def _start_on_target(target: Engine, names: list[str], observer: TerminalObserver) -> list[str]:
-    """In the order of what depends on what. If one cannot be started, those that were are stopped again. Raises EngineError."""
-    from volferry.engine.containers import await_healthy, find_container, in_order, start, stop  # noqa: PLC0415
+def carry_along(plan: MigrationPlan, sides: _Sides, along: list[dict[str, Any]], wanted: Wanted) -> None:
+    """What becomes of the containers, and what is in the way of that."""
+    from volferry.operations.carrying import Places, carried  # noqa: PLC0415
 
-    found = [each for each in (find_container(target, name) for name in names) if each is not None]
-    started: list[Container] = []
-    try:
-        for container in in_order(found):
-            start(target, container)
-            started.append(container)
-    except BaseException:
-        with held_back():
-            for container in reversed(started):
-                stop(target, container)
-        raise
-    for container in started:
-        health = await_healthy(target, container, seconds=_HEALTHY_SECONDS)
-        if health not in {"healthy", "running"}:
-            observer.note(f"container {container.name} on the target is {health}, not healthy")
-    return [container.name for container in started]
+    places = Places(
+        {each.source.name: each.target.name for each in plan.volumes}, wanted.binds, wanted.kept_binds
+    )
+    plan.carried = carried(
+        along,
+        sides.source,
+        sides.target,
+        places,
+        source_image=sides.source_settings.image,
+        image=sides.target_settings.image,
+    )
+    plan.obstacles += plan.carried.obstacles
+    plan.notes += plan.carried.notes
 
 
 def _say_who_comes_back(source: Engine, still: Quiesced, observer: TerminalObserver) -> None:
@@ -325,7 +350,7 @@ def _say_who_comes_back(source: Engine, still: Quiesced, observer: TerminalObser
 def _remove_sources(session: Session, plan: MigrationPlan, wanted: Wanted) -> int:
     from volferry.engine.volumes import find_volume, remove_volume  # noqa: PLC0415
 
-    names = [each.source.name for each in plan.volumes]
+    names = [each.source.name for each in plan.volumes if each.source.bind is None]
     if not wanted.yes and not typer.confirm(
         f"Remove {', '.join(names)} from {session.engine.url}?", err=True
     ):

@@ -32,6 +32,7 @@ def print_plan(plan: MigrationPlan, source: Engine, target: Engine, *, json: boo
                     "source": source.url,
                     "target": target.url,
                     "volumes": [_planned(each) for each in plan.volumes],
+                    **_carried(plan),
                     "obstacles": plan.obstacles,
                     "notes": plan.notes,
                 }
@@ -55,8 +56,29 @@ def print_plan(plan: MigrationPlan, source: Engine, target: Engine, *, json: boo
     header = ("VOLUME", "ON THE TARGET", "DRIVER", "SIZE", "ENTRIES", "WHICH", "STOPPED AT THE CUT-OVER")
     show(f"from {source.url} to {target.url}")
     show(table(header, rows, right=(3, 4)))
+    if plan.carried is not None:
+        for one in plan.carried.containers:
+            show(
+                f"container {one.name} moves along, and is started there"
+                if one.ran
+                else f"container {one.name} moves along, stopped"
+            )
+        for image in plan.carried.images:
+            show(f"image {image.reference} is sent, {size_text(image.size_bytes)}")
+        for network in plan.carried.networks:
+            show(f"network {network['Name']} is made")
     for note in plan.notes:
         say(note)
+
+
+def _carried(plan: MigrationPlan) -> dict[str, Any]:
+    if plan.carried is None:
+        return {}
+    return {
+        "containers": [{"name": each.name, "ran": each.ran} for each in plan.carried.containers],
+        "images": [{"name": each.reference, "bytes": each.size_bytes} for each in plan.carried.images],
+        "networks": [each["Name"] for each in plan.carried.networks],
+    }
 
 
 def _planned(each: PlannedVolume) -> dict[str, Any]:
@@ -82,6 +104,7 @@ class MigrationReport:
     legs: Sequence[Leg]
     checksum: bool
     stopped: list[str] = field(default_factory=list)  # on the source, for the cut-over
+    made: list[str] = field(default_factory=list)  # containers, on the target
     started: list[str] = field(default_factory=list)  # on the target
     took_over: bool = False
     downtime_seconds: float = 0.0
@@ -102,6 +125,8 @@ class MigrationReport:
         parts = [f"moved in {duration_text(self.seconds)}"]
         if self.stopped:
             parts.append(f"{duration_text(self.downtime_seconds)} down ({', '.join(self.stopped)})")
+        if self.made:
+            parts.append(f"made on the target: {', '.join(self.made)}")
         if self.started:
             parts.append(f"started on the target: {', '.join(self.started)}")
         if self.stopped:
@@ -127,6 +152,7 @@ class MigrationReport:
             ],
             "compared": "contents" if self.checksum else "listing",
             "stopped": self.stopped,
+            "made": self.made,
             "started": self.started,
             "took_over": self.took_over,
             "downtime_seconds": self.downtime_seconds,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from volferry.engine.containers import Container
     from volferry.engine.helper import Helper
     from volferry.model import Volume
+    from volferry.operations.carrying import Carried
 
 State = Literal["new", "empty", "resumed", "existing"]
 _BLOCK_BYTES = 512  # of find's %b
@@ -44,6 +45,7 @@ class MigrationPlan:
     volumes: list[PlannedVolume]
     obstacles: list[str] = field(default_factory=list)  # with any of them, nothing is begun
     notes: list[str] = field(default_factory=list)
+    carried: Carried | None = None  # containers that move along
 
 
 def mark_of(source: Engine, volume: str) -> str:
@@ -191,7 +193,7 @@ def _look_for_room(plan: MigrationPlan, existing: Sequence[PlannedVolume], helpe
 
 def who_is_stopped(plan: MigrationPlan, writers: Callable[[str], Iterable[Container]]) -> None:
     for each in plan.volumes:
-        for container in writers(each.source.name):
+        for container in writers(each.source.writers_by):
             each.stopped.append(container.name)
             if container.auto_remove:
                 note = (

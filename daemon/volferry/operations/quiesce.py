@@ -54,6 +54,7 @@ class Quiesced:
     journal: Journal
     own: Collection[str]  # ids of containers that are never touched: volferry's own
     note: Callable[[str], None]
+    also: Collection[str] = ()  # ids of containers that stand still as well, whatever they mount
     downtime_seconds: float = 0.0
     problems: list[str] = field(default_factory=list)  # what could not be brought back
     _halts: list[Halt] = field(default_factory=list)
@@ -93,6 +94,8 @@ class Quiesced:
         found = {
             each.id: each for volume in self.volumes for each in writers(self.engine, volume, but=self.own)
         }
+        further = (find_container(self.engine, each) for each in self.also if each not in found)
+        found |= {each.id: each for each in further if each is not None and each.runs}
         return list(found.values())
 
     @property

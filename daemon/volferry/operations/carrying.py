@@ -1,0 +1,309 @@
+"""Which containers move along with their volumes, and what each is on the target: its source's inspection, with other names in it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from volferry.engine.carry import container_named, image_of, network_of, published_ports
+from volferry.engine.host_paths import kind_of_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from volferry.engine.client import Engine
+
+Document = dict[str, Any]
+
+_BUILT_IN = {"default", "bridge", "host", "none", "nat"}
+_SWARM_SERVICE = "com.docker.swarm.service.id"
+_SHORT_ID = 12
+_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104 -- addresses that others listen on
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedContainer:
+    """One container, as it is to be made."""
+
+    id: str  # on the source
+    name: str
+    ran: bool
+    body: Document  # of the call that makes it
+    networks: dict[str, Document]  # endpoints, by network; the body has the first one, too
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedImage:
+    reference: str  # a name, if that is this image's, or the id
+    id: str
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Carried:
+    containers: list[CarriedContainer] = field(default_factory=list)
+    images: list[CarriedImage] = field(default_factory=list)  # that the target lacks
+    networks: list[Document] = field(default_factory=list)  # that the target lacks
+    obstacles: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def mounted_volumes(details: Document) -> set[str]:
+    return {mount["Name"] for mount in details.get("Mounts") or [] if mount.get("Type") == "volume"}
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What the mounts become."""
+
+    volumes: Mapping[str, str]  # names on the target, by those of the source
+    binds: Mapping[str, str]  # volumes of the target, by paths of the source
+    kept: frozenset[str]  # paths that the target has, too, whatever is in them
+
+
+def carried(
+    found: list[Document], source: Engine, target: Engine, places: Places, *, source_image: str, image: str
+) -> Carried:
+    """The images are of helpers, for looking at paths of either machine."""
+    plan = Carried()
+    names = {str(each["Name"]).lstrip("/") for each in found}
+    ids = {str(each["Id"]): str(each["Name"]).lstrip("/") for each in found}
+    look = _Look(source, target, places, source_image, image, names, ids, plan)
+    ports = published_ports(target)
+    for each in found:
+        look.container(each)
+        name = str(each["Name"]).lstrip("/")
+        for kind, number, address in sorted(_wanted_ports(each)):
+            holders = {
+                holder
+                for its_kind, its_number, its_address, holder in ports
+                if (its_kind, its_number) == (kind, number)
+                and (its_address == address or {its_address, address} & _EVERYWHERE)
+            }
+            if holders:
+                plan.obstacles.append(
+                    f"container {name} publishes port {number}/{kind}, which container {', '.join(sorted(holders))} on the target has"
+                )
+    return plan
+
+
+@dataclass(slots=True)
+class _Look:
+    source: Engine
+    target: Engine
+    places: Places
+    source_image: str
+    image: str
+    names: set[str]
+    ids: Mapping[str, str]
+    plan: Carried
+    fixed: set[str] = field(default_factory=set)  # networks in which a container has an address of its own
+
+    def container(self, details: Document) -> None:
+        name = str(details["Name"]).lstrip("/")
+        config = copy.deepcopy(details.get("Config") or {})
+        if _SWARM_SERVICE in (config.get("Labels") or {}):
+            self._obstacle(
+                name, "it is a task of a Swarm service: make the service on the target (docker stack deploy)"
+            )
+            return
+        there = container_named(self.target, name)
+        if there is not None and there["Id"] != details["Id"]:
+            self._obstacle(
+                name, f"the target has a container of that name: remove it there (docker rm {name})"
+            )
+        if str(config.get("Hostname", "")) == str(details["Id"])[:_SHORT_ID]:
+            config.pop("Hostname")  # the engine's choice
+        host = copy.deepcopy(details.get("HostConfig") or {})
+        host["ContainerIDFile"] = ""
+        self._modes(name, host)
+        self._devices(name, host)
+        self._mounts(name, details, config, host)
+        reference = self._image(name, details)
+        networks = self._networks(name, details)
+        body = {**config, "Image": reference, "HostConfig": host}
+        if networks:
+            mode = str(host.get("NetworkMode") or "")
+            first = mode if mode in networks else next(iter(networks))
+            if mode not in _BUILT_IN:
+                host["NetworkMode"] = first  # it may be an id
+            body["NetworkingConfig"] = {"EndpointsConfig": {first: networks[first]}}
+        # One that is paused or being restarted is to run, too.
+        ran = (details.get("State") or {}).get("Status") in {"running", "paused", "restarting"}
+        self.plan.containers.append(CarriedContainer(details["Id"], name, ran, body, networks))
+
+    def _obstacle(self, name: str, text: str) -> None:
+        self.plan.obstacles.append(f"container {name}: {text}")
+
+    def _modes(self, name: str, host: Document) -> None:
+        """What it shares with another container, which has another id on the target."""
+        for key in ("NetworkMode", "PidMode", "IpcMode"):
+            kind, _, other = str(host.get(key) or "").partition(":")
+            if kind != "container":
+                continue
+            if (known := self.ids.get(other, other)) in self.names:
+                host[key] = f"container:{known}"
+            else:
+                self._obstacle(
+                    name, f"it shares {key} with container {other[:_SHORT_ID]}, which does not move along"
+                )
+        host["Links"] = [
+            link.replace("/", "", 1).replace(f":/{name}/", ":") for link in host.get("Links") or []
+        ] or None
+
+    def _devices(self, name: str, host: Document) -> None:
+        for device in host.get("Devices") or []:
+            path = device.get("PathOnHost", "")
+            if kind_of_path(self.target, self.image, path) is None:
+                self._obstacle(name, f"it has the device {path}, which the target lacks")
+            else:
+                self.plan.notes.append(
+                    f"container {name} has the device {path}: the target's own, from then on"
+                )
+        if host.get("DeviceRequests"):
+            self.plan.notes.append(
+                f"container {name} asks for devices such as GPUs: the target must have them"
+            )
+
+    def _mounts(self, name: str, details: Document, config: Document, host: Document) -> None:
+        """All of them by name: those of `--volumes-from` and anonymous volumes are named, too."""
+        host["VolumesFrom"] = None
+        options = {
+            mount.get("Target"): mount
+            for mount in host.get("Mounts") or []
+            if mount.get("Type") in {"volume", "bind"}
+        }
+        mounts = [m for m in host.get("Mounts") or [] if m.get("Type") not in {"volume", "bind"}]
+        for mount in details.get("Mounts") or []:
+            place = mount.get("Destination")
+            read_only = not mount.get("RW", True)
+            given = options.get(place) or {}
+            if mount.get("Type") == "volume":
+                chosen = self.places.volumes.get(mount["Name"], mount["Name"])
+                extra = {"VolumeOptions": {**(given.get("VolumeOptions") or {}), "NoCopy": True}}
+                extra["VolumeOptions"].pop("DriverConfig", None)  # of volumes that are to be made
+                mounts.append(
+                    {"Type": "volume", "Source": chosen, "Target": place, "ReadOnly": read_only, **extra}
+                )
+            elif mount.get("Type") == "bind" and (made := self._bind(name, mount, given)):
+                mounts.append({**made, "Target": place, "ReadOnly": read_only})
+        host["Mounts"] = mounts
+        host["Binds"] = None
+        config["Volumes"] = {
+            place: each
+            for place, each in (config.get("Volumes") or {}).items()
+            if place not in {mount["Target"] for mount in mounts}
+        } or None
+
+    def _bind(self, name: str, mount: Document, given: Document) -> Document | None:
+        path = mount["Source"]
+        volume = self.places.binds.get(path)
+        if volume is not None:
+            return {"Type": "volume", "Source": volume, "VolumeOptions": {"NoCopy": True}}
+        here = kind_of_path(self.source, self.source_image, path) if path not in self.places.kept else None
+        there = kind_of_path(self.target, self.image, path)
+        if there is None:
+            self._obstacle(
+                name,
+                f"it has {path} of the source's machine, which the target lacks: --bind-to-volume {path}=VOLUME moves it "
+                "into a volume, or make it there",
+            )
+        elif here == "directory":
+            self._obstacle(
+                name,
+                f"it has the directory {path} of the source's machine: --bind-to-volume {path}=VOLUME moves it into a volume, "
+                f"--keep-bind {path} takes what the target has there",
+            )
+        else:
+            self.plan.notes.append(f"container {name} has {path}: the target's own, from then on")
+            options: Document = dict(given.get("BindOptions") or {})
+            options.setdefault("Propagation", mount.get("Propagation") or "rprivate")
+            return {"Type": "bind", "Source": path, "BindOptions": options}
+        return None
+
+    def _image(self, name: str, details: Document) -> str:
+        wanted, said = str(details["Image"]), str((details.get("Config") or {}).get("Image") or "")
+        by_name = image_of(self.source, said) if said else None
+        found = image_of(self.source, wanted)
+        is_named = by_name is not None and by_name["Id"] == wanted and not said.startswith("sha256:")
+        if found is None:
+            self._obstacle(name, f"its image {said or wanted} is not on the source any longer")
+            return said or wanted
+        on_target = image_of(self.target, said) if is_named else None
+        if on_target is not None and on_target["Id"] == wanted:
+            return said
+        # A name that is another image's over there stays so.
+        reference = said if is_named and on_target is None else wanted
+        if image_of(self.target, wanted) is None or reference == said:
+            image = CarriedImage(reference, wanted, int(found.get("Size") or 0))
+            if image not in self.plan.images:
+                self.plan.images.append(image)
+        if any(
+            (found.get(key) or "") != (self.target.info.get(of) or found.get(key))
+            for key, of in (("Os", "OSType"),)
+        ):
+            self._obstacle(
+                name,
+                f"its image is for {found.get('Os')}, and the target is {self.target.info.get('OSType')}",
+            )
+        return reference
+
+    def _networks(self, name: str, details: Document) -> dict[str, Document]:
+        """Endpoints by network, without what the source's engine has chosen."""
+        endpoints: dict[str, Document] = {}
+        for network, found in ((details.get("NetworkSettings") or {}).get("Networks") or {}).items():
+            if network in _BUILT_IN:
+                continue
+            own = found.get("IPAMConfig") or None
+            if own:
+                self.fixed.add(network)
+            endpoints[network] = {
+                "IPAMConfig": own,
+                "Aliases": [a for a in found.get("Aliases") or [] if a != str(details["Id"])[:_SHORT_ID]]
+                or None,
+                "Links": found.get("Links"),
+                "DriverOpts": found.get("DriverOpts"),
+            }
+            self._network(name, network)
+        return endpoints
+
+    def _network(self, name: str, network: str) -> None:
+        known = next((each for each in self.plan.networks if each["Name"] == network), None)
+        if known is None:
+            if network_of(self.target, network) is not None:
+                return
+            found = network_of(self.source, network)
+            if found is None:
+                self._obstacle(name, f"its network {network} is not on the source any longer")
+                return
+            if found.get("Scope") == "swarm" or found.get("Driver") not in _drivers(self.target):
+                self._obstacle(
+                    name,
+                    f"its network {network} has the driver {found.get('Driver')}: make that network on the target",
+                )
+                return
+            known = {
+                key: found.get(key)
+                for key in ("Name", "Driver", "Internal", "Attachable", "EnableIPv6", "Options", "Labels")
+            }
+            known["CheckDuplicate"] = True
+            known["_ipam"] = found.get("IPAM")
+            self.plan.networks.append(known)
+        if network in self.fixed:  # its subnet matters; else it is the engine's choice
+            known["IPAM"] = known["_ipam"]
+
+
+def _drivers(engine: Engine) -> list[str]:
+    return list((engine.info.get("Plugins") or {}).get("Network") or ["bridge"])
+
+
+def _wanted_ports(details: Document) -> set[tuple[str, int, str]]:
+    """`tcp`, 80, and the address; without those that the engine may choose."""
+    found = set()
+    for port, bindings in ((details.get("HostConfig") or {}).get("PortBindings") or {}).items():
+        kind = port.partition("/")[2] or "tcp"
+        for each in bindings or []:
+            if (each.get("HostPort") or "").isdigit() and int(each["HostPort"]):
+                found.add((kind, int(each["HostPort"]), each.get("HostIp") or ""))
+    return found
