@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from tests.engine.test_quiesce import await_true, large, state_of, writing
 from tests.parts.engine import private_engine
+from tests.parts.http_answers import Answer, answering_server
 from tests.parts.mounts import in_memory
 from tests.parts.trees import SOCKET, assert_same, build_nasty_tree, snapshot
 from tests.parts.world import World, world_of
@@ -402,3 +406,36 @@ def test_clocks_and_storage_drivers_may_differ(tmp_path: Path, world: World) -> 
             ).stat().st_mtime
             assert state_of(container)["Status"] == "running"
         client.close()
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+def test_the_clock_of_this_machine_may_be_a_month_off(
+    world: World, there: World, sshd: Sshd, days: int
+) -> None:
+    volume = world.filled()
+    container = writing(world, volume)
+    command = [sys.executable, "-m", "tests.parts.other_clock", str(days), "migrate", volume]
+    engines = ["--engine", sshd.url(world.engine), "--to", sshd.url(there.engine)]
+    done = subprocess.run(
+        [*command, *engines, "--checksum", "--json"],
+        env={**world.cli.environment, "PATH": sshd.path},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["compared"] == "contents"
+    assert state_of(container)["Status"] == "running"
+    assert (there.data(volume) / "one").stat().st_mtime == (world.data(volume) / "one").stat().st_mtime
+    # The container writes the same line to both, one after the other: at the cut-over they were equal.
+    assert (there.data(volume) / "a").read_text() == (there.data(volume) / "b").read_text() != ""
+
+
+def test_a_target_whose_engine_is_too_old_is_refused(world: World) -> None:
+    volume = world.filled()
+    container = writing(world, volume)
+    version = json.dumps({"Version": "19.03.15", "ApiVersion": "1.40", "MinAPIVersion": "1.12"})
+    with answering_server(lambda _: Answer(body=version)) as old:
+        to = old.endpoint.replace("http", "tcp")
+        world.cli("migrate", volume, "--to", to).fails_with("too old", "1.40", "Docker 20.10")
+    assert state_of(container)["Status"] == "running"
