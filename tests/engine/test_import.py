@@ -300,3 +300,22 @@ def test_interrupted_it_leaves_nothing(world: World, source: Path, number: signa
     running.outcome().fails_with("interrupted", code=130)
     assert not world.exists(name)
     assert world.own_containers() == []
+
+
+def test_killed_it_leaves_no_volume_that_is_taken_for_whole(world: World, source: Path) -> None:
+    for index in range(3000):
+        (source / f"f{index}").write_bytes(b"x" * 20000)
+    name = world.name()
+    running = world.cli.start("import", str(source), "--into", name)
+    assert running.until(lambda: world.exists(name) and len(list(world.data(name).iterdir())) > 2)
+    running.send(signal.SIGKILL)
+    running.outcome()
+    world.cli("backup", name).fails_with(name)
+    assert not list((world.store / "manifests").rglob("*.json"))
+
+
+def test_strip_that_leaves_nothing_is_a_mistake(world: World, source: Path, tmp_path: Path) -> None:
+    path = archive(tmp_path / "it.tar", tree(source))
+    name = world.name()
+    world.cli("import", str(path), "--strip", "9", "--into", name).fails_with("--strip 9 leaves nothing")
+    assert not world.exists(name)

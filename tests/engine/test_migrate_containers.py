@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ import docker
 import pytest
 from docker.types import Healthcheck, Mount
 
-from tests.engine.test_quiesce import await_true, state_of
+from tests.engine.test_quiesce import await_true, large, state_of
 from tests.parts.s3_servers import free_ports
-from tests.parts.world import IDLE, World, world_of
+from tests.parts.world import IDLE, World, shell_image, world_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -293,3 +294,91 @@ def test_the_image_of_another_name_stays_what_it_is(world: World, there: World) 
     assert after["Image"] == world.client.images.get(world.image).id
     assert there.client.images.get("volferry-test-user").id == other
     assert after["Config"]["Cmd"] == IDLE
+
+
+def test_what_containers_share_with_each_other_and_with_the_machine(
+    world: World, there: World, network: str
+) -> None:
+    volume = world.filled()
+    quick: dict[str, Any] = {"network_disabled": False, "stop_signal": "SIGKILL"}
+    name = f"user-{secrets.token_hex(4)}"
+    # By their names alone, the second would be started first.
+    tunnel = world.container(volume, name=f"z-{name}", network=network, **quick)
+    app = world.container(volume, name=f"a-{name}", network_mode=f"container:{tunnel.id}", **quick)
+    host = world.container(volume, name=f"h-{name}", network_mode="host", **quick)
+    report = migrate(world, there, volume)
+    assert report["started"] == [tunnel.name, app.name, host.name]
+    mode = container_there(there, app)["HostConfig"]["NetworkMode"]
+    assert mode in {f"container:{container_there(there, tunnel)['Id']}", f"container:{tunnel.name}"}
+    assert container_there(there, host)["HostConfig"]["NetworkMode"] == "host"
+
+
+def test_who_writes_and_does_not_move_is_in_the_way(world: World, there: World) -> None:
+    project = f"p{secrets.token_hex(3)}"
+    volume = world.volume(labels={"com.docker.compose.project": project})
+    world.container(volume, labels={"com.docker.compose.project": project})
+    stranger = world.container(volume)
+    to = there.engine.docker_host
+    world.cli("migrate", "--project", project, "--to", to, "--with-containers").fails_with(
+        volume, str(stranger.name), "not move along"
+    )
+    assert not there.exists(volume)
+
+
+def test_no_entrypoint_stays_none(world: World, there: World) -> None:
+    """Where the image has one."""
+    with_entrypoint = f"with-entrypoint-{secrets.token_hex(3)}"
+    world.client.api.import_image_from_data(
+        shell_image(), repository=with_entrypoint, tag="latest", changes=['ENTRYPOINT ["/bin/false"]']
+    )
+    volume = world.filled()
+    container = world.client.containers.create(
+        with_entrypoint,
+        IDLE,
+        entrypoint="",
+        stdin_open=True,
+        network_disabled=True,
+        volumes=[f"{volume}:/data"],
+        stop_signal="SIGKILL",
+    )
+    world._containers.append(container)
+    container.start()
+    migrate(world, there, volume)
+    after = container_there(there, container)
+    assert after["State"]["Status"] == "running"
+    assert (after["Config"]["Entrypoint"] or []) == []
+    assert after["Config"]["Cmd"] == IDLE
+
+
+def test_killed_when_the_containers_are_made_it_is_gone_on_with(world: World, there: World) -> None:
+    volume = world.filled()
+    container = world.container(volume, stop_signal="SIGKILL")
+    arguments = ["migrate", volume, "--to", there.engine.docker_host, "--with-containers"]
+    running = world.cli.start(*arguments)
+
+    def is_made() -> bool:
+        found = there.client.api.containers(all=True, filters={"name": container.name})
+        return bool(found)
+
+    assert running.until(is_made)
+    running.send(signal.SIGKILL)
+    running.outcome()
+    world.cli("backup", world.filled()).exits(0)  # brings back what was stopped, and waits for that
+    await_true(lambda: state_of(container)["Status"] == "running")
+    assert container_there(there, container)["State"]["Status"] == "created"
+    world.cli(*arguments).exits(0)
+    assert container_there(there, container)["State"]["Status"] == "running"
+    assert state_of(container)["Status"] == "exited"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_no_container_there(world: World, there: World, number: signal.Signals) -> None:
+    volume = world.volume()
+    large(world, volume, 60)
+    container = world.container(volume, stop_signal="SIGKILL")
+    running = world.cli.start("migrate", volume, "--to", there.engine.docker_host, "--with-containers")
+    assert running.until(lambda: there.exists(volume) and any(there.data(volume).iterdir()))
+    running.send(number)
+    running.outcome().fails_with("interrupted", code=130)
+    assert [each.name for each in there.client.containers.list(all=True)] == [f"volferry-incomplete-{volume}"]
+    assert state_of(container)["Status"] == "running"

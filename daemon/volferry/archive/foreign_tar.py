@@ -58,7 +58,7 @@ class Seen:
 
     entries: int = 0
     source_bytes: int = 0
-    root: bytes = b""  # a member `./` with the attributes of the directory that the last part left out names
+    root: bytes = b""  # a member `./` with the attributes of the root, or of the directory that the last part left out names
     tops: set[tuple[str, ...]] = field(
         default_factory=set
     )  # what was left out of the names, at most two of them
@@ -116,8 +116,8 @@ class ForeignTar:
                 f"it holds more than one tree ({', '.join(names)}): --strip {names[0]} takes one of them"
             )
         if len(parts) == strip.count:
-            if strip.count:
-                self.seen.root = _root_member(member)
+            # At the end once more: what is done in the directory until then changes its time.
+            self.seen.root = _root_member(member)
             return not strip.count
         if len(self.seen.first_parts) < 2:
             self.seen.first_parts.add(parts[strip.count])

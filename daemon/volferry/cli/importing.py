@@ -300,10 +300,12 @@ def _imported(
             # Its beginning is looked at before anything is made.
             archive = ForeignTar(decompressed(stream), chosen)
             target = stack.enter_context(_target(session, run, settings, into, labels))
-            import_tar(archive, chosen.count, target, observer)
+            import_tar(archive, chosen.count, target, into, observer)
             seen = archive.seen
             if chosen.below and not seen.tops:
                 raise EngineError(f"nothing in {found.name} is below {'/'.join(chosen.below)}")
+            if chosen.count and not seen.tops:
+                raise EngineError(f"--strip {chosen.count} leaves nothing of the names in {found.name}")
             hint = ""
             if only := archive.only_directory if not strip.count else None:
                 hint = (
@@ -317,7 +319,7 @@ def _imported(
         source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)
         _check_directory(source, found)
         target = stack.enter_context(_target(session, run, settings, into, labels))
-        entries, size = _copied(source, target, run, observer)
+        entries, size = _copied(source, target, into, run, observer)
         return _Report(found.name, into, entries, size, _since(started), True, found.place)
 
 
@@ -340,8 +342,11 @@ def _check_directory(source: Place, found: _Mounted) -> None:
         raise EngineError(f"{found.name} is no directory")
 
 
-def _copied(source: Place, target: Place, run: Run, observer: TerminalObserver) -> tuple[int, int]:
+def _copied(
+    source: Place, target: Place, volume: str, run: Run, observer: TerminalObserver
+) -> tuple[int, int]:
     """Entries and bytes. What is written meanwhile is sent again; a source that does not hold still is an error."""
+    from volferry.operations.restore import unmark  # noqa: PLC0415
     from volferry.operations.transfer import Transfer  # noqa: PLC0415
 
     transfer = Transfer(source, target, run.spool / "import", observer)
@@ -356,6 +361,8 @@ def _copied(source: Place, target: Place, run: Run, observer: TerminalObserver) 
                 ) from error
             observer.note("it has changed meanwhile: once more")
         else:
+            unmark(target.helper, volume)
+            transfer.settle_root()
             return listing.entries, listing.source_bytes
     raise AssertionError
 
@@ -368,7 +375,7 @@ def _target(
     from volferry.engine.helper import open_helper  # noqa: PLC0415
     from volferry.engine.volumes import create_volume, find_volume, remove_volume  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
-    from volferry.operations.restore import is_empty  # noqa: PLC0415
+    from volferry.operations.restore import is_empty, mark  # noqa: PLC0415
 
     made = False
     try:
@@ -387,6 +394,9 @@ def _target(
             if not made and not is_empty(helper, into):
                 raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")
             try:
+                mark(
+                    helper, into, "import"
+                )  # half of it must not be taken for the whole, whatever happens to us
                 yield Place(helper, helper.directory(into))
             except BaseException:
                 if not made:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from volferry.cli.migration_containers import (
+    Crew,
+    await_health_on_target,
     containers_along,
     copy_images,
-    make_containers,
     planned_binds,
     start_on_target,
     with_what_they_mount,
@@ -76,6 +77,11 @@ class _Sides:
     run: Run
     made: list[str] = field(default_factory=list)  # volumes of the target that this run has made
 
+    @property
+    def own(self) -> list[str]:
+        """Ids of the container of the source that we run in, if any: it is never stopped, nor moved."""
+        return [self.source_settings.own.id] if self.source_settings.own else []
+
 
 def migrate_volumes(session: Session, wanted: Wanted) -> int:
     from volferry.engine.client import connect  # noqa: PLC0415 -- docker-py is slow to import
@@ -93,18 +99,22 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
             everything=wanted.everything,
             project=wanted.project,
             nothing="nothing to move: name volumes, or use --all or --project",
+            none_is_fine=wanted.with_containers,
         )
-        along = containers_along(session, volumes, wanted.project) if wanted.with_containers else None
-        if along is not None:
-            volumes = with_what_they_mount(session, volumes, along)
-        planned = _planned(volumes, wanted)
         session.reap(run)
         session.reap(run, target)
         sides = _Sides(
             session.engine, target, session.helper_settings(), session.helper_settings(target), run
         )
+        along = (
+            containers_along(session, volumes, wanted.project, sides.own) if wanted.with_containers else None
+        )
+        if along is not None:
+            volumes = with_what_they_mount(session, volumes, along)
+        planned = _planned(volumes, wanted)
         if along is not None:
             planned += planned_binds(sides.source, sides.source_settings.image, along, wanted.binds)
+            _check_names(planned)
         reading = stack.enter_context(
             open_helper(sides.source, run, sides.source_settings, [each.source.mountable for each in planned])
         )
@@ -146,12 +156,17 @@ def _planned(volumes: list[Volume], wanted: Wanted) -> list[PlannedVolume]:
         )
         for volume in volumes
     ]
+    _check_names(planned)
+    return planned
+
+
+def _check_names(planned: list[PlannedVolume]) -> None:
+    """Raises UsageError for two that would be one."""
     targets = [each.target.name for each in planned]
     if twice := next((name for name in targets if targets.count(name) > 1), None):
         raise UsageError(
             f"two volumes would be {twice} on the target: --rename gives one of them another name"
         )
-    return planned
 
 
 def _plan(
@@ -168,8 +183,7 @@ def _plan(
                 f"volume {each.source.name} is not complete: its own migration has not ended"
             )
     measure(planned, reading)
-    own = [sides.source_settings.own.id] if sides.source_settings.own else []
-    who_is_stopped(plan, lambda volume: writers(session.engine, volume, but=own))
+    who_is_stopped(plan, lambda volume: writers(session.engine, volume, but=sides.own))
     with ExitStack() as stack:
 
         def helper_for(volumes: list[Volume]) -> Helper:
@@ -222,38 +236,37 @@ def _moved(
             journal=Journal.of_run(
                 session.config.state_dir, sides.run.id, (sides.source.id, sides.source.url)
             ),
-            own=[sides.source_settings.own.id] if sides.source_settings.own else [],
+            own=sides.own,
             note=observer.note,
             also=[each.id for each in plan.carried.containers] if plan.carried else [],
         )
+        crew = Crew(sides.target, plan.carried, observer) if plan.carried is not None else None
         complete = False
         report = MigrationReport(sides.source.url, sides.target.url, plan, legs, checksum=wanted.checksum)
         try:
             if plan.carried is not None:
                 copy_images(sides.source, sides.target, plan.carried, observer)
             pass_by_pass(legs, observer)
+            if crew is not None:  # what the engine refuses is known before anything is stopped
+                crew.make()
+                report.made = crew.names
             cut_over(legs, still, checksum=wanted.checksum)
             for each in plan.volumes:
                 say_complete(sides.target, each.target.name)
             complete = True
             report.stopped = still.stopped
-            if wanted.start:
-                report.started = start_on_target(sides.target, wanted.start, observer)
-            if plan.carried is not None:
-                report.made, report.started = make_containers(
-                    sides.target, plan.carried, observer, start=not wanted.leave_stopped
-                )
-            if wanted.takes_over:
-                still.leave()
-                report.took_over = True
-                _say_who_comes_back(sides.source, still, observer)
+            _hand_over(sides, wanted, still, crew, report, observer)
         except BaseException:
             with held_back():
+                if crew is not None and not report.took_over:
+                    crew.remove()
                 still.end()
                 for problem in still.problems:
                     say(f"volferry: {problem}")
                 say(
-                    "the volumes on the target are complete, but what was stopped runs on the source again"
+                    "the target has taken over"
+                    if report.took_over
+                    else "the volumes on the target are complete, but what was stopped runs on the source again"
                     if complete
                     else "what has been moved is incomplete, and marked so on the target; the same command, run again, goes on from there"
                 )
@@ -266,6 +279,26 @@ def _moved(
         for problem in still.problems:
             say(f"volferry: {problem}")
     return report
+
+
+def _hand_over(
+    sides: _Sides,
+    wanted: Wanted,
+    still: Quiesced,
+    crew: Crew | None,
+    report: MigrationReport,
+    observer: TerminalObserver,
+) -> None:
+    """To containers of the target, where that is asked for. Raises EngineError; then the source has to go on."""
+    if wanted.start:
+        report.started = start_on_target(sides.target, wanted.start)
+    if crew is not None and not wanted.leave_stopped:
+        report.started = crew.start()
+    if wanted.takes_over:
+        still.leave()
+        report.took_over = True
+        await_health_on_target(sides.target, report.started, observer)
+        _say_who_comes_back(sides.source, still, observer)
 
 
 @contextmanager
@@ -333,7 +366,15 @@ def carry_along(plan: MigrationPlan, sides: _Sides, along: list[dict[str, Any]],
         places,
         source_image=sides.source_settings.image,
         image=sides.target_settings.image,
+        resumed=any(each.state == "resumed" for each in plan.volumes),
     )
+    moving = {each.name for each in plan.carried.containers}
+    for each in plan.volumes:
+        if others := sorted(set(each.stopped) - moving):
+            plan.obstacles.append(
+                f"volume {each.source.name} is written to by {', '.join(others)}, which {'does' if len(others) == 1 else 'do'} not move "
+                "along: stop that first, or name its volumes, too"
+            )
     plan.obstacles += plan.carried.obstacles
     plan.notes += plan.carried.notes
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from volferry.cli.session import say
 from volferry.errors import EngineError, UsageError, VolferryError
 from volferry.interrupts import held_back
 
@@ -16,18 +19,21 @@ if TYPE_CHECKING:
     from volferry.engine.client import Engine
     from volferry.engine.containers import Container
     from volferry.model import Volume
-    from volferry.operations.carrying import Carried
+    from volferry.operations.carrying import Carried, CarriedContainer
     from volferry.operations.migration_plan import PlannedVolume
 
 Document = dict[str, Any]
 _HEALTHY_SECONDS = 60
+_SETTLE_SECONDS = 1.0  # what cannot run has usually ended by then
 
 
-def containers_along(session: Session, volumes: list[Volume], project: str | None) -> list[Document]:
-    """As the engine describes them. Raises EngineError if there is none."""
+def containers_along(
+    session: Session, volumes: list[Volume], project: str | None, own: list[str]
+) -> list[Document]:
+    """As the engine describes them; without our own container. Raises EngineError if there is none."""
     from volferry.engine.carry import containers_of  # noqa: PLC0415 -- docker-py is slow to import
 
-    found = containers_of(session.engine, [volume.name for volume in volumes], project)
+    found = containers_of(session.engine, [volume.name for volume in volumes], project, but=own)
     if not found:
         raise EngineError("no container is there to move along: leave out --with-containers")
     return found
@@ -68,70 +74,81 @@ def planned_binds(
 
 
 def copy_images(source: Engine, target: Engine, carried: Carried, observer: TerminalObserver) -> None:
-    """While the services run: it is the longest part of it."""
-    from volferry.engine.carry import copy_image  # noqa: PLC0415
+    """While the services run: it is the longest part of it. Raises EngineError."""
+    from volferry.engine.carry import copy_image, image_of  # noqa: PLC0415
 
     for image in carried.images:
         observer.phase(f"sending image {image.reference[:40]}", total_bytes=image.size_bytes)
         copy_image(
             source, target, image.reference, lambda done: observer.advance(done_bytes=done, done_entries=0)
         )
+        if image_of(target, image.reference) is None:
+            raise EngineError(
+                f"image {image.reference} was sent, but the target does not know it by that: tag it on the source (docker tag), or "
+                "pull it on the target"
+            )
 
 
-def make_containers(
-    target: Engine, carried: Carried, observer: TerminalObserver, *, start: bool
-) -> tuple[list[str], list[str]]:
-    """Names of those that were made, and of those that were started, which ran on the source. All are gone again if one cannot be.
+@dataclass(slots=True)
+class Crew:
+    """The containers of the target that take over: made while the services run, started after the comparison."""
 
-    Raises EngineError.
-    """
-    from volferry.engine.carry import (  # noqa: PLC0415
-        connect_network,
-        create_container,
-        create_network,
-        remove_container,
-        remove_network,
-    )
+    target: Engine
+    carried: Carried
+    observer: TerminalObserver
+    names: list[str] = field(default_factory=list)
+    _networks: list[str] = field(default_factory=list)
+    _containers: list[str] = field(default_factory=list)
 
-    observer.phase("making containers")
-    networks: list[str] = []
-    made: list[str] = []
-    try:
-        for network in carried.networks:
+    def make(self) -> None:
+        """Raises EngineError; what was made is then still there, for `remove`."""
+        from volferry.engine.carry import connect_network, create_container, create_network, remove_container  # noqa: PLC0415
+
+        self.observer.phase("making containers")
+        for left_over in self.carried.left_over:
+            remove_container(self.target, left_over)
+        for network in self.carried.networks:
             with held_back():
                 body = {key: value for key, value in network.items() if key != "_ipam"}
-                networks.append(create_network(target, body))
-        for each in _in_order(carried):
+                self._networks.append(create_network(self.target, body))
+        for each in _in_order(self.carried):
             with held_back():
-                container = create_container(target, each.name, each.body)
-                made.append(container)
+                container = create_container(self.target, each.name, each.body)
+                self._containers.append(container)
             given = ((each.body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}).keys()
             for name, endpoint in each.networks.items():
                 if name not in given:
-                    connect_network(target, name, container, endpoint)
-        names = [each.name for each in carried.containers]
-        ran = [each.name for each in carried.containers if each.ran]
-        return names, start_on_target(target, ran, observer) if start else []
-    except BaseException:
+                    connect_network(self.target, name, container, endpoint)
+            self.names.append(each.name)
+
+    def start(self) -> list[str]:
+        """Those that ran on the source, in the order in which they were made; their names. Raises EngineError."""
+        return start_on_target(
+            self.target, [each.name for each in _in_order(self.carried) if each.ran], in_this_order=True
+        )
+
+    def remove(self) -> None:
+        """All of it is gone again, or said to be left."""
+        from volferry.engine.carry import remove_container, remove_network  # noqa: PLC0415
+
         with held_back():
-            for container in reversed(made):
-                _quietly(partial(remove_container, target, container))
-            for network_id in networks:
-                _quietly(partial(remove_network, target, network_id))
-        raise
+            for container in reversed(self._containers):
+                _or_say(partial(remove_container, self.target, container))
+            for network in self._networks:
+                _or_say(partial(remove_network, self.target, network))
 
 
-def _quietly(job: Callable[[], object]) -> None:
+def _or_say(job: Callable[[], object]) -> None:
     try:
         job()
-    except VolferryError:
-        return  # the error that led here is the one to say
+    except VolferryError as error:
+        say(f"volferry: on the target, something is left behind: {error}")
 
 
-def _in_order(carried: Carried) -> list[Any]:
+def _in_order(carried: Carried) -> list[CarriedContainer]:
     """A container whose network another one shares comes before that."""
     left = list(carried.containers)
-    ordered: list[Any] = []
+    ordered: list[CarriedContainer] = []
     while left:
         names = {each.name for each in left}
         ready = next((each for each in left if not _shares_with(each) & names - {each.name}), left[0])
@@ -140,7 +157,7 @@ def _in_order(carried: Carried) -> list[Any]:
     return ordered
 
 
-def _shares_with(each: Any) -> set[str]:
+def _shares_with(each: CarriedContainer) -> set[str]:
     host = each.body["HostConfig"]
     shared = {
         str(host.get(key) or "").removeprefix("container:") for key in ("NetworkMode", "PidMode", "IpcMode")
@@ -148,26 +165,44 @@ def _shares_with(each: Any) -> set[str]:
     return shared | {str(link).partition(":")[0] for link in host.get("Links") or []}
 
 
-def start_on_target(target: Engine, names: list[str], observer: TerminalObserver) -> list[str]:
-    """In the order of what depends on what. If one cannot be started, those that were are stopped again. Raises EngineError."""
+def start_on_target(target: Engine, names: list[str], *, in_this_order: bool = False) -> list[str]:
+    """In the order of what depends on what. If one cannot be started, or ends at once with an error, those that were are stopped again.
+
+    Raises EngineError.
+    """
     from volferry.engine.containers import await_healthy, depends_on, find_container, in_order, start, stop  # noqa: PLC0415
 
     found = [each for each in (find_container(target, name) for name in names) if each is not None]
     started: list[Container] = []
     try:
-        for container in in_order(found):
+        for container in found if in_this_order else in_order(found):
             for other in started:
                 if depends_on(container, other) and other.health is not None:
                     await_healthy(target, other, seconds=_HEALTHY_SECONDS)
             start(target, container)
             started.append(container)
+        if started:
+            time.sleep(_SETTLE_SECONDS)
+        for container in started:
+            now = find_container(target, container.id)
+            if now is not None and not now.runs and now.exit_code:
+                raise EngineError(
+                    f"container {container.name} on the target has ended at once, with exit code {now.exit_code}: see `docker logs`"
+                )
     except BaseException:
         with held_back():
             for container in reversed(started):
-                stop(target, container)
+                _or_say(partial(stop, target, container))
         raise
-    for container in started:
-        health = await_healthy(target, container, seconds=_HEALTHY_SECONDS)
-        if health not in {"healthy", "running"}:
-            observer.note(f"container {container.name} on the target is {health}, not healthy")
     return [container.name for container in started]
+
+
+def await_health_on_target(target: Engine, names: list[str], observer: TerminalObserver) -> None:
+    """Says what is not healthy."""
+    from volferry.engine.containers import await_healthy, find_container  # noqa: PLC0415
+
+    for name in names:
+        container = find_container(target, name)
+        health = "gone" if container is None else await_healthy(target, container, seconds=_HEALTHY_SECONDS)
+        if health not in {"healthy", "running"}:
+            observer.note(f"container {name} on the target is {health}, not healthy")

@@ -24,6 +24,7 @@ def chosen_volumes(
     container: str | None = None,
     bind_mounts: BindMounts | None = None,
     nothing: str,
+    none_is_fine: bool = False,
 ) -> list[Volume]:
     """By name. `bind_mounts` gives those of the container, too. Raises UsageError with `nothing` if none is asked for, NoSuchVolume,
     NoSuchContainer: before any work.
@@ -48,7 +49,7 @@ def chosen_volumes(
             for volume in list_volumes(engine)
             if not volume.anonymous and (everything or project in volume.projects)
         ]
-        if not matching:
+        if not matching and not none_is_fine:
             raise EngineError(
                 f"no named volume belongs to compose project {project!r}"
                 if project and not everything

@@ -18,14 +18,18 @@ _LOAD_SECONDS = 3600  # an image can be large, and its way slow
 Document = dict[str, Any]
 
 
-def containers_of(engine: Engine, volumes: Collection[str], project: str | None) -> list[Document]:
-    """In full, sorted by name: all of a compose project, or else all that mount one of `volumes`, running or not."""
+def containers_of(
+    engine: Engine, volumes: Collection[str], project: str | None, *, but: Collection[str] = ()
+) -> list[Document]:
+    """In full, sorted by name: all of a compose project, or else all that mount one of `volumes`, running or not; without those
+    whose ids are in `but`.
+    """
     with translated("listing the containers"):
         listed = engine.api.containers(all=True)
     found = []
     for each in listed:
         labels = each.get("Labels") or {}
-        if ROLE in labels or INCOMPLETE in labels:
+        if ROLE in labels or INCOMPLETE in labels or each["Id"] in but:
             continue
         mounted = {mount.get("Name") for mount in each.get("Mounts") or [] if mount.get("Type") == "volume"}
         if labels.get(_PROJECT) == project if project else mounted & set(volumes):

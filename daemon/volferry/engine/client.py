@@ -112,6 +112,11 @@ def connect(name: str | None = None) -> Engine:
         raise
 
 
+def version_of(engine: Engine) -> tuple[int, ...]:
+    """Of the API that is spoken with it: (1, 41)."""
+    return tuple(int(part) for part in str(engine.api.api_version).split("."))
+
+
 class _KeptConnections(UnixHTTPAdapter):
     """One pool for all requests, where docker-py has one for each URL: a connection through a gateway takes a tenth of a second and
     more, and what is kept open of them counts against the sessions that an sshd allows (`MaxSessions`, 10).

@@ -58,7 +58,7 @@ def find_container(engine: Engine, container_id: str) -> Container | None:
             found = engine.api.inspect_container(container_id)
         except docker.errors.NotFound:
             return None
-    return _container(found)
+    return container_of(found)
 
 
 def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[Container]:
@@ -167,7 +167,8 @@ def _needs_one_of(container: Container, others: Collection[Container]) -> bool:
     return any(depends_on(container, other) for other in others)
 
 
-def _container(found: Mapping[str, Any]) -> Container:
+def container_of(found: Mapping[str, Any]) -> Container:
+    """Of an inspection."""
     state = found.get("State") or {}
     config = found.get("Config") or {}
     labels = config.get("Labels") or {}

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from volferry.engine.carry import container_named, image_of, network_of, published_ports
+from volferry.engine.client import version_of
+from volferry.engine.containers import container_of, in_order
 from volferry.engine.host_paths import kind_of_path
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ Document = dict[str, Any]
 _BUILT_IN = {"default", "bridge", "host", "none", "nat"}
 _SWARM_SERVICE = "com.docker.swarm.service.id"
 _SHORT_ID = 12
+_SUBPATH_API = (1, 45)
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104 -- addresses that others listen on
 
 
@@ -47,6 +51,7 @@ class Carried:
     networks: list[Document] = field(default_factory=list)  # that the target lacks
     obstacles: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)  # containers that an interrupted run has made, by id
 
 
 def mounted_volumes(details: Document) -> set[str]:
@@ -63,13 +68,24 @@ class Places:
 
 
 def carried(
-    found: list[Document], source: Engine, target: Engine, places: Places, *, source_image: str, image: str
+    found: list[Document],
+    source: Engine,
+    target: Engine,
+    places: Places,
+    *,
+    source_image: str,
+    image: str,
+    resumed: bool,
 ) -> Carried:
-    """The images are of helpers, for looking at paths of either machine."""
+    """In the order of starting. The images are of helpers, for looking at paths of either machine; `resumed` if an interrupted run is
+    gone on with.
+    """
     plan = Carried()
     names = {str(each["Name"]).lstrip("/") for each in found}
     ids = {str(each["Id"]): str(each["Name"]).lstrip("/") for each in found}
-    look = _Look(source, target, places, source_image, image, names, ids, plan)
+    by_id = {str(each["Id"]): each for each in found}
+    found = [by_id[each.id] for each in in_order([container_of(each) for each in found])]
+    look = _Look(source, target, places, source_image, image, names, ids, plan, resumed=resumed)
     ports = published_ports(target)
     for each in found:
         look.container(each)
@@ -98,6 +114,7 @@ class _Look:
     names: set[str]
     ids: Mapping[str, str]
     plan: Carried
+    resumed: bool
     fixed: set[str] = field(default_factory=set)  # networks in which a container has an address of its own
 
     def container(self, details: Document) -> None:
@@ -108,30 +125,53 @@ class _Look:
                 name, "it is a task of a Swarm service: make the service on the target (docker stack deploy)"
             )
             return
-        there = container_named(self.target, name)
-        if there is not None and there["Id"] != details["Id"]:
-            self._obstacle(
-                name, f"the target has a container of that name: remove it there (docker rm {name})"
-            )
-        if str(config.get("Hostname", "")) == str(details["Id"])[:_SHORT_ID]:
-            config.pop("Hostname")  # the engine's choice
+        self._name(name)
         host = copy.deepcopy(details.get("HostConfig") or {})
         host["ContainerIDFile"] = ""
+        self._hostname(details, config, host)
         self._modes(name, host)
         self._devices(name, host)
         self._mounts(name, details, config, host)
         reference = self._image(name, details)
+        of_image = (image_of(self.source, str(details["Image"])) or {}).get("Config") or {}
+        if config.get("Entrypoint") is None and of_image.get("Entrypoint"):
+            config["Entrypoint"] = [""]  # none, where the image has one
         networks = self._networks(name, details)
         body = {**config, "Image": reference, "HostConfig": host}
-        if networks:
-            mode = str(host.get("NetworkMode") or "")
-            first = mode if mode in networks else next(iter(networks))
-            if mode not in _BUILT_IN:
-                host["NetworkMode"] = first  # it may be an id
-            body["NetworkingConfig"] = {"EndpointsConfig": {first: networks[first]}}
+        mode = str(host.get("NetworkMode") or "")
+        if networks and mode not in _BUILT_IN:  # an endpoint would take the place of the built-in network
+            host["NetworkMode"] = mode if mode in networks else next(iter(networks))  # it may be an id
+            body["NetworkingConfig"] = {
+                "EndpointsConfig": {host["NetworkMode"]: networks[host["NetworkMode"]]}
+            }
         # One that is paused or being restarted is to run, too.
         ran = (details.get("State") or {}).get("Status") in {"running", "paused", "restarting"}
         self.plan.containers.append(CarriedContainer(details["Id"], name, ran, body, networks))
+
+    def _name(self, name: str) -> None:
+        there = container_named(self.target, name)
+        if there is None:
+            return
+        if self.resumed and (there.get("State") or {}).get("Status") == "created":
+            self.plan.left_over.append(there["Id"])  # of the run that is gone on with
+        else:
+            self._obstacle(
+                name, f"the target has a container of that name: remove it there (docker rm {name})"
+            )
+
+    def _hostname(self, details: Document, config: Document, host: Document) -> None:
+        """What the engine shows of another container's, or of the machine's, it refuses to be told; an id is its own choice."""
+        mode = str(host.get("NetworkMode") or "")
+        if mode.startswith("container:"):
+            dropped: tuple[str, ...] = ("Hostname", "Domainname", "ExposedPorts", "MacAddress")
+        elif host.get("UTSMode") == "host" or (mode == "host" and config.get("Hostname") == self.source.name):
+            dropped = ("Hostname", "Domainname")
+        elif str(config.get("Hostname", "")) == str(details["Id"])[:_SHORT_ID]:
+            dropped = ("Hostname",)
+        else:
+            dropped = ()
+        for key in dropped:
+            config.pop(key, None)
 
     def _obstacle(self, name: str, text: str) -> None:
         self.plan.obstacles.append(f"container {name}: {text}")
@@ -170,7 +210,7 @@ class _Look:
         """All of them by name: those of `--volumes-from` and anonymous volumes are named, too."""
         host["VolumesFrom"] = None
         options = {
-            mount.get("Target"): mount
+            str(mount.get("Target")).rstrip("/"): mount
             for mount in host.get("Mounts") or []
             if mount.get("Type") in {"volume", "bind"}
         }
@@ -183,6 +223,11 @@ class _Look:
                 chosen = self.places.volumes.get(mount["Name"], mount["Name"])
                 extra = {"VolumeOptions": {**(given.get("VolumeOptions") or {}), "NoCopy": True}}
                 extra["VolumeOptions"].pop("DriverConfig", None)  # of volumes that are to be made
+                if extra["VolumeOptions"].get("Subpath") and version_of(self.target) < _SUBPATH_API:
+                    self._obstacle(
+                        name,
+                        f"it mounts a part of volume {mount['Name']}: the target's engine is too old for that",
+                    )
                 mounts.append(
                     {"Type": "volume", "Source": chosen, "Target": place, "ReadOnly": read_only, **extra}
                 )
@@ -204,10 +249,9 @@ class _Look:
         here = kind_of_path(self.source, self.source_image, path) if path not in self.places.kept else None
         there = kind_of_path(self.target, self.image, path)
         if there is None:
+            way = f"--bind-to-volume {path}=VOLUME moves it into a volume, or " if here == "directory" else ""
             self._obstacle(
-                name,
-                f"it has {path} of the source's machine, which the target lacks: --bind-to-volume {path}=VOLUME moves it "
-                "into a volume, or make it there",
+                name, f"it has {path} of the source's machine, which the target lacks: {way}make it there"
             )
         elif here == "directory":
             self._obstacle(
@@ -226,7 +270,14 @@ class _Look:
         wanted, said = str(details["Image"]), str((details.get("Config") or {}).get("Image") or "")
         by_name = image_of(self.source, said) if said else None
         found = image_of(self.source, wanted)
-        is_named = by_name is not None and by_name["Id"] == wanted and not said.startswith("sha256:")
+        is_named = (
+            by_name is not None
+            and by_name["Id"] == wanted
+            and not said.startswith("sha256:")
+            and "@" not in said  # a digest is not sent along
+        )
+        if is_named and ":" not in said.rpartition("/")[2]:
+            said += ":latest"  # a name alone stands for all tags where images are saved
         if found is None:
             self._obstacle(name, f"its image {said or wanted} is not on the source any longer")
             return said or wanted
@@ -239,14 +290,10 @@ class _Look:
             image = CarriedImage(reference, wanted, int(found.get("Size") or 0))
             if image not in self.plan.images:
                 self.plan.images.append(image)
-        if any(
-            (found.get(key) or "") != (self.target.info.get(of) or found.get(key))
-            for key, of in (("Os", "OSType"),)
-        ):
-            self._obstacle(
-                name,
-                f"its image is for {found.get('Os')}, and the target is {self.target.info.get('OSType')}",
-            )
+        is_for = _platform(found)
+        engine = str(self.target.info.get("OSType") or ""), str(self.target.info.get("Architecture") or "")
+        if all(is_for) and all(engine) and is_for != engine:
+            self._obstacle(name, f"its image is for {'/'.join(is_for)}, and the target is {'/'.join(engine)}")
         return reference
 
     def _networks(self, name: str, details: Document) -> dict[str, Document]:
@@ -271,9 +318,14 @@ class _Look:
     def _network(self, name: str, network: str) -> None:
         known = next((each for each in self.plan.networks if each["Name"] == network), None)
         if known is None:
-            if network_of(self.target, network) is not None:
-                return
             found = network_of(self.source, network)
+            if (there := network_of(self.target, network)) is not None:
+                if network in self.fixed and found is not None and _subnets(there) != _subnets(found):
+                    self._obstacle(
+                        name,
+                        f"it has an address of its own in network {network}, which has other subnets on the target",
+                    )
+                return
             if found is None:
                 self._obstacle(name, f"its network {network} is not on the source any longer")
                 return
@@ -290,8 +342,20 @@ class _Look:
             known["CheckDuplicate"] = True
             known["_ipam"] = found.get("IPAM")
             self.plan.networks.append(known)
+            if found.get("Driver") in {"macvlan", "ipvlan"} or found.get("EnableIPv6"):
+                self.fixed.add(network)
         if network in self.fixed:  # its subnet matters; else it is the engine's choice
             known["IPAM"] = known["_ipam"]
+
+
+def _platform(image: Document) -> tuple[str, str]:
+    """As an engine calls its own."""
+    architecture = str(image.get("Architecture") or "")
+    return str(image.get("Os") or ""), _ARCHITECTURES.get(architecture, architecture)
+
+
+def _subnets(network: Document) -> set[str]:
+    return {str(each.get("Subnet")) for each in (network.get("IPAM") or {}).get("Config") or []}
 
 
 def _drivers(engine: Engine) -> list[str]:

@@ -11,6 +11,7 @@ from volferry.archive.tree_scripts import room_command
 from volferry.engine.host_paths import kind_of_path
 from volferry.engine.volumes import find_volume, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
+from volferry.model import ANONYMOUS_LABEL
 from volferry.operations.places import Place
 from volferry.operations.restore import is_empty, is_marked, mark_text
 from volferry.operations.transfer import run
@@ -70,6 +71,8 @@ def target_volume(
         name=renamed.get(volume.name, volume.name),
         driver=driver,
         options={key: value for key, value in chosen.items() if value is not None},
+        # It has a name of its own now, and `docker volume prune` is not to take it for one that nobody named.
+        labels={key: value for key, value in volume.labels.items() if key != ANONYMOUS_LABEL},
         uses=(),
     )
 

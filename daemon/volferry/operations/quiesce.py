@@ -94,7 +94,7 @@ class Quiesced:
         found = {
             each.id: each for volume in self.volumes for each in writers(self.engine, volume, but=self.own)
         }
-        further = (find_container(self.engine, each) for each in self.also if each not in found)
+        further = (find_container(self.engine, each) for each in self.also if each not in {*found, *self.own})
         found |= {each.id: each for each in further if each is not None and each.runs}
         return list(found.values())
 

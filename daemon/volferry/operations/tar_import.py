@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import extract_command, foreign_extract_command, sync_command
+from volferry.operations.restore import unmark
 from volferry.operations.transfer import Lines, checked, run
 
 if TYPE_CHECKING:
@@ -21,10 +22,13 @@ _EXPECTED = ("tar: Removing leading", "tar: A lone zero block")
 _NO_ACCESS_LIST = "Cannot acl_from_text"
 
 
-def import_tar(archive: ForeignTar, strip: int, target: Place, observer: Observer) -> None:
-    """All of it is on the disk when it returns. Raises VolferryError; the target then holds anything."""
+def import_tar(archive: ForeignTar, strip: int, target: Place, volume: str, observer: Observer) -> None:
+    """All of it is on the disk when it returns, and the mark of what is not whole is gone from `volume`. Raises VolferryError; the
+    target then holds anything.
+    """
     observer.phase("importing")
     _extract(foreign_extract_command(target.directory, strip), archive.pieces(), target, observer)
+    unmark(target.helper, volume)
     if archive.seen.root:
         _extract(extract_command(target.directory), [archive.seen.root], target, observer)
     run(target, sync_command(target.directory), "writing the volume to the disk")
