@@ -186,7 +186,7 @@ def test_a_project_moves_with_its_networks_and_images(world: World, there: World
     assert "db" in endpoint["Aliases"]
     assert container_there(there, job)["State"]["Status"] == "created"
     assert there.client.networks.get(network).attrs["Labels"] == {"kept": "yes"}
-    assert there.client.images.get(world.image).id == world.client.images.get(world.image).id
+    assert after["Image"] == world.client.images.get(world.image).id
 
 
 def test_a_bind_mount_becomes_a_volume_or_is_kept(world: World, there: World, tmp_path: Path) -> None:
@@ -311,6 +311,27 @@ def test_what_containers_share_with_each_other_and_with_the_machine(
     mode = container_there(there, app)["HostConfig"]["NetworkMode"]
     assert mode in {f"container:{container_there(there, tunnel)['Id']}", f"container:{tunnel.name}"}
     assert container_there(there, host)["HostConfig"]["NetworkMode"] == "host"
+
+
+def test_a_project_without_named_volumes_moves(world: World, there: World, tmp_path: Path) -> None:
+    for binds in (True, False):
+        project = f"p{secrets.token_hex(3)}"
+        bound = tmp_path / project
+        bound.mkdir()
+        (bound / "one").write_text("1")
+        container = world.container(
+            world.volume(),
+            volumes=[f"{bound}:/bound"] if binds else [],
+            labels={"com.docker.compose.project": project},
+            stop_signal="SIGKILL",
+        )
+        more = ["--bind-to-volume", f"{bound}={project}"] if binds else []
+        report = migrate(world, there, "--project", project, *more)
+        assert report["started"] == [container.name]
+        assert container_there(there, container)["State"]["Status"] == "running"
+        assert there.exists(project) is binds
+        if binds:
+            assert (there.data(project) / "one").read_text() == "1"
 
 
 def test_who_writes_and_does_not_move_is_in_the_way(world: World, there: World) -> None:

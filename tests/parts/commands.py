@@ -39,5 +39,5 @@ def executed(engine: PrivateEngine, container: Container, *command: str, given: 
         check=False,
         timeout=_SECONDS,
     )
-    assert done.returncode == 0, f"{command}: {done.stderr.decode()}"
+    assert done.returncode == 0, f"{command}: {done.returncode}: {done.stderr.decode()}"
     return done.stdout

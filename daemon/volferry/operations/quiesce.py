@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from volferry.engine.containers import (
@@ -24,7 +25,7 @@ from volferry.engine.containers import (
     writers,
 )
 from volferry.engine.swarm import await_running, replicas_of, scale
-from volferry.errors import EngineError, VolferryError
+from volferry.errors import EngineError, EngineUnreachable, VolferryError
 from volferry.interrupts import held_back
 from volferry.journal import Action, Halt, Journal, journals_of_the_dead
 from volferry.operations.hooks import run_journaled
@@ -41,6 +42,7 @@ Mode = Literal["none", "pause", "stop"]
 _HEALTHY_SECONDS = 60
 _WAITS = "what an interrupted run had stopped is brought back once another run, which has services stopped too, is over"
 _LONGER_SECONDS = 2
+_AGAIN_SECONDS = (0.2, 1.0)
 
 
 @dataclass(slots=True)
@@ -206,7 +208,7 @@ def bring_back(
             if halt.action == "hook":
                 run_journaled(engine, halt, note)
             else:
-                _bring_back(engine, halt, note, started, sure=sure)
+                _persistently(partial(_bring_back, engine, halt, note, started, sure=sure))
         except (EngineError, KeyError) as error:
             problems.append(f"{halt.name} could not be brought back: {error}")
             continue
@@ -215,6 +217,16 @@ def bring_back(
         except VolferryError:
             continue  # it is as it was, which is what a replay finds
     return problems
+
+
+def _persistently(job: Callable[[], None]) -> None:
+    """A connection that broke is no reason to leave a service down: each of these can be asked for twice."""
+    for seconds in _AGAIN_SECONDS:
+        try:
+            return job()
+        except EngineUnreachable:
+            time.sleep(seconds)
+    return job()
 
 
 def _halt(engine: Engine, container: Container, mode: Mode, order: int, note: Callable[[str], None]) -> Halt:
