@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parent.parent.parent
 STORE = Path(".demo") / "store"
 DEMO_VOLUME = "volferry-demo"
-DEMO_LABELS = {"volferry.demo": "1"}
+DEMO_LABELS = {"volferry-demo": "1"}
 IMAGE = "volferry-demo-empty"
 MOUNT = "/volume"
 CONTENT_PATTERNS = ("*.md", "*.toml", "*.lock", "dev", "daemon/**/*", "docs/**/*", "tests/**/*", "systemd/*")
@@ -228,7 +228,7 @@ def demo_volume(client: docker.DockerClient) -> Volume:
     """The made-up volume, filled; one of an earlier demo is used again."""
     with contextlib.suppress(NotFound):
         volume = client.volumes.get(DEMO_VOLUME)
-        if (volume.attrs.get("Labels") or {}).get("volferry.demo") != "1":
+        if (volume.attrs.get("Labels") or {}).get("volferry-demo") != "1":
             raise DemoError(
                 f"a volume named {DEMO_VOLUME} exists, and is not this demo's; it was not touched"
             )
@@ -259,7 +259,7 @@ def target_name(client: docker.DockerClient, source: str, *, made_up: bool) -> s
     name = f"{source}-restored"
     with contextlib.suppress(NotFound):
         earlier = client.volumes.get(name)
-        if (earlier.attrs.get("Labels") or {}).get("volferry.demo") != "1":
+        if (earlier.attrs.get("Labels") or {}).get("volferry-demo") != "1":
             return free_name(client, name)
         earlier.remove()
     return name
