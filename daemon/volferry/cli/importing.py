@@ -17,6 +17,7 @@ from volferry.cli.options import ConfigOption, EngineOption, JsonOption
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.restore import VOLUME_NAME
 from volferry.cli.session import Session, print_json, say
+from volferry.cli.target_volume import check_not_in_use, made_if_new
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import (
     EngineError,
@@ -24,11 +25,9 @@ from volferry.errors import (
     RestoreMismatch,
     UsageError,
     VolferryError,
-    VolumeInUse,
     VolumeNotEmpty,
     reason,
 )
-from volferry.interrupts import held_back
 from volferry.model import HostPath, Volume
 
 if TYPE_CHECKING:
@@ -373,40 +372,26 @@ def _target(
 ) -> Iterator[Place]:
     """The volume to fill, made if need be, with a helper that may write; gone again if it was made and something fails."""
     from volferry.engine.helper import open_helper  # noqa: PLC0415
-    from volferry.engine.volumes import create_volume, find_volume, remove_volume  # noqa: PLC0415
+    from volferry.engine.volumes import find_volume  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
     from volferry.operations.restore import is_empty, mark  # noqa: PLC0415
 
-    made = False
     try:
+        volume, new = find_volume(session.engine, into), False
+    except NoSuchVolume:
+        volume, new = Volume(into, "local", {}, labels, "local", ""), True
+    check_not_in_use(volume)
+    with (
+        made_if_new(session, volume, new=new) as found,
+        open_helper(session.engine, run, settings, [found], write=True) as helper,
+    ):
+        if not new and not is_empty(helper, into):
+            raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")
         try:
-            volume = find_volume(session.engine, into)
-        except NoSuchVolume:
-            with held_back():
-                create_volume(session.engine, Volume(into, "local", {}, labels, "local", ""))
-                made = True
-            volume = find_volume(session.engine, into)
-        if used := [use.container for use in volume.uses if use.running]:
-            raise VolumeInUse(
-                f"volume {into} is in use by {', '.join(used)}: stop {'it' if len(used) == 1 else 'them'} first"
-            )
-        with open_helper(session.engine, run, settings, [volume], write=True) as helper:
-            if not made and not is_empty(helper, into):
-                raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")
-            try:
-                mark(
-                    helper, into, "import"
-                )  # half of it must not be taken for the whole, whatever happens to us
-                yield Place(helper, helper.directory(into))
-            except BaseException:
-                if not made:
-                    say(f"volume {into}, which was there and empty, holds a part of it")
-                raise
-    except BaseException:
-        if made:
-            with held_back():
-                try:
-                    remove_volume(session.engine, into)
-                except VolferryError as error:
-                    say(f"volferry: volume {into} is left behind and not complete: {error}")
-        raise
+            # Half of it must not be taken for the whole, whatever happens to us.
+            mark(helper, into, "import")
+            yield Place(helper, helper.directory(into))
+        except BaseException:
+            if not new:
+                say(f"volume {into}, which was there and empty, holds a part of it")
+            raise

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from volferry.cli.migration_containers import (
     Crew,
+    Sides,
     await_health_on_target,
+    carry_along,
     containers_along,
     copy_images,
     planned_binds,
@@ -120,7 +122,13 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
         )
         plan = _plan(session, sides, planned, reading, wanted)
         if along is not None:
-            carry_along(plan, sides, along, wanted)
+            carry_along(
+                plan,
+                along,
+                Sides(sides.source, sides.target, sides.source_settings.image, sides.target_settings.image),
+                binds=wanted.binds,
+                kept=wanted.kept_binds,
+            )
         print_plan(plan, sides.source, target, json=wanted.json, dry_run=wanted.dry_run)
         if plan.obstacles:
             for obstacle in plan.obstacles[:-1]:
@@ -350,33 +358,6 @@ def _legs(
             )
         )
     return legs
-
-
-def carry_along(plan: MigrationPlan, sides: _Sides, along: list[dict[str, Any]], wanted: Wanted) -> None:
-    """What becomes of the containers, and what is in the way of that."""
-    from volferry.operations.carrying import Places, carried  # noqa: PLC0415
-
-    places = Places(
-        {each.source.name: each.target.name for each in plan.volumes}, wanted.binds, wanted.kept_binds
-    )
-    plan.carried = carried(
-        along,
-        sides.source,
-        sides.target,
-        places,
-        source_image=sides.source_settings.image,
-        image=sides.target_settings.image,
-        resumed=any(each.state == "resumed" for each in plan.volumes),
-    )
-    moving = {each.name for each in plan.carried.containers}
-    for each in plan.volumes:
-        if others := sorted(set(each.stopped) - moving):
-            plan.obstacles.append(
-                f"volume {each.source.name} is written to by {', '.join(others)}, which {'does' if len(others) == 1 else 'do'} not move "
-                "along: stop that first, or name its volumes, too"
-            )
-    plan.obstacles += plan.carried.obstacles
-    plan.notes += plan.carried.notes
 
 
 def _say_who_comes_back(source: Engine, still: Quiesced, observer: TerminalObserver) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from volferry.engine.containers import Container
     from volferry.model import Volume
     from volferry.operations.carrying import Carried, CarriedContainer
-    from volferry.operations.migration_plan import PlannedVolume
+    from volferry.operations.migration_plan import MigrationPlan, PlannedVolume
 
 Document = dict[str, Any]
 _HEALTHY_SECONDS = 60
@@ -71,6 +71,47 @@ def planned_binds(
         PlannedVolume(found[path], Volume(name, "local", {}, {}, "local", ""))
         for path, name in sorted(binds.items())
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both engines, and the image of a helper on each."""
+
+    source: Engine
+    target: Engine
+    source_image: str
+    target_image: str
+
+
+def carry_along(
+    plan: MigrationPlan,
+    along: list[Document],
+    sides: Sides,
+    *,
+    binds: Mapping[str, str],
+    kept: frozenset[str],
+) -> None:
+    """What becomes of the containers, and what is in the way of that: goes into the plan."""
+    from volferry.operations.carrying import Places, carried  # noqa: PLC0415
+
+    plan.carried = carried(
+        along,
+        sides.source,
+        sides.target,
+        Places({each.source.name: each.target.name for each in plan.volumes}, binds, kept),
+        source_image=sides.source_image,
+        image=sides.target_image,
+        resumed=any(each.state == "resumed" for each in plan.volumes),
+    )
+    moving = {each.name for each in plan.carried.containers}
+    for each in plan.volumes:
+        if others := sorted(set(each.stopped) - moving):
+            plan.obstacles.append(
+                f"volume {each.source.name} is written to by {', '.join(others)}, which {'does' if len(others) == 1 else 'do'} not move "
+                "along: stop that first, or name its volumes, too"
+            )
+    plan.obstacles += plan.carried.obstacles
+    plan.notes += plan.carried.notes
 
 
 def copy_images(source: Engine, target: Engine, carried: Carried, observer: TerminalObserver) -> None:

@@ -28,7 +28,7 @@ def _found_or_new(session: Session, manifest: Manifest, name: str) -> tuple[Volu
         volume = find_volume(session.engine, name)
     except NoSuchVolume:
         return _like(manifest, name), True
-    _check_not_in_use(volume)
+    check_not_in_use(volume)
     return volume, False
 
 
@@ -53,7 +53,7 @@ def opened_target(session: Session, manifest: Manifest, name: str, run: Run) -> 
     volume, new = _found_or_new(session, manifest, name)
     settings = session.helper_settings()
     with (
-        _made_if_new(session, volume, new=new) as found,
+        made_if_new(session, volume, new=new) as found,
         TerminalObserver(name) as observer,
         open_helper(session.engine, run, settings, [found], write=True) as helper,
     ):
@@ -63,8 +63,8 @@ def opened_target(session: Session, manifest: Manifest, name: str, run: Run) -> 
 
 
 @contextmanager
-def _made_if_new(session: Session, volume: Volume, *, new: bool) -> Iterator[Volume]:
-    """The volume to restore into. A new one is gone again if the restore fails."""
+def made_if_new(session: Session, volume: Volume, *, new: bool) -> Iterator[Volume]:
+    """The volume to be filled. A new one is gone again if that fails."""
     from volferry.engine.volumes import create_volume, find_volume, remove_volume  # noqa: PLC0415
 
     if not new:
@@ -94,7 +94,8 @@ def _like(manifest: Manifest, name: str) -> Volume:
     return Volume(name, recorded.driver, recorded.options, labels, recorded.scope, "")
 
 
-def _check_not_in_use(volume: Volume) -> None:
+def check_not_in_use(volume: Volume) -> None:
+    """Raises VolumeInUse."""
     running = [use.container for use in volume.uses if use.running]
     if running:
         raise VolumeInUse(

@@ -8,6 +8,7 @@ import docker.errors
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.labels import INCOMPLETE, ROLE
+from volferry.engine.volumes import container_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -34,15 +35,12 @@ def containers_of(
         mounted = {mount.get("Name") for mount in each.get("Mounts") or [] if mount.get("Type") == "volume"}
         if labels.get(_PROJECT) == project if project else mounted & set(volumes):
             found.append(each["Id"])
-    details = [_inspected(engine, each) for each in found]
+    details = [container_named(engine, each) for each in found]
     return sorted((each for each in details if each is not None), key=lambda each: str(each["Name"]))
 
 
-def container_named(engine: Engine, name: str) -> Document | None:
-    return _inspected(engine, name)
-
-
-def _inspected(engine: Engine, container: str) -> Document | None:
+def container_named(engine: Engine, container: str) -> Document | None:
+    """By its name or id, in full; None if there is none."""
     with translated(f"container {container[:12]}"):
         try:
             found: Document = engine.api.inspect_container(container)
@@ -56,12 +54,7 @@ def published_ports(engine: Engine) -> list[tuple[str, int, str, str]]:
     with translated("listing the containers"):
         listed = engine.api.containers()
     return [
-        (
-            str(port.get("Type")),
-            int(port["PublicPort"]),
-            str(port.get("IP") or ""),
-            str((each.get("Names") or ["?"])[0]).lstrip("/"),
-        )
+        (str(port.get("Type")), int(port["PublicPort"]), str(port.get("IP") or ""), container_name(each))
         for each in listed
         for port in each.get("Ports") or []
         if port.get("PublicPort")

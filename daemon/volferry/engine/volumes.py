@@ -96,7 +96,7 @@ def unprotected(engine: Engine) -> tuple[list[BindMount], list[WritableLayer]]:
     for each in containers:
         if {ROLE, INCOMPLETE} & (each.get("Labels") or {}).keys():
             continue
-        name = _container_name(each)
+        name = container_name(each)
         binds.extend(
             BindMount(name, mount["Source"], mount["Destination"], bool(mount.get("RW")))
             for mount in each.get("Mounts") or []
@@ -148,7 +148,7 @@ def use_of(container: Mapping[str, Any], mount: Mapping[str, Any]) -> VolumeUse:
     """Both as the engine's list of containers has them."""
     labels = container.get("Labels") or {}
     return VolumeUse(
-        container=_container_name(container),
+        container=container_name(container),
         container_id=container["Id"],
         image=container.get("Image", ""),
         state=container.get("State", ""),
@@ -159,7 +159,8 @@ def use_of(container: Mapping[str, Any], mount: Mapping[str, Any]) -> VolumeUse:
     )
 
 
-def _container_name(each: Mapping[str, Any]) -> str:
+def container_name(each: Mapping[str, Any]) -> str:
+    """Of one in the engine's list."""
     names = each.get("Names") or []
     # A linked container has further names with a second slash.
     plain = [name for name in names if name.count("/") == 1]
