@@ -411,7 +411,7 @@ def test_one_command_goes_into_another(helper: Helper) -> None:
 
 
 def test_many_commands_run_one_after_another(helper: Helper) -> None:
-    for number in range(15):
+    for number in range(40):
         assert run(helper, "sh", "-c", f"echo {number}; exit {number}") == (number, b"%d\n" % number, [])
 
 

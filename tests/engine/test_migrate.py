@@ -278,11 +278,8 @@ def passed(there: World, volume: str, megabytes: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(
-    ("to", "number"),
-    [("unix", signal.SIGINT), ("unix", signal.SIGKILL), ("ssh", signal.SIGKILL)],
-    indirect=["to"],
-)
+@pytest.mark.parametrize("to", ["unix", "ssh"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_migration_is_marked_and_gone_on_with(
     world: World, there: World, to: str, number: signal.Signals
 ) -> None:
