@@ -134,26 +134,18 @@ class WritableLayer:
     size_bytes: int
 
 
-FindingKind = Literal["vanished", "torn"]
+# vanished: listed, and gone when it was to be read. torn: changed while it was read. unreadable: not in the backup, or
+# not whole. shrunk, rewritten, volatile: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
+FindingKind = Literal["vanished", "torn", "unreadable", "shrunk", "rewritten", "volatile"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about one entry that a user must know of, though the run goes on."""
+    """Something about one entry, or the whole volume, that a user must know of, though the run goes on."""
 
     kind: FindingKind
     path: bytes
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class FindingCounts:
-    vanished: int = 0
-    torn: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.vanished + self.torn
 
 
 @dataclass(frozen=True, slots=True)

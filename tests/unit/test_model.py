@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volferry.model import BACKUP_ID, FindingCounts, Volume, VolumeUse, new_backup_id, printable
+from volferry.model import BACKUP_ID, Volume, VolumeUse, new_backup_id, printable
 
 
 def named_by(text: str) -> bytes:
@@ -107,7 +107,3 @@ def test_a_volume_belongs_to_its_project_and_to_those_that_mount_it() -> None:
 )
 def test_a_container_that_has_processes_runs(state: str, running: bool) -> None:
     assert use(state).running is running
-
-
-def test_findings_are_summed() -> None:
-    assert FindingCounts(vanished=2, torn=3).total == 5
