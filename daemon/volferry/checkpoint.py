@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from volferry.archive.digests import digested
 from volferry.archive.excludes import Excludes
-from volferry.archive.index import file_blocks, group_bytes, parse_frames, parse_groups
+from volferry.archive.index import distrusted, file_blocks, group_bytes, parse_frames, parse_groups
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import VolferryError, reason
 from volferry.model import BACKUP_ID, PackInfo, time_of_id
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Well below the grace period of packs that no backup refers to (a week): what a checkpoint names is still there.
 _OLDEST = timedelta(days=3)
-_VERSION = 2
+_VERSION = 3
 
 
 class _GrowingFile:
@@ -79,10 +79,12 @@ class CheckpointWriter:
             self._frames = _GrowingFile(directory / "frames")
             self._groups = _GrowingFile(directory / "groups")
             self._packs = _GrowingFile(directory / "packs")
+            self._doubted = (directory / "doubted").open("wb", buffering=0)
         except OSError as error:
             raise _cannot_write(directory, error) from error
         self._group = -1
         self._records: list[bytes] = []
+        self._is_in_doubt: Exception | None = None
 
     def entry(self, group: int, record: bytes) -> None:
         """The next entry that was read; groups come in order."""
@@ -96,6 +98,14 @@ class CheckpointWriter:
         self._flush_group()
         self._write(self._groups, group_bytes(number, records))
 
+    def doubt(self, path: bytes) -> None:
+        """An entry, recorded or not yet, must be read again, whatever becomes of the run. May be called from any thread."""
+        try:
+            self._doubted.write(path + b"\0")
+            fsync(self._doubted.fileno())
+        except (OSError, ValueError) as error:  # full, or closed: then nothing may be gone on from
+            self._is_in_doubt = error
+
     def frame(self, location: FrameLocation) -> None:
         """The next frame. Its pack is one of earlier runs, or one that is being written."""
         self._write(self._frames, location.line)
@@ -106,6 +116,10 @@ class CheckpointWriter:
 
     def pack_committed(self, pack: PackInfo) -> None:
         """All frames so far are in packs that are on stable storage."""
+        if self._is_in_doubt is not None:
+            raise VolferryError(
+                f"cannot write to the state directory {self._directory}: {self._is_in_doubt}"
+            ) from self._is_in_doubt
         try:
             line = (
                 f"{pack.name} {pack.stored_bytes} {pack.digest} {self._frames.sync()} {self._groups.sync()}"
@@ -147,7 +161,7 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._frames, self._groups, self._packs):
+        for file in (self._frames, self._groups, self._packs, self._doubted):
             try:
                 file.close()
             except OSError:  # it could not be flushed: only what `packs` vouches for will be used
@@ -165,12 +179,14 @@ class Checkpoint:
     frames_bytes: int
     groups_bytes: int
     oldest: datetime  # packs of dead runs from before are not to be relied on
+    doubted: frozenset[bytes] = frozenset()  # paths of entries that must be read again
 
     def frames(self) -> Iterator[FrameLocation]:
         return parse_frames(file_blocks(self.directory / "frames", self.frames_bytes))
 
     def groups(self) -> Iterator[tuple[int, list[bytes]]]:
-        for number, records in parse_groups(file_blocks(self.directory / "groups", self.groups_bytes)):
+        blocks = file_blocks(self.directory / "groups", self.groups_bytes)
+        for number, records in parse_groups(distrusted(blocks, self.doubted)):
             if number >= self.whole_groups:
                 return
             yield number, records
@@ -225,7 +241,8 @@ def _load(directory: Path, oldest: datetime) -> Checkpoint | None:
         last = location.group
     # The group of the last frame may have been cut short; its frames are known by name all the same.
     excludes = Excludes(tuple(document["exclude"]), bool(document["exclude_caches"]))
-    return Checkpoint(directory, packs, excludes, last, frames[0], groups[0], oldest)
+    doubted = frozenset((directory / "doubted").read_bytes().split(b"\0")[:-1])
+    return Checkpoint(directory, packs, excludes, last, frames[0], groups[0], oldest, doubted)
 
 
 def _cannot_write(directory: Path, error: OSError) -> VolferryError:

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.parts.trees import assert_same, snapshot
+from volferry.archive import listing
 from volferry.engine.client import connect
 from volferry.engine.helper import HelperInBackground, HelperSettings
 from volferry.engine.image import helper_image
 from volferry.engine.volumes import find_volume
 from volferry.index_cache import IndexCache
 from volferry.observer import Silent
-from volferry.operations import volume_reading
 from volferry.operations.backup import backup_volume
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.restore import restore_backup
@@ -126,7 +126,7 @@ def bench(
     engine: PrivateEngine, docker_client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bench]:
     # What was written a moment ago may be trusted here: nothing changes between a listing and the end of its backup.
-    monkeypatch.setattr(volume_reading, "CHANGED_WITHIN_SECONDS", -3600)
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
     connected = connect(engine.docker_host)
     names = [f"incremental-{os.getpid()}-{random.randrange(1 << 40):x}{end}" for end in ("", "-restored")]
     with ExitStack() as cleanup:
@@ -361,7 +361,7 @@ def test_full_reads_everything_and_stores_nothing_twice(bench: Bench) -> None:
 def test_entries_that_changed_just_before_the_listing_are_read_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(volume_reading, "CHANGED_WITHIN_SECONDS", 2)
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", 2)
     start_anew(bench)
     first = bench.back_up()
     again = bench.back_up()

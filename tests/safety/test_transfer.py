@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from tests.parts.local_helper import LocalHelper
 from tests.parts.mutations import mutate
 from tests.parts.trees import Directory, assert_same, build_nasty_tree, realise, snapshot, trees
-from volferry.archive import tree_scripts
+from volferry.archive import listing, tree_scripts
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.observer import Silent
-from volferry.operations import transfer
 from volferry.operations.places import Place
 from volferry.operations.transfer import Transfer
 
@@ -87,7 +86,7 @@ def test_the_target_becomes_what_the_source_is(
     trusted: bool, monkeypatch: pytest.MonkeyPatch, tree: Directory, seed: int, again: bool
 ) -> None:
     if trusted:  # nothing is so young that it is sent again for that alone
-        monkeypatch.setattr(transfer, "CHANGED_WITHIN_SECONDS", -3600)
+        monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
     with way() as made:
         realise(tree, made.source)
         chance = random.Random(seed)
@@ -103,7 +102,7 @@ def test_the_target_becomes_what_the_source_is(
 
 
 def test_everything_that_a_volume_can_hold_goes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "CHANGED_WITHIN_SECONDS", -3600)
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
     with way() as made:
         build_nasty_tree(made.source)
         made.transfer.run()
@@ -130,7 +129,7 @@ def test_what_is_there_and_unlike_the_source_becomes_like_it() -> None:
 
 
 def test_only_what_changed_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "CHANGED_WITHIN_SECONDS", -3600)
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
     with way() as made:
         for number in range(500):
             (made.source / f"{number}").write_bytes(bytes(1000))

@@ -55,7 +55,7 @@ class Aligned:
                 numbered(entries),
                 entry_asked=lambda path: next((entry for entry in entries if entry.path == path), None),
                 stored=self._store,
-                vanished=lambda entry: self.vanished.append(entry.path),
+                missing=lambda _, entry: self.vanished.append(entry.path),
             )
         )
 

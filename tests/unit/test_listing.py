@@ -156,7 +156,7 @@ def test_a_listing_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_bytes_after_the_end_of_a_listing_are_refused() -> None:
-    record = b"//d 755 0 0 0 1.0 1.0 1 2 "
+    record = b"//d 755 0 0 0 1.0 1.0 1 2  8"
     assert len(list(read_listing([whole(record)]))) == 1
     for more in (b"\0", b"x", record + b"\0", whole(record)):
         with pytest.raises(CommandFailed):
@@ -166,11 +166,11 @@ def test_bytes_after_the_end_of_a_listing_are_refused() -> None:
 @pytest.mark.parametrize("status", [b"2", b"127", b"139", b"", b"x"])
 def test_a_listing_whose_find_failed_is_refused(status: bytes) -> None:
     with pytest.raises(CommandFailed, match="listing the volume failed"):
-        list(read_listing([whole(b"//d 755 0 0 0 1.0 1.0 1 2 ", status=status)]))
+        list(read_listing([whole(b"//d 755 0 0 0 1.0 1.0 1 2  8", status=status)]))
 
 
 def test_a_find_that_may_have_missed_something_is_for_the_caller_to_judge() -> None:
-    data = whole(b"//d 755 0 0 0 1.0 1.0 1 2 ", status=b"1")
+    data = whole(b"//d 755 0 0 0 1.0 1.0 1 2  8", status=b"1")
     assert len(list(read_listing([data]))) == 1
     with pytest.raises(CommandFailed, match="status 1"):
         list(read_listing([data], may_have_missed=False))

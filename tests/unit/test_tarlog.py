@@ -10,7 +10,8 @@ from hypothesis import given
 
 from tests.unit.real_trees import ENVIRONMENT, NASTY_NAMES, at, names
 from volferry.archive.commands import create_command
-from volferry.archive.tarlog import TarLog, unquote
+from volferry.archive.complaints import unquote
+from volferry.archive.tarlog import TarLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,6 @@ def test_entries_that_are_gone_are_no_surprise(tmp_path: Path) -> None:
         b"Cannot open: No such file or directory",
         b"Cannot open: Not a directory",
         b"Cannot open: Too many levels of symbolic links",
-        b"Warning: Cannot stat: Stale file handle",
         b"File removed before we read it",
         b"socket ignored",
         b"Warning: Cannot llistxattr: Operation not supported",
@@ -96,8 +96,10 @@ def test_a_summary_adds_nothing(line: bytes) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b'tar: "a": Cannot open: Permission denied',
-        b'tar: "a": Read error at byte 0, while reading 512 bytes: Input/output error',
+        b'tar: "a": Cannot open: no reason that the system has',
+        b'tar: "a": Cannot open: Permission denied, and more',
+        b'tar: "a": Read error at byte 0, while reading 512 bytes: Input/output error: No such file or directory',
+        b'tar: "a": Cannot frobnicate: No such file or directory',
         b"tar: Cannot write: No space left on device",
         b"tar: memory exhausted",
         b"sh: tar: not found",
@@ -110,9 +112,34 @@ def test_anything_else_is_kept_in_its_own_words(line: bytes) -> None:
     assert logged(line).unexplained == [line.decode("utf-8", "backslashreplace")]
 
 
-def test_a_file_whose_name_is_a_message_explains_nothing() -> None:
-    line = b'tar: "x\\": File removed before we read it": Cannot open: Permission denied'
-    assert logged(line).unexplained == [line.decode()]
+def test_a_file_whose_name_is_a_message_is_just_that() -> None:
+    log = logged(b'tar: "x\\": File removed before we read it": Cannot open: Permission denied')
+    assert list(log.unreadable) == [b'x": File removed before we read it']
+    assert log.gone == set()
+
+
+def test_what_cannot_be_read_is_in_doubt_at_once() -> None:
+    doubted: list[bytes] = []
+    log = TarLog(doubted.append)
+    for line in (
+        b'tar: "a": Read error at byte 512, while reading 512 bytes: Stale file handle',
+        b'tar: "b": Cannot open: Permission denied',
+        b'tar: "c": Warning: Cannot flistxattr: Input/output error',
+        b'tar: "./": Cannot savedir: Input/output error',
+        b'tar: "d": file changed as we read it',
+        b'tar: "e": Cannot open: No such file or directory',
+    ):
+        log.line(line)
+    assert doubted == [b"a", b"b", b"c", b"", b"d"]
+    assert log.doubted == set(doubted)
+    assert log.unexplained == []
+    assert log.some_was_read == {b"a", b"c"}
+
+
+def test_what_has_a_member_and_is_said_to_have_none_was_not_understood() -> None:
+    log = logged(b'tar: "a": Cannot open: No such file or directory')
+    assert log.contradiction({b"a"}) is None
+    assert "'a'" in str(log.contradiction(set()))
 
 
 def test_garbage_without_end_takes_no_memory() -> None:

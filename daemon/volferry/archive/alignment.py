@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.frames import FrameCutter
 from volferry.archive.listing import UNTRUSTED, Entry, Stat, nanoseconds, time_text
-from volferry.archive.tarstream import BLOCK, HARD_LINK, KIND_OF_TYPEFLAG, Member, TarReader
+from volferry.archive.made_members import directory_member
+from volferry.archive.tarstream import BLOCK, DIRECTORY, HARD_LINK, KIND_OF_TYPEFLAG, Member, TarReader
 from volferry.errors import CommandFailed
 from volferry.model import printable
 
@@ -29,50 +30,118 @@ def align(
     *,
     entry_asked: Callable[[bytes], Entry | None],
     stored: Callable[[int, Entry], None],
-    vanished: Callable[[Entry], None],
+    missing: Callable[[int, Entry], None],
+    reused_below: Callable[[int, Entry], bool] = lambda *_: False,
     watch: Callable[[Entry, Member], Callable[[memoryview], None] | None] = lambda *_: None,
 ) -> Iterator[tuple[int, memoryview]]:
     """Yields the raw frames of the stream with their group's number; they lie in the reader's own memory, which is
     used again once they are let go.
 
-    Calls `stored` for each entry that the frames hold and `vanished` for each that they do not, in order; what `watch` gives is
+    Calls `stored` for each entry that the frames hold and `missing` for each that was not read, in order; what `watch` gives is
     called with the pieces of a member's payload.
+    Below a directory that was not read, or that another kind of thing was read for, no member is taken. If there are reused entries
+    below it (`reused_below`), the directory is stored all the same, as it was listed.
     `entry_asked` gives one of `asked` by its path; it is used sparingly.
     Raises CommandFailed if a member, or what it is a link to, was not asked for.
     """
     cutter = FrameCutter(reader.buffer)
     settle = _Settler(entry_asked)
+    lost = _Lost(stored, missing, reused_below)
     current = ANCHOR
     for member in reader:
-        group, entry = _asked_for(member, asked, vanished)
-        if group != current:
-            yield from cutter.begin(None if group == ANCHOR else group, last=len(member.header))
-            current = group
+        group, entry = _asked_for(member, asked, lost)
+        taken = group if lost.take(group, entry, member) else ANCHOR
+        made = lost.made()
+        if taken != current or made:
+            yield from cutter.begin(None if taken == ANCHOR else taken, last=len(member.header))
+            current = taken
+        for number, header in made:
+            yield number, memoryview(header)
         if group == ANCHOR:
             settle.remember(entry.path, entry.stat)
-        else:
+        elif taken != ANCHOR:
             stored(group, settle(entry, member))
-        told = watch(entry, member)
+        told = watch(entry, member) if taken == group else None
         for piece in chain((memoryview(b""),), reader.payload()):
             if told is not None:
                 told(piece)
             if reader.buffer.is_nearly_full:
                 yield from cutter.certain()
     for group, entry in asked:
-        if group != ANCHOR:
-            vanished(entry)
+        lost.add(group, entry)
     yield from cutter.begin(None, last=BLOCK)
+    for number, header in lost.made():
+        yield number, memoryview(header)
 
 
-def _asked_for(
-    member: Member, asked: Iterator[tuple[int, Entry]], vanished: Callable[[Entry], None]
-) -> tuple[int, Entry]:
+class _Lost:
+    """What was to be read and is not taken; and the topmost of the directories among that, as long as the walk is below it.
+
+    What lies below a directory that was not read as one may lie anywhere, for a symlink may be in its place; and it could not be
+    restored.
+    """
+
+    def __init__(
+        self,
+        stored: Callable[[int, Entry], None],
+        missing: Callable[[int, Entry], None],
+        reused_below: Callable[[int, Entry], bool],
+    ) -> None:
+        self._stored = stored
+        self._missing = missing
+        self._reused_below = reused_below
+        self._directory: bytes | None = None
+        self._first_names: set[bytes] = set()  # of files with several names, that were not taken
+        self._made: list[tuple[int, bytes]] = []
+
+    def add(self, group: int, entry: Entry) -> None:
+        """An entry that is not taken."""
+        if group != ANCHOR and entry.kind == b"d":
+            self._lose_directory(group, entry)
+        self._missing(group, entry)
+
+    def take(self, group: int, entry: Entry, member: Member) -> bool:
+        """Whether the member is taken; anchors never are."""
+        if group == ANCHOR:
+            return False
+        if self._covers(entry.path) or (member.typeflag == HARD_LINK and member.target in self._first_names):
+            if entry.stat.links != b"1":
+                self._first_names.add(entry.path)
+            self.add(group, entry)
+            return False
+        if entry.kind != b"d" or member.typeflag == DIRECTORY:
+            return True
+        if self._lose_directory(group, entry):
+            self._missing(group, entry)
+            return False
+        return True
+
+    def made(self) -> list[tuple[int, bytes]]:
+        """Members that `tar` did not write, with their groups' numbers, which go before the next one."""
+        made, self._made = self._made, []
+        return made
+
+    def _lose_directory(self, group: int, entry: Entry) -> bool:
+        """Returns whether it is stored as it was listed."""
+        if not self._covers(entry.path):
+            self._directory = entry.path
+        if not self._reused_below(group, entry):
+            return False
+        self._made.append((group, directory_member(entry)))
+        self._stored(group, Entry(entry.path, b" ".join(entry.stat._replace(ctime=UNTRUSTED))))
+        return True
+
+    def _covers(self, path: bytes) -> bool:
+        directory = self._directory
+        return directory is not None and path.startswith(directory + b"/" if directory else b"")
+
+
+def _asked_for(member: Member, asked: Iterator[tuple[int, Entry]], lost: _Lost) -> tuple[int, Entry]:
     """The entry that `member` is the answer to; those before it have none."""
     for group, entry in asked:
         if entry.path == member.path:
             return group, entry
-        if group != ANCHOR:
-            vanished(entry)
+        lost.add(group, entry)
     raise CommandFailed(f"reading the volume failed: tar sent {printable(member.path)!r} out of order")
 
 

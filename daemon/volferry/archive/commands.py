@@ -6,12 +6,18 @@ Each is an argument vector whose directory is the volume's mount point in the he
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # A file in the root of a volume while a restore writes it: half of a backup must not be taken for a whole one, least
 # of all be backed up as one, whoever looks at the volume next.
 RESTORE_MARK = ".volferry-restore-in-progress"
 
-# One NUL-ended record an entry. The path comes first and no path holds "//", so the first "//" ends it.
-FIND_FORMAT = r"%P//%y %m %U %G %s %T@ %C@ %i %n %l\0"
+# One NUL-ended record an entry. The path comes first and no path holds "//", so the first "//" ends it. The last field is the first
+# digit of the entry's number of blocks, for whoever takes the listing; it is no part of the record that is stored.
+LIST_FORMAT = r"%P//%y %m %U %G %s %T@ %C@ %i %n %l %.1b\0"
 
 # First and last record around the sorted ones. Three slashes: no path is empty and followed by a third one.
 STATUS_RECORD = b"///status "
@@ -19,11 +25,18 @@ END_RECORD = b"///end"
 
 # "/" and byte 1 change places while `sort` compares: "/" is then below every other byte that a name can hold, so
 # that byte order is the order of a tree walk (a directory, then everything below it, then its next sibling).
-# The exit status of `find` goes first; the end record is written only if `sort` succeeded.
+# The exit status of `find` goes first, with the type of the file system; the end record is written only if `sort` succeeded.
 _LIST_SCRIPT = r"""
-{ find . -ignore_readdir_race -printf "$0"; printf '///status %d\0' "$?"; } |
+spool=$1 written_back=$3 one_file_system=$4
+cd "$2" || exit 1
+shift 4
+[ -z "$written_back" ] || sync -f .
+{
+    find . -noleaf ${one_file_system:+-xdev} "$@" -printf "$0"
+    printf '///status %d %s\0' "$?" "$(find . -maxdepth 0 -printf %F 2>/dev/null)"
+} |
 tr '/\001' '\001/' |
-{ sort -z -S 64M -T "$1" && printf '\001\001\001end\0'; } |
+{ sort -z -S 64M -T "$spool" && printf '\001\001\001end\0'; } |
 tr '/\001' '\001/'
 """
 
@@ -84,14 +97,38 @@ _NOT_HERE = {"--absolute-names"}
 _ROOT_ONLY = {"--same-owner"}
 
 
-def list_command(directory: str, spool: str) -> list[str]:
-    """Writes the sorted listing of `directory` to stdout; `sort` spills into `spool`."""
-    return ["sh", "-c", f'cd "$2" || exit 1\n{_LIST_SCRIPT}', FIND_FORMAT, spool, directory]
+def list_command(
+    directory: str,
+    spool: str,
+    *,
+    written_back: bool = False,
+    one_file_system: bool = False,
+    not_walked: Sequence[str] = (),
+) -> list[str]:
+    """Writes the sorted listing of `directory` to stdout; `sort` spills into `spool`.
+
+    With `written_back`, pages that were written through a mapping go to the disk first: only after that does the next store into
+    them change the file's times. With `one_file_system`, nothing below another file system's mount point is listed. Directories whose
+    path (`./a/b`) one of the POSIX extended regular expressions `not_walked` matches are listed, and nothing below them.
+    """
+    flags = ["yes" if flag else "" for flag in (written_back, one_file_system)]
+    prune = _pruned(not_walked, "-printf", LIST_FORMAT)
+    return ["sh", "-c", _LIST_SCRIPT, LIST_FORMAT, spool, directory, *flags, *prune]
 
 
-def create_command(directory: str) -> list[str]:
-    """Reads NUL-ended paths (`.` for the root) from stdin, writes their tar stream to stdout."""
-    return ["tar", f"--directory={directory}", *_CREATE]
+def _pruned(not_walked: Sequence[str], *action: str) -> list[str]:
+    """Of a `find`, an alternative that comes first: `action`, and no step into a directory that one of `not_walked` matches."""
+    if not not_walked:
+        return []
+    tests = [part for each in not_walked for part in ("-o", "-regex", each)][1:]
+    return ["-regextype", "posix-extended", "-type", "d", "(", *tests, ")", *action, "-prune", "-o"]
+
+
+def create_command(directory: str, *, holes: bool = True) -> list[str]:
+    """Reads NUL-ended paths (`.` for the root) from stdin, writes their tar stream to stdout. Without `holes`, every byte of a file
+    is read, whatever the file system says of it.
+    """
+    return ["tar", f"--directory={directory}", *(each for each in _CREATE if holes or each != "--sparse")]
 
 
 def extract_command(directory: str) -> list[str]:
@@ -136,9 +173,13 @@ def probe_command(directory: str) -> list[str]:
     return ["find", directory, "-mindepth", "1", "-printf", "x", "-quit"]
 
 
-def find_command(directory: str, name: str) -> list[str]:
-    """Writes the NUL-ended paths of all regular files called `name`."""
-    return ["find", directory, "-ignore_readdir_race", "-name", name, "-type", "f", "-printf", r"%P\0"]
+def find_command(
+    directory: str, name: str, *, one_file_system: bool = False, not_walked: Sequence[str] = ()
+) -> list[str]:
+    """Writes the NUL-ended paths of all regular files called `name`; what is not walked as in `list_command`."""
+    find = ["find", ".", "-noleaf", *(["-xdev"] if one_file_system else [])]
+    wanted = ["-name", name, "-type", "f", "-printf", r"%P\0"]
+    return ["sh", "-c", 'cd "$0" && exec "$@"', directory, *find, *_pruned(not_walked), *wanted]
 
 
 def mark_command(directory: str, backup: str) -> list[str]:

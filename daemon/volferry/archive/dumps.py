@@ -84,7 +84,7 @@ def dump_frames(dumps: Sequence[DumpFile], path: bytes, group: int) -> Iterator[
         iter([(group, entry)]),
         entry_asked=lambda _: None,
         stored=lambda *_: None,
-        vanished=lambda _: None,
+        missing=lambda *_: None,
     )
 
 

@@ -6,6 +6,7 @@ Caches: https://bford.info/cachedir/, a directory with a file CACHEDIR.TAG that 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,41 @@ class Excludes:
         if self.patterns:
             _spec(self.patterns)
 
+    @property
+    def not_walked(self) -> list[str]:
+        """Regular expressions for `list_command`: they match no directory that is not excluded. Excluded directories that they do not
+        match are walked, and left out afterwards.
+        """
+        found: list[str] = []
+        for pattern in self.patterns:
+            if pattern.startswith("!"):
+                found.clear()  # what patterns before it exclude, it may include
+            elif (expression := _expression(pattern)) is not None:
+                found.append(expression)
+        return found
+
+
+def _expression(pattern: str) -> str | None:
+    """A pattern of names and `*` as a POSIX extended regular expression for paths such as `./a/b`; None for any other pattern."""
+    pattern = pattern.rstrip(" \t\r\n")
+    if not pattern or pattern.startswith("#") or re.search(r"[?\[\]\\\n]", pattern):
+        return None
+    anchored = "/" in pattern.rstrip("/")
+    parts = pattern.strip("/").split("/")
+    if pattern.startswith("//") or pattern.endswith("//") or not all(parts):
+        return None
+    above = r"\./" if anchored else r"\./(.*/)?"
+    if parts[0] == "**":
+        above = r"\./(.*/)?"
+        parts = parts[1:]
+    if not parts or any("**" in part for part in parts):
+        return None
+    return above + "/".join(re.sub(r"[.^$+(){}|]", r"\\\g<0>", part).replace("*", "[^/]*") for part in parts)
+
 
 @dataclass(slots=True)
 class LeftOut:
-    """What was left out: how much, and the topmost entries of it."""
+    """What was left out: how much of what was listed, and the topmost entries of it. Of a directory that was not walked, it is one entry."""
 
     entries: int = 0
     source_bytes: int = 0

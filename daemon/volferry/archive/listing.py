@@ -12,10 +12,16 @@ from volferry.archive.commands import END_RECORD, STATUS_RECORD
 from volferry.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 NANOSECONDS = 1_000_000_000
 CHANGED_WITHIN_SECONDS = 2
+_MOST_LAG_SECONDS = 3600
+# File systems whose times the engine's own kernel sets. All others, such as NFS, CIFS and FUSE, may have the clock of a server.
+_OWN_CLOCK = frozenset({
+    "bcachefs", "btrfs", "ecryptfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "ntfs3", "overlay", "ramfs", "reiserfs", "tmpfs",
+    "xfs", "zfs",
+})  # fmt: skip
 
 # In place of CTIME in an index: never equal to what a later listing says, so the entry is read again next time.
 UNTRUSTED = b"-"
@@ -111,34 +117,87 @@ def split_records(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read_listing(blocks: Iterable[bytes], *, may_have_missed: bool = True) -> Iterator[Entry]:
-    """As `listing_records`, split."""
-    for record in listing_records(blocks, may_have_missed=may_have_missed):
-        yield parse_record(record)
-
-
-def listing_records(blocks: Iterable[bytes], *, may_have_missed: bool = True) -> Iterator[bytes]:
-    """Records of what `list_command` wrote, without its first and last record.
-
-    Raises CommandFailed if `find` or `sort` failed or if the listing is cut off anywhere. `find` exits 1 when a
-    directory vanished while it looked; whether that was all is for the caller to say (`may_have_missed`).
+    """The entries of what `list_command` wrote. Raises as `ListingReader.records` does and, without `may_have_missed`, if `find` could
+    not look at something.
     """
-    records = split_records(blocks)
-    try:
-        first = next(records, b"")
-        if not first.startswith(STATUS_RECORD):
-            raise CommandFailed("listing the volume failed: no status of `find` arrived")
-        status = int(first[len(STATUS_RECORD) :])
-        if status > 1 or (status == 1 and not may_have_missed):
-            raise CommandFailed(f"listing the volume failed: `find` exited with status {status}")
-        for record in records:
-            if record.startswith(b"///"):
-                if record != END_RECORD or next(records, None) is not None:
-                    raise CommandFailed("listing the volume failed: it does not end where it says")
-                return
-            yield record
-    except ValueError as error:
-        raise CommandFailed(f"listing the volume failed: {error}") from error
-    raise CommandFailed("listing the volume failed: it is cut off")
+    reader = ListingReader(blocks)
+    for record in reader.records():
+        if reader.find_status and not may_have_missed:
+            break
+        yield parse_record(record)
+    if reader.find_status and not may_have_missed:
+        raise CommandFailed(f"listing the volume failed: `find` exited with status {reader.find_status}")
+
+
+class ListingReader:
+    """What `list_command` wrote, without its first and last record, and without what stands behind each record."""
+
+    def __init__(
+        self, blocks: Iterable[bytes], *, unallocated: Callable[[bytes], object] = lambda _: None
+    ) -> None:
+        """`unallocated` is called with the record of each regular file that has a size and, as the file system has it, no block, just
+        before the record is yielded.
+        """
+        self._blocks = blocks
+        self._unallocated = unallocated
+        self.find_status = 0  # 1: something could not be looked at, and `find` has named it
+        self.file_system = ""  # as `find -printf %F` has it
+        self._newest_change = 0  # of all entries, in seconds since the epoch; where another clock sets it
+
+    def records(self) -> Iterator[bytes]:
+        """Raises CommandFailed if `find` or `sort` failed or if the listing is cut off anywhere. Whether what `find` missed matters is
+        for the caller to say.
+        """
+        records = split_records(self._blocks)
+        try:
+            first = next(records, b"")
+            if not first.startswith(STATUS_RECORD):
+                raise CommandFailed("listing the volume failed: no status of `find` arrived")
+            status, _, file_system = first[len(STATUS_RECORD) :].partition(b" ")
+            self.find_status, self.file_system = int(status), file_system.decode("utf-8", "replace")
+            if self.find_status > 1:
+                raise CommandFailed(
+                    f"listing the volume failed: `find` exited with status {self.find_status}"
+                )
+            other_clock = self.file_system not in _OWN_CLOCK
+            for record in records:
+                if record.startswith(b"///"):
+                    if record != END_RECORD or next(records, None) is not None:
+                        raise CommandFailed("listing the volume failed: it does not end where it says")
+                    return
+                behind = record[-2:]
+                if behind[:1] != b" ":
+                    raise ValueError(f"no number of blocks behind {record[:80]!r}")
+                if behind == b" 0" and _is_file_with_size(record):
+                    self._unallocated(record[:-2])
+                if other_clock:
+                    self._newest_change = max(self._newest_change, _change_seconds(record))
+                yield record[:-2]
+        except ValueError as error:
+            raise CommandFailed(f"listing the volume failed: {error}") from error
+        raise CommandFailed("listing the volume failed: it is cut off")
+
+    def trusted_seconds(self, listed_at: float) -> int:
+        """An entry that changed at this second or later may have changed once more without another time. `listed_at` is when the listing
+        was begun, by the engine's clock; once all records were read.
+
+        A server's clock may be behind that of the engine, by no more than its newest change time is: up to an hour, entries within
+        2 seconds of that one are not trusted either.
+        """
+        trusted = int(listed_at - CHANGED_WITHIN_SECONDS)
+        if self.file_system in _OWN_CLOCK:
+            return trusted
+        lagging = max(self._newest_change - CHANGED_WITHIN_SECONDS, trusted - _MOST_LAG_SECONDS)
+        return min(trusted, lagging)
+
+
+def _change_seconds(record: bytes) -> int:
+    return int(record.partition(b"//")[2].split(b" ", 7)[6].partition(b".")[0])
+
+
+def _is_file_with_size(record: bytes) -> bool:
+    meta = record.partition(b"//")[2]
+    return meta[:1] == b"f" and meta.split(b" ", 5)[4] != b"0"
 
 
 def paired(left: Iterable[Entry], right: Iterable[Entry]) -> Iterator[tuple[Entry | None, Entry | None]]:

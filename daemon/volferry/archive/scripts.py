@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import FIND_FORMAT
+from volferry.archive.commands import LIST_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def list_paths_script(directory: str, spool: str, paths: Sequence[bytes], *, bel
     `paths` must be in the order of a tree walk, none of them empty, and none below another if `below`.
     """
     depth = b"" if below else b" -maxdepth 0"
-    record = _quoted(FIND_FORMAT.replace("%P", "%p", 1).encode())
+    record = _quoted(LIST_FORMAT.replace("%P", "%p", 1).encode())
     yield b"cd %s || exit 1\nset -- %s %s\nlist() {\nstatus=0\n" % (
         _quoted(directory.encode()),
         record,

@@ -1,26 +1,36 @@
-"""What `tar` says on stderr while it reads a volume that is in use, told apart: findings, the expected, failures."""
+"""What `tar` says on stderr while it reads a volume that is in use, told apart: findings, the expected, failures.
+
+The table was made by running GNU tar under injected errors (tests/safety/test_read_faults.py); what is not in it is `unexplained`, and fails
+whatever was being done.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from volferry.model import Finding
+from volferry.archive.complaints import GONE, REASON, UNSUPPORTED, asked, unquote
+from volferry.model import Finding, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
 
 _NAMED = re.compile(rb'tar: ("(?:[^"\\]|\\.)*"): (.*)', re.DOTALL)
 _SHRANK = re.compile(rb"File shrank by (\d+) bytes?; padding with zeros")
-_ESCAPES = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-_ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
-
-# The entry went away, or became something else, between the listing and the reading: its member is missing, and
-# that is how it is found (alignment.py).
-_GONE = (
-    b"No such file or directory",
-    b"Not a directory",
-    b"Too many levels of symbolic links",
-    b"Stale file handle",
-    b"File removed before we read it",
+# After the member's header: `tar` fills the rest of the member with zeros.
+_NOT_READ = re.compile(rb"Read error at byte (\d+), while reading \d+ bytes?: %s" % REASON)
+# Before it: there is no member. "stat" is also what it says if its last look, after the content, fails.
+_NOT_BEGUN = re.compile(rb"(?:Warning: )?Cannot (open|stat|readlink|savedir): %s" % REASON)
+_NOT_ENDED = re.compile(rb"(?:Warning: )?Cannot (?:read|close|seek|seek to \d+): %s" % REASON)
+_NO_ATTRIBUTES = re.compile(
+    rb"Warning: Cannot (?:[fl]?listxattr(?:at)?|[fl]?getxattr(?:at)?|[fl]?getfilecon(?:at)?|file_has_acl(?:_at)?"
+    rb"|acl_get_f(?:ile|d)(?:_at)?|acl_to_text): %s" % REASON
 )
-_HARMLESS = (b"socket ignored", b"Operation not supported")
+_CHANGED = b"file changed as we read it"
+_REMOVED = b"File removed before we read it"
+_SOCKET = b"socket ignored"
+_UNKNOWN_KIND = b"Unknown file type; file ignored"
+_PLAIN = frozenset({_CHANGED, _REMOVED, _SOCKET, _UNKNOWN_KIND})
 _SUMMARY = (
     b"tar: Exiting with failure status due to previous errors",
     b"tar: Error exit delayed from previous errors",
@@ -29,41 +39,104 @@ _SUMMARY = (
 _MOST_UNEXPLAINED = 20
 
 
-def unquote(quoted: bytes) -> bytes:
-    """The bytes of a name that `--quoting-style=c` printed, quotes included."""
-    return _ESCAPE.sub(
-        lambda match: bytes([int(match[1], 8)]) if match[1].isdigit() else _ESCAPES.get(match[1], match[1]),
-        quoted[1:-1],
-    )
-
-
 class TarLog:
-    """Takes the lines one by one; `torn`, `gone` and `unexplained` say what they were."""
+    """Takes the lines one by one. `doubted` is called with the path of each entry whose record must not be trusted, as soon as it
+    is known, from the thread that delivers the lines.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, doubted: Callable[[bytes], object] = lambda _: None) -> None:
+        self._doubted = doubted
         self.torn: dict[bytes, Finding] = {}
+        self.unreadable: dict[bytes, Finding] = {}
         self.gone: set[bytes] = set()  # paths that `tar` was asked for
         self.unexplained: list[str] = []
+        self.some_was_read: set[bytes] = set()  # of those that could not be read to their end
+        self._without_member: set[bytes] = set()
+
+    @property
+    def doubted(self) -> set[bytes]:
+        """Paths of entries that may not be in the stream as they are in the volume."""
+        return self.torn.keys() | self.unreadable.keys()
 
     def line(self, line: bytes) -> None:
         if not line or line in _SUMMARY:
             return
-        if named := _NAMED.fullmatch(line):
-            path = unquote(named[1])
-            if self._explained(b"" if path == b"." else path, named[2]):
-                return
+        if (named := _NAMED.fullmatch(line)) and self._explained(asked(unquote(named[1])), named[2]):
+            return
         if len(self.unexplained) < _MOST_UNEXPLAINED:
             self.unexplained.append(line.decode("utf-8", "backslashreplace"))
 
+    def contradiction(self, missing: Container[bytes]) -> str | None:
+        """A path of which `tar` said that it has no member, and there is one: then it was not understood. `missing` are the paths
+        that have none.
+        """
+        found = next((path for path in sorted(self._without_member) if path not in missing), None)
+        return None if found is None else f"tar stored {printable(found)!r} and said that it could not"
+
+    def why_failed(self, status: int) -> str | None:
+        """Why a `tar` that ended with `status` failed; None if all that it said is about single entries. 1: some changed. 2: some
+        could not be read.
+        """
+        if status in {0, 1, 2} and not self.unexplained:
+            return None
+        why = self.unexplained[0] if self.unexplained else "without a reason"
+        return f"reading the volume failed: tar exited with status {status}: {why}"
+
     def _explained(self, path: bytes, message: bytes) -> bool:
-        if shrank := _SHRANK.fullmatch(message):
+        if message in _PLAIN:
+            self._say(path, message)
+        elif shrank := _SHRANK.fullmatch(message):
             detail = f"shrank by {int(shrank[1])} bytes while it was read; its end is filled with zeros"
-            self.torn[path] = Finding("torn", path, detail)
-            return True
-        if message == b"file changed as we read it":
-            self.torn.setdefault(path, Finding("torn", path, "changed while it was read"))
-            return True
-        if message.endswith(_GONE):
+            self.tear(path, detail)
+        elif failed := _NOT_READ.fullmatch(message):
+            if int(failed[1]):
+                self.some_was_read.add(path)
+            self._unreadable(
+                path,
+                f"could not be read from byte {int(failed[1])} on: {_text(failed[2])}; zeros stand there",
+            )
+        elif failed := _NOT_BEGUN.fullmatch(message):
+            self._not_begun(path, failed[1], failed[2])
+        elif failed := _NOT_ENDED.fullmatch(message):
+            self._unreadable(path, f"could not be read to its end: {_text(failed[1])}")
+        elif failed := _NO_ATTRIBUTES.fullmatch(message):
+            if failed[1] not in UNSUPPORTED:
+                self.some_was_read.add(path)
+                self._unreadable(path, f"some of its attributes could not be read: {_text(failed[1])}")
+        else:
+            return False
+        return True
+
+    def _say(self, path: bytes, message: bytes) -> None:
+        """One of the messages that always are the same."""
+        if message == _CHANGED:
+            if path not in self.torn:
+                self.tear(path, "changed while it was read")
+        elif message == _REMOVED:
             self.gone.add(path)
-            return True
-        return message.endswith(_HARMLESS)
+            self._without_member.add(path)
+        elif message == _UNKNOWN_KIND:
+            self._without_member.add(path)
+            self._unreadable(path, "is of a kind that tar does not know")
+
+    def _not_begun(self, path: bytes, call: bytes, reason: bytes) -> None:
+        if call != b"stat":
+            self._without_member.add(path)
+        if reason in GONE:
+            self.gone.add(path)
+        else:
+            self._unreadable(path, f"could not be read: {_text(reason)}")
+
+    def tear(self, path: bytes, detail: str) -> None:
+        """The entry changed while it was read."""
+        self.torn[path] = Finding("torn", path, detail)
+        self._doubted(path)
+
+    def _unreadable(self, path: bytes, detail: str) -> None:
+        if path not in self.unreadable:
+            self.unreadable[path] = Finding("unreadable", path, detail)
+            self._doubted(path)
+
+
+def _text(reason: bytes) -> str:
+    return reason.decode().lower()

@@ -22,6 +22,7 @@ _LARGEST_EXTENDED_HEADER = 64 << 20
 
 # Type flags of POSIX.1-2001 as `find -printf %y` names the same things; "1" is a hard link to an earlier member.
 HARD_LINK = b"1"
+DIRECTORY = b"5"
 KIND_OF_TYPEFLAG = {b"0": b"f", b"\0": b"f", b"2": b"l", b"3": b"c", b"4": b"b", b"5": b"d", b"6": b"p"}
 
 

@@ -88,6 +88,39 @@ for path in paths():
 out.flush()
 """
 
+# Takes NUL-ended paths of regular files; writes "0" if each of them is one hole to its end, "1" as soon as one is not, or cannot be
+# looked at though it is there. Where the number of blocks is wrong, the place of the first data may be so too: files up to 64 MiB are
+# read, of larger ones the beginning and the end.
+ANY_DATA_SCRIPT = f"""{_PATHS}
+block = 1 << 20
+def has_data(path):
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        os.lseek(file, 0, os.SEEK_DATA)
+        return True
+    except OSError as error:
+        if error.errno != 6:
+            return True
+        size = os.fstat(file).st_size
+        places = range(0, size, block) if size <= 64 * block else (0, size - block)
+        return any(os.pread(file, block, at).strip(b"\\0") for at in places)
+    finally:
+        os.close(file)
+def found():
+    for path in paths():
+        try:
+            if has_data(path):
+                return True
+        except OSError:
+            return True
+    return False
+sys.stdout.write("1" if found() else "0")
+"""
+NO_DATA = b"0"
+
 # Writes how many bytes, and how many entries, may still be written to the file system of the first argument.
 ROOM_SCRIPT = """
 import os, sys
@@ -106,3 +139,7 @@ def digest_command(directory: str) -> list[str]:
 
 def room_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", ROOM_SCRIPT, directory]
+
+
+def any_data_command(directory: str) -> list[str]:
+    return [PYTHON, "-I", "-c", ANY_DATA_SCRIPT, directory]

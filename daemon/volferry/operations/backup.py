@@ -89,7 +89,7 @@ def backup_volume(
         index = IndexFiles(spool / "frames.zst", spool / "files.zst")
         digests = (
             compress_file(index.frames, found.checkpoint.frame_blocks()),
-            compress_file(index.files, distrusted(found.checkpoint.group_blocks(), found.reading.torn)),
+            compress_file(index.files, distrusted(found.checkpoint.group_blocks(), found.reading.doubted)),
         )
         stats = _stats(found, earlier, digests, started, still.downtime_seconds, dumps)
         manifest = _manifest(work, found, stats, digests, started_at, still.mode, dumps)

@@ -26,6 +26,7 @@ class ListingFile:
     )
     entries: int
     source_bytes: int  # sum of the apparent sizes of the regular files
+    holes: bool = True  # whether the file system's word is taken for what is a hole
 
     def records(self) -> Iterator[bytes]:
         return split_records(file_blocks(self.path))
@@ -37,7 +38,7 @@ class Known:
 
     path: Path
     trusted_seconds: int
-    gone: Collection[bytes] = frozenset()  # what was listed, and gone when it was to be read
+    doubted: Collection[bytes] = frozenset()  # paths of what was listed, and not read as it is
 
     def records(self) -> Iterator[bytes]:
         return split_records(file_blocks(self.path))
@@ -46,7 +47,7 @@ class Known:
         """Whether a record that stands in both listings is of an entry that is the same."""
         path, _, meta = record.partition(b"//")
         changed = meta.split(b" ", 7)[6]
-        return int(changed.partition(b".")[0]) <= self.trusted_seconds and path not in self.gone
+        return int(changed.partition(b".")[0]) <= self.trusted_seconds and path not in self.doubted
 
 
 @dataclass(slots=True)

@@ -16,15 +16,9 @@ from volferry.archive.commands import (
     list_command,
     sync_command,
 )
+from volferry.archive.findlog import FindLog
 from volferry.archive.index import file_blocks
-from volferry.archive.listing import (
-    CHANGED_WITHIN_SECONDS,
-    Entry,
-    listing_records,
-    parse_record,
-    path_of,
-    split_records,
-)
+from volferry.archive.listing import Entry, ListingReader, parse_record, path_of, split_records
 from volferry.archive.scripts import SCRIPT_COMMAND, delete_paths_script
 from volferry.archive.tarlog import TarLog
 from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, clear_command, digest_command
@@ -34,6 +28,7 @@ from volferry.model import printable
 from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
 from volferry.operations.comparison import MIGRATED, check_same
+from volferry.operations.volume_listing import any_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -68,6 +63,9 @@ class Transfer:
         self._spool = spool
         self._observer = observer
         self._known: Known | None = None
+        self._doubted: dict[
+            bytes, str
+        ] = {}  # by the last pass: paths of what may not be in the target as it is in the source
         self._number = 0
         self._blocks = BlockTransfer(source, target, observer)
         spool.mkdir(mode=0o700, exist_ok=True)
@@ -91,9 +89,12 @@ class Transfer:
         if changes.clear.stat().st_size:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
-        sent_bytes, gone = send(self._source, self._target, changes.paths, self._observer)
+        sent = send(self._source, self._target, changes.paths, self._observer, holes=now.holes)
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
-        self._known = Known(now.path, now.trusted_seconds, gone | unread)
+        self._doubted = sent.doubted | dict.fromkeys(unread, "could not be read")
+        # Whatever was not sent as it is, is sent again by the next pass.
+        self._known = Known(now.path, now.trusted_seconds, self._doubted.keys())
+        sent_bytes = sent.stream_bytes
         return Sent(changes.entries, len(changes.delete), sent_bytes + block_bytes)
 
     def settle_root(self) -> None:
@@ -118,6 +119,7 @@ class Transfer:
 
         _both(list_side)
         source, target = (_raised(side) for side in sides)
+        self._check_all_was_read(source)
         check_same(_entries(source), _entries(target), self._observer, wording=MIGRATED)
         if checksum:
             self._observer.phase("comparing contents", total_entries=source.entries)
@@ -128,6 +130,18 @@ class Transfer:
                         "in the target volume than in the source"
                     )
         return source
+
+    def _check_all_was_read(self, source: ListingFile) -> None:
+        """Raises RestoreMismatch if something is in the source that the last pass could not read as it is: the target has something in
+        its place that looks the same.
+        """
+        if not self._doubted:
+            return
+        for record in source.records():
+            if (detail := self._doubted.get(path_of(record))) is not None:
+                raise RestoreMismatch(
+                    f"{printable(path_of(record)) or 'the root directory'!r} of the source {detail}"
+                )
 
     def _known_of_target(self, now: ListingFile) -> Known:
         """Of what is the same, the source's record; of all else the target's, which is never equal to one of the source."""
@@ -177,18 +191,26 @@ class Transfer:
 
 def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
     """Raises CommandFailed, also if it holds half of something."""
-    found = _list(place, path, marked=False)
+    found = _list(place, path, marked=False, written_back=True)
     observer.advance(done_bytes=0, done_entries=found.entries)
     return found
 
 
-def send(source: Place, target: Place, paths: Iterator[bytes], observer: Observer) -> tuple[int, set[bytes]]:
-    """Entries of the source, each alone, into the target. Returns the bytes of the stream, and which were gone when they were to
-    be read.
-    """
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What went over as a tar stream."""
+
+    stream_bytes: int
+    doubted: dict[bytes, str]  # by path: what may not have gone over as it is in the source, and why
+
+
+def send(
+    source: Place, target: Place, paths: Iterator[bytes], observer: Observer, *, holes: bool = True
+) -> Stream:
+    """Entries of the source, each alone, into the target."""
     log, lines = TarLog(), Lines()
     reading = source.helper.start(
-        create_command(source.directory), stdin=True, on_stderr=log.line, bulk="stdout"
+        create_command(source.directory, holes=holes), stdin=True, on_stderr=log.line, bulk="stdout"
     )
     writing = target.helper.start(
         extract_command(target.directory), stdin=True, on_stderr=lines.add, bulk="stdin"
@@ -196,14 +218,14 @@ def send(source: Place, target: Place, paths: Iterator[bytes], observer: Observe
     done = pump(reading, writing, paths, observer)
     while writing.read(_READ_BYTES):
         pass
-    status = reading.wait()
-    if status not in {0, 1} and (status != 2 or log.unexplained):
-        why = log.unexplained[0] if log.unexplained else "without a word"
-        raise CommandFailed(f"reading the volume failed: tar exited with status {status}: {why}")
+    if (why := log.why_failed(reading.wait())) is not None:
+        raise CommandFailed(why)
     checked(writing.wait(), lines, "writing the volume")
-    for line in (*log.unexplained, *lines.kept):
+    for line in lines.kept:
         observer.note(line)
-    return done, log.gone
+    findings = log.torn | log.unreadable
+    doubted = dict.fromkeys(log.gone, "was gone when it was to be read")
+    return Stream(done, doubted | {path: finding.detail for path, finding in findings.items()})
 
 
 def pump(reading: Process, writing: Process, paths: Iterable[bytes], observer: Observer) -> int:
@@ -266,43 +288,63 @@ def checked(status: int, lines: Lines, what: str) -> None:
         raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
 
 
-def _list(place: Place, path: Path, *, marked: bool) -> ListingFile:
-    """`marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many."""
-    lines = Lines()
+def _list(place: Place, path: Path, *, marked: bool, written_back: bool = False) -> ListingFile:
+    """`marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many. With `written_back`, as
+    in `list_command`, and files that are said to have no blocks are looked at.
+    """
+    log = FindLog()
     at = place.helper.now().timestamp()
     process = place.helper.start(
-        list_command(place.directory, place.helper.spool), on_stderr=lines.add, bulk="stdout"
+        list_command(place.directory, place.helper.spool, written_back=written_back),
+        on_stderr=log.line,
+        bulk="stdout",
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
-    entries = source_bytes = 0
+    unallocated = path.with_name(f"{path.name}.unallocated")
     try:
-        with path.open("wb") as out:
-            for record in listing_records(blocks):
-                if record.startswith(_MARK):
-                    if not marked:
-                        raise CommandFailed(
-                            "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"
-                        )
-                    continue
-                meta = record.partition(b"//")[2]
-                if meta.startswith(b"s ") and not marked:
-                    continue  # a socket means nothing without the process that made it
-                out.write(record + b"\0")
-                entries += 1
-                if meta.startswith(b"f "):
-                    source_bytes += int(meta.split(b" ", 5)[4])
+        with unallocated.open("wb") as found:
+            reader = ListingReader(blocks, unallocated=lambda record: found.write(path_of(record) + b"\0"))
+            entries, source_bytes = _kept(reader.records(), path, marked=marked)
+            any_unallocated = found.tell() > 0
     except CommandFailed as error:
         for _ in blocks:  # what nobody reads would never end
             pass
         process.wait()
-        raise CommandFailed(f"{error}{': ' + lines.kept[0] if lines.kept else ''}") from error
-    status = process.wait()
-    other = [
-        line for line in lines.kept if not line.endswith(("No such file or directory", "Not a directory"))
-    ]
-    if status or other or not entries:
-        raise CommandFailed(f"listing the volume failed: {(other or lines.kept or [f'status {status}'])[0]}")
-    return ListingFile(path, int(at - CHANGED_WITHIN_SECONDS), entries, source_bytes)
+        raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
+    why = log.why_failed(process.wait())
+    if why is None and not entries:
+        why = "it has no root directory"
+    if why is not None:
+        raise CommandFailed(f"listing the volume failed: {why}")
+    # A volume that is to go on elsewhere goes there whole, or stays.
+    for finding in log.findings.values():
+        if finding.kind != "vanished":
+            raise CommandFailed(f"listing the volume failed: {printable(finding.path)!r} {finding.detail}")
+        if not written_back:
+            raise RestoreMismatch(f"{printable(finding.path)!r} {finding.detail}")
+    holes = not (written_back and any_unallocated) or not any_data(place.helper, place.directory, unallocated)
+    return ListingFile(path, reader.trusted_seconds(at), entries, source_bytes, holes)
+
+
+def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, int]:
+    """Writes those of entries that can be moved to a local file. Returns how many there are, and the sum of the sizes of regular files."""
+    entries = source_bytes = 0
+    with path.open("wb") as out:
+        for record in records:
+            if record.startswith(_MARK):
+                if not marked:
+                    raise CommandFailed(
+                        "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"
+                    )
+                continue
+            meta = record.partition(b"//")[2]
+            if meta.startswith(b"s ") and not marked:
+                continue  # a socket means nothing without the process that made it
+            out.write(record + b"\0")
+            entries += 1
+            if meta.startswith(b"f "):
+                source_bytes += int(meta.split(b" ", 5)[4])
+    return entries, source_bytes
 
 
 def _entries(listing: ListingFile) -> Iterator[Entry]:

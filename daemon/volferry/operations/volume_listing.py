@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from volferry.archive.alignment import ANCHOR
 from volferry.archive.commands import RESTORE_MARK, create_command, find_command, list_command
 from volferry.archive.dumps import DumpFile, with_dumps
 from volferry.archive.excludes import CACHE_SIGNATURE, CACHE_TAG, Excludes, LeftOut, without_excluded
+from volferry.archive.findlog import FindLog
 from volferry.archive.groups import split_groups
 from volferry.archive.index import file_blocks, group_bytes, parse_groups
-from volferry.archive.listing import Entry, is_reserved, listing_records, parse_record, path_of, split_records
+from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
 from volferry.archive.tarstream import TarReader
+from volferry.archive.tree_scripts import NO_DATA, any_data_command
 from volferry.errors import CommandFailed
 from volferry.interrupts import held_back
-from volferry.model import Volume, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
     from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
+    from volferry.model import Finding, Volume
     from volferry.observer import Observer
     from volferry.operations.patches import Patch
     from volferry.operations.plan import Plan, Planner
 
 _READ_BYTES = 1 << 20
 _LISTING_PROGRESS_GROUPS = 256
-_MOST_ERRORS = 100
+_MOST_MET = 1 << 14
 _MARK_RECORD = RESTORE_MARK.encode() + b"//"
 
 
@@ -58,6 +60,10 @@ class Listing:
     to_read: Path  # entries that are to be read, and anchors, each with its group's number
     at: datetime
     plan: Plan
+    has_dumps: bool = False
+    trusted_seconds: int = 0  # an entry that changed at this second or later may have changed once more
+    findings: dict[bytes, Finding] = field(default_factory=dict)  # by path, of what could not be looked at
+    holes: bool = True  # whether the file system's word is taken for what is a hole
     reused: Totals = field(default_factory=Totals)
     read: Totals = field(default_factory=Totals)
     sockets: int = 0
@@ -75,6 +81,23 @@ class Listing:
             if int(number) not in self.patched:
                 yield int(number), parse_record(record)
 
+    def reuses_below(self, number: int, directory: bytes) -> bool:
+        """Whether an entry below a directory, whose own group has that number, is of a group that is reused. For what hardly ever
+        happens: it looks through all groups up to there.
+        """
+        if not self.reused.entries:
+            return False
+        prefix = directory + b"/" if directory else b""
+        for other, records in self.groups():
+            if other <= number:
+                continue
+            first = path_of(records[0])
+            if not first.startswith(prefix):
+                return False
+            if not self.plan.is_read(other) and other not in self.dumped:
+                return True
+        return False
+
     def entry_asked(self, path: bytes) -> Entry | None:
         """One of them, found by looking through all: for what hardly ever happens."""
         return next((entry for _, entry in self.asked() if entry.path == path), None)
@@ -88,56 +111,143 @@ def list_volume(
     excludes: Excludes,
     dumps: Sequence[DumpFile],
     observer: Observer,
+    *,
+    one_file_system: bool = False,
 ) -> Listing:
-    """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole."""
-    errors: list[str] = []
-    caches = _cache_directories(helper, volume) if excludes.caches else set()
-    listing = Listing(spool / "listing", spool / "to-read", helper.now(), planner.plan)
+    """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole but for what its findings name."""
+    log = FindLog()
+    walk = _Walk(one_file_system, excludes.not_walked)
+    caches = _cache_directories(helper, volume, walk) if excludes.caches else set()
+    listing = Listing(spool / "listing", spool / "to-read", helper.now(), planner.plan, bool(dumps))
     process = helper.start(
-        list_command(helper.directory(volume.name), helper.spool),
-        on_stderr=lambda line: errors.append(printable(line)) if len(errors) < _MOST_ERRORS else None,
+        list_command(
+            helper.directory(volume.name),
+            helper.spool,
+            written_back=True,
+            one_file_system=walk.one_file_system,
+            not_walked=walk.not_walked,
+        ),
+        on_stderr=log.line,
         bulk="stdout",
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
+    unallocated = _Unallocated(spool / "unallocated")
+    reader = ListingReader(blocks, unallocated=unallocated.add)
     try:
-        with listing.path.open("wb") as everything, listing.to_read.open("wb") as to_read:
-            records = _of_interest(listing_records(blocks), listing)
-            if excludes:
-                records = without_excluded(
-                    records, excludes, cache_directories=caches, left_out=listing.left_out
-                )
-            for group in split_groups(with_dumps(records, dumps)):
-                everything.write(group_bytes(group.number, group.records))
-                is_read = planner.add(group)
-                if dumps and is_reserved(path_of(group.records[0])):
-                    listing.dumped.add(group.number)
-                elif is_read:
-                    listing.read.add(len(group.records), group.source_bytes, group.kinds)
-                    for record in planner.plan.anchors.get(group.number, ()):
-                        to_read.write(b"%d %s\0" % (ANCHOR, record))
-                    prefix = b"%d " % group.number
-                    to_read.writelines(prefix + record + b"\0" for record in group.records)
-                else:
-                    listing.reused.add(len(group.records), group.source_bytes, group.kinds)
-                if group.number % _LISTING_PROGRESS_GROUPS == 0:
-                    observer.advance(done_bytes=0, done_entries=listing.read.entries + listing.reused.entries)
+        records = _of_interest(reader.records(), listing)
+        if excludes:
+            records = without_excluded(records, excludes, cache_directories=caches, left_out=listing.left_out)
+        with unallocated.path.open("wb") as unallocated.file:
+            _plan_groups(with_dumps(records, dumps), listing, planner, unallocated, observer)
     except CommandFailed as error:
         for _ in blocks:  # what nobody reads would never end
             pass
         process.wait()
-        raise CommandFailed(f"{error}{': ' + errors[0] if errors else ''}") from error
-    status = process.wait()
-    # What vanished while `find` looked is as if it had never been; nothing else may be missing.
-    other = [line for line in errors if not line.endswith(("No such file or directory", "Not a directory"))]
-    if status or other or not (listing.read.entries or listing.reused.entries):
-        raise CommandFailed(f"listing the volume failed: {(other or errors or [f'status {status}'])[0]}")
+        raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
+    _check(log, process.wait(), reader, listing)
+    for note in log.notes:
+        observer.note(note)
+    listing.findings = log.findings
+    listing.trusted_seconds = reader.trusted_seconds(listing.at.timestamp())
+    if unallocated.count:
+        listing.holes = not any_data(helper, helper.directory(volume.name), unallocated.path)
     return listing
 
 
-def _cache_directories(helper: Helper, volume: Volume) -> set[bytes]:
+def _check(log: FindLog, status: int, reader: ListingReader, listing: Listing) -> None:
+    """Raises CommandFailed if the listing lacks anything that is no finding."""
+    why = log.why_failed(status)
+    if why is None and not (listing.read.entries or listing.reused.entries):
+        why = "it has no root directory"
+    if why is None and reader.find_status and not log.findings:
+        why = "`find` missed something, and gave no reason"
+    if why is not None:
+        raise CommandFailed(f"listing the volume failed: {why}")
+
+
+def _plan_groups(
+    records: Iterable[bytes],
+    listing: Listing,
+    planner: Planner,
+    unallocated: _Unallocated,
+    observer: Observer,
+) -> None:
+    """Writes the two files of the listing."""
+    with listing.path.open("wb") as everything, listing.to_read.open("wb") as to_read:
+        for group in split_groups(records):
+            everything.write(group_bytes(group.number, group.records))
+            is_read = planner.add(group)
+            if listing.has_dumps and is_reserved(path_of(group.records[0])):
+                listing.dumped.add(group.number)
+            elif is_read:
+                listing.read.add(len(group.records), group.source_bytes, group.kinds)
+                for record in planner.plan.anchors.get(group.number, ()):
+                    to_read.write(b"%d %s\0" % (ANCHOR, record))
+                prefix = b"%d " % group.number
+                to_read.writelines(prefix + record + b"\0" for record in group.records)
+            else:
+                listing.reused.add(len(group.records), group.source_bytes, group.kinds)
+            unallocated.end_group(group.records, is_read=is_read)
+            if group.number % _LISTING_PROGRESS_GROUPS == 0:
+                observer.advance(done_bytes=0, done_entries=listing.read.entries + listing.reused.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Where `find` does not go."""
+
+    one_file_system: bool
+    not_walked: list[str]
+
+
+class _Unallocated:
+    """Files that are to be read, have a size and, if the file system is to be believed, no block: their paths, in a local file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: BinaryIO
+        self.count = 0
+        self._met: set[bytes] = set()  # records of groups that have not ended yet
+
+    def add(self, record: bytes) -> None:
+        self._met.add(record)
+        if len(self._met) > _MOST_MET:  # of what is excluded, no group tells
+            self._write(self._met)
+            self._met.clear()
+
+    def end_group(self, records: Sequence[bytes], *, is_read: bool) -> None:
+        if self._met:
+            found = self._met.intersection(records)
+            self._met -= found
+            if is_read:
+                self._write(found)
+
+    def _write(self, records: Iterable[bytes]) -> None:
+        for record in records:
+            self.file.write(path_of(record) + b"\0")
+            self.count += 1
+
+
+def any_data(helper: Helper, directory: str, paths: Path) -> bool:
+    """Whether one of the files in a local file of NUL-ended paths holds data. If that cannot be found out, it does."""
+    process = helper.start(any_data_command(directory), stdin=True, on_stderr=lambda _: None)
+    try:
+        for block in file_blocks(paths):
+            process.write(block)
+        process.close_stdin()
+    except BrokenPipeError:  # it has found one
+        pass
+    answer = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    return process.wait() != 0 or answer != NO_DATA
+
+
+def _cache_directories(helper: Helper, volume: Volume, walk: _Walk) -> set[bytes]:
     """Directories with a tag that begins as it should."""
     directory = helper.directory(volume.name)
-    process = helper.start(find_command(directory, CACHE_TAG.decode()), on_stderr=lambda _: None)
+    find = find_command(
+        directory, CACHE_TAG.decode(), one_file_system=walk.one_file_system, not_walked=walk.not_walked
+    )
+    process = helper.start(find, on_stderr=lambda _: None)
     tags = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
     process.wait()
     found: set[bytes] = set()

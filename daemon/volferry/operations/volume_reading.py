@@ -11,21 +11,14 @@ from volferry.archive.alignment import ANCHOR, align
 from volferry.archive.commands import create_command
 from volferry.archive.dumps import DumpFile, dump_frames
 from volferry.archive.frames import ReusedGroup
-from volferry.archive.listing import (
-    CHANGED_WITHIN_SECONDS,
-    NANOSECONDS,
-    UNTRUSTED,
-    Entry,
-    nanoseconds,
-    parse_record,
-)
+from volferry.archive.listing import NANOSECONDS, UNTRUSTED, Entry, nanoseconds, parse_record
 from volferry.archive.manifest import MOST_FINDINGS
 from volferry.archive.streambuffer import SEGMENT_BYTES
 from volferry.archive.tarlog import TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
 from volferry.interrupts import held_back
-from volferry.model import Finding, Volume
+from volferry.model import Finding, Volume, printable
 from volferry.operations.patches import PatchedContent, take_patches
 from volferry.operations.volume_listing import Totals
 
@@ -55,8 +48,9 @@ class VolumeReading:
         self._dumps = dumps
         self._checkpoint = checkpoint
         self._observer = observer
-        self._log = TarLog()
-        self._newest_trusted = int(listing.at.timestamp() - CHANGED_WITHIN_SECONDS) * NANOSECONDS
+        self._log = TarLog(checkpoint.doubt)
+        self._missing: dict[bytes, None] = {}  # paths of what was to be read and is not taken, in order
+        self._newest_trusted = listing.trusted_seconds * NANOSECONDS
         self._groups = listing.groups()
         self._recorded = -1  # the entries of groups up to this one are in the checkpoint, if they are reused
         self._ready: deque[int] = deque()  # of those, and of dumps, the groups that have not been passed on
@@ -79,9 +73,9 @@ class VolumeReading:
         return totals
 
     @property
-    def torn(self) -> set[bytes]:
-        """Paths of entries that changed while they were read."""
-        return set(self._log.torn)
+    def doubted(self) -> set[bytes]:
+        """Paths of entries that may not be in the backup as they are in the volume."""
+        return self._log.doubted
 
     def capture(self, helper: Helper, volume: Volume, spool: Path, content: PatchedContent | None) -> None:
         """Takes all that is to be read into `spool`; what becomes of it then costs the volume no time any longer. With `content`,
@@ -101,7 +95,12 @@ class VolumeReading:
             self._listing.patched = {asked[patch.entry.path]: patch for patch in patches}
             self._content = content
         self._captured = spool / "captured"
-        process = helper.start(create_command(directory), stdin=True, on_stderr=self._log.line, bulk="stdout")
+        process = helper.start(
+            create_command(directory, holes=self._listing.holes),
+            stdin=True,
+            on_stderr=self._log.line,
+            bulk="stdout",
+        )
         with self._captured.open("wb", buffering=0) as file, _feeding(process, self._listing):
             while data := process.read(_READ_BYTES):
                 file.write(data)
@@ -125,12 +124,14 @@ class VolumeReading:
         last = len(self._listing.plan.sources)
         yield from self._others_before(last)
         yield last, END_OF_ARCHIVE
-        for finding in self._log.torn.values():
-            self._found(finding)
+        self._settle()
 
     def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
         process = helper.start(
-            create_command(helper.directory(volume.name)), stdin=True, on_stderr=self._log.line, bulk="stdout"
+            create_command(helper.directory(volume.name), holes=self._listing.holes),
+            stdin=True,
+            on_stderr=self._log.line,
+            bulk="stdout",
         )
         with _feeding(process, self._listing):
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
@@ -158,7 +159,8 @@ class VolumeReading:
             self._listing.asked(),
             entry_asked=self._listing.entry_asked,
             stored=self._stored,
-            vanished=self._vanished,
+            missing=self._note_missing,
+            reused_below=lambda group, entry: self._listing.reuses_below(group, entry.path),
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
         )
 
@@ -171,7 +173,7 @@ class VolumeReading:
             iter([(group, patch.entry)]),
             entry_asked=lambda _: None,
             stored=lambda *_: None,
-            vanished=lambda _: None,
+            missing=lambda *_: None,
         )
         self.read_bytes += reader.bytes_read
 
@@ -228,8 +230,62 @@ class VolumeReading:
         if self._read.entries % _PROGRESS_ENTRIES == 0 or size > _READ_BYTES:
             self._observer.advance(done_bytes=self._read.source_bytes, done_entries=self._read.entries)
 
-    def _vanished(self, entry: Entry) -> None:
-        self._found(Finding("vanished", entry.path, "was listed, and gone when it was to be read"))
+    def _note_missing(self, _group: int, entry: Entry) -> None:
+        self._missing[entry.path] = None
+
+    def _settle(self) -> None:
+        """What is missing or in doubt, once `tar` has said all that it had to say of it. Raises CommandFailed if there is nothing to be
+        called a backup, or if it was not understood.
+        """
+        log, listing = self._log, self._listing
+        if b"" in self._missing:
+            why = log.unreadable.get(b"")
+            raise CommandFailed(
+                f"reading the volume failed: its root directory {why.detail if why else 'is gone'}"
+            )
+        if (contradiction := log.contradiction(self._missing)) is not None:
+            raise CommandFailed(f"reading the volume failed: {contradiction}")
+        self._check_not_all_unreadable()
+        for path in log.gone - self._missing.keys():
+            log.tear(path, "was gone when it had been read")
+        for finding in listing.findings.values():
+            self._found(finding)
+        for path in self._missing:
+            if path in listing.findings:
+                continue
+            self._found(log.unreadable.get(path) or self._why_missing(path))
+        for finding in (*log.unreadable.values(), *log.torn.values()):
+            if finding.path not in self._missing and finding.path not in listing.findings:
+                self._found(finding)
+
+    def _why_missing(self, path: bytes) -> Finding:
+        above = path
+        while b"/" in above:
+            above = above.rpartition(b"/")[0]
+            if above in self._log.unreadable:
+                return Finding("unreadable", path, "is in a directory that could not be read")
+        return Finding("vanished", path, "was listed, and gone when it was to be read")
+
+    def _check_not_all_unreadable(self) -> None:
+        """Raises CommandFailed if nothing but directories was read, and not because nothing else is there."""
+        unreadable = self._log.unreadable | {
+            path: finding for path, finding in self._listing.findings.items() if finding.kind == "unreadable"
+        }
+        if not unreadable:
+            return
+        kinds = self.totals.kinds
+        not_read = sum(
+            path not in self._log.some_was_read and path not in self._missing for path in self._log.unreadable
+        )
+        whole = sum(kinds.values()) - kinds.get(b"d", 0) - not_read
+        directories = kinds.get(b"d", 0) - 1
+        listed = self._listing.read.kinds.keys() | self._listing.reused.kinds.keys()
+        if whole > 0 or (directories > 0 and listed == {b"d"}):
+            return
+        first = next(iter(unreadable.values()))
+        raise CommandFailed(
+            f"reading the volume failed: nothing of it could be read; the first: {printable(first.path)!r} {first.detail}"
+        )
 
     def _found(self, finding: Finding) -> None:
         self.findings_total += 1
@@ -238,14 +294,8 @@ class VolumeReading:
             self._observer.finding(finding)
 
     def _check(self, status: int) -> None:
-        """0: all read. 1: some files changed. 2: some files failed, which is fine if all of them had vanished."""
-        unexplained = self._log.unexplained
-        if status in {0, 1} or (status == 2 and not unexplained):
-            for line in unexplained:
-                self._observer.note(line)
-            return
-        why = unexplained[0] if unexplained else "without a word"
-        raise CommandFailed(f"reading the volume failed: tar exited with status {status}: {why}")
+        if (why := self._log.why_failed(status)) is not None:
+            raise CommandFailed(why)
 
 
 @contextmanager

@@ -1,0 +1,64 @@
+"""What `find` and `sync` say on stderr while a volume is listed, told apart as in tarlog.py: findings, and failures.
+
+A message is about an entry that could not be looked at, which the listing then lacks, or about a directory, of which the listing then lacks
+some or all of what is in it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from volferry.archive.complaints import GONE, REASON, asked, unquote
+from volferry.model import Finding
+
+_NAMED = re.compile(rb"find: ('(?:[^'\\]|\\.)*'): %s" % REASON, re.DOTALL)
+_LOOP = re.compile(
+    rb"find: File system loop detected; ('(?:[^'\\]|\\.)*') is part of the same file system loop as '(?:[^'\\]|\\.)*'\.",
+    re.DOTALL,
+)
+_NOT_WRITTEN_BACK = re.compile(rb"sync: error syncing '\.': %s" % REASON)
+
+_MOST_UNEXPLAINED = 20
+_MOST_FINDINGS = 100_000
+
+
+class FindLog:
+    """Takes the lines one by one."""
+
+    def __init__(self) -> None:
+        self.findings: dict[bytes, Finding] = {}  # by path
+        self.notes: list[str] = []
+        self.unexplained: list[str] = []
+
+    def line(self, line: bytes) -> None:
+        if line and not self._explained(line) and len(self.unexplained) < _MOST_UNEXPLAINED:
+            self.unexplained.append(line.decode("utf-8", "backslashreplace"))
+
+    def why_failed(self, status: int) -> str | None:
+        """Why a listing that ended with `status` is not to be used; None if all that is wrong with it are findings."""
+        if status or self.unexplained:
+            return (self.unexplained or [f"status {status}"])[0]
+        if (root := self.findings.get(b"")) is not None:
+            return f"the root directory {root.detail}"
+        if len(self.findings) > _MOST_FINDINGS:
+            return f"more than {_MOST_FINDINGS:,} entries could not be looked at"
+        return None
+
+    def _explained(self, line: bytes) -> bool:
+        if named := _NAMED.fullmatch(line):
+            path, reason = asked(unquote(named[1])), named[2]
+            detail = f"could not be listed: {reason.decode().lower()}"
+            self._add(Finding("vanished" if reason in GONE else "unreadable", path, detail))
+        elif loop := _LOOP.fullmatch(line):
+            self._add(Finding("unreadable", asked(unquote(loop[1])), "is a directory that contains itself"))
+        elif failed := _NOT_WRITTEN_BACK.fullmatch(line):
+            self.notes.append(
+                f"the volume's pages could not be written back: {failed[1].decode().lower()}; what is written through a mapping may be missed"
+            )
+        else:
+            return False
+        return True
+
+    def _add(self, finding: Finding) -> None:
+        if len(self.findings) <= _MOST_FINDINGS:
+            self.findings.setdefault(finding.path, finding)

@@ -1,0 +1,126 @@
+/* Lets chosen calls of `tar` and `find` fail, or lie, for chosen paths. Loaded before them with LD_PRELOAD.
+
+   FAULTS holds lines `CALL ERRNO PATH [OFFSET]`: the call fails with that number where the path that it is about ends with PATH; `read`
+   only from OFFSET on. `blocks 0 PATH`: whoever asks is told that the file has no blocks. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+/* <sys/acl.h>, which is in a package of its own */
+typedef void *acl_t;
+typedef unsigned acl_type_t;
+acl_t acl_get_file(const char *, acl_type_t);
+acl_t acl_get_fd(int);
+
+#define REAL(name) __typeof__(name) *real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
+
+static ssize_t link_of(int fd, char *to) {
+    char from[64];
+    snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
+    static ssize_t (*real)(const char *, char *, size_t);
+    if (!real) real = (ssize_t(*)(const char *, char *, size_t))dlsym(RTLD_NEXT, "readlink");
+    ssize_t size = real(from, to, 4095);
+    to[size < 0 ? 0 : size] = 0;
+    return size;
+}
+
+static int ends_with(const char *path, const char *end) {
+    size_t one = strlen(path), other = strlen(end);
+    return one >= other && !strcmp(path + one - other, end);
+}
+
+static int planned(const char *call, const char *path, off_t offset) {
+    const char *line = getenv("FAULTS");
+    while (line && *line) {
+        char name[32], end[1024];
+        int number = 0;
+        long long from = 0;
+        if (sscanf(line, "%31s %d %1023s %lld", name, &number, end, &from) >= 3 && !strcmp(name, call) &&
+            ends_with(path, end) && offset >= from)
+            return number ? number : -1;
+        line = strchr(line, '\n');
+        if (line) line++;
+    }
+    return 0;
+}
+
+static const char *full(int directory, const char *path, char *buffer) {
+    if (path[0] == '/' && strncmp(path, "/proc/self/fd/", 14)) return path;
+    if (!strncmp(path, "/proc/self/fd/", 14)) { /* as gnulib asks for what has no call of its own */
+        directory = atoi(path + 14);
+        path = strchr(path + 14, '/');
+        if (!path) { link_of(directory, buffer); return buffer; }
+        path++;
+    }
+    if (directory == AT_FDCWD) { if (!getcwd(buffer, 4096)) buffer[0] = 0; } else link_of(directory, buffer);
+    size_t size = strlen(buffer);
+    if (*path) snprintf(buffer + size, 8192 - size, "/%s", path);
+    return buffer;
+}
+
+#define FAIL_AT(call, directory, path, result) do { char b_[8192]; int saved_ = errno; int e_ = planned(call, full(directory, path, b_), 0); errno = saved_; \
+    if (e_) { errno = e_; return result; } } while (0)
+#define FAIL_FD(call, fd, offset, result) do { char b_[8192]; int saved_ = errno; link_of(fd, b_); int e_ = planned(call, b_, offset); errno = saved_; \
+    if (e_) { errno = e_; return result; } } while (0)
+
+static int lies(int directory, const char *path) { char b[8192]; int saved = errno; int e = planned("blocks", full(directory, path, b), 0); errno = saved; return e; }
+
+#define OPENAT(name) int name(int d, const char *p, int flags, ...) { \
+    va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more); \
+    REAL(name); FAIL_AT("open", d, p, -1); return real(d, p, flags, mode); }
+OPENAT(openat)
+OPENAT(openat64)
+#define OPEN(name) int name(const char *p, int flags, ...) { \
+    va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more); \
+    REAL(name); FAIL_AT("open", AT_FDCWD, p, -1); return real(p, flags, mode); }
+OPEN(open)
+OPEN(open64)
+
+/* as programs that were built with _FORTIFY_SOURCE call them */
+int __open_2(const char *, int);
+int __openat_2(int, const char *, int);
+int __open_2(const char *p, int flags) { REAL(__open_2); FAIL_AT("open", AT_FDCWD, p, -1); return real(p, flags); }
+int __openat_2(int d, const char *p, int flags) { REAL(__openat_2); FAIL_AT("open", d, p, -1); return real(d, p, flags); }
+
+ssize_t read(int fd, void *to, size_t size) { REAL(read); FAIL_FD("read", fd, lseek(fd, 0, SEEK_CUR), -1); return real(fd, to, size); }
+
+#define FSTATAT(name, kind) int name(int d, const char *p, struct kind *to, int flags) { REAL(name); \
+    if (*p) FAIL_AT(flags & AT_SYMLINK_NOFOLLOW ? "lstat" : "stat", d, p, -1); else FAIL_FD("stat", d, 0, -1); \
+    int done = real(d, p, to, flags); if (!done && lies(d, p)) to->st_blocks = 0; return done; }
+FSTATAT(fstatat, stat)
+FSTATAT(fstatat64, stat64)
+#define STAT(name, kind, call) int name(const char *p, struct kind *to) { REAL(name); FAIL_AT(call, AT_FDCWD, p, -1); \
+    int done = real(p, to); if (!done && lies(AT_FDCWD, p)) to->st_blocks = 0; return done; }
+STAT(stat, stat, "stat")
+STAT(stat64, stat64, "stat")
+STAT(lstat, stat, "lstat")
+STAT(lstat64, stat64, "lstat")
+#define FSTAT(name, kind) int name(int fd, struct kind *to) { REAL(name); FAIL_FD("stat", fd, 0, -1); \
+    int done = real(fd, to); if (!done && lies(fd, "")) to->st_blocks = 0; return done; }
+FSTAT(fstat, stat)
+FSTAT(fstat64, stat64)
+
+struct dirent *readdir(DIR *d) { REAL(readdir); FAIL_FD("readdir", dirfd(d), 0, NULL); return real(d); }
+struct dirent64 *readdir64(DIR *d) { REAL(readdir64); FAIL_FD("readdir", dirfd(d), 0, NULL); return real(d); }
+
+ssize_t readlinkat(int d, const char *p, char *to, size_t size) { REAL(readlinkat); FAIL_AT("readlink", d, p, -1); return real(d, p, to, size); }
+ssize_t readlink(const char *p, char *to, size_t size) { REAL(readlink); FAIL_AT("readlink", AT_FDCWD, p, -1); return real(p, to, size); }
+
+ssize_t llistxattr(const char *p, char *to, size_t size) { REAL(llistxattr); FAIL_AT("llistxattr", AT_FDCWD, p, -1); return real(p, to, size); }
+ssize_t flistxattr(int fd, char *to, size_t size) { REAL(flistxattr); FAIL_FD("llistxattr", fd, 0, -1); return real(fd, to, size); }
+ssize_t listxattr(const char *p, char *to, size_t size) { REAL(listxattr); FAIL_AT("llistxattr", AT_FDCWD, p, -1); return real(p, to, size); }
+ssize_t getxattr(const char *p, const char *n, void *to, size_t size) { REAL(getxattr); FAIL_AT("lgetxattr", AT_FDCWD, p, -1); return real(p, n, to, size); }
+ssize_t lgetxattr(const char *p, const char *n, void *to, size_t size) { REAL(lgetxattr); FAIL_AT("lgetxattr", AT_FDCWD, p, -1); return real(p, n, to, size); }
+ssize_t fgetxattr(int fd, const char *n, void *to, size_t size) { REAL(fgetxattr); FAIL_FD("lgetxattr", fd, 0, -1); return real(fd, n, to, size); }
+acl_t acl_get_file(const char *p, acl_type_t type) { REAL(acl_get_file); FAIL_AT("acl_get_file", AT_FDCWD, p, NULL); return real(p, type); }
+acl_t acl_get_fd(int fd) { REAL(acl_get_fd); FAIL_FD("acl_get_file", fd, 0, NULL); return real(fd); }

@@ -1,0 +1,371 @@
+"""Volumes on file systems that fail, or lie: no backup is called right that is not, and one bad entry does not cost the others."""
+
+from __future__ import annotations
+
+import errno
+import io
+import mmap
+import os
+import subprocess
+import tarfile
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.parts.faults import CALLS, NUMBERS, built_library, environment, fault
+from tests.parts.local_helper import LocalVolume
+from tests.parts.memory_store import Clock, Contents, MemoryStore
+from volferry.archive import listing
+from volferry.archive.commands import create_command, list_command
+from volferry.archive.excludes import Excludes
+from volferry.archive.findlog import FindLog
+from volferry.archive.tarlog import TarLog
+from volferry.errors import CommandFailed
+from volferry.observer import Silent
+from volferry.operations import volume_listing, volume_pass
+from volferry.operations.backup_reader import BackupReader
+from volferry.operations.export import export_backup
+from volferry.operations.verify import Verifier
+from volferry.repository import BackupWriter, Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from volferry.model import BackupRef, BackupStats
+    from volferry.operations.volume_listing import Listing
+
+LONG_AGO = 10**18
+SMALL = b"small " * 500
+LARGE = os.urandom(3 << 20)
+ALL = b"whole"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_library(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture
+def repository() -> Repository:
+    return Repository.open_or_create(MemoryStore(Contents("store", Clock())))[0]
+
+
+@pytest.fixture
+def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has just been written is trusted as if it were old."""
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> LocalVolume:
+    data = tmp_path / "data"
+    directory = data / "dir"
+    (directory / "sub").mkdir(parents=True)
+    (directory / "small").write_bytes(SMALL)
+    (directory / "large").write_bytes(LARGE)
+    (directory / "sub" / "leaf").write_bytes(b"leaf")
+    (directory / "attributes").write_bytes(b"with attributes")
+    os.setxattr(directory / "attributes", "user.key", b"value")
+    subprocess.run(["setfacl", "-m", "u:1:r", directory / "attributes"], check=True)
+    (directory / "link").symlink_to("target")
+    os.mkfifo(directory / "fifo")
+    with (directory / "holes").open("wb") as file:
+        file.truncate(5 << 20)
+        file.seek(1 << 20)
+        file.write(b"data")
+    (data / "other").write_bytes(b"other")
+    return LocalVolume(data, tmp_path / "state")
+
+
+def stored(repository: Repository, ref: BackupRef, spool: Path) -> dict[str, bytes]:
+    """What a backup holds: content of files, targets of links, or the kind of the entry."""
+    out = io.BytesIO()
+    spool.mkdir(exist_ok=True)
+    export_backup(BackupReader(repository, ref, spool=spool), out.write, observer=Silent())
+    out.seek(0)
+    found = {}
+    with tarfile.open(fileobj=out) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() else None
+            found[member.name] = (
+                content.read() if content else member.linkname.encode() if member.issym() else member.type
+            )
+    return found
+
+
+def present(data: Path) -> dict[str, bytes]:
+    """The same, of a directory."""
+    found = {".": tarfile.DIRTYPE}
+    for path in data.rglob("*"):
+        name = str(path.relative_to(data))
+        if path.is_symlink():
+            found[name] = os.fsencode(path.readlink())
+        elif path.is_file():
+            found[name] = path.read_bytes()
+        else:
+            found[name] = tarfile.DIRTYPE if path.is_dir() else tarfile.FIFOTYPE
+    return found
+
+
+VICTIM = {
+    "open": "/dir/small",
+    "read": "/dir/large",
+    "stat": "/dir/small",
+    "lstat": "/dir/sub",
+    "readdir": "/dir/sub",
+    "readlink": "/dir/link",
+    "llistxattr": "/dir/small",
+    "lgetxattr": "/dir/attributes",
+    "acl_get_file": "/dir/attributes",
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", CALLS)
+def test_no_error_of_one_entry_goes_unsaid_or_costs_the_others(
+    library: Path, repository: Repository, volume: LocalVolume, tmp_path: Path, call: str, number: int
+) -> None:
+    victim = VICTIM[call].removeprefix("/")
+    now = time.time()
+    for path in volume.data.rglob("*"):
+        if not path.is_symlink():
+            os.utime(path, (now - 60, now - 60))
+    volume.environment = environment(
+        library, fault(call, number, VICTIM[call], 1 << 20 if call == "read" else 0)
+    )
+
+    stats = volume.back_up(repository)
+
+    there, kept = present(volume.data), stored(repository, stats.ref, tmp_path / "spool")
+    hurt = {finding.path.decode() for finding in stats.findings}
+    for name, content in there.items():
+        if name not in hurt and not any(name.startswith(f"{each}/") for each in hurt):
+            assert kept.get(name) == content, name
+    attributes = call in {"llistxattr", "lgetxattr", "acl_get_file"}
+    quiet = attributes and number in {errno.EOPNOTSUPP, errno.EINVAL, errno.EBUSY}
+    assert hurt >= {victim} or quiet
+    assert stats.findings_total >= len(hurt)
+    assert kept.keys() <= there.keys()
+    # It heals: the next one has all of it, and trusts nothing that the bad one has recorded.
+    volume.environment = {}
+    healed = volume.back_up(repository)
+    assert healed.findings == ()
+    assert stored(repository, healed.ref, tmp_path / "spool") == there
+    (tmp_path / "verify").mkdir()
+    verifier = Verifier(repository, read=True, spool=tmp_path / "verify", observer=Silent())
+    assert verifier.verify(healed.ref).findings == ()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_the_programs_say_is_understood_whole(
+    library: Path, volume: LocalVolume, tmp_path: Path, call: str
+) -> None:
+    """Every message that an error of any call brings about, for every kind of entry: known, and of the entry that it is about."""
+    entries = sorted(present(volume.data))
+    asked = b"".join(name.encode() + b"\0" for name in entries)
+    names = [f"/{name}" for name in entries if name != "."]
+    for number in NUMBERS:
+        faults = environment(library, *(fault(call, number, name) for name in names))
+        faults |= {"LC_ALL": "C", "PATH": os.environ["PATH"]}
+        tar = subprocess.run(
+            create_command(str(volume.data)), input=asked, capture_output=True, check=False, env=faults
+        )
+        log = TarLog()
+        for line in tar.stderr.splitlines():
+            log.line(line)
+        assert log.why_failed(tar.returncode) is None, (number, log.unexplained)
+        assert {path.decode() or "." for path in log.doubted | log.gone} <= set(entries)
+        find = subprocess.run(
+            list_command(str(volume.data), str(tmp_path)), capture_output=True, check=False, env=faults
+        )
+        said = FindLog()
+        for line in find.stderr.splitlines():
+            said.line(line)
+        assert said.why_failed(0) is None, (number, said.unexplained)
+        assert {path.decode() for path in said.findings} <= set(entries)
+
+
+class PowerFailureError(Exception):
+    pass
+
+
+def power_fails(*_arguments: object, **_more: object) -> None:
+    raise PowerFailureError
+
+
+@pytest.mark.usefixtures("_trusting")
+@pytest.mark.parametrize("offset", [0, 1 << 20])
+def test_a_read_error_is_in_doubt_also_where_the_run_dies_afterwards(
+    library: Path,
+    repository: Repository,
+    volume: LocalVolume,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offset: int,
+) -> None:
+    volume.environment = environment(library, fault("read", errno.ESTALE, "/dir/large", offset))
+    volume.pack_bytes = 1 << 20
+    with monkeypatch.context() as patch:
+        patch.setattr(BackupWriter, "put_manifest", power_fails)
+        with pytest.raises(PowerFailureError):
+            volume.back_up(repository)
+    volume.environment = {}
+    stats = volume.back_up(repository)
+    assert stats.findings == ()
+    assert stored(repository, stats.ref, tmp_path / "spool") == present(volume.data)
+
+
+def test_a_volume_of_which_nothing_can_be_read_is_a_failure(
+    library: Path, repository: Repository, volume: LocalVolume
+) -> None:
+    for faults in (
+        [fault("readdir", errno.EIO, "/data")],
+        [fault("open", errno.EIO, "/data")],
+        [fault(call, errno.ESTALE, f"/{name}") for call in ("open", "read") for name in present(volume.data)]
+        + [fault("lstat", errno.EIO, f"/{name}") for name in ("link", "fifo")],
+    ):
+        volume.environment = environment(library, *faults)
+        with pytest.raises(CommandFailed):
+            volume.back_up(repository)
+    assert list(repository.refs()) == []
+
+
+def test_a_path_that_is_too_long_costs_only_itself(
+    repository: Repository, volume: LocalVolume, tmp_path: Path
+) -> None:
+    descriptor = os.open(volume.data, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("a" * 250, dir_fd=descriptor)
+        deeper = os.open("a" * 250, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = deeper
+    os.close(descriptor)
+
+    stats = volume.back_up(repository)
+
+    assert stats.findings_total == 4
+    assert {finding.kind for finding in stats.findings} == {"unreadable"}
+    kept = stored(repository, stats.ref, tmp_path / "spool")
+    assert kept["dir/large"] == LARGE
+    assert kept["other"] == b"other"
+
+
+def test_a_file_that_is_said_to_have_no_blocks_is_kept_with_its_data(
+    library: Path, repository: Repository, volume: LocalVolume, tmp_path: Path
+) -> None:
+    with (volume.data / "hole").open("wb") as file:
+        file.truncate(1 << 30)
+    volume.environment = environment(
+        library, fault("blocks", 1, "/dir/large"), fault("blocks", 1, "/dir/small")
+    )
+    stats = volume.back_up(repository)
+    assert stats.findings == ()
+    kept = stored(repository, stats.ref, tmp_path / "spool")
+    assert kept["dir/large"] == LARGE
+    assert kept["dir/small"] == SMALL
+
+
+def test_a_file_that_is_one_hole_costs_nothing(repository: Repository, volume: LocalVolume) -> None:
+    with (volume.data / "hole").open("wb") as file:
+        file.truncate(1 << 40)
+    stats = volume.back_up(repository)
+    assert stats.read_bytes < 16 << 20
+
+
+@pytest.mark.parametrize("between", [0.0, listing.CHANGED_WITHIN_SECONDS + 1.1])
+def test_what_is_written_through_a_mapping_is_in_the_next_backup(
+    repository: Repository, volume: LocalVolume, tmp_path: Path, between: float
+) -> None:
+    path = volume.data / "mapped"
+    path.write_bytes(bytes(200_000))
+    os.sync()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 200_000) as memory:
+        memory[:8] = b"VERSION1"
+        time.sleep(between)
+        volume.back_up(repository)
+        memory[:8] = b"VERSION2"
+        memory.flush()
+    stats = volume.back_up(repository)
+    assert stored(repository, stats.ref, tmp_path / "spool")["mapped"][:8] == b"VERSION2"
+
+
+def test_what_is_excluded_is_not_looked_at(
+    library: Path, repository: Repository, volume: LocalVolume, tmp_path: Path
+) -> None:
+    volume.settings["excludes"] = Excludes(("/dir/sub/", "o*r"))
+    volume.environment = environment(
+        library,
+        *(fault(call, errno.EACCES, "/dir/sub") for call in ("open", "readdir", "stat")),
+        fault("lstat", errno.EIO, "/dir/sub/leaf"),
+    )
+    stats = volume.back_up(repository)
+    assert stats.findings == ()
+    kept = stored(repository, stats.ref, tmp_path / "spool")
+    assert kept == {
+        name: content
+        for name, content in present(volume.data).items()
+        if name != "other" and not name.startswith("dir/sub")
+    }
+    assert repository.manifest(stats.ref).excluded.paths == ("dir/sub", "other")
+
+
+def remove_directory(data: Path) -> None:
+    subprocess.run(["rm", "-r", data / "tree"], check=True)
+
+
+def replace_by_link(data: Path) -> None:
+    (data / "tree").rename(data.parent / "elsewhere")
+    (data / "tree").symlink_to(data.parent / "elsewhere")
+
+
+@pytest.mark.usefixtures("_trusting")
+@pytest.mark.parametrize("change", [remove_directory, replace_by_link])
+def test_a_directory_that_is_gone_while_what_is_below_it_is_reused_is_kept_as_it_was_listed(
+    repository: Repository,
+    volume: LocalVolume,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+) -> None:
+    tree = volume.data / "tree"
+    tree.mkdir()
+    for number in range(2000):
+        (tree / f"{number:04}").write_bytes(b"%d" % number)
+    first = volume.back_up(repository)
+    before = {name for name in stored(repository, first.ref, tmp_path / "spool") if name.startswith("tree/")}
+    (tree / "0000").write_bytes(b"another")  # the group of the directory is read again
+    os.utime(tree)
+
+    stats = changed_after_listing(volume, repository, monkeypatch, change)
+
+    kept = stored(repository, stats.ref, tmp_path / "spool")
+    assert kept["tree"] == tarfile.DIRTYPE
+    assert ("vanished", b"tree") in {(finding.kind, finding.path) for finding in stats.findings}
+    below = {name for name in kept if name.startswith("tree/")}
+    assert below < before
+    assert len(below) > 1000
+    (tmp_path / "verify").mkdir()
+    verifier = Verifier(repository, read=True, spool=tmp_path / "verify", observer=Silent())
+    assert verifier.verify(stats.ref).findings == ()
+
+
+def changed_after_listing(
+    volume: LocalVolume,
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+) -> BackupStats:
+    real = volume_listing.list_volume
+
+    def listed(*arguments: Any, **more: Any) -> Listing:
+        found = real(*arguments, **more)
+        change(volume.data)
+        return found
+
+    monkeypatch.setattr(volume_pass, "list_volume", listed)
+    try:
+        return volume.back_up(repository)
+    finally:
+        monkeypatch.undo()
