@@ -32,7 +32,16 @@ _OFFEN = "docker-volume-backup."
 _OFFEN_STOP = f"{_OFFEN}stop-during-backup"
 _OFFEN_HOOKS = {"pre": f"{_OFFEN}archive-pre", "post": f"{_OFFEN}archive-post"}
 
-_OF_VOLUMES = ("enable", "schedule", "exclude", "exclude-caches", "quiesce", "warm", "ping")
+_OF_VOLUMES = (
+    "enable",
+    "schedule",
+    "exclude",
+    "exclude-caches",
+    "one-file-system",
+    "quiesce",
+    "warm",
+    "ping",
+)
 _MADE_BY_US = ("role", "run", "owner", "image")
 _OPTIONS = ("user", "timeout")
 _DUMP_OPTIONS = (*_OPTIONS, "volume")
@@ -87,6 +96,7 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         if exclude is None
         else tuple(pattern.strip() for pattern in re.split(r"[,\n]", exclude) if pattern.strip()),
         exclude_caches=_truth(labels, "volferry.exclude-caches", of=of),
+        one_file_system=_truth(labels, "volferry.one-file-system", of=of),
         enable=_truth(labels, "volferry.enable", of=of),
         schedule=_schedule(labels, of=of),
         quiesce=cast("Any", quiesce),

@@ -43,6 +43,9 @@ class VolumeSettings(Section, frozen=True):
     exclude_caches: Annotated[
         bool | None, Meta(description="Leave out directories that a CACHEDIR.TAG marks.")
     ] = None
+    one_file_system: Annotated[
+        bool | None, Meta(description="Leave out what is mounted below the volume's directory.")
+    ] = None
     quiesce: Annotated[
         Literal["none", "pause", "stop"] | None,
         Meta(description="What is done to containers that write to the volume while it is read."),

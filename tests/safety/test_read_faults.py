@@ -16,6 +16,7 @@ import pytest
 from tests.parts.faults import CALLS, NUMBERS, built_library, environment, fault
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
+from tests.parts.mounts import in_memory
 from volferry.archive import listing
 from volferry.archive.commands import create_command, list_command
 from volferry.archive.excludes import Excludes
@@ -309,6 +310,20 @@ def test_what_is_excluded_is_not_looked_at(
         if name != "other" and not name.startswith("dir/sub")
     }
     assert repository.manifest(stats.ref).excluded.paths == ("dir/sub", "other")
+
+
+def test_what_is_mounted_below_the_volume_is_left_out_where_that_is_asked_for(
+    repository: Repository, volume: LocalVolume, tmp_path: Path
+) -> None:
+    with in_memory(volume.data / "mount", "1m") as mount:
+        (mount / "file").write_bytes(b"elsewhere")
+        both = stored(repository, volume.back_up(repository).ref, tmp_path / "spool")
+        volume.settings["one_file_system"] = True
+        stats = volume.back_up(repository)
+    assert both["mount/file"] == b"elsewhere"
+    kept = stored(repository, stats.ref, tmp_path / "spool")
+    assert kept == {name: content for name, content in both.items() if name != "mount/file"}
+    assert repository.manifest(stats.ref).excluded.one_file_system
 
 
 def remove_directory(data: Path) -> None:

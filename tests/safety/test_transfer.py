@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import random
 import shutil
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.parts.faults import built_library, environment, fault
 from tests.parts.local_helper import LocalHelper
 from tests.parts.mutations import mutate
 from tests.parts.trees import Directory, assert_same, build_nasty_tree, realise, snapshot, trees
@@ -40,7 +44,12 @@ class Way:
         self._spool = place / "spool"
         for each in (self.source, self.target, self._spool):
             each.mkdir()
-        self._helpers = [LocalHelper(each, self._spool) for each in (self.source, self.target)]
+        # Of the source's commands; it may be changed before they are started.
+        self.environment: dict[str, str] = {}
+        self._helpers = [
+            LocalHelper(self.source, self._spool, self.environment),
+            LocalHelper(self.target, self._spool),
+        ]
         self.transfer = self.again()
 
     def again(self) -> Transfer:
@@ -237,3 +246,63 @@ def test_an_entry_that_cannot_be_written_is_an_error() -> None:
         made.target.rmdir()
         with pytest.raises(CommandFailed):
             made.transfer.run()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_library(tmp_path_factory.mktemp("faults"))
+
+
+def last_pass(made: Way) -> None:
+    made.transfer.run(last=True)
+    made.transfer.check(checksum=False)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("call", ["open", "read", "lstat", "readdir", "llistxattr"])
+def test_what_the_source_cannot_read_never_looks_moved(
+    monkeypatch: pytest.MonkeyPatch, library: Path, call: str, number: int
+) -> None:
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+    with way() as made:
+        (made.source / "dir").mkdir()
+        (made.source / "dir" / "file").write_bytes(random.Random(1).randbytes(200_000))
+        (made.source / "other").write_text("other")
+        made.environment |= environment(
+            library, fault(call, number, "/dir" if call == "readdir" else "/dir/file")
+        )
+        if call == "llistxattr" and number == errno.EOPNOTSUPP:  # there are none
+            last_pass(made)
+        else:
+            with pytest.raises((CommandFailed, RestoreMismatch)):
+                last_pass(made)
+        # Once it can be read again, the same transfer goes on, and nothing of what was wrong stays.
+        made.environment.clear()
+        made.transfer.run(last=True)
+        made.transfer.check(checksum=True)
+        made.assert_same()
+
+
+def test_what_is_written_through_a_mapping_between_two_passes_goes_over() -> None:
+    with way() as made:
+        path = made.source / "mapped"
+        path.write_bytes(bytes(200_000))
+        os.sync()
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 200_000) as memory:
+            memory[:8] = b"VERSION1"
+            time.sleep(listing.CHANGED_WITHIN_SECONDS + 1.1)  # older than what is not trusted anyway
+            made.transfer.run()
+            memory[:8] = b"VERSION2"
+            memory.flush()
+        made.transfer.run(last=True)
+        made.transfer.check(checksum=False)
+        assert (made.target / "mapped").read_bytes()[:8] == b"VERSION2"
+
+
+def test_a_file_that_is_said_to_have_no_blocks_goes_over_with_its_data(library: Path) -> None:
+    with way() as made:
+        (made.source / "file").write_bytes(b"data" * 5000)
+        made.environment |= environment(library, fault("blocks", 1, "/file"))
+        made.transfer.run(last=True)
+        made.transfer.check(checksum=False)
+        assert (made.target / "file").read_bytes() == b"data" * 5000

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
-import pytest
+import subprocess
+from typing import TYPE_CHECKING
 
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.real_trees import ENVIRONMENT
+from volferry.archive.commands import list_command
 from volferry.archive.excludes import Excludes, LeftOut, without_excluded
+from volferry.archive.listing import read_listing
 from volferry.config import Config
 from volferry.errors import ConfigError
 from volferry.labels import settings_of_labels
 from volferry.model import Volume, VolumeUse
 from volferry.volume_settings import Rule, VolumeSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def record(path: str, kind: str = "f") -> bytes:
@@ -107,3 +118,52 @@ def test_a_volumes_label_overrides_a_containers_which_overrides_the_rules_which_
 def test_a_label_that_is_neither_true_nor_false_is_refused_with_its_volume() -> None:
     with pytest.raises(ConfigError, match=r"volume x: label volferry\.exclude-caches is 'maybe'"):
         settings_of_labels({"volferry.exclude-caches": "maybe"}, of="volume x")
+
+
+_PARTS = st.sampled_from(["a", "b", "ab", "a.b", "a+b", "*", "a*", "*b", "**", "[ab]", "?", "a b", "(a", "ä"])
+_PATTERNS = st.lists(
+    st.builds(
+        lambda parts, before, after, negated: f"{negated}{before}{'/'.join(parts)}{after}",
+        st.lists(_PARTS, min_size=1, max_size=3),
+        st.sampled_from(["", "/"]),
+        st.sampled_from(["", "/", " ", "/**"]),
+        st.sampled_from(["", "", "", "!"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    names = ["a", "b", "ab", "a.b", "a+b", "axb", "aab", "(a", "a b", "ä", "c\nd"]
+    for first in names:
+        for second in names:
+            (root / first / second).mkdir(parents=True)
+            (root / first / second / "a").touch()
+    return root
+
+
+@given(patterns=_PATTERNS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_not_walked_is_excluded(tree: Path, tmp_path: Path, patterns: list[str]) -> None:
+    """Without the walk below some of what is excluded, the same is kept."""
+    excludes = Excludes(tuple(patterns))
+    kept = []
+    for not_walked in ([], excludes.not_walked):
+        command = list_command(str(tree), str(tmp_path), not_walked=not_walked)
+        listed = subprocess.run(command, capture_output=True, check=True, env=ENVIRONMENT).stdout
+        records = (entry.record for entry in read_listing([listed]))
+        kept.append(list(without_excluded(records, excludes, cache_directories=(), left_out=LeftOut())))
+    assert kept[0] == kept[1]
+
+
+def test_a_directory_that_is_excluded_by_its_name_is_not_walked(tree: Path, tmp_path: Path) -> None:
+    command = list_command(
+        str(tree), str(tmp_path), not_walked=Excludes(("/a.b/", "ab", "x/**/a+b")).not_walked
+    )
+    listed = subprocess.run(command, capture_output=True, check=True, env=ENVIRONMENT).stdout
+    paths = {entry.path for entry in read_listing([listed])}
+    assert {b"a.b", b"a/ab", b"axb/a", b"a+b/a"} <= paths
+    assert not {path for path in paths if path.startswith((b"a.b/", b"ab/", b"a/ab/"))}

@@ -52,7 +52,9 @@ class Excludes:
 
 
 def _expression(pattern: str) -> str | None:
-    """A pattern of names and `*` as a POSIX extended regular expression for paths such as `./a/b`; None for any other pattern."""
+    """A pattern of names and `*` as a POSIX extended regular expression for paths such as `./a/b`; None for any other pattern. It
+    matches no path with a newline: whether the pattern does is a matter of its own.
+    """
     pattern = pattern.rstrip(" \t\r\n")
     if not pattern or pattern.startswith("#") or re.search(r"[?\[\]\\\n]", pattern):
         return None
@@ -60,13 +62,15 @@ def _expression(pattern: str) -> str | None:
     parts = pattern.strip("/").split("/")
     if pattern.startswith("//") or pattern.endswith("//") or not all(parts):
         return None
-    above = r"\./" if anchored else r"\./(.*/)?"
+    above = r"\./" if anchored else "\\./([^\n]*/)?"
     if parts[0] == "**":
-        above = r"\./(.*/)?"
+        above = "\\./([^\n]*/)?"
         parts = parts[1:]
     if not parts or any("**" in part for part in parts):
         return None
-    return above + "/".join(re.sub(r"[.^$+(){}|]", r"\\\g<0>", part).replace("*", "[^/]*") for part in parts)
+    return above + "/".join(
+        re.sub(r"[.^$+(){}|]", r"\\\g<0>", part).replace("*", "[^/\n]*") for part in parts
+    )
 
 
 @dataclass(slots=True)

@@ -75,6 +75,7 @@ class ExcludedPart(_Part, frozen=True):
 
     patterns: tuple[str, ...] = ()
     caches: bool = False
+    one_file_system: bool = False
     entries: Count = 0
     source_bytes: Count = 0
     paths: tuple[str, ...] = ()

@@ -48,6 +48,13 @@ def backup(
     exclude_caches: Annotated[
         bool, typer.Option("--exclude-caches", help="Leave out directories that a CACHEDIR.TAG marks.")
     ] = False,
+    one_file_system: Annotated[
+        bool | None,
+        typer.Option(
+            "--one-file-system/--all-file-systems",
+            help="Leave out what is mounted below the volume's directory; else the config's.",
+        ),
+    ] = None,
     quiesce: Annotated[
         Quiesce | None,
         typer.Option(
@@ -88,6 +95,7 @@ def backup(
             volume,
             exclude=exclude or [],
             exclude_caches=exclude_caches,
+            one_file_system=one_file_system,
             quiesce=quiesce.value if quiesce else None,
             warm=warm,
             full=full,

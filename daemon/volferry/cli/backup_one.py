@@ -27,6 +27,7 @@ class Wanted:
     """How one volume is backed up."""
 
     excludes: Excludes
+    one_file_system: bool
     quiesce: Mode
     warm: bool
     full: bool
@@ -126,6 +127,7 @@ def back_up_one(
                         engine=f"{session.engine.name}, Docker {session.engine.version}",
                         compression_level=session.config.compression,
                         excludes=wanted.excludes,
+                        one_file_system=wanted.one_file_system,
                         full=wanted.full,
                     ),
                     state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
@@ -154,6 +156,7 @@ def wanted_of(
     *,
     exclude: list[str],
     exclude_caches: bool,
+    one_file_system: bool | None,
     quiesce: Mode | None,
     warm: bool | None,
     full: bool,
@@ -176,6 +179,7 @@ def wanted_of(
     running = [use for use in volume.uses if use.state == "running"]
     return Wanted(
         excludes=excludes,
+        one_file_system=bool(settings.one_file_system if one_file_system is None else one_file_system),
         quiesce=quiesce or settings.quiesce or "none",
         warm=bool(settings.warm) if warm is None else warm,
         full=full,

@@ -177,7 +177,11 @@ def show(
 
 def _left_out(manifest: Manifest) -> str:
     excluded = manifest.excluded
-    why = [*excluded.patterns, *(["caches"] if excluded.caches else [])]
+    why = [
+        *excluded.patterns,
+        *(["caches"] if excluded.caches else []),
+        *(["mounts"] if excluded.one_file_system else []),
+    ]
     what = f"{count_text(excluded.entries, 'entry', 'entries')}, {size_text(excluded.source_bytes)}"
     return f"{what} ({' '.join(why)})"
 
@@ -219,7 +223,7 @@ def _print_manifest(ref: BackupRef, manifest: Manifest) -> None:
         ("Written by", f"{manifest.written_by} on {manifest.engine}"),
         *(
             [("Left out", _left_out(manifest))]
-            if manifest.excluded.patterns or manifest.excluded.caches
+            if manifest.excluded.patterns or manifest.excluded.caches or manifest.excluded.one_file_system
             else []
         ),
         *(("Dump", _dump(dump)) for dump in manifest.dumps),

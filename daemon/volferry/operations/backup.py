@@ -193,6 +193,7 @@ def _manifest(
         excluded=ExcludedPart(
             patterns=work.settings.excludes.patterns,
             caches=work.settings.excludes.caches,
+            one_file_system=work.settings.one_file_system,
             entries=listing.left_out.entries,
             source_bytes=listing.left_out.source_bytes,
             paths=tuple(printable(path) for path in listing.left_out.paths),

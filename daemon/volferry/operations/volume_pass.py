@@ -40,6 +40,7 @@ class BackupSettings:
     engine: str  # its name and version, for the manifest
     compression_level: int = 1
     excludes: Excludes = field(default_factory=Excludes)
+    one_file_system: bool = False  # leave out what is mounted below the volume's directory
     full: bool = False  # read everything, also what has not changed
     pack_bytes: int = PACK_BYTES
 
@@ -152,7 +153,14 @@ def read_volume(
     running = work.helper.wait()
     with _until_read(still):
         listing = list_volume(
-            running, volume, work.spool, planner, work.settings.excludes, work.dumps, observer
+            running,
+            volume,
+            work.spool,
+            planner,
+            work.settings.excludes,
+            work.dumps,
+            observer,
+            one_file_system=work.settings.one_file_system,
         )
         if not listing.read.entries:
             still.end()
