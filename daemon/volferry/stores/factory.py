@@ -29,7 +29,7 @@ def open_store(
     if "://" not in url:
         if not url.strip():
             raise UsageError("the store is an empty path: give a directory, such as /srv/backups")
-        return LocalStore(Path(url).expanduser().absolute())
+        return LocalStore(Path(url).expanduser().absolute(), note=note)
     parts = urlsplit(url)
     if parts.scheme == "s3":
         from volferry.stores.s3 import S3Store  # noqa: PLC0415 -- boto3 is slow to import, and not always used
@@ -41,4 +41,4 @@ def open_store(
         )
     if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
         raise UsageError(f"store {url!r}: a file URL has three slashes, such as file:///srv/backups")
-    return LocalStore(Path(unquote(parts.path)))
+    return LocalStore(Path(unquote(parts.path)), note=note)

@@ -14,7 +14,8 @@ import secrets
 import stat
 import tempfile
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,21 +23,25 @@ from volferry.errors import NoSuchObject, NoSuchStore, ObjectExists, StoreError
 from volferry.interrupts import held_back
 from volferry.model import ObjectInfo
 from volferry.stores.base import validate_key
+from volferry.stores.file_system import FileSystem, is_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
 _ATTEMPTS = 100  # each lost to another run that removed an empty directory in the moment before
 _SYNC_BYTES = 8 << 20  # written before they are brought to stable storage, beside what is written next
 _TEMPORARY = ".tmp"  # a name that no key has
+_LEFT_FOR = timedelta(days=1)  # what no lock tells of
 
 
 class LocalStore:
     """Implements `Store`. The directory is made by the first `create`, not before."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, note: Callable[[str], None] = lambda _: None) -> None:
+        """`note` is told, once, of each thing that the file system lacks."""
         self._root = directory
+        self._file_system = FileSystem(directory, note)
         self._was_there = (
             False  # a store that was there and is gone is not made anew: its share was unmounted
         )
@@ -49,13 +54,13 @@ class LocalStore:
         validate_key(key)
         if not self._was_there:
             try:
-                _make_directories(self._root)
+                _make_directories(self._root, self._file_system)
             except OSError as error:
                 raise _os_error(error, f"cannot write to the store {self._root}") from error
         elif not self._root.is_dir():
             raise NoSuchStore(f"the store {self._root} is gone: is it still mounted?")
         self._was_there = True
-        return LocalWriter(self._root, key)
+        return LocalWriter(self._root, key, self._file_system)
 
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> LocalReader:
         try:
@@ -83,24 +88,25 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         # Whole directories first: `packs/a/b` may be part of the last name as well as a directory.
-        directory = prefix.rpartition("/")[0]
-        yield from self._walk(self._root / directory if directory else self._root, prefix)
+        directory = self._root / prefix.rpartition("/")[0]
+        if is_exact(directory, self._root):
+            yield from self._walk(directory, prefix)
 
     def _walk(self, directory: Path, prefix: str) -> Iterator[ObjectInfo]:
         try:
             with os.scandir(directory) as scan:
                 # "/" counts in the order of keys: `a/x` comes after `a-x`.
-                found = sorted(scan, key=lambda each: each.name + "/" if each.is_dir() else each.name)
+                found = sorted(scan, key=lambda each: each.name + "/" if _is_directory(each) else each.name)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise self._error(error, str(directory), "list") from error
         for each in found:
             key = os.path.relpath(each.path, self._root)
-            if each.is_dir():
+            if _is_directory(each):
                 if key != _TEMPORARY and (f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")):
                     yield from self._walk(Path(each.path), prefix)
-            elif key.startswith(prefix) and not each.name.startswith("."):
+            elif key.startswith(prefix) and not each.name.startswith(".") and not each.is_symlink():
                 try:
                     status = each.stat()
                 except FileNotFoundError:
@@ -111,7 +117,7 @@ class LocalStore:
         path = self._path(key)
         try:
             path.unlink()
-            _fsync_directory(path.parent)
+            self._file_system.sync_directory(path.parent)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return
         except OSError as error:
@@ -144,15 +150,16 @@ class LocalStore:
             left = list((self._root / _TEMPORARY).iterdir())
         except OSError:
             return
+        oldest: datetime | None = None
         for path in left:
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                finally:
-                    os.close(descriptor)
-            except OSError:  # its writer lives, or another run was faster
+                if not path.name.endswith(f".{_kernel_mark()}.part"):
+                    # Locks of another machine may be unknown here, as on NFS with local locks.
+                    oldest = oldest or self.now() - _LEFT_FOR
+                    if datetime.fromtimestamp(path.lstat().st_mtime, UTC) >= oldest:
+                        continue
+                _remove_if_unlocked(path)
+            except (OSError, StoreError):  # its writer lives, or another run was faster
                 continue
 
     def _path(self, key: str) -> Path:
@@ -170,14 +177,31 @@ class LocalStore:
         return _os_error(error, f"cannot {action} {key} in the store {self._root}")
 
 
+def _remove_if_unlocked(path: Path) -> None:
+    """Raises OSError if its writer lives."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a share without locks
+            if datetime.now(UTC) - datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC) < _LEFT_FOR:
+                raise
+        path.unlink()
+    finally:
+        os.close(descriptor)
+
+
 class LocalWriter:
     """Implements `ObjectWriter`."""
 
-    def __init__(self, root: Path, key: str) -> None:
+    def __init__(self, root: Path, key: str, file_system: FileSystem) -> None:
         self._root = root
+        self._file_system = file_system
         self._key = key
         self._final = root / key
-        self._temporary = root / _TEMPORARY / f"{secrets.token_hex(8)}.part"
+        self._temporary = root / _TEMPORARY / _temporary_name()
         try:
             self._descriptor = self._begin()
         except OSError as error:
@@ -190,7 +214,7 @@ class LocalWriter:
     def _begin(self) -> int:
         """A locked file of its own."""
         while True:
-            _make_directories(self._temporary.parent, below=self._root)
+            _make_directories(self._temporary.parent, self._file_system, below=self._root)
             descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,7 +227,7 @@ class LocalWriter:
                 if os.fstat(descriptor).st_nlink:
                     return descriptor
                 os.close(descriptor)
-            self._temporary = self._temporary.with_name(f"{secrets.token_hex(8)}.part")
+            self._temporary = self._temporary.with_name(_temporary_name())
 
     def write(self, data: bytes) -> None:
         try:
@@ -233,7 +257,9 @@ class LocalWriter:
                 raise self._sync_error
             os.fsync(self._descriptor)
             self._name_it()
-            _fsync_directory(self._final.parent)
+            self._file_system.sync_directory(self._final.parent)
+            if not self._file_system.syncs_directories:
+                os.fsync(self._descriptor)  # with its name, on some of them
         except FileExistsError as error:
             raise ObjectExists(f"{self._key} is in the store {self._root} already") from error
         except OSError as error:
@@ -243,25 +269,14 @@ class LocalWriter:
 
     def _name_it(self) -> None:
         for attempt in range(_ATTEMPTS):
-            _make_directories(self._final.parent, below=self._root)
+            _make_directories(self._final.parent, self._file_system, below=self._root)
             try:
-                return self._link()
+                return self._file_system.name(self._temporary, self._final)
             except FileNotFoundError:
                 # Another run has deleted the last object of the directory, and the directory with it.
                 if attempt == _ATTEMPTS - 1:
                     raise
         return None
-
-    def _link(self) -> None:
-        try:
-            os.link(self._temporary, self._final)
-        except OSError as error:
-            # exFAT, SMB and some FUSE filesystems have no hard links; ids are random, so nobody else has this key.
-            if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
-                raise
-            if self._final.exists():
-                raise FileExistsError(self._final) from error
-            self._temporary.rename(self._final)
 
     def abort(self) -> None:
         if not self._open:
@@ -324,20 +339,22 @@ def _os_error(error: OSError, what: str) -> StoreError:
     return StoreError(f"{what}: {hints.get(number) or os.strerror(number).lower()}")
 
 
-def _make_directories(directory: Path, *, below: Path | None = None) -> None:
+def _make_directories(directory: Path, file_system: FileSystem, *, below: Path | None = None) -> None:
     """As `mkdir -p`, with every new name on stable storage, also while another run removes empty ones.
 
     `below` itself, and what is above it, is not made.
     """
     for attempt in range(_ATTEMPTS):
         if directory.is_dir():
+            if below is not None:
+                file_system.check_exact(directory)
             return
         if directory == below:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
-        _make_directories(directory.parent, below=below)
+        _make_directories(directory.parent, file_system, below=below)
         try:
             directory.mkdir(mode=0o700)
-            _fsync_directory(directory.parent)
+            file_system.sync_directory(directory.parent)
         except FileNotFoundError:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -347,9 +364,19 @@ def _make_directories(directory: Path, *, below: Path | None = None) -> None:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from error
 
 
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Links are not followed: they may lead anywhere, also back."""
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _temporary_name() -> str:
+    """With this kernel's mark: whether its writer lives is for its locks to say."""
+    return f"{secrets.token_hex(8)}.{_kernel_mark()}.part"
+
+
+@cache
+def _kernel_mark() -> str:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "")[:16]
+    except OSError:
+        return "unknown"
