@@ -20,7 +20,7 @@ from volferry.archive.excludes import Excludes
 from volferry.archive.index import distrusted, file_blocks, group_bytes, parse_frames, parse_groups
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import VolferryError, reason
-from volferry.model import BACKUP_ID, PackInfo, time_of_id
+from volferry.model import BACKUP_ID, PackInfo, age_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Well below the grace period of packs that no backup refers to (a week): what a checkpoint names is still there.
 _OLDEST = timedelta(days=3)
 _VERSION = 3
+_MOST_USABLE = 8
 
 
 class _GrowingFile:
@@ -194,22 +195,30 @@ class Checkpoint:
 
 def find_checkpoints(directory: Path, *, now: datetime | None = None) -> list[Checkpoint]:
     """The usable ones of those in `directory`, which are named by backup ids, newest last: each has something that the
-    others may lack. Unusable ones are no error.
+    others may lack; of many, the newest few have nearly all. Unusable ones are no error.
     """
     try:
         names = sorted(path.name for path in directory.iterdir() if BACKUP_ID.fullmatch(path.name))
     except OSError:
         return []
     oldest = (now or datetime.now(UTC)) - _OLDEST
-    usable = []
-    for name in names:
+    usable: list[Checkpoint] = []
+    for name in reversed(names):
+        if len(usable) == _MOST_USABLE:
+            break
         try:
-            found = _load(directory / name, oldest) if time_of_id(name) >= oldest else None
+            is_young = age_of(name, _begun(directory / name), oldest + _OLDEST) <= _OLDEST
+            found = _load(directory / name, oldest) if is_young else None
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if found is not None:
             usable.append(found)
-    return usable
+    return usable[::-1]
+
+
+def _begun(directory: Path) -> datetime:
+    """Raises OSError."""
+    return datetime.fromtimestamp((directory / "run.json").stat().st_mtime, UTC)
 
 
 def remove_checkpoints(directory: Path) -> None:

@@ -21,6 +21,7 @@
     │   └── CommandFailed                  a command in the helper failed
     ├── StoreError                     1   the store cannot be read or written
     │   ├── NoSuchStore
+    │   ├── StoreGone                      there was one at this place, and is none any longer
     │   ├── NoSuchObject
     │   ├── StoreUnreachable               wrong credentials, bucket, endpoint or clock
     │   ├── ObjectExists
@@ -146,6 +147,10 @@ class ObjectLocked(StoreError):
 
 class NoSuchStore(StoreError):
     pass
+
+
+class StoreGone(StoreError):
+    """Not a NoSuchStore, which is no failure where nothing was ever backed up."""
 
 
 class NoSuchObject(StoreError):

@@ -15,6 +15,8 @@ ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 BIND_DRIVER = "bind"  # in place of a volume driver, of a bind mount that was backed up
 ANONYMOUS_NAME = re.compile(r"[0-9a-f]{64}")
 
+_LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC)
+MOST_AHEAD = timedelta(days=1)  # of an id whose clock may be believed
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
@@ -25,7 +27,9 @@ def new_backup_id(now: datetime, *, newest: str | None = None) -> str:
     one second and when the clock was put back: of two backups, the later one is the newer one.
     """
     if newest is not None:
-        now = max(now, time_of_id(newest) + timedelta(seconds=1))
+        last = time_of_id(newest)
+        # At the end of all dates there is no later one.
+        now = max(now, last if last >= _LAST_SECOND else last + timedelta(seconds=1))
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
@@ -48,6 +52,14 @@ def time_of_id(backup_id: str) -> datetime:
     """When the backup began, to the second."""
     # strptime takes ten times as long, and a store has thousands of ids.
     return datetime.fromisoformat(backup_id[:15]).replace(tzinfo=UTC)
+
+
+def age_of(backup_id: str, seen: datetime, now: datetime) -> timedelta:
+    """How old is what was made under an id and was `seen` at a time of its own, such as an object's: the younger of the two counts. An
+    id whose clock was ahead by more than a day says nothing.
+    """
+    named = time_of_id(backup_id)
+    return now - (seen if named > now + MOST_AHEAD else max(named, seen))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from volferry.cli.backup_one import OpenedStore, back_up_one, wanted_of
-from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.options import (
+    ConfigOption,
+    EngineOption,
+    HostOption,
+    JsonOption,
+    NewStoreOption,
+    StoreOption,
+)
 from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
@@ -69,6 +76,7 @@ def backup(
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Read everything, also what has not changed.")] = False,
+    new_store: NewStoreOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
     host: HostOption = None,
@@ -107,7 +115,7 @@ def backup(
     with session.run() as run:
         session.bring_back()
         settings = session.helper_settings()
-        opened = OpenedStore(session, run)
+        opened = OpenedStore(session, run, new_store=new_store)
         for volume in volumes:
             record = Record(session.config.state_dir, run.id, session.host, volume.name)
             try:

@@ -43,19 +43,21 @@ class OpenedStore:
     runs left behind, in the engine and in the store, is removed then.
     """
 
-    def __init__(self, session: Session, run: Run) -> None:
+    def __init__(self, session: Session, run: Run, *, new_store: bool = False) -> None:
+        """With `new_store`, it does not matter which store was at its place before."""
         self._session = session
+        self._new_store = new_store
         self._run = run
         self._repository: Repository | None = None
         self.failed = False  # it cannot be opened
 
     def repository(self) -> Repository:
         if self._repository is None:
-            from volferry.repository import Repository  # noqa: PLC0415 -- slow to import
-
             store = self._session.store
             self.failed = True
-            self._repository, new = Repository.open_or_create(store)
+            self._repository, new = self._session.known_stores.open_or_create(
+                store, self._session.config.store_config.endpoint, new_store=self._new_store
+            )
             if new:
                 say(f"new store at {store.url}")
             store.clean()

@@ -12,6 +12,7 @@ from volferry.cli.options import (
     EngineOption,
     HostOption,
     JsonOption,
+    NewStoreOption,
     StoreOption,
     check_hosts,
 )
@@ -43,6 +44,7 @@ def copy(
         ),
     ] = None,
     all_hosts: AllHostsOption = False,
+    new_store: NewStoreOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
     host: HostOption = None,
@@ -60,7 +62,7 @@ def copy(
     failed: list[dict[str, str]] = []
     for target in targets:
         try:
-            repository = _target(session, target)
+            repository = _target(session, target, new_store=new_store)
         except VolferryError as error:
             say(f"volferry: {target}: {error}")
             failed.append({"store": target, "error": str(error)})
@@ -101,11 +103,10 @@ def _chosen(
     return list(found)
 
 
-def _target(session: Session, name: str) -> Repository:
-    from volferry.repository import Repository  # noqa: PLC0415
-
+def _target(session: Session, name: str, *, new_store: bool) -> Repository:
     store = session.named_store(name)
-    repository, new = Repository.open_or_create(store)
+    endpoint = session.config.named_store(name).endpoint
+    repository, new = session.known_stores.open_or_create(store, endpoint, new_store=new_store)
     if repository.id == session.repository.id:
         raise UsageError(f"{store.url} is the store that backups are copied from")
     if new:

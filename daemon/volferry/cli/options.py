@@ -47,6 +47,13 @@ DumpOption = Annotated[
     str | None,
     typer.Option("--dump", metavar="NAME", help="Only this dump of it: what a container's command wrote."),
 ]
+NewStoreOption = Annotated[
+    bool,
+    typer.Option(
+        "--new-store",
+        help="Make a new store where one was and is gone, or go on with another one that is there.",
+    ),
+]
 AllHostsOption = Annotated[bool, typer.Option("--all-hosts", help="Backups of all machines in the store.")]
 
 

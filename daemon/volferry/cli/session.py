@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from volferry.engine.client import Engine
     from volferry.engine.helper import HelperSettings
+    from volferry.known_stores import KnownStores
     from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef
     from volferry.repository import Repository
@@ -54,16 +55,18 @@ class Session:
 
     @cached_property
     def repository(self) -> Repository:
-        """Raises NoSuchStore if there is none yet."""
-        from volferry.repository import Repository  # noqa: PLC0415
-
-        return Repository.open(self.store)
+        """Raises NoSuchStore if there is none yet, StoreGone if there is none any longer."""
+        return self.known_stores.open(self.store, self.config.store_config.endpoint)
 
     def named_repository(self, name: str) -> Repository:
-        """Of one of the stores in the config. Raises UsageError, NoSuchStore."""
-        from volferry.repository import Repository  # noqa: PLC0415
+        """Of one of the stores in the config. Raises as `repository` does, and UsageError."""
+        return self.known_stores.open(self.named_store(name), self.config.named_store(name).endpoint)
 
-        return Repository.open(self.named_store(name))
+    @property
+    def known_stores(self) -> KnownStores:
+        from volferry.known_stores import KnownStores  # noqa: PLC0415 -- slow to import
+
+        return KnownStores(self.config.state_dir)
 
     def named_store(self, name: str) -> Store:
         """By its name in the config, or a path or URL."""

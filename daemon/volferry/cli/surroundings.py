@@ -106,7 +106,4 @@ def _newest(session: Session) -> dict[str, datetime]:
         }  # in the order of time
         return {volume: ref.time for volume, ref in newest.items()}
     except NoSuchStore:
-        if any((session.config.state_dir / "stores").glob("*")):
-            # An unmounted share leaves its mount point, where everything would be backed up anew.
-            raise
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from volferry.archive.excludes import Excludes
@@ -10,7 +11,7 @@ from volferry.archive.index import decompress, file_blocks, parse_groups, read_f
 from volferry.errors import RepositoryError, StoreError
 from volferry.index_cache import IndexFiles
 from volferry.layout import files_key, frames_key
-from volferry.model import time_of_id
+from volferry.model import MOST_AHEAD, time_of_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -130,10 +131,7 @@ def find_base(
             for name, pack in checkpoint.packs.items()
             if there.get(name) == pack.stored_bytes
             # One run that died after another must not carry a pack past the time when prune may delete it.
-            and (
-                name in newest
-                or (name > first_id and time_of_id(name.partition(".")[0]) >= checkpoint.oldest)
-            )
+            and (name in newest or (name > first_id and _is_young(name.partition(".")[0], checkpoint)))
         }
         try:
             base.add(checkpoint, usable, reuse_groups=checkpoint.excludes == excludes)
@@ -142,6 +140,13 @@ def find_base(
         except (ValueError, OSError) as error:
             observer.note(f"what an interrupted run has left cannot be used: {error}")
     return base
+
+
+def _is_young(backup_id: str, checkpoint: Checkpoint) -> bool:
+    """Of the run that has left the checkpoint, or of one before it whose clock was right."""
+    return backup_id == checkpoint.directory.name or (
+        checkpoint.oldest <= time_of_id(backup_id) <= datetime.now(UTC) + MOST_AHEAD
+    )
 
 
 def _usable(manifest: Manifest, there: Mapping[str, int], observer: Observer) -> dict[str, PackInfo]:

@@ -25,7 +25,7 @@ _GROUPS_AHEAD = 1024
 class Plan:
     """For each group of the new listing: the source and the group of it that is reused, or READ."""
 
-    sources: array[int] = field(default_factory=lambda: array("b"))
+    sources: array[int] = field(default_factory=lambda: array("i"))
     groups: array[int] = field(default_factory=lambda: array("q"))
     # Group -> records of what `tar` must have seen before it, so that its hard links to reused entries are hard links.
     anchors: dict[int, list[bytes]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from volferry.archive.manifest import Manifest
 from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
 from volferry.layout import files_key, frames_key, manifest_key, ref_of_manifest
-from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, time_of_id
+from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, age_of
 from volferry.retention import Verdict, judge
 
 if TYPE_CHECKING:
@@ -164,14 +164,14 @@ def _delete_unneeded(
         name = info.key.rpartition("/")[2].removesuffix(".tar.zst")
         if (
             name not in needed_packs
-            and _is_old(info, name, oldest)
+            and _is_old(info, name, oldest, now)
             and _delete(repository, info, result, dry_run)
         ):
             result.packs.append(name)
     for info in indexes:
         name = info.key.rpartition("/")[2]
         forgotten = any(info.key in {frames_key(ref), files_key(ref)} for ref in gone)
-        if info.key not in needed_indexes and not forgotten and _is_old(info, name, oldest):
+        if info.key not in needed_indexes and not forgotten and _is_old(info, name, oldest, now):
             _delete(repository, info, result, dry_run)
 
 
@@ -181,10 +181,10 @@ def _the_same(repository: Repository, result: Pruning, packs: Iterable[ObjectInf
     return [info for info in packs if now.get(info.key, info.modified) == info.modified]
 
 
-def _is_old(info: ObjectInfo, name: str, oldest: datetime) -> bool:
+def _is_old(info: ObjectInfo, name: str, oldest: datetime, now: datetime) -> bool:
     """By the younger of its name and its own time: a copy in a replica has an old name."""
     backup_id = name.partition(".")[0]
-    return BACKUP_ID.fullmatch(backup_id) is not None and max(time_of_id(backup_id), info.modified) < oldest
+    return BACKUP_ID.fullmatch(backup_id) is not None and age_of(backup_id, info.modified, now) > now - oldest
 
 
 def _delete(repository: Repository, info: ObjectInfo, result: Pruning, dry_run: bool) -> bool:  # noqa: FBT001

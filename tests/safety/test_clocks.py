@@ -1,0 +1,114 @@
+"""Clocks that were wrong once, and runs that died often."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.parts.local_helper import LocalVolume
+from tests.parts.memory_store import Clock, Contents, MemoryStore
+from volferry.archive import listing
+from volferry.checkpoint import find_checkpoints
+from volferry.model import new_backup_id, time_of_id
+from volferry.operations import volume_pass
+from volferry.operations.prune import prune_volume
+from volferry.repository import BackupWriter, Repository
+from volferry.retention import Keep, Within
+from volferry.stores.base import put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WEEK = Within("7d")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(datetime.now(UTC).replace(microsecond=0))
+
+
+@pytest.fixture
+def repository(clock: Clock) -> Repository:
+    return Repository.open_or_create(MemoryStore(Contents("store", clock)))[0]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> LocalVolume:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_bytes(b"content" * 1000)
+    return LocalVolume(tmp_path / "data", tmp_path / "state")
+
+
+def prune(repository: Repository) -> list[str]:
+    done = prune_volume(
+        repository, "host", "vol", keep=lambda _: Keep(), grace=WEEK, cache=None, dry_run=False
+    )
+    assert done.problems == []
+    return done.packs
+
+
+def test_a_pack_from_the_future_goes_when_it_is_old_in_the_store(
+    repository: Repository, clock: Clock, volume: LocalVolume
+) -> None:
+    volume.back_up(repository)
+    put(repository.store, "packs/host/vol/20990101T000000Z-abcdef.0000.tar.zst", b"of a run that died")
+    assert prune(repository) == []
+    clock.now += timedelta(days=8)
+    assert prune(repository) == ["20990101T000000Z-abcdef.0000"]
+
+
+def test_a_pack_whose_clock_was_a_little_ahead_counts_from_its_name(
+    repository: Repository, clock: Clock, volume: LocalVolume
+) -> None:
+    volume.back_up(repository)
+    name = new_backup_id(clock.now + timedelta(hours=20))
+    put(repository.store, f"packs/host/vol/{name}.0000.tar.zst", b"of a run that died")
+    clock.now += timedelta(days=7, hours=10)
+    assert prune(repository) == []
+    clock.now += timedelta(days=1)
+    assert prune(repository) == [f"{name}.0000"]
+
+
+def test_backups_go_on_after_one_from_2099(
+    repository: Repository, volume: LocalVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(volume_pass, "new_backup_id", lambda *_, **__: "20990101T000000Z-abcdef")
+        volume.back_up(repository)
+    stats = volume.back_up(repository)
+    assert stats.ref.id > "20990101T000000Z-abcdef"
+    assert stats.base == "20990101T000000Z-abcdef"
+
+
+def test_there_is_an_id_after_the_last_second_of_all() -> None:
+    last = "99991231T235959Z-abcdef"
+    assert time_of_id(new_backup_id(datetime.now(UTC), newest=last)) == time_of_id(last)
+
+
+class DiedError(Exception):
+    pass
+
+
+def dies(*_arguments: object, **_more: object) -> None:
+    raise DiedError
+
+
+def test_any_number_of_runs_may_die(
+    repository: Repository, volume: LocalVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+    with monkeypatch.context() as patch:
+        patch.setattr(BackupWriter, "put_manifest", dies)
+        for number in range(130):
+            (volume.data / f"{number}").write_bytes(b"%d" % number * 1000)
+            with pytest.raises(DiedError):
+                volume.back_up(repository)
+    checkpoints = volume.place(repository) / "checkpoints"
+    assert len(list(checkpoints.iterdir())) == 130
+    assert len(find_checkpoints(checkpoints)) < 20
+    stats = volume.back_up(repository)
+    assert stats.entries == 132
+    assert stats.read_bytes == 0 or stats.stored_bytes < 1 << 20
+    assert not checkpoints.exists()
