@@ -46,11 +46,16 @@ def verify(
         raise UsageError("--all-hosts excludes --host and a name")
     refs = _chosen(session, name, everything=everything, all_hosts=all_hosts)
     results: list[Verified] = []
+    said: set[str] = set()
     with session.run() as run, TerminalObserver("verify") as observer:
         verifier = Verifier(session.repository, read=read, spool=run.spool, observer=observer)
         for ref in refs:
             result = verifier.verify(ref)
             results.append(result)
+            problem = verifier.remember(result, by=session.host) if result.damaged or result.read else ""
+            if problem and problem not in said:
+                said.add(problem)
+                say(problem)
             for finding in result.findings:
                 say(f"volferry: {ref}: {finding}")
             if not json:
