@@ -224,6 +224,8 @@ def forget(repository: Repository, marks: Iterable[str]) -> list[str]:
 
 def check_undamaged(repository: Repository, ref: BackupRef, manifest: Manifest) -> None:
     """Before a backup is restored as a whole: raises DamagedObject if `verify` found damaged what it needs."""
+    if not marks_of(repository, ref.host, ref.volume):
+        return
     trouble = Condition.of(repository, ref.host, ref.volume).trouble(ref, manifest)
     if trouble.damaged:
         raise DamagedObject(

@@ -258,6 +258,40 @@ def test_a_copy_from_a_store_with_the_same_damage_takes_nothing_away(lab: Lab) -
     assert [str(lab.packs(first)[1].name) in problem for problem in lab.problems] == [True]
 
 
+def test_what_is_damaged_and_locked_in_a_copy_is_a_matter_of_its_backup_alone(lab: Lab) -> None:
+    first = lab.back_up()
+    replica = lab.replica()
+    hurt = lab.packs(first, "replica")[0]
+    flip(hurt)
+    lab.verify(first, replica)
+    (lab.volume.data / "noise0").write_bytes(os.urandom(2 << 20))
+    (lab.volume.data / "noise1").write_bytes(os.urandom(2 << 20))
+    (lab.volume.data / "noise2").write_bytes(os.urandom(2 << 20))
+    (lab.volume.data / "file").write_bytes(b"other")
+    os.utime(lab.volume.data, (1_800_000_000, 1_800_000_000))
+    second = lab.back_up()
+    assert lab.packs(first)[0] not in lab.packs(second)
+
+    class Locked:
+        def __init__(self, store: LocalStore) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._store, name)
+
+        def delete(self, key: str) -> None:
+            raise ObjectLocked(f"{key} is locked")
+
+    replica.store = Locked(replica.store)  # type: ignore[assignment, arg-type]
+    result = copy_volume(
+        lab.repository, replica, "host", "vol", keep=lambda _: Keep(), source_cache=None, target_cache=None,
+        observer=Silent(),
+    )  # fmt: skip
+    assert list(result.failed) == [str(first)]
+    assert "cannot be mended yet" in result.failed[str(first)]
+    assert result.copied == [second]
+
+
 @pytest.mark.parametrize("verb", ["create", "delete"])
 def test_a_store_that_cannot_be_written_is_one_note_and_no_reason_not_to_verify(lab: Lab, verb: str) -> None:
     first = lab.back_up()

@@ -200,6 +200,8 @@ def test_the_command_reads_its_share_and_says_what_is_new(lab: Lab) -> None:  # 
     assert [run.outcome for run in VerificationLog(lab.directory / "state").recent(9)] == [
         "good", "hurt", "hurt", "hurt"
     ]  # fmt: skip
+    fresh = cli.at(store=lab.directory / "nowhere", state=lab.directory / "fresh")
+    assert "0 objects read" in fresh("verify", "--host", "host", "--share").exits(0).stdout
     cli.at(store=lab.directory / "nowhere")("verify", "--host", "host", "--share").fails_with(
         "no volferry store"
     )

@@ -131,3 +131,13 @@ def test_damage_is_told_of_each_volume_and_when_it_is_over() -> None:
     made.after(days=1)
     made.ends()
     assert made.told[1:] == [("recovery", "", "")]
+
+
+def test_what_cannot_be_remembered_is_not_read_again_and_again() -> None:
+    made = Made()
+    made.after()
+    made.ends()
+    made.last = None
+    for _ in range(5):
+        made.after(minutes=5)
+    assert len(made.begun) == 1

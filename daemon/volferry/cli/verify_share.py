@@ -9,7 +9,7 @@ from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.surroundings import zone_of
 from volferry.cli.text import count_text, size_text
-from volferry.errors import VolferryError
+from volferry.errors import NoSuchStore, VolferryError
 from volferry.operations.verify_share import Share, verify_share
 from volferry.verification_log import VerificationLog, VerifyRun
 
@@ -38,19 +38,31 @@ def read_share(session: Session, *, json: bool) -> int:
                 clock=lambda: datetime.now(UTC),
                 observer=observer,
             )
+    except NoSuchStore as error:
+        if any((session.config.state_dir / "stores").glob("*")):
+            # An unmounted share leaves its mount point: what is stored cannot be read.
+            log.keep_run(VerifyRun(began, datetime.now(UTC), "failed", 0, 0, 0, str(error)))
+            raise
+        return _report(session, log, began, Share(), json=json, main=main)  # nothing was ever backed up
     except VolferryError as error:
         if main:
             log.keep_run(VerifyRun(began, datetime.now(UTC), "failed", 0, 0, 0, str(error)))
         raise
+    return _report(session, log, began, share, json=json, main=main)
+
+
+def _report(
+    session: Session, log: VerificationLog, began: datetime, share: Share, *, json: bool, main: bool
+) -> int:
     wrong = share.wrong
-    news = log.news(repository.id, {f"{ref}: {why}" for ref, why in wrong.items()})
+    news = log.news(session.store.url, {f"{ref}: {why}" for ref, why in wrong.items()})
     if main:
         first = next((f"{ref}: {why}" for ref, why in wrong.items()), "")
         outcome = VerifyRun(
             began, datetime.now(UTC), "hurt" if wrong else "good", share.read, share.read_bytes, share.total_bytes, first
         )  # fmt: skip
         log.keep_run(outcome)
-        log.keep_volumes(host, share.volumes)
+        log.keep_volumes(session.host, share.volumes)
     for ref, why in wrong.items():
         say(f"volferry: {ref}: {why}")
     if share.problem:

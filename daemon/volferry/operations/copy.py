@@ -196,8 +196,12 @@ class _Sender:
         if key in self._sizes:  # of another size, which is damage, or not to be relied on
             try:
                 store.delete(key)
-            except ObjectLocked:
-                if key in self._damaged or expected.other_size(store.size(key)):
+            except ObjectLocked as error:
+                if key in self._damaged:  # a matter of this backup, and of no other
+                    raise DamagedObject(
+                        key, f"verify found it so, and it cannot be mended yet: {error}"
+                    ) from error
+                if expected.other_size(store.size(key)):
                     raise
                 with self._lock:  # nobody can delete it
                     self._sizes[key] = expected.stored_bytes

@@ -73,6 +73,7 @@ class Verifying:
     _again: datetime | None = None
     _hurt: bool = False
     _began: datetime | None = None
+    _ended: datetime | None = None
 
     def step(self, now: datetime) -> datetime | None:
         """Starts one if it is due; returns when to be called again, None if that is not known before something happens."""
@@ -81,7 +82,7 @@ class Verifying:
             self.late = False
             return None
         # One that takes long is not late for that before it should have been followed by another.
-        last = self._began if self.shares.share_goes_on else self.memory.last_share()
+        last = self._began if self.shares.share_goes_on else self._last()
         found = due(schedule, last, now, self.zone(), seen=self.memory.shares_since(now))
         if found is None:
             return None
@@ -112,6 +113,7 @@ class Verifying:
             if self._failures == 1:
                 self._tell("failure", "", "verifying failed", now, ending.error)
             return
+        self._ended = now
         had_failed, self._failures, self._again = bool(self._failures or self._told_late), 0, None
         self._told_late = False
         self.log.info(
@@ -126,6 +128,11 @@ class Verifying:
         if had_failed or (self._hurt and not ending.hurt):
             self._tell("recovery", "", "verifying goes well again", now)
         self._hurt = bool(ending.hurt)
+
+    def _last(self) -> datetime | None:
+        """Also where it could not be remembered: it is not read again and again for that."""
+        times = [time for time in (self.memory.last_share(), self._ended) if time is not None]
+        return max(times, default=None)
 
     def _judge(self, now: datetime) -> None:
         if not self.late or self._told_late or (now - self.started < _CATCHING_UP and not self._failures):
