@@ -54,6 +54,20 @@ class PruneConfig(Section, frozen=True):
     ] = Within("7d")
 
 
+class VerifyConfig(Section, frozen=True):
+    """How often what is stored is read again."""
+
+    schedule: Annotated[
+        Schedule | None,
+        Meta(
+            description="When the daemon reads a share: cron expressions, @daily …, `every 6h`; without it, never."
+        ),
+    ] = None
+    days: Annotated[
+        int, Meta(ge=1, le=3650, description="All that backups need is read once in so many days.")
+    ] = 30
+
+
 class HelperConfig(Section, frozen=True):
     """The throwaway container that reads and writes volumes."""
 
@@ -117,6 +131,7 @@ class Config(Section, frozen=True):
     rules: tuple[Rule, ...] = ()
     helper: HelperConfig = HelperConfig()
     prune: PruneConfig = PruneConfig()
+    verify: VerifyConfig = VerifyConfig()
     daemon: DaemonConfig = DaemonConfig()
     notify: NotifyConfig = NotifyConfig()
 
@@ -280,6 +295,7 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "stores: each is a replica of another: one of them is the primary, without replica_of"
     for name, store in config.stores.items():
         yield from (f"stores.{name}.{each}" for each in _of_store(name, store, config))
+    yield from (f"verify.{each}" for each in _of_schedule(config.verify.schedule))
     for place, settings in (
         ("defaults", config.defaults),
         *((f"rules.{number}", rule) for number, rule in enumerate(config.rules)),
@@ -310,13 +326,17 @@ def _of_store(name: str, store: StoreConfig, config: Config) -> Iterator[str]:
 def _of_settings(settings: VolumeSettings) -> Iterator[str]:
     if settings.ping is not None and not re.match(r"https?://[^/]", settings.ping):
         yield f"ping: {settings.ping!r} is no URL: use one such as https://hc-ping.com/your-uuid"
-    now = datetime.now(UTC)
-    for part in settings.schedule.parts if settings.schedule else ():
-        if Schedule(part).after(now, UTC) is None:
-            yield f"schedule: {part!r} never comes: there is no such day"
+    yield from _of_schedule(settings.schedule)
     for when in ("pre", "post", "on_error"):
         line = getattr(settings.hooks, when) if settings.hooks else None
         if line is not None and not line.strip():
             yield f"hooks.{when}: it is empty: give it a command, or leave it out"
     if isinstance(settings, Rule) and settings.label is not None and not settings.label.partition("=")[0]:
         yield f"label: {settings.label!r} names no label: use KEY or KEY=VALUE"
+
+
+def _of_schedule(schedule: Schedule | None) -> Iterator[str]:
+    now = datetime.now(UTC)
+    for part in schedule.parts if schedule else ():
+        if Schedule(part).after(now, UTC) is None:
+            yield f"schedule: {part!r} never comes: there is no such day"

@@ -244,7 +244,7 @@ class Repository:
     def volumes(self, host: str | None = None) -> list[tuple[str, str]]:
         """Host and volume of all of which there is anything, if only packs of a run that died."""
         found = set()
-        for kind in ("packs", "indexes", "manifests"):
+        for kind in ("packs", "indexes", "manifests", "damaged"):
             for info in self.store.list(f"{kind}/{f'{encode_name(host)}/' if host is not None else ''}"):
                 parts = info.key.split("/")
                 if len(parts) == 4:
@@ -252,7 +252,7 @@ class Repository:
         return sorted(found)
 
     def objects(self, kind: str, host: str, volume: str) -> list[ObjectInfo]:
-        """Of one kind (`packs`, `indexes`, `manifests`), all that is there of a volume."""
+        """Of one kind (`packs`, `indexes`, `manifests`, `damaged`), all that is there of a volume."""
         return list(self.store.list(f"{kind}/{encode_name(host)}/{encode_name(volume)}/"))
 
     def require(self, ref: BackupRef, manifest: Manifest) -> None:

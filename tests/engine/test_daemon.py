@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import tempfile
@@ -23,6 +24,7 @@ from tests.engine.test_quiesce import large, state_of, writing
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.world import world_of
+from volferry.verification_log import VerificationLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -339,3 +341,69 @@ def test_systemd_is_told(world: World, config: Path) -> None:
             while True:
                 said.append(listener.recv(100))
         assert said[-1] == b"STOPPING=1"
+
+
+def test_a_share_of_the_store_is_verified_and_damage_is_told_and_healed(world: World, config: Path) -> None:
+    volume = world.volume("vol")
+    (world.data(volume) / "noise").write_bytes(os.urandom(3 << 20))
+    (first,) = world.cli.backup(volume)
+    (pack,) = (world.store / "packs").rglob("*.zst")
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.write_bytes(data)
+    (port,) = free_ports(1)
+    with Told() as told:
+        config.write_text(
+            f'{LOG.replace("off", f"127.0.0.1:{port}")}[verify]\nschedule = "@yearly"\ndays = 1\n'
+            f'[notify]\nurls = ["json://{told.url[7:]}/message"]\nbody = "{{event}} {{volume}} {{error}}"\n'
+        )
+        daemon = world.cli.start("daemon")
+        assert daemon.until(lambda: told.paths("/message"))
+        text = get(port, "/metrics")[1]
+        status = world.cli("status", "--json").exits(1)
+        lines = ended(daemon)
+    (message,) = [json.loads(body)["message"] for path, body in told.asked if "message" in path]
+    assert message.startswith("failure vol vol@")
+    assert pack.name in message
+    values = {
+        line.partition(" ")[0]: float(line.split()[-1]) for line in text.splitlines() if line[:1] != "#"
+    }
+    assert values['volferry_hurt_backups{volume="vol"}'] == 1
+    assert values['volferry_last_verified_timestamp_seconds{volume="vol"}'] <= time.time()
+    assert values["volferry_verify_late"] == 0
+    (done,) = [line for line in lines if line["event"] == "a share of the store was verified"]
+    assert str(done["hurt"]) == "1"
+    verify = status.json["verify"]
+    assert (verify["last"]["outcome"], verify["late"]) == ("hurt", False)
+    assert verify["last"]["read_bytes"] == verify["last"]["total_bytes"] > 3 << 20
+    (row,) = status.json["volumes"]
+    assert [(each["id"], each["damaged"]) for each in row["not_whole"]] == [
+        (first["id"], [str(pack.relative_to(world.store))])
+    ]
+    assert any(pack.name in line for line in status.complaints)
+    world.cli("restore", volume, "--into", "restored").fails_with(pack.name)
+    assert not world.exists("restored")
+    world.cli.backup(volume)
+    world.cli("verify", volume, "--read").exits(0)
+    world.cli("restore", volume, "--into", "restored").exits(0)
+    assert (world.data("restored") / "noise").read_bytes() == (world.data(volume) / "noise").read_bytes()
+
+
+def test_a_lost_pack_is_found_by_a_share_that_is_not_read_again_before_it_is_due(
+    world: World, config: Path
+) -> None:
+    volume = world.volume("vol")
+    (world.data(volume) / "noise").write_bytes(os.urandom(1 << 20))
+    world.cli.backup(volume)
+    (pack,) = (world.store / "packs").rglob("*.zst")
+    kept = pack.rename(pack.with_suffix(".kept"))
+    size = kept.stat().st_size
+    config.write_text(f'{LOG}[verify]\nschedule = "@yearly"\ndays = 1\n')
+    daemon = world.cli.start("daemon")
+    log = VerificationLog(world.cli.state)
+    assert daemon.until(lambda: log.last_done() is not None)
+    found = log.last_done()
+    assert found is not None
+    assert (found.outcome, found.total_bytes > 0, found.read_bytes < size) == ("hurt", True, True)
+    ended(daemon)
+    assert log.recent(9) == [found]

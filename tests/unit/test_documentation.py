@@ -15,7 +15,7 @@ from msgspec import Struct
 from volferry.archive.manifest import Manifest
 from volferry.checked import value_of
 from volferry.cli.main import build_app
-from volferry.config import Config, HelperConfig, PruneConfig, load_config
+from volferry.config import Config, HelperConfig, PruneConfig, VerifyConfig, load_config
 from volferry.daemon_config import DaemonConfig, NotifyConfig
 from volferry.store_config import StoreConfig
 from volferry.volume_settings import Rule, VolumeSettings
@@ -54,6 +54,8 @@ def config_keys() -> Iterator[str]:
             yield from (f"notify.{inner}" for inner in NotifyConfig.__struct_fields__)
         elif key == "prune":
             yield from (f"prune.{inner}" for inner in PruneConfig.__struct_fields__)
+        elif key == "verify":
+            yield from (f"verify.{inner}" for inner in VerifyConfig.__struct_fields__)
         elif key == "defaults":
             yield from (f"defaults.{inner}" for inner in VolumeSettings.__struct_fields__)
         else:
@@ -108,6 +110,7 @@ class TestTheExampleOfTheConfiguration:
         assert set().union(*document["stores"].values()) == set(StoreConfig.__struct_fields__)
         assert set(document["daemon"]) == set(DaemonConfig.__struct_fields__)
         assert set(document["notify"]) == set(NotifyConfig.__struct_fields__)
+        assert set(document["verify"]) == set(VerifyConfig.__struct_fields__)
         assert set(document["prune"]) == set(PruneConfig.__struct_fields__)
 
     def test_shows_the_defaults(self) -> None:

@@ -22,8 +22,10 @@ from volferry.history import History
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending, Loop
+from volferry.scheduler.verifying import Verifying
 from volferry.systemd_notify import notify
 from volferry.telling.notifier import Notifier, check_urls
+from volferry.verification_log import VerificationLog
 from volferry.web.server import WebServer
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ class _Daemon:
         _configure_log(settings.config)
         self._log: Log = structlog.get_logger()
         self.history = History(settings.config.state_dir)
+        self.verified = VerificationLog(settings.config.state_dir)
         self._surroundings = EngineAndStore(
             lambda: self._config, self.history, lambda: self._wake.put(("changed", None)), self._log
         )
@@ -117,6 +120,7 @@ class _Daemon:
             has_replicas=lambda: bool(self._config.replicas),
             began=lambda volume, _: self._ping(volume, "start"),
             ended=lambda volume, run, ending: self._wake.put(("ended", (volume, run, ending))),
+            shared=lambda ending: self._wake.put(("verified", ending)),
         )
         self._told = Notifier(lambda: self._config, self._surroundings.host, self._log)
         self._web: WebServer | None = None
@@ -130,6 +134,16 @@ class _Daemon:
             runs=self._runs,
             teller=self,
             memory=self.history,
+            log=self._log,
+            started=datetime.now(UTC),
+        )
+
+        self._verifying = Verifying(
+            config=lambda: self._config,
+            zone=lambda: self._loop.agenda.zone,
+            shares=self._runs,
+            memory=self,
+            tell=self.tell,
             log=self._log,
             started=datetime.now(UTC),
         )
@@ -148,7 +162,9 @@ class _Daemon:
                     self._reload()
                 now = datetime.now(UTC)
                 self._tell_digest(now)
-                self._await(self._loop.step(now))
+                # Backups first: what is due begins before a share of the store is read.
+                until, verify_at = self._loop.step(now), self._verifying.step(now)
+                self._await(until if verify_at is None else min(until, verify_at))
         except Interrupted as error:
             notify("STOPPING=1")
             self._log.info("the daemon stops", reason=str(error))
@@ -176,6 +192,19 @@ class _Daemon:
 
     def exists(self, volume: str) -> bool:
         return self._loop.looked_at is None or self._surroundings.has(volume)
+
+    def last_share(self) -> datetime | None:
+        """Implements `ShareMemory`."""
+        last = self.verified.last_done()
+        return last.ended if last is not None else None
+
+    def shares_since(self, now: datetime) -> datetime:
+        return self.verified.since("", now)
+
+    @property
+    def verify_late(self) -> bool | None:
+        """None where nothing is to be verified."""
+        return None if self._config.verify.schedule is None else self._verifying.late
 
     def metrics(self) -> bytes:
         from volferry.web.metrics import Metrics  # noqa: PLC0415 -- only where somebody asks
@@ -220,6 +249,9 @@ class _Daemon:
             self._keep(volume, run, ending, now)
             self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
             self._loop.ended(volume, ending, now)
+
+        elif what == "verified":
+            self._verifying.ended(detail, now)
 
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""

@@ -20,6 +20,7 @@ from volferry.errors import FINDINGS_EXIT_CODE, Interrupted
 from volferry.interrupts import held_back
 from volferry.run import RUN_VARIABLE, new_run_id
 from volferry.scheduler.loop import Ending
+from volferry.scheduler.verifying import ShareEnding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,8 @@ class ProcessRuns:
     ended: Callable[[str, str, Ending], None]
     stopped: bool = False
     _threads: dict[str, tuple[threading.Thread, datetime]] = field(default_factory=dict)
+    shared: Callable[[ShareEnding], None] = lambda _: None  # called when a share was verified, as `ended` is
+    _share: threading.Thread | None = None
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -64,11 +67,30 @@ class ProcessRuns:
                 living = {name: each for name, each in self._threads.items() if each[0].is_alive()}
                 self._threads = {**living, volume: (thread, datetime.now(UTC))}
 
+    @property
+    def share_goes_on(self) -> bool:
+        return self._share is not None and self._share.is_alive()
+
+    def start_share(self) -> None:
+        """Has a share of the store verified, by a process of its own, beside what else goes on."""
+        with held_back():
+            self._share = threading.Thread(target=self._verify, name="share")
+            self._share.start()
+
+    def _verify(self) -> None:
+        try:
+            done = self._command("verify", "", self.log, "", "--share", "--json")
+            ending = _share_ending(done, stopped=self.stopped)
+        except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
+            ending = ShareEnding(done=False, error=f"{type(error).__name__}: {error}")
+        self.shared(ending)
+
     def stop(self) -> None:
         """Ends what is going on, as a signal would; services are up again when it returns."""
         with self._lock:
             self.stopped = True
             threads = [thread for thread, _ in self._threads.values()]
+            threads += [self._share] if self._share is not None else []
             for process in self._processes:
                 process.send_signal(signal.SIGTERM)
         end = time.monotonic() + _STOP_SECONDS
@@ -111,7 +133,15 @@ class ProcessRuns:
             if self.stopped:
                 return _Done(Interrupted.exit_code, {}, "")
             process = subprocess.Popen(
-                [sys.executable, "-m", "volferry", command, *self.arguments(), *options, "--", volume],
+                [
+                    sys.executable,
+                    "-m",
+                    "volferry",
+                    command,
+                    *self.arguments(),
+                    *options,
+                    *(["--", volume] if volume else []),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -165,3 +195,22 @@ def _ending(done: _Done, *, stopped: bool) -> Ending:
         )
     interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
     return Ending(good=False, interrupted=interrupted, error="; ".join(failed) or done.last_line)
+
+
+def _share_ending(done: _Done, *, stopped: bool) -> ShareEnding:
+    document = done.document
+    if not document.get("share"):
+        interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
+        return ShareEnding(done=False, interrupted=interrupted, error=done.last_line)
+    news: dict[str, str] = {}
+    for each in document["hurt"]:
+        if each["new"]:
+            line = f"{each['volume']}@{each['id']}: {each['error']}"
+            news[each["volume"]] = f"{news[each['volume']]}; {line}" if each["volume"] in news else line
+    return ShareEnding(
+        done=True,
+        news=news,
+        hurt=len(document["hurt"]),
+        objects=document["objects"],
+        read_bytes=document["read_bytes"],
+    )

@@ -23,7 +23,9 @@ from volferry.errors import NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
     from volferry.archive.manifest import DumpPart, Manifest
+    from volferry.damage import Trouble
     from volferry.model import BackupRef
+    from volferry.repository import Repository
 
 _MOST_FINDINGS = 20
 
@@ -55,6 +57,7 @@ def list_backups(
             failed.append({"backup": str(ref), "error": str(manifest)})
         else:
             found.append((ref, manifest))
+    troubles = _troubles(repository, wanted_host, volume, found)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
     stores = _stores(session, wanted_host, volume, only_one=store is not None)
     if json:
@@ -63,6 +66,7 @@ def list_backups(
                 "backups": [
                     {
                         **_summary(ref, manifest),
+                        **_whole(troubles.get(ref)),
                         "stores": [name for name, refs in stores.items() if ref in refs],
                     }
                     for ref, manifest in found
@@ -71,10 +75,32 @@ def list_backups(
             }
         )
     elif found:
-        _print_list(found, stores, with_host=all_hosts)
+        _print_list(found, stores, troubles, with_host=all_hosts)
     elif not failed:
         print(_nothing(session, volume, wanted_host))
-    return 1 if failed else 0
+    return 1 if failed or troubles else 0
+
+
+def _troubles(
+    repository: Repository, host: str | None, volume: str | None, found: list[tuple[BackupRef, Manifest]]
+) -> dict[BackupRef, Trouble]:
+    """Backups that need what is missing or damaged; each is said."""
+    from volferry.damage import Condition, troubled  # noqa: PLC0415
+
+    if not found:
+        return {}
+    troubles = troubled(repository, Condition.of(repository, host, volume), found)
+    for ref, trouble in troubles.items():
+        say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}")
+    return troubles
+
+
+def _whole(trouble: Trouble | None) -> dict[str, Any]:
+    return {
+        "whole": trouble is None,
+        "missing": list(trouble.missing) if trouble else [],
+        "damaged": list(trouble.damaged) if trouble else [],
+    }
 
 
 def _stores(
@@ -122,7 +148,11 @@ def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:
 
 
 def _print_list(
-    found: list[tuple[BackupRef, Manifest]], stores: dict[str, set[BackupRef]], *, with_host: bool
+    found: list[tuple[BackupRef, Manifest]],
+    stores: dict[str, set[BackupRef]],
+    troubles: dict[BackupRef, Trouble],
+    *,
+    with_host: bool,
 ) -> None:
     rows = []
     for ref, manifest in found:
@@ -138,6 +168,7 @@ def _print_list(
                 duration_text(manifest.downtime_seconds) if manifest.downtime_seconds else "-",
                 str(manifest.findings_total or "-"),
                 *([" ".join(name for name, refs in stores.items() if ref in refs)] if stores else []),
+                *([troubles[ref].summary if ref in troubles else "-"] if troubles else []),
             )
         )
     shift = 1 if with_host else 0
@@ -151,6 +182,7 @@ def _print_list(
         "DOWN",
         "FINDINGS",
         *(["STORES"] if stores else []),
+        *(["NOT WHOLE"] if troubles else []),
     )
     print(table(header, rows, right=tuple(column + shift for column in (2, 3, 4, 5, 6))))
 

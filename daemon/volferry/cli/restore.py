@@ -73,6 +73,7 @@ def restore(
     """Restore a backup, or some paths of it, into a volume, and compare the two. A volume that is not there is made
     with the driver, options and labels that it had.
     """
+    from volferry.damage import check_undamaged  # noqa: PLC0415
     from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
 
     _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json)
@@ -86,6 +87,8 @@ def restore(
             session.reap(run)
         backup = BackupReader(session.repository, ref, spool=run.spool)
         selection = selected(backup, paths or [], glob=glob, dump=dump)
+        if selection is None and dump is None:
+            check_undamaged(session.repository, ref, backup.manifest)
         if dump is not None and to is not None:
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:

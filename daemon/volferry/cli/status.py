@@ -13,6 +13,7 @@ import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
+from volferry.cli.stored import VerifyStatus, troubles_of_host
 from volferry.cli.surroundings import view_of, zone_of
 from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.config import accepted_path, config_path, load_config
@@ -40,7 +41,7 @@ def status(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what ran, what runs, what is next, and what is late. Exit code 1 if something is late or went wrong last time."""
+    """Show what ran, what runs, what is next, what is late, and which backups cannot be restored. Exit code 1 if something is late, went wrong last time, or cannot be restored."""
     if health:
         return _health(_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -49,8 +50,10 @@ def status(
     history.settle(now)
     last = history.last()
     appointments, wrong, trouble = _appointments(session, history, now)
+    troubles, unknown = troubles_of_host(session)
+    verifying = VerifyStatus(session, now)
     due = {each.volume: each for each in appointments}
-    names = sorted({*last, *due, *wrong})
+    names = sorted({*last, *due, *wrong, *(ref.volume for ref in troubles)})
     recent = history.recent(_RECENT)
     running = [run for run in last.values() if run.outcome == "running"]
     if json:
@@ -63,21 +66,38 @@ def status(
                         "next": due[name].at.isoformat() if name in due else None,
                         "late": due[name].late if name in due else None,
                         "error": wrong.get(name),
+                        "verified": _isoformat(verifying.verified(name)),
+                        "not_whole": [
+                            {"id": ref.id, "missing": list(each.missing), "damaged": each.damaged}
+                            for ref, each in troubles.items()
+                            if ref.volume == name
+                        ],
                     }
                     for name in names
                 ],
                 "running": [_document(run) for run in running],
                 "recent": [_document(run) for run in recent],
-                "trouble": trouble or None,
+                "verify": verifying.document,
+                "trouble": trouble or unknown or None,
             }
         )
     else:
         _print(names, last, due, wrong, now)
+        for line in verifying.lines(now):
+            print(line)
+    for ref, each in troubles.items():
+        say(f"volferry: {ref} cannot be restored as a whole: {each.text}")
+    if unknown and not trouble:
+        say(f"volferry: what is stored cannot be looked at: {unknown}")
     if trouble:
         say(f"volferry: what is due cannot be found out: {trouble}")
     failed = any(name in last and last[name].outcome == "failed" for name in due)
-    bad = trouble or wrong or failed or any(each.late for each in appointments)
-    return 1 if bad else 0
+    bad = trouble or unknown or wrong or failed or any(each.late for each in appointments)
+    return 1 if bad or troubles or verifying.bad else 0
+
+
+def _isoformat(time: datetime | None) -> str | None:
+    return time.isoformat() if time is not None else None
 
 
 def _listens(config: Path | None) -> Listen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,13 @@ def verify(
     read: Annotated[
         bool, typer.Option("--read", help="Fetch every byte, check every digest, and parse the tar stream.")
     ] = False,
+    share: Annotated[
+        bool,
+        typer.Option(
+            "--share",
+            help="Read a day's part of all that there is, what was read longest ago first, as the daemon does.",
+        ),
+    ] = False,
     json: JsonOption = False,
     store: StoreOption = None,
     host: HostOption = None,
@@ -40,17 +48,31 @@ def verify(
 ) -> int:
     """Check that backups can be restored: without a name, the newest of every volume."""
     from volferry.operations.verify import Verifier  # noqa: PLC0415
+    from volferry.verification_log import VerificationLog  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
     if all_hosts and (host or name):
         raise UsageError("--all-hosts excludes --host and a name")
+    if share:
+        if name or read or everything or all_hosts:
+            raise UsageError("--share excludes a name, --read, --all and --all-hosts")
+        from volferry.cli.verify_share import read_share  # noqa: PLC0415
+
+        return read_share(session, json=json)
     refs = _chosen(session, name, everything=everything, all_hosts=all_hosts)
     results: list[Verified] = []
+    said: set[str] = set()
+    log = VerificationLog(session.config.state_dir)
     with session.run() as run, TerminalObserver("verify") as observer:
         verifier = Verifier(session.repository, read=read, spool=run.spool, observer=observer)
         for ref in refs:
             result = verifier.verify(ref)
             results.append(result)
+            log.keep_read(session.repository.id, result.read, datetime.now(UTC))
+            problem = verifier.remember(result, by=session.host) if result.damaged or result.read else ""
+            if problem and problem not in said:
+                said.add(problem)
+                say(problem)
             for finding in result.findings:
                 say(f"volferry: {ref}: {finding}")
             if not json:

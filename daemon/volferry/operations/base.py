@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from volferry.archive.excludes import Excludes
 from volferry.archive.index import decompress, file_blocks, parse_groups, read_frames
-from volferry.errors import RepositoryError, StoreError
+from volferry.damage import Condition
+from volferry.errors import DamagedObject, RepositoryError, StoreError
 from volferry.index_cache import IndexFiles
 from volferry.layout import files_key, frames_key
 from volferry.model import MOST_AHEAD, time_of_id
@@ -108,13 +109,15 @@ def find_base(
     backed up. Raises StoreError only if the store cannot even be listed.
     """
     base = Base()
-    there = repository.pack_sizes(host, volume)
+    condition = Condition.of(repository, host, volume, unmarked_indexes=False)
+    there = condition.sound_packs
     newest: dict[str, PackInfo] = {}
     refs = list(repository.refs(host=host, volume=volume))
     if refs:
         base.newest = refs[-1].id
         try:
             manifest = repository.manifest(refs[-1])
+            _check_index(refs[-1], condition)
             files = cache.find(refs[-1], manifest) or _fetch(repository, refs[-1], manifest, spool)
             newest = _usable(manifest, there, observer)
             before = Excludes(manifest.excluded.patterns, manifest.excluded.caches)
@@ -168,6 +171,13 @@ def _usable(manifest: Manifest, there: Mapping[str, int], observer: Observer) ->
         budget -= pack.live_bytes
         left_behind.add(pack.name)
     return {pack.name: pack for pack in packs if pack.name not in left_behind}
+
+
+def _check_index(ref: BackupRef, condition: Condition) -> None:
+    """Raises DamagedObject for an index that says something else than its packs, though each digest is right."""
+    for key in (frames_key(ref), files_key(ref)):
+        if key in condition.marks:
+            raise DamagedObject(key, "verify found it so")
 
 
 def _fetch(repository: Repository, ref: BackupRef, manifest: Manifest, spool: Path) -> IndexFiles:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.digests import digested
 from volferry.archive.manifest import Manifest
+from volferry.damage import Condition
 from volferry.errors import (
     DamagedObject,
     NoSuchObject,
@@ -119,16 +120,18 @@ def _kept(
     return {ref for ref in manifests if ref.id in kept}
 
 
-def _to_be_relied_on(target: Repository, host: str, volume: str, needed: Collection[str]) -> dict[str, int]:
+def _to_be_relied_on(
+    target: Repository, host: str, volume: str, needed: Collection[str]
+) -> tuple[dict[str, int], Collection[str]]:
     """Stored bytes of what is there, by key, but for what no backup there needs and is old: a prune of another machine may
-    be about to delete it. It is sent again.
+    be about to delete it. It is sent again, as is what `verify` found damaged there; and the keys of that.
     """
     oldest = target.store.now() - _RELIABLE_AGE
+    condition = Condition.of(target, host, volume)
     return {
-        info.key: info.size if info.key in needed or info.modified >= oldest else -1
-        for kind in ("packs", "indexes")
-        for info in target.objects(kind, host, volume)
-    }
+        key: info.size if (key in needed or info.modified >= oldest) and key not in condition.marks else -1
+        for key, info in condition.objects.items()
+    }, frozenset(condition.marks)
 
 
 class _Sender:
@@ -148,7 +151,7 @@ class _Sender:
         self._observer = observer
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._sizes = _to_be_relied_on(target, host, volume, needed)
+        self._sizes, self._damaged = _to_be_relied_on(target, host, volume, needed)
         self.sent_bytes = 0
         self._done_bytes = 0  # of the backup at hand
 
@@ -186,10 +189,18 @@ class _Sender:
 
     def _send(self, key: str, expected: ObjectDigest) -> None:
         store = self._target.store
+        if key in self._damaged and (
+            wrong := digested(self._blocks(key), algorithm=expected.digest).difference(expected)
+        ):
+            raise DamagedObject(key, wrong)  # what is left of it over there is better than nothing
         if key in self._sizes:  # of another size, which is damage, or not to be relied on
             try:
                 store.delete(key)
-            except ObjectLocked:
+            except ObjectLocked as error:
+                if key in self._damaged:  # a matter of this backup, and of no other
+                    raise DamagedObject(
+                        key, f"verify found it so, and it cannot be mended yet: {error}"
+                    ) from error
                 if expected.other_size(store.size(key)):
                     raise
                 with self._lock:  # nobody can delete it

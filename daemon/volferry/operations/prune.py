@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from volferry import damage
 from volferry.archive.manifest import Manifest
 from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
-from volferry.layout import files_key, frames_key, manifest_key, ref_of_manifest
+from volferry.layout import files_key, frames_key, manifest_key, pack_key, ref_of_manifest
 from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, age_of
 from volferry.retention import Verdict, judge
 
@@ -52,6 +53,7 @@ def prune_volume(
 ) -> Pruning:
     """Raises StoreError. The caller holds the volume's lock, unless it is a dry run."""
     result = Pruning(host, volume)
+    marks = damage.marks_of(repository, host, volume)
     packs = repository.objects("packs", host, volume)
     indexes = repository.objects("indexes", host, volume)
     manifests = _manifests(repository, host, volume, cache, result)
@@ -76,7 +78,21 @@ def prune_volume(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )
     _delete_unneeded(repository, result, packs, indexes, manifests, grace=grace, dry_run=dry_run)
+    if marks and not dry_run:
+        _forget_marks(repository, result, marks, [*packs, *indexes])
     return result
+
+
+def _forget_marks(
+    repository: Repository, result: Pruning, marks: Iterable[str], objects: Iterable[ObjectInfo]
+) -> None:
+    """Of what is gone, or is another object by now."""
+    gone = {
+        pack_key(ref, name) for ref in (BackupRef(result.host, result.volume, ""),) for name in result.packs
+    }
+    gone |= {key for ref in result.forgotten for key in (frames_key(ref), files_key(ref))}
+    there = {info.key: info for info in objects if info.key not in gone}
+    result.locked += damage.forget(repository, damage.Condition.from_lists(there, marks).void)
 
 
 def volume_of(manifest: Manifest) -> Volume:

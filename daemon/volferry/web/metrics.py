@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from volferry.history import History, PastRun
     from volferry.scheduler.agenda import Appointment
+    from volferry.verification_log import VerificationLog
 
 # Of the newest backup of each volume: name, what it says, and where it is in a run.
 _OF_BACKUPS = (
@@ -41,11 +42,14 @@ class Source(Protocol):
     """Where the figures are."""
 
     history: History
+    verified: VerificationLog
 
     @property
     def appointments(self) -> Sequence[Appointment]: ...
     @property
     def trouble(self) -> str: ...
+    @property
+    def verify_late(self) -> bool | None: ...
     def going_on(self) -> Mapping[str, datetime]: ...
     def exists(self, volume: str) -> bool:
         """By the last look; of one that is gone, nothing but how often it was run is told."""
@@ -77,6 +81,7 @@ class Metrics:
         yield GaugeMetricFamily("volferry_time_seconds", "The daemon's clock.", value=time.time())
         yield from self._of_history()
         yield from self._of_appointments()
+        yield from self._of_verifying()
 
     def _of_history(self) -> Iterator[Metric]:
         history = self._source.history
@@ -122,6 +127,26 @@ class Metrics:
             late.add_metric(volume, float(appointment.late))
             running.add_metric(volume, float(appointment.volume in going_on))
         yield from (following, late, running)
+
+    def _of_verifying(self) -> Iterator[Metric]:
+        oldest = _gauge(
+            "last_verified_timestamp_seconds",
+            "Since when each object that the newest backup needed at the last share was read whole, or written.",
+        )
+        hurt = _gauge("hurt_backups", "Backups that need what is missing or damaged, at the last share.")
+        for volume, state in self._source.verified.volumes().items():
+            if not self._source.exists(volume):
+                continue
+            if state.oldest is not None:
+                oldest.add_metric([volume], state.oldest.timestamp())
+            hurt.add_metric([volume], state.hurt)
+        yield from (oldest, hurt)
+        if (late := self._source.verify_late) is not None:
+            yield GaugeMetricFamily(
+                "volferry_verify_late",
+                "Whether no share of the store was read for longer than its schedule allows.",
+                value=float(late),
+            )
 
 
 def _gauge(name: str, text: str) -> GaugeMetricFamily:

@@ -1,0 +1,105 @@
+"""What `status` says of the store: backups that need what is missing or damaged, and how reading it again goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from volferry.cli.surroundings import zone_of
+from volferry.cli.text import local_time_text, size_text
+from volferry.errors import NoSuchStore, VolferryError
+from volferry.schedule import due
+from volferry.verification_log import VerificationLog
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from volferry.cli.session import Session
+    from volferry.damage import Trouble
+    from volferry.model import BackupRef
+    from volferry.schedule import Due
+    from volferry.verification_log import VerifyRun
+
+
+def troubles_of_host(session: Session) -> tuple[dict[BackupRef, Trouble], str]:
+    """Backups of this host that cannot be restored as a whole, by a LIST of the store; and why that is not known."""
+    from volferry.archive.manifest import Manifest  # noqa: PLC0415
+    from volferry.damage import Condition, troubled  # noqa: PLC0415
+
+    try:
+        repository, host = session.repository, session.host
+        found = repository.manifests(host=host, cache=session.manifest_cache(repository))
+        backups = [(ref, manifest) for ref, manifest in found if isinstance(manifest, Manifest)]
+        return (troubled(repository, Condition.of(repository, host), backups) if backups else {}), ""
+    except NoSuchStore:
+        return {}, ""
+    except VolferryError as error:
+        return {}, str(error)
+
+
+class VerifyStatus:
+    """Of what the daemon, or `verify --share`, reads again."""
+
+    def __init__(self, session: Session, now: datetime) -> None:
+        log = VerificationLog(session.config.state_dir)
+        recent = log.recent(1)
+        self.last: VerifyRun | None = recent[0] if recent else None
+        self._volumes = log.volumes()
+        self._schedule = session.config.verify.schedule
+        self._due: Due | None = None
+        if self._schedule is not None:
+            done = log.last_done()
+            self._due = due(
+                self._schedule,
+                done.ended if done else None,
+                now,
+                zone_of(session.config),
+                seen=log.since("", now),
+            )
+
+    @property
+    def late(self) -> bool:
+        return self._due is not None and self._due.late
+
+    @property
+    def bad(self) -> bool:
+        return self.late or (
+            self.last is not None and self.last.outcome == "failed" and self._schedule is not None
+        )
+
+    def verified(self, volume: str) -> datetime | None:
+        """Since when each object that its newest backup needs was read whole, or written."""
+        return self._volumes[volume].oldest if volume in self._volumes else None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        last = self.last
+        return {
+            "schedule": self._schedule,
+            "last": {
+                "began": last.began.isoformat(),
+                "ended": last.ended.isoformat(),
+                "outcome": last.outcome,
+                "objects": last.objects,
+                "read_bytes": last.read_bytes,
+                "total_bytes": last.total_bytes,
+                "error": last.error,
+            }
+            if last
+            else None,
+            "next": self._due.at.isoformat() if self._due else None,
+            "late": self._due.late if self._due else None,
+        }
+
+    def lines(self, now: datetime) -> list[str]:
+        """For a person; nothing where nothing was ever verified, nor is to be."""
+        found = []
+        if self.last is not None:
+            last = self.last
+            found.append(
+                f"Verified: {local_time_text(last.began)}, {last.outcome}, {size_text(last.read_bytes)} "
+                f"of {size_text(last.total_bytes)} read{f': {last.error}' if last.error else ''}"
+            )
+        if self._due is not None:
+            when = "now" if self._due.at <= now else local_time_text(self._due.at)
+            found.append(f"Next to be verified: {when}{' (late)' if self._due.late else ''}")
+        return found

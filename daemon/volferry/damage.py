@@ -1,0 +1,235 @@
+"""Which objects of a store cannot be relied upon: those that are missing, and those that `verify` found damaged.
+
+What was found is in the store, so that every machine knows: `damaged/<host>/<volume>/<object>.<seconds>.json`, with the object's
+name below `packs` or `indexes`, and the time at which that one was written (docs/format.md, "Damaged objects"). An object that was
+written at another time is another one, such as one that a copy has sent again: no mark is about that.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from volferry.archive.manifest import FORMAT_VERSION
+from volferry.archive.sealed import seal
+from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, ObjectLocked, StoreError
+from volferry.layout import encode_name, manifest_key, needed_objects
+from volferry.stores.base import put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from volferry.archive.manifest import Manifest
+    from volferry.model import BackupRef, ObjectInfo
+    from volferry.repository import Repository
+
+_MARK = re.compile(r"damaged/([^/]+/[^/]+)/([^/]+)\.(\d+)\.json")
+_PACK = ".tar.zst"
+
+
+def mark_key(info: ObjectInfo) -> str:
+    """Of the mark that says that an object of a backup, as it is now, is damaged."""
+    _, host, volume, name = info.key.split("/")
+    return f"damaged/{host}/{volume}/{name}.{int(info.modified.timestamp())}.json"
+
+
+def marked_object(mark: str) -> tuple[str, int] | None:
+    """The inverse: the object's key, and when it was written; None for what is no mark."""
+    match = _MARK.fullmatch(mark)
+    if match is None:
+        return None
+    kind = "packs" if match[2].endswith(_PACK) else "indexes"
+    return f"{kind}/{match[1]}/{match[2]}", int(match[3])
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What a backup needs and cannot have: keys, in order."""
+
+    missing: dict[str, str] = field(
+        default_factory=dict
+    )  # and those of another size; what is wrong with each
+    damaged: list[str] = field(default_factory=list)  # there, and found damaged
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.damaged)
+
+    @property
+    def text(self) -> str:
+        """The first one by name, with what is wrong with it, and how many more there are."""
+        said = [f"{key} {wrong}" for key, wrong in self.missing.items()]
+        said += [f"{key} is damaged: verify found it so" for key in self.damaged]
+        return f"{said[0]} (and {len(said) - 1} more)" if len(said) > 1 else said[0]
+
+    @property
+    def summary(self) -> str:
+        """`2 missing, 1 damaged`."""
+        counts = (("missing", len(self.missing)), ("damaged", len(self.damaged)))
+        return ", ".join(f"{count} {what}" for what, count in counts if count)
+
+
+@dataclass(slots=True)
+class Condition:
+    """Of the objects of a store, by what a LIST of it says."""
+
+    objects: dict[str, ObjectInfo]
+    marks: dict[str, str]  # the mark of each object that was found damaged, as it is now
+    void: list[str]  # marks of what is not there any longer, or is another object by now
+
+    @classmethod
+    def of(
+        cls,
+        repository: Repository,
+        host: str | None = None,
+        volume: str | None = None,
+        *,
+        unmarked_indexes: bool = True,
+    ) -> Condition:
+        """Of all volumes of a host, or of all hosts. Without `unmarked_indexes`, indexes are not listed where nothing is
+        marked. Raises StoreError.
+        """
+        below = "" if host is None else f"{encode_name(host)}/"
+        below += f"{encode_name(volume)}/" if host is not None and volume is not None else ""
+        # Marks first: one that is made meanwhile must not be taken for one of nothing.
+        marks = [info.key for info in repository.store.list(f"damaged/{below}")]
+        kinds = ("packs", "indexes") if marks or unmarked_indexes else ("packs",)
+        objects = {info.key: info for kind in kinds for info in repository.store.list(f"{kind}/{below}")}
+        return cls.from_lists(objects, marks)
+
+    @classmethod
+    def from_lists(cls, objects: Mapping[str, ObjectInfo], marks: Iterable[str]) -> Condition:
+        condition = cls(dict(objects), {}, [])
+        for mark in marks:
+            found = marked_object(mark)
+            if found is None:
+                continue
+            key, seconds = found
+            there = objects.get(key)
+            if there is not None and int(there.modified.timestamp()) == seconds:
+                condition.marks[key] = mark
+            else:
+                condition.void.append(mark)
+        return condition
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Stored bytes of all that is there, by key."""
+        return {key: info.size for key, info in self.objects.items()}
+
+    @property
+    def sound_packs(self) -> dict[str, int]:
+        """Name and stored bytes of the packs that may be built upon."""
+        return {
+            key.rpartition("/")[2].removesuffix(_PACK): info.size
+            for key, info in self.objects.items()
+            if key.startswith("packs/") and key not in self.marks
+        }
+
+    def trouble(self, ref: BackupRef, manifest: Manifest) -> Trouble:
+        """Of one backup."""
+        found = Trouble()
+        for key, expected in needed_objects(ref, manifest).items():
+            info = self.objects.get(key)
+            if info is None:
+                found.missing[key] = "is missing"
+            elif wrong := expected.other_size(info.size):
+                found.missing[key] = f"is damaged: {wrong}"
+            elif key in self.marks:
+                found.damaged.append(key)
+        return found
+
+
+def marks_of(repository: Repository, host: str, volume: str) -> list[str]:
+    """Keys of all marks of a volume."""
+    return [info.key for info in repository.objects("damaged", host, volume)]
+
+
+def troubled(
+    repository: Repository, condition: Condition, backups: Iterable[tuple[BackupRef, Manifest]]
+) -> dict[BackupRef, Trouble]:
+    """Of some backups, those that need what they cannot have; not those that were forgotten since they were listed."""
+    found: dict[BackupRef, Trouble] = {}
+    for ref, manifest in backups:
+        trouble = condition.trouble(ref, manifest)
+        if not trouble:
+            continue
+        try:
+            repository.store.size(manifest_key(ref))
+        except NoSuchObject:
+            continue
+        found[ref] = trouble
+    return found
+
+
+def mark(repository: Repository, info: ObjectInfo, reason: str, *, by: str, now: datetime) -> None:
+    """Remembers that an object is damaged. Raises StoreError where the store cannot be written."""
+    document = {
+        "format": FORMAT_VERSION,
+        "key": info.key,
+        "stored_bytes": info.size,
+        "modified": info.modified.isoformat(),
+        "reason": reason,
+        "found_by": by,
+        "found_at": now.isoformat(),
+    }
+    try:
+        put(repository.store, mark_key(info), seal(document))
+    except ObjectExists:  # another machine has found it
+        return
+
+
+def remember(
+    repository: Repository,
+    condition: Condition,
+    damaged: Mapping[str, str],
+    read: Iterable[str],
+    *,
+    by: str,
+    now: datetime,
+) -> str:
+    """Marks what was found damaged, and takes away the marks of what was read since, and is good. Returns why that could
+    not be done, empty if it could.
+    """
+    problem = ""
+    for key, reason in damaged.items():
+        info = condition.objects.get(key)
+        if info is None or key in condition.marks:
+            continue
+        try:
+            mark(repository, info, reason, by=by, now=now)
+            condition.marks[key] = mark_key(info)
+        except StoreError as error:
+            problem = problem or f"what is damaged cannot be remembered in the store: {error}"
+    for key in set(read) & condition.marks.keys() - damaged.keys():
+        try:
+            repository.store.delete(condition.marks[key])
+            del condition.marks[key]
+        except StoreError as error:
+            problem = problem or f"the mark of what is not damaged any longer cannot be removed: {error}"
+    return problem
+
+
+def forget(repository: Repository, marks: Iterable[str]) -> list[str]:
+    """Deletes marks that are about nothing any longer. Returns what may not be deleted yet. Raises StoreError."""
+    locked = []
+    for key in marks:
+        try:
+            repository.store.delete(key)
+        except ObjectLocked as error:
+            locked.append(str(error))
+    return locked
+
+
+def check_undamaged(repository: Repository, ref: BackupRef, manifest: Manifest) -> None:
+    """Before a backup is restored as a whole: raises DamagedObject if `verify` found damaged what it needs."""
+    if not marks_of(repository, ref.host, ref.volume):
+        return
+    trouble = Condition.of(repository, ref.host, ref.volume).trouble(ref, manifest)
+    if trouble.damaged:
+        raise DamagedObject(
+            trouble.damaged[0],
+            f"verify found it so, and {ref} needs it: restore another backup, or only the paths that you need; "
+            "`volferry copy` mends a store from a copy of it",
+        )

@@ -1,0 +1,147 @@
+"""When a share of the store is to be read, and what people are told of what comes of it. Time is given to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from volferry.schedule import due
+from volferry.scheduler.events import Event
+from volferry.scheduler.loop import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import tzinfo
+
+    from volferry.config import Config
+
+_BUSY = timedelta(minutes=1)  # a backup goes first
+_FIRST_RETRY = timedelta(minutes=1)
+_LAST_RETRY = timedelta(hours=1)
+# After a start: what was due meanwhile is being done.
+_CATCHING_UP = timedelta(minutes=10)
+
+Log = Any  # of structlog, which has no type for what it makes
+
+
+@dataclass(frozen=True, slots=True)
+class ShareEnding:
+    """How a share ended."""
+
+    done: bool  # it was read, whatever was found
+    interrupted: bool = False
+    error: str = ""
+    news: Mapping[str, str] = field(default_factory=dict)  # what is wrong since the last one, by volume
+    hurt: int = 0  # backups that cannot be restored as a whole, new or not
+    objects: int = 0
+    read_bytes: int = 0
+
+
+class Shares(Protocol):
+    """Where they are read. Each that ends must be told (`ended`)."""
+
+    def start_share(self) -> None: ...
+    @property
+    def share_goes_on(self) -> bool: ...
+    def going_on(self) -> Mapping[str, datetime]:
+        """Backups that are."""
+
+
+class ShareMemory(Protocol):
+    """What outlives the process."""
+
+    def last_share(self) -> datetime | None:
+        """When the last one ended that was read."""
+
+    def shares_since(self, now: datetime) -> datetime:
+        """When one was wanted first."""
+
+
+@dataclass(slots=True)
+class Verifying:
+    config: Callable[[], Config]
+    zone: Callable[[], tzinfo]
+    shares: Shares
+    memory: ShareMemory
+    tell: Callable[[Event], None]
+    log: Log
+    started: datetime
+    late: bool = False
+    _told_late: bool = False
+    _failures: int = 0
+    _again: datetime | None = None
+    _hurt: bool = False
+    _began: datetime | None = None
+    _ended: datetime | None = None
+
+    def step(self, now: datetime) -> datetime | None:
+        """Starts one if it is due; returns when to be called again, None if that is not known before something happens."""
+        schedule = self.config().verify.schedule
+        if schedule is None:
+            self.late = False
+            return None
+        # One that takes long is not late for that before it should have been followed by another.
+        last = self._began if self.shares.share_goes_on else self._last()
+        found = due(schedule, last, now, self.zone(), seen=self.memory.shares_since(now))
+        if found is None:
+            return None
+        self.late = found.late
+        self._judge(now)
+        if self.shares.share_goes_on:
+            return None
+        at = max(found.at, self._again or found.at)
+        if at > now:
+            return at
+        # It waits for a moment without a backup, and not for ever.
+        if self.shares.going_on() and not found.late:
+            return now + _BUSY
+        self.log.info("a share of the store is verified")
+        self._began = now
+        self.shares.start_share()
+        return None
+
+    def ended(self, ending: ShareEnding, now: datetime) -> None:
+        if ending.interrupted:
+            return
+        if not ending.done:
+            self._failures += 1
+            self._again = now + min(_LAST_RETRY, _FIRST_RETRY * (1 << min(self._failures - 1, 10)))
+            self.log.error(
+                "verifying failed", error=ending.error, again=f"{self._again.astimezone():%Y-%m-%d %H:%M:%S}"
+            )
+            if self._failures == 1:
+                self._tell("failure", "", "verifying failed", now, ending.error)
+            return
+        self._ended = now
+        had_failed, self._failures, self._again = bool(self._failures or self._told_late), 0, None
+        self._told_late = False
+        self.log.info(
+            "a share of the store was verified",
+            objects=ending.objects,
+            read_bytes=ending.read_bytes,
+            hurt=ending.hurt,
+        )
+        for volume, error in ending.news.items():
+            self.log.error("a backup is damaged", volume=volume, error=error)
+            self._tell("failure", volume, "backups cannot be restored", now, error)
+        if had_failed or (self._hurt and not ending.hurt):
+            self._tell("recovery", "", "verifying goes well again", now)
+        self._hurt = bool(ending.hurt)
+
+    def _last(self) -> datetime | None:
+        """Also where it could not be remembered: it is not read again and again for that."""
+        times = [time for time in (self.memory.last_share(), self._ended) if time is not None]
+        return max(times, default=None)
+
+    def _judge(self, now: datetime) -> None:
+        if not self.late or self._told_late or (now - self.started < _CATCHING_UP and not self._failures):
+            return
+        self._told_late = True
+        error = "no share of the store was read for longer than verify.schedule allows"
+        self.log.error("verifying is late", error=error)
+        self._tell("late", "", "verifying is late", now, error)
+
+    def _tell(self, kind: Any, volume: str, what: str, now: datetime, error: str = "") -> None:
+        text = f"{volume}: {what}" if volume else what
+        self.tell(Event(kind, volume, text, now, Ending(not error, error=error)))

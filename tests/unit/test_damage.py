@@ -1,0 +1,378 @@
+"""What verify finds damaged is known to everybody, never built upon, and stored anew by the next backup."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.parts.cli import Cli
+from tests.parts.local_helper import LocalVolume
+from volferry.damage import Condition, mark_key, marked_object
+from volferry.errors import ObjectLocked, StoreError
+from volferry.layout import files_key, frames_key, pack_key
+from volferry.model import BackupRef, ObjectInfo
+from volferry.observer import Silent
+from volferry.operations.backup_reader import BackupReader
+from volferry.operations.copy import copy_volume
+from volferry.operations.prune import prune_volume
+from volferry.operations.verify import Verifier
+from volferry.repository import Repository
+from volferry.retention import Keep, Within
+from volferry.stores.local import LocalStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from volferry.operations.verify import Verified
+
+
+@dataclass
+class Lab:
+    directory: Path
+    repository: Repository
+    volume: LocalVolume
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def store(self) -> Path:
+        return self.directory / "store"
+
+    def back_up(self, **settings: Any) -> BackupRef:
+        self.volume.settings = settings
+        return self.volume.back_up(self.repository).ref
+
+    def packs(self, ref: BackupRef, place: str = "store") -> list[Path]:
+        return [
+            self.directory / place / pack_key(ref, pack.name) for pack in self.repository.manifest(ref).packs
+        ]
+
+    def verify(self, ref: BackupRef, repository: Repository | None = None) -> Verified:
+        """As `verify --read` does."""
+        verifier = Verifier(repository or self.repository, read=True, spool=self.directory, observer=Silent())
+        found = verifier.verify(ref)
+        if problem := verifier.remember(found, by="here"):
+            self.problems.append(problem)
+        return found
+
+    def marks(self, place: str = "store") -> list[str]:
+        return sorted(path.name for path in (self.directory / place / "damaged").rglob("*.json"))
+
+    def prune(self, repository: Repository | None = None, *, last: int = 0) -> None:
+        prune_volume(
+            repository or self.repository,
+            "host",
+            "vol",
+            keep=lambda _: Keep(last=last),
+            grace=Within("0h"),
+            cache=None,
+            dry_run=False,
+        )
+
+    def replica(self) -> Repository:
+        """With all backups."""
+        target, _ = Repository.open_or_create(LocalStore(self.directory / "replica"))
+        result = copy_volume(
+            self.repository, target, "host", "vol", keep=lambda _: Keep(), source_cache=None, target_cache=None,
+            observer=Silent(),
+        )  # fmt: skip
+        self.problems += result.failed.values()
+        return target
+
+    @property
+    def cli(self) -> Cli:
+        """No engine is needed where a host is named."""
+        return Cli("unix:///nowhere", self.store, self.directory / "state", self.directory)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(3):
+        (data / f"noise{number}").write_bytes(os.urandom(2 << 20))
+    (data / "file").write_text("content")
+    for path in (data, *data.iterdir()):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    repository, _ = Repository.open_or_create(LocalStore(tmp_path / "store"))
+    return Lab(tmp_path, repository, LocalVolume(data, tmp_path / "state", pack_bytes=1 << 20))
+
+
+def flip(path: Path) -> None:
+    """As a disk does it: no time is changed."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("settings", [{}, {"full": True}], ids=["next", "full"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "another machine"])
+def test_the_next_backup_leaves_a_damaged_pack_behind_and_is_whole(
+    lab: Lab, settings: dict[str, Any], elsewhere: bool
+) -> None:
+    first = lab.back_up()
+    hurt = lab.packs(first)[1]
+    flip(hurt)
+    found = lab.verify(first)
+    assert any(hurt.name in finding for finding in found.findings)
+    assert [mark.startswith(f"{hurt.name}.") for mark in lab.marks()] == [True]
+    if elsewhere:
+        lab.volume.state = lab.directory / "another state"
+    second = lab.back_up(**settings)
+    assert hurt not in lab.packs(second)
+    assert lab.verify(second).findings == ()
+    assert lab.packs(second) != lab.packs(first)
+    third = lab.back_up()
+    assert hurt not in lab.packs(third)
+    assert lab.verify(third).findings == ()
+    assert lab.problems == []
+
+
+def test_without_a_mark_it_would_have_been_built_upon(lab: Lab) -> None:
+    first = lab.back_up()
+    os.utime(lab.volume.data / "file", (1_600_000_000, 1_600_000_000))
+    flip(lab.packs(first)[0])
+    second = lab.back_up(full=True)
+    assert lab.packs(first)[0] in lab.packs(second)
+
+
+def test_a_missing_pack_needs_no_mark(lab: Lab) -> None:
+    first = lab.back_up()
+    lab.packs(first)[1].unlink()
+    assert lab.verify(first).findings
+    assert lab.marks() == []
+    assert lab.verify(lab.back_up()).findings == ()
+
+
+def test_what_an_interrupted_run_had_stored_is_not_gone_on_from_once_it_is_known_to_be_damaged(
+    lab: Lab,
+) -> None:
+    first = lab.back_up()
+    (lab.volume.data / "more").write_bytes(os.urandom(3 << 20))
+
+    class Dies:
+        def __init__(self, store: LocalStore) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._store, name)
+
+        def create(self, key: str) -> object:
+            if key.startswith("indexes/"):
+                raise StoreError("the network is gone")
+            return self._store.create(key)
+
+    whole = lab.repository.store
+    lab.repository.store = Dies(whole)  # type: ignore[assignment, arg-type]
+    with pytest.raises(StoreError):
+        lab.back_up()
+    lab.repository.store = whole
+    assert list((lab.volume.place(lab.repository) / "checkpoints").iterdir())
+    hurt = lab.packs(first)[0]
+    flip(hurt)
+    lab.verify(first)
+    second = lab.back_up()
+    assert hurt not in lab.packs(second)
+    assert lab.verify(second).findings == ()
+
+
+@pytest.mark.parametrize("kind", ["files", "frames"])
+def test_nothing_is_built_upon_an_index_that_was_found_wrong(lab: Lab, kind: str) -> None:
+    first = lab.back_up()
+    key = files_key(first) if kind == "files" else frames_key(first)
+    flip(lab.store / key)  # a copy of it is in the state directory, and good
+    assert lab.verify(first).findings
+    assert len(lab.marks()) == 1
+    second = lab.back_up()
+    manifest = lab.repository.manifest(second)
+    assert manifest.base is None
+    assert not set(lab.packs(first)) & set(lab.packs(second))
+    assert lab.verify(second).findings == ()
+
+
+def test_what_is_good_again_is_not_marked_any_longer(lab: Lab) -> None:
+    first = lab.back_up()
+    hurt = lab.packs(first)[0]
+    flip(hurt)
+    lab.verify(first)
+    assert lab.marks()
+    flip(hurt)
+    assert lab.verify(first).findings == ()
+    assert lab.marks() == []
+
+
+def test_a_mark_goes_with_its_pack_and_not_before(lab: Lab) -> None:
+    first = lab.back_up()
+    hurt = lab.packs(first)[1]
+    flip(hurt)
+    lab.verify(first)
+    second = lab.back_up()
+    lab.prune()
+    assert len(lab.marks()) == 1
+    lab.prune(last=1)
+    assert not hurt.exists()
+    assert lab.marks() == []
+    assert lab.verify(second).findings == ()
+    assert lab.repository.volumes("host") == [("host", "vol")]
+
+
+def test_a_copy_mends_what_is_damaged_and_carries_no_mark(lab: Lab) -> None:
+    first = lab.back_up()
+    replica = lab.replica()
+    hurt = lab.packs(first, "replica")[1]
+    flip(hurt)
+    os.utime(hurt, (1_600_000_000, 1_600_000_000))
+    assert lab.verify(first, replica).findings
+    assert len(lab.marks("replica")) == 1
+    lab.replica()
+    assert lab.verify(first, replica).findings == ()
+    assert Condition.of(replica, "host", "vol").marks == {}
+    lab.prune(replica)
+    assert lab.marks("replica") == []
+    flip(lab.packs(first)[0])
+    lab.verify(first)
+    assert lab.marks()
+    lab.replica()
+    assert lab.marks("replica") == []
+    assert lab.verify(first, replica).findings == ()
+    assert lab.problems == []
+
+
+def test_a_copy_from_a_store_with_the_same_damage_takes_nothing_away(lab: Lab) -> None:
+    first = lab.back_up()
+    replica = lab.replica()
+    for place in ("store", "replica"):
+        flip(lab.packs(first, place)[1])
+    lab.verify(first, replica)
+    lab.replica()
+    assert lab.packs(first, "replica")[1].exists()
+    assert [str(lab.packs(first)[1].name) in problem for problem in lab.problems] == [True]
+
+
+def test_what_is_damaged_and_locked_in_a_copy_is_a_matter_of_its_backup_alone(lab: Lab) -> None:
+    first = lab.back_up()
+    replica = lab.replica()
+    hurt = lab.packs(first, "replica")[0]
+    flip(hurt)
+    lab.verify(first, replica)
+    (lab.volume.data / "noise0").write_bytes(os.urandom(2 << 20))
+    (lab.volume.data / "noise1").write_bytes(os.urandom(2 << 20))
+    (lab.volume.data / "noise2").write_bytes(os.urandom(2 << 20))
+    (lab.volume.data / "file").write_bytes(b"other")
+    os.utime(lab.volume.data, (1_800_000_000, 1_800_000_000))
+    second = lab.back_up()
+    assert lab.packs(first)[0] not in lab.packs(second)
+
+    class Locked:
+        def __init__(self, store: LocalStore) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._store, name)
+
+        def delete(self, key: str) -> None:
+            raise ObjectLocked(f"{key} is locked")
+
+    replica.store = Locked(replica.store)  # type: ignore[assignment, arg-type]
+    result = copy_volume(
+        lab.repository, replica, "host", "vol", keep=lambda _: Keep(), source_cache=None, target_cache=None,
+        observer=Silent(),
+    )  # fmt: skip
+    assert list(result.failed) == [str(first)]
+    assert "cannot be mended yet" in result.failed[str(first)]
+    assert result.copied == [second]
+
+
+@pytest.mark.parametrize("verb", ["create", "delete"])
+def test_a_store_that_cannot_be_written_is_one_note_and_no_reason_not_to_verify(lab: Lab, verb: str) -> None:
+    first = lab.back_up()
+    for pack in lab.packs(first)[:2]:
+        flip(pack)
+    if verb == "delete":
+        lab.verify(first)
+        for pack in lab.packs(first)[:2]:
+            flip(pack)
+
+    class ReadOnly:
+        def __init__(self, store: LocalStore) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._store, name)
+
+        def create(self, key: str) -> object:
+            raise StoreError(f"cannot write {key}: no permission")
+
+        def delete(self, key: str) -> None:
+            raise ObjectLocked(f"{key} is locked")
+
+    lab.repository.store = ReadOnly(lab.repository.store)  # type: ignore[assignment, arg-type]
+    found = lab.verify(first)
+    assert bool(found.findings) == (verb == "create")
+    assert len(lab.problems) == 1
+    assert ("cannot be remembered" if verb == "create" else "is locked") in lab.problems[0]
+
+
+def test_list_says_which_backups_are_not_whole_and_a_restore_of_one_ends_before_it_begins(lab: Lab) -> None:
+    first = lab.back_up()
+    (lab.volume.data / "more").write_bytes(os.urandom(2 << 20))
+    second = lab.back_up()
+    lab.cli("list", "--host", "host").exits(0)
+    missing, hurt = lab.packs(second)[-1], lab.packs(first)[0]
+    missing.unlink()
+    flip(hurt)
+    lab.cli("verify", "--host", "host", "--all", "--read").exits(1)
+    listed = lab.cli("list", "--host", "host", "--json").exits(1)
+    found = {each["id"]: each for each in listed.json["backups"]}
+    assert len(listed.complaints) == 2
+    assert [found[ref.id]["whole"] for ref in (first, second)] == [False, False]
+    assert found[first.id]["missing"] == []
+    assert found[first.id]["damaged"] == [str(hurt.relative_to(lab.store))]
+    assert found[second.id]["missing"] == [str(missing.relative_to(lab.store))]
+    table = lab.cli("list", "--host", "host").exits(1).stdout
+    assert "NOT WHOLE" in table
+    assert "1 missing, 1 damaged" in table
+    target = lab.directory / "target"
+    lab.cli("restore", f"host/{second.volume}@{second.id}", "--to", str(target)).fails_with(missing.name)
+    lab.cli("restore", f"host/{first.volume}@{first.id}", "--to", str(target)).fails_with(hurt.name)
+    assert not target.exists()
+    # What does not need the pack is not kept from anybody.
+    lab.cli("restore", f"host/{first.volume}@{first.id}", "file", "--to", str(target)).exits(0)
+    assert (target / "file").read_text() == "content"
+    # The next backup heals: it is whole, and the older ones still say that they are not.
+    third = lab.back_up()
+    found = {
+        each["id"]: each for each in lab.cli("list", "--host", "host", "--json").exits(1).json["backups"]
+    }
+    assert [found[ref.id]["whole"] for ref in (first, second, third)] == [False, False, True]
+    lab.cli("verify", "--host", "host", "--read").exits(0)
+    with tarfile.open(
+        fileobj=io.BytesIO(b"".join(BackupReader(lab.repository, third, spool=lab.directory).tar_stream()))
+    ) as tar:
+        read = tar.extractfile("noise0")
+        assert read is not None
+        assert read.read() == (lab.volume.data / "noise0").read_bytes()
+
+
+@given(st.sampled_from(["packs", "indexes"]), st.floats(1, 4e9), st.sampled_from(["h", "%2Ehost", "a.b"]))
+def test_a_mark_names_the_object_and_when_it_was_written(kind: str, seconds: float, host: str) -> None:
+    name = "20260101T000000Z-aaaaaa." + ("0000.tar.zst" if kind == "packs" else "files.zst")
+    modified = datetime.fromtimestamp(seconds, UTC)
+    key = f"{kind}/{host}/vol/{name}"
+    info = ObjectInfo(key, 1, modified)
+    mark = mark_key(info)
+    assert marked_object(mark) == (key, int(modified.timestamp()))
+    condition = Condition.from_lists({key: info}, [mark, "damaged/x/y/z", "damaged/x/y/p.tar.zst.5.json"])
+    assert list(condition.marks) == [key]
+    assert condition.void == ["damaged/x/y/p.tar.zst.5.json"]
+    later = Condition.from_lists({key: ObjectInfo(key, 1, modified + timedelta(seconds=1))}, [mark])
+    assert (later.marks, later.void) == ({}, [mark])

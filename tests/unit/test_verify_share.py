@@ -1,0 +1,228 @@
+"""All that backups need is read once in so many days, a share at a time, whatever becomes of the store meanwhile."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.parts.recorded_store import RecordedStore
+from tests.unit.test_damage import Lab, flip, lab  # noqa: F401 -- a fixture
+from volferry.errors import StoreError
+from volferry.layout import needed_objects
+from volferry.observer import Silent
+from volferry.operations.verify_share import Candidate, Share, choose, verify_share
+from volferry.verification_log import VerificationLog, VerifyRun, VolumeState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from volferry.model import BackupRef
+    from volferry.repository import Repository
+
+NOW = datetime(2026, 3, 1, 4, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@given(
+    days=st.integers(1, 12),
+    sizes=st.lists(st.integers(1, 100), min_size=1, max_size=25),
+    changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=40, max_size=40),
+    deaths=st.lists(st.sampled_from([None, None, None, 0, 1]), min_size=40, max_size=40),
+)
+def test_each_object_is_read_once_in_so_many_days(
+    days: int, sizes: list[int], changes: list[tuple[int, int]], deaths: list[int | None]
+) -> None:
+    """Some are added and some deleted each day; a run may die after so many objects, the one after it catches up."""
+    there = {f"{number}": (size, NOW) for number, size in enumerate(sizes)}
+    serial = len(sizes)
+    died_in_a_row = 0
+    for day, ((added, gone), death) in enumerate(zip(changes, deaths, strict=True)):
+        now = NOW + day * DAY
+        candidates = [Candidate(key, size, read_at) for key, (size, read_at) in there.items()]
+        chosen = choose(candidates, now=now, every=days * DAY, next_run=now + DAY)
+        assert [each.read_at for each in chosen] == sorted(each.read_at for each in chosen)
+        for each in chosen if death is None else chosen[:death]:
+            there[each.key] = (each.stored_bytes, now)
+        died_in_a_row = 0 if death is None else died_in_a_row + 1
+        for key, (_, read_at) in there.items():
+            assert now - read_at <= (days + died_in_a_row) * DAY, key
+        for _ in range(min(gone, len(there) - 1)):
+            there.pop(next(iter(there)))
+        for _ in range(added):
+            there[f"{serial}"] = (10 + serial % 7, now)
+            serial += 1
+
+
+def test_a_share_is_a_thirtieth_at_first_and_at_a_steady_pace() -> None:
+    there = {f"{number:04}": NOW for number in range(3000)}
+    read = []
+    for day in range(90):
+        now = NOW + day * DAY
+        chosen = choose(
+            [Candidate(key, 10, at) for key, at in there.items()], now=now, every=30 * DAY, next_run=now + DAY
+        )
+        there |= {each.key: now for each in chosen}
+        read.append(len(chosen))
+    assert read[0] == 100
+    assert max(read) <= 110
+    assert sum(read) <= 9600
+
+
+def test_what_is_overdue_is_read_at_once() -> None:
+    old, new = Candidate("old", 1 << 40, NOW - 31 * DAY), Candidate("new", 1, NOW)
+    assert choose([new, old], now=NOW, every=30 * DAY, next_run=NOW + DAY) == [old]
+
+
+class Days:
+    """`verify --share`, once a day."""
+
+    def __init__(self, lab: Lab, days: int) -> None:  # noqa: F811
+        self.lab = lab
+        self.days = days
+        self.now = datetime.now(UTC)
+        self.log = VerificationLog(lab.directory / "state")
+
+    def share(self, repository: Repository | None = None) -> Share:
+        found = verify_share(
+            repository or self.lab.repository,
+            "host",
+            log=self.log,
+            cache=None,
+            every=self.days * DAY,
+            next_run=self.now + DAY,
+            clock=lambda: self.now,
+            observer=Silent(),
+        )
+        self.now += DAY
+        return found
+
+
+def needed(lab: Lab, ref: BackupRef) -> set[str]:  # noqa: F811
+    return set(needed_objects(ref, lab.repository.manifest(ref)))
+
+
+def test_every_object_of_a_store_is_read_within_the_days(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    days = Days(lab, 4)
+    recorded = RecordedStore(lab.repository.store)
+    lab.repository.store = recorded
+    before = days.now
+    shares = [days.share() for _ in range(4)]
+    assert {call.key for call in recorded.of("open") if "manifest" not in call.key} >= needed(lab, first)
+    assert all(0 < share.read_bytes < share.total_bytes for share in shares)
+    assert shares[0].volumes["vol"].hurt == 0
+    oldest = shares[-1].volumes["vol"].oldest
+    assert oldest is not None
+    assert oldest >= before
+
+
+def test_a_share_that_dies_is_gone_on_with(lab: Lab) -> None:  # noqa: F811
+    lab.back_up()
+    days = Days(lab, 1)
+
+    class Dies:
+        def __init__(self, store: object, after: int) -> None:
+            self._store, self._left = store, after
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._store, name)
+
+        def open(self, key: str, **_: object) -> object:
+            if not key.startswith("manifests/"):
+                self._left -= 1
+            if self._left < 0:
+                raise StoreError("the network is gone")
+            return self._store.open(key)  # type: ignore[attr-defined]
+
+    store = lab.repository.store
+    lab.repository.store = Dies(store, 2)  # type: ignore[assignment]
+    with pytest.raises(StoreError, match="the network is gone"):
+        days.share()
+    lab.repository.store = store
+    read = days.log.read_at(lab.repository.id)
+    assert len(read) == 2
+    days.share()
+    assert len(days.log.read_at(lab.repository.id)) == len(needed(lab, next(lab.repository.refs())))
+
+
+def test_what_is_damaged_is_found_marked_and_not_read_again_each_day(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    hurt = lab.packs(first)[1]
+    flip(hurt)
+    days = Days(lab, 2)
+    shares = [days.share() for _ in range(2)]
+    assert [bool(share.wrong) for share in shares][-1]
+    assert len(lab.marks()) == 1
+    assert shares[-1].volumes["vol"].hurt == 1
+    second = lab.back_up()
+    share = days.share()
+    assert list(share.wrong) == [first]
+    assert hurt.name in share.wrong[first]
+    recorded = RecordedStore(lab.repository.store)
+    lab.repository.store = recorded
+    days.share()
+    assert len(recorded.of("open", f"packs/host/vol/{hurt.name}")) <= 2
+    assert second not in days.share().wrong
+
+
+def test_a_missing_pack_is_found_by_the_first_share(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    lab.packs(first)[0].unlink()
+    (why,) = Days(lab, 30).share().wrong.values()
+    assert lab.packs(first)[0].name in why
+
+
+def test_what_a_copy_has_sent_again_is_another_object(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    days = Days(lab, 30)
+    days.log.keep_read(lab.repository.id, needed(lab, first), days.now - 20 * DAY)
+    oldest = days.share().volumes["vol"].oldest
+    assert oldest is not None
+    assert oldest > days.now - 2 * DAY  # all was written just now
+
+
+def test_the_command_reads_its_share_and_says_what_is_new(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    cli = lab.cli.having(VOLFERRY_VERIFY__DAYS="1")
+    assert cli("verify", "--host", "host", "--share", "--json").exits(0).json["hurt"] == []
+    flip(lab.packs(first)[0])
+    for new in (True, False):
+        found = cli("verify", "--host", "host", "--share", "--json").exits(1).json["hurt"]
+        assert [(each["id"], each["new"]) for each in found] == [(first.id, new)]
+    assert "1 backup hurt" in cli("verify", "--host", "host", "--share").exits(1).stdout
+    cli("verify", "--share", "--read").fails_with("--share excludes", code=2)
+    assert [run.outcome for run in VerificationLog(lab.directory / "state").recent(9)] == [
+        "good", "hurt", "hurt", "hurt"
+    ]  # fmt: skip
+    fresh = cli.at(store=lab.directory / "nowhere", state=lab.directory / "fresh")
+    assert "0 objects read" in fresh("verify", "--host", "host", "--share").exits(0).stdout
+    cli.at(store=lab.directory / "nowhere")("verify", "--host", "host", "--share").fails_with(
+        "no volferry store"
+    )
+    assert VerificationLog(lab.directory / "state").recent(1)[0].outcome == "failed"
+
+
+def test_the_log_survives_damage_and_does_not_grow_for_ever(tmp_path: Path) -> None:
+    log = VerificationLog(tmp_path)
+    assert (log.recent(1), log.volumes(), log.last_done()) == ([], {}, None)
+    for number in range(1005):
+        log.keep_run(VerifyRun(NOW, NOW + number * DAY, "good", 1, 2, 3, ""))
+    assert len(log.recent(2000)) == 1000
+    log.keep_volumes("host", {"vol": VolumeState(NOW, 1), "never": VolumeState(None, 0)})
+    log.keep_volumes("host", {"vol": VolumeState(NOW, 2)})
+    assert log.volumes() == {"vol": VolumeState(NOW, 2)}
+    assert log.since("store", NOW) == log.since("store", NOW + DAY) == NOW
+    (tmp_path / "verified.sqlite").write_bytes(os.urandom(5000))
+    assert log.read_at("store") == {}
+    log.keep_read("store", ["key"], NOW)
+    log.keep_read("store", ["key"], NOW)
+    assert log.read_at("store") == {"key": NOW}
+    with sqlite3.connect(tmp_path / "verified.sqlite") as database:
+        assert database.execute("SELECT count(*) FROM objects").fetchone() == (1,)
+    database.close()
