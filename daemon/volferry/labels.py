@@ -32,7 +32,7 @@ _OFFEN = "docker-volume-backup."
 _OFFEN_STOP = f"{_OFFEN}stop-during-backup"
 _OFFEN_HOOKS = {"pre": f"{_OFFEN}archive-pre", "post": f"{_OFFEN}archive-post"}
 
-_OF_VOLUMES = ("enable", "schedule", "exclude", "exclude-caches", "quiesce", "warm", "ping")
+_OF_VOLUMES = ("enable", "schedule", "exclude", "exclude-caches", "quiesce", "warm", "suspicious", "ping")
 _MADE_BY_US = ("role", "run", "owner", "image")
 _OPTIONS = ("user", "timeout")
 _DUMP_OPTIONS = (*_OPTIONS, "volume")
@@ -91,6 +91,7 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         schedule=_schedule(labels, of=of),
         quiesce=cast("Any", quiesce),
         warm=_truth(labels, "volferry.warm", of=of),
+        suspicious=_truth(labels, "volferry.suspicious", of=of),
         ping=labels.get("volferry.ping"),
     )
 

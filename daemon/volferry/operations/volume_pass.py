@@ -42,6 +42,7 @@ class BackupSettings:
     excludes: Excludes = field(default_factory=Excludes)
     full: bool = False  # read everything, also what has not changed
     pack_bytes: int = PACK_BYTES
+    suspicious: bool = True  # compare the backup with the one before
 
 
 @dataclass(frozen=True, slots=True)
