@@ -14,7 +14,7 @@ def test_an_emptied_volume(world: World) -> None:
     for number in range(30):
         (world.data(volume) / f"file{number}").write_text(f"content {number}")
     assert world.cli("backup", volume).code == 0
-    (good,) = world.cli("list", volume, "--json").json()["backups"]
+    (good,) = world.cli("list", volume, "--json").json["backups"]
     for path in world.data(volume).iterdir():
         path.unlink()
 
@@ -45,7 +45,7 @@ def test_an_emptied_volume(world: World) -> None:
     assert "accepted" in world.cli("list", volume).stdout
     assert world.cli("backup", volume).code == 0
     assert world.cli("prune", volume).code == 0
-    assert good["id"] not in {each["id"] for each in world.cli("list", volume, "--json").json()["backups"]}
+    assert good["id"] not in {each["id"] for each in world.cli("list", volume, "--json").json["backups"]}
 
 
 def test_accepting_can_be_taken_back(world: World) -> None:
