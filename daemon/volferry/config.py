@@ -52,6 +52,10 @@ class PruneConfig(Section, frozen=True):
     grace: Annotated[
         Within, Meta(description="How old a pack is, at least, that no backup refers to, when it is deleted.")
     ] = Within("7d")
+    hold: Annotated[
+        Within,
+        Meta(description="How long the last backup that was not suspicious stays, unless one is accepted."),
+    ] = Within("30d")
 
 
 class VerifyConfig(Section, frozen=True):

@@ -18,7 +18,7 @@ from volferry.store_config import Secret
 FIELDS = ("host", "event", "volume", "what", "error", "backup", "seconds", "downtime_seconds", "stored_bytes", "findings", "time")  # fmt: skip
 _PORT = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[^:\[\]/]+)?:)?(\d{1,5})")
 
-EventKind = Literal["failure", "late", "recovery", "success", "digest"]
+EventKind = Literal["failure", "late", "suspicious", "recovery", "success", "digest"]
 
 
 class Listen(str):
@@ -81,8 +81,9 @@ class NotifyConfig(Section, frozen=True):
     ] = ()
     urls_file: Annotated[Path | None, Meta(description="A file that holds more of them, one a line.")] = None
     on: Annotated[
-        tuple[EventKind, ...], Meta(description="Of what: failure, late, recovery, success, digest.")
-    ] = ("failure", "late", "recovery")
+        tuple[EventKind, ...],
+        Meta(description="Of what: failure, late, suspicious, recovery, success, digest."),
+    ] = ("failure", "late", "suspicious", "recovery")
     digest: Annotated[Schedule, Meta(description="When a digest is sent, if `on` has it.")] = Schedule(
         "0 8 * * *"
     )

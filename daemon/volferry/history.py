@@ -282,6 +282,7 @@ class Record:
         if error is None and self._stats is not None:
             message = "; ".join(self._problems)
             outcome = "troubled" if message else "findings" if self._stats.findings_total else "done"
+            message = message or self._stats.suspicious
         with held_back():
             self._history.end(self._number, datetime.now(UTC), outcome, stats=self._stats, error=message)
 

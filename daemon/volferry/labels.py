@@ -40,6 +40,7 @@ _OF_VOLUMES = (
     "one-file-system",
     "quiesce",
     "warm",
+    "suspicious",
     "ping",
 )
 _MADE_BY_US = ("role", "run", "owner", "image")
@@ -101,6 +102,7 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         schedule=_schedule(labels, of=of),
         quiesce=cast("Any", quiesce),
         warm=_truth(labels, "volferry.warm", of=of),
+        suspicious=_truth(labels, "volferry.suspicious", of=of),
         ping=labels.get("volferry.ping"),
     )
 

@@ -43,6 +43,14 @@ def pack_key(ref: BackupRef, pack: str) -> str:
     return f"packs/{encode_name(ref.host)}/{encode_name(ref.volume)}/{pack}.tar.zst"
 
 
+def accepted_key(ref: BackupRef) -> str:
+    return f"{accepted_prefix(ref.host, ref.volume)}{ref.id}.json"
+
+
+def accepted_prefix(host: str, volume: str) -> str:
+    return f"accepted/{encode_name(host)}/{encode_name(volume)}/"
+
+
 def needed_objects(ref: BackupRef, manifest: Manifest) -> dict[str, ObjectDigest]:
     """What a backup needs but for its manifest: keys, and what each object must be."""
     return {

@@ -149,6 +149,7 @@ class WritableLayer:
 # vanished: listed, and gone when it was to be read. torn: changed while it was read. unreadable: not in the backup, or
 # not whole. shrunk, rewritten, volatile: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
 FindingKind = Literal["vanished", "torn", "unreadable", "shrunk", "rewritten", "volatile"]
+Suspicious = Literal["shrunk", "rewritten"]  # unlike the backup before
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,14 @@ class BackupStats:
     findings: tuple[Finding, ...] = field(default=())
     findings_total: int = 0
     dumps: tuple[str, ...] = ()  # names
+
+    @property
+    def suspicious(self) -> str:
+        """In what it is suspiciously unlike the backup before; empty if it is not."""
+        return next(
+            (f"{each.kind}: {each.detail}" for each in self.findings if each.kind in {"shrunk", "rewritten"}),
+            "",
+        )
 
 
 @dataclass(frozen=True, slots=True)

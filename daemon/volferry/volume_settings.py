@@ -56,6 +56,9 @@ class VolumeSettings(Section, frozen=True):
             description="Read the volume once before that too, and only what changed since while they stand still."
         ),
     ] = None
+    suspicious: Annotated[
+        bool | None, Meta(description="Whether a backup is compared with the one before; without it, it is.")
+    ] = None
     hooks: Annotated[
         HostHooks | None, Meta(description="Commands on this machine, before and after a backup.")
     ] = None

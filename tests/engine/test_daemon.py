@@ -24,6 +24,7 @@ from tests.engine.test_quiesce import large, state_of, writing
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.world import world_of
+from volferry.archive.sealed import seal, unseal
 from volferry.verification_log import VerificationLog
 
 if TYPE_CHECKING:
@@ -261,6 +262,41 @@ def test_metrics_health_pings_messages_and_status(world: World, config: Path) ->
     runs = {line["run"] for line in lines if line["event"] in {"a run begins", "it says", "a run has ended"}}
     assert {run["run"] for run in status["recent"]} == runs
     assert state_of(container)["Status"] == "running"
+
+
+def aged(world: World, volume: str) -> str:
+    """Gives its only backup the id of one of years ago, and returns that."""
+    old = "20200101T000000Z-0a1b2c"
+    for path in [*world.objects("manifests"), *world.objects("indexes")]:
+        if path.parent.name == volume:
+            aged_path = path.with_name(f"{old}.{path.name.partition('.')[2]}")
+            path.rename(aged_path)
+            if path.suffix == ".json":
+                manifest = {**unseal(aged_path.read_bytes()), "id": old}
+                aged_path.write_bytes(seal(manifest))
+    return old
+
+
+def test_a_suspicious_backup_is_told_with_what_is_held(world: World, config: Path) -> None:
+    volume = world.filled("emptied")
+    world.cli("backup", volume).exits(0)
+    good = aged(world, volume)
+    for path in world.data(volume).iterdir():
+        path.unlink()
+    with Told() as told:
+        config.write_text(
+            f'{LOG}[defaults]\nschedule = "@yearly"\nkeep = {{ last = 1 }}\n'
+            f'[notify]\nurls = ["json://{told.url[7:]}/message"]\nbody = "{{event}} {{volume}} {{error}}"\n'
+        )
+        daemon = world.cli.start("daemon")
+        assert daemon.until(lambda: bool(told.paths("/message")))
+        ended(daemon)
+    message = json.loads(told.asked[0][1])["message"]
+    assert message.startswith("suspicious emptied shrunk: from 3 to 1 entries, from 2 to 0 bytes")
+    assert f"{good} is held until" in message
+    assert "`volferry accept emptied`" in message
+    kept = world.cli("list", volume, "--json").exits(0).json["backups"]
+    assert good in {each["id"] for each in kept}
 
 
 def test_status_says_what_runs_and_what_was_interrupted(world: World, config: Path) -> None:

@@ -271,3 +271,13 @@ def test_what_is_late_is_told_also_by_a_daemon_that_can_look_at_nothing_since_it
     after.after()
     assert after.begun == []
     assert ("late", "vol") in after.told
+
+
+def test_a_suspicious_backup_is_told_besides_each_time() -> None:
+    made = Made(volumes=[volume("a", "@hourly")])
+    for _ in range(2):
+        made.loop.ended(
+            "a", Ending(good=True, findings=1, suspicious="shrunk: from 10 to 1 entries"), made.now
+        )
+    assert [kind for kind, _ in made.told] == ["suspicious", "success"] * 2
+    assert [line["error"] for line in made.lines] == ["shrunk: from 10 to 1 entries"] * 2

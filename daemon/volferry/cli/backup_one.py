@@ -31,6 +31,7 @@ class Wanted:
     quiesce: Mode
     warm: bool
     full: bool
+    suspicious: bool
     host_hooks: HostHooks
     pre: list[ContainerCommand]
     post: list[ContainerCommand]
@@ -131,6 +132,7 @@ def back_up_one(
                         excludes=wanted.excludes,
                         one_file_system=wanted.one_file_system,
                         full=wanted.full,
+                        suspicious=wanted.suspicious,
                     ),
                     state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
                     spool=run.spool,
@@ -185,6 +187,7 @@ def wanted_of(
         quiesce=quiesce or settings.quiesce or "none",
         warm=bool(settings.warm) if warm is None else warm,
         full=full,
+        suspicious=settings.suspicious is not False,
         host_hooks=settings.hooks or HostHooks(),
         pre=hooks_of(running, "pre"),
         post=hooks_of(running, "post"),

@@ -135,6 +135,7 @@ def _copied(
             source_cache=session.manifest_cache(session.repository),
             target_cache=session.manifest_cache(target),
             observer=observer,
+            hold=session.config.prune.hold,
         )
 
 

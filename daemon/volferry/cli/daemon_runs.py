@@ -122,7 +122,10 @@ class ProcessRuns:
                 findings=ending.findings,
             )
             for command in ("copy", "prune") if self.has_replicas() else ("prune",):
-                after = self._command(command, volume, log, "")
+                after = self._command(command, volume, log, "", "--json")
+                for pruned in after.document.get("volumes", ()) if ending.suspicious else ():
+                    if held := pruned["held"]:
+                        ending = replace(ending, suspicious=f"{ending.suspicious}; {_held(volume, held)}")
                 if after.code not in _GOOD and not self.stopped:
                     log.error("what follows a run failed", command=command, error=after.last_line)
                     problems.append(f"{command}: {after.last_line}")
@@ -181,6 +184,14 @@ def _document(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _held(volume: str, held: dict[str, str]) -> str:
+    until = datetime.fromisoformat(held["until"]).astimezone()
+    return (
+        f"{held['id']} is held until {until:%Y-%m-%d %H:%M}; look at it (`volferry show {volume}`), "
+        f"then restore, or say `volferry accept {volume}`"
+    )
+
+
 def _ending(done: _Done, *, stopped: bool) -> Ending:
     failed = [each["error"] for each in done.document.get("failed", ())]
     for backup in done.document.get("backups", ()):
@@ -192,6 +203,14 @@ def _ending(done: _Done, *, stopped: bool) -> Ending:
             downtime_seconds=backup["downtime_seconds"],
             stored_bytes=backup["stored_bytes"],
             findings=backup["findings_total"],
+            suspicious=next(
+                (
+                    f"{each['kind']}: {each['detail']}"
+                    for each in backup["findings"]
+                    if each["kind"] in {"shrunk", "rewritten"}
+                ),
+                "",
+            ),
         )
     interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
     return Ending(good=False, interrupted=interrupted, error="; ".join(failed) or done.last_line)

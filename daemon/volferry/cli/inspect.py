@@ -59,6 +59,7 @@ def list_backups(
             found.append((ref, manifest))
     troubles = _troubles(repository, wanted_host, volume, found)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
+    accepted = _accepted(session, found)
     stores = _stores(session, wanted_host, volume, only_one=store is not None)
     if json:
         print_json(
@@ -67,6 +68,7 @@ def list_backups(
                     {
                         **_summary(ref, manifest),
                         **_whole(troubles.get(ref)),
+                        "accepted": ref in accepted,
                         "stores": [name for name, refs in stores.items() if ref in refs],
                     }
                     for ref, manifest in found
@@ -75,7 +77,7 @@ def list_backups(
             }
         )
     elif found:
-        _print_list(found, stores, troubles, with_host=all_hosts)
+        _print_list(found, stores, troubles, accepted, with_host=all_hosts)
     elif not failed:
         print(_nothing(session, volume, wanted_host))
     return 1 if failed or troubles else 0
@@ -101,6 +103,24 @@ def _whole(trouble: Trouble | None) -> dict[str, Any]:
         "missing": list(trouble.missing) if trouble else [],
         "damaged": list(trouble.damaged) if trouble else [],
     }
+
+
+def _accepted(session: Session, found: list[tuple[BackupRef, Manifest]]) -> set[BackupRef]:
+    """Of what is suspicious, what a person has accepted; nothing is asked of the store where nothing is."""
+    from volferry.operations.acceptance import accepted_ids, is_suspicious  # noqa: PLC0415
+
+    suspicious = {ref for ref, manifest in found if is_suspicious(manifest)}
+    ids = {
+        place: accepted_ids(session.repository, *place)
+        for place in {(ref.host, ref.volume) for ref in suspicious}
+    }
+    return {ref for ref in suspicious if ref.id in ids[ref.host, ref.volume]}
+
+
+def _findings(manifest: Manifest, *, accepted: bool) -> str:
+    kinds = [each.kind for each in manifest.findings if each.kind in {"shrunk", "rewritten"}]
+    words = [str(manifest.findings_total or "-"), *kinds, *(["accepted"] if accepted else [])]
+    return " ".join(words)
 
 
 def _stores(
@@ -151,6 +171,7 @@ def _print_list(
     found: list[tuple[BackupRef, Manifest]],
     stores: dict[str, set[BackupRef]],
     troubles: dict[BackupRef, Trouble],
+    accepted: set[BackupRef],
     *,
     with_host: bool,
 ) -> None:
@@ -166,7 +187,7 @@ def _print_list(
                 size_text(counts.source_bytes),
                 size_text(counts.stored_bytes),
                 duration_text(manifest.downtime_seconds) if manifest.downtime_seconds else "-",
-                str(manifest.findings_total or "-"),
+                _findings(manifest, accepted=ref in accepted),
                 *([" ".join(name for name, refs in stores.items() if ref in refs)] if stores else []),
                 *([troubles[ref].summary if ref in troubles else "-"] if troubles else []),
             )
@@ -203,7 +224,7 @@ def show(
     if json:
         print_json(manifest.document)
     else:
-        _print_manifest(ref, manifest)
+        _print_manifest(ref, manifest, accepted=bool(_accepted(session, [(ref, manifest)])))
     return 0
 
 
@@ -222,7 +243,7 @@ def _dump(dump: DumpPart) -> str:
     return f"{dump.name}, {size_text(dump.source_bytes)} from container {dump.container} in {duration_text(dump.seconds)}"
 
 
-def _print_manifest(ref: BackupRef, manifest: Manifest) -> None:
+def _print_manifest(ref: BackupRef, manifest: Manifest, *, accepted: bool) -> None:
     counts, volume = manifest.counts, manifest.volume
     options = " ".join(f"{key}={value}" for key, value in volume.options.items())
     stored = f"{size_text(counts.stored_bytes)} in {count_text(len(manifest.packs), 'pack')}"
@@ -260,6 +281,7 @@ def _print_manifest(ref: BackupRef, manifest: Manifest) -> None:
         ),
         *(("Dump", _dump(dump)) for dump in manifest.dumps),
         ("Findings", str(manifest.findings_total or "none")),
+        *([("Accepted", "yes")] if accepted else []),
     ]
     for label, value in lines:
         print(f"{label:<13}{value}")

@@ -26,6 +26,7 @@ _COMMANDS = {
     "import": ("importing", "import_volume"),
     "verify": ("verify", "verify"),
     "copy": ("copy", "copy"),
+    "accept": ("accept", "accept"),
     "forget": ("prune", "forget"),
     "prune": ("prune", "prune"),
     "daemon": ("daemon", "daemon"),

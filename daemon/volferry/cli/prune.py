@@ -61,6 +61,7 @@ def prune(
                     grace=session.config.prune.grace,
                     cache=session.manifest_cache(repository),
                     dry_run=dry_run,
+                    hold=session.config.prune.hold,
                 )
         except VolferryError as error:
             say(f"volferry: {volume}: {error}")
@@ -97,6 +98,11 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
 
 def _report(result: Pruning) -> None:
     """On stderr: what a person should look at."""
+    if result.hold is not None:
+        say(
+            f"{result.volume}: {result.hold.good.id} is held until {local_time_text(result.hold.until)}: newer backups are "
+            f"suspicious (`volferry show {result.hold.first.volume}`); `volferry accept {result.hold.first.volume}` if they are as they should be"
+        )
     for line in result.locked:
         say(f"{result.volume}: {line}")
     for problem in result.problems:
@@ -147,6 +153,9 @@ def _document(result: Pruning) -> dict[str, Any]:
             if verdict.kept
         ],
         "forgotten": sorted(forgotten),
+        "held": None
+        if result.hold is None
+        else {"id": result.hold.good.id, "until": result.hold.until.isoformat()},
         "packs": result.packs,
         "freed_bytes": result.freed_bytes,
         "locked": result.locked,
@@ -165,7 +174,9 @@ def forget(
 ) -> int:
     """Forget single backups. The newest of a volume always stays; `volferry prune` frees the room."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    refs = [_older(session, name) for name in names]  # all of them, before any is forgotten
+    refs = [
+        _not_held(session, _older(session, name)) for name in names
+    ]  # all of them, before any is forgotten
     repository = session.repository
     done: list[BackupRef] = []
     failed: list[dict[str, str]] = []
@@ -195,11 +206,29 @@ def _older(session: Session, name: str) -> BackupRef:
     return ref
 
 
+def _not_held(session: Session, ref: BackupRef) -> BackupRef:
+    """Raises UsageError if it is the last one that was not suspicious, and nobody has accepted a newer one."""
+    from volferry.archive.manifest import Manifest  # noqa: PLC0415
+    from volferry.operations.acceptance import find_hold  # noqa: PLC0415
+
+    repository = session.repository
+    found = repository.manifests(host=ref.host, volume=ref.volume, cache=session.manifest_cache(repository))
+    manifests = {each: manifest for each, manifest in found if isinstance(manifest, Manifest)}
+    held = find_hold(repository, manifests, session.config.prune.hold)
+    if held is not None and held.good == ref:
+        raise UsageError(
+            f"{ref} is held: newer backups are suspicious; `volferry accept {ref.host}/{ref.volume}` if they are as they should be"
+        )
+    return ref
+
+
 def _forget(session: Session, repository: Repository, ref: BackupRef) -> None:
+    from volferry.operations.acceptance import drop  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
     with volume_lock(session.state_of_volume(repository, ref.host, ref.volume), ref.volume):
         try:
             repository.forget(ref)
+            drop(repository, ref)
         except StoreError as error:
             raise StoreError(f"it stays: {error}") from error

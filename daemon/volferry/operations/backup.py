@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from volferry import __version__
 from volferry.archive.blocks import Fingerprints
 from volferry.archive.index import compress_file, distrusted
 from volferry.archive.manifest import (
     FORMAT_VERSION,
+    MOST_FINDINGS,
     ContainerPart,
     CountsPart,
     DumpPart,
@@ -26,6 +29,7 @@ from volferry.archive.manifest import (
 from volferry.checkpoint import remove_checkpoints
 from volferry.index_cache import IndexFiles
 from volferry.model import BackupStats, Volume, printable
+from volferry.operations.suspicion import suspicion
 from volferry.operations.volume_pass import MOVING, Work, read_volume
 
 if TYPE_CHECKING:
@@ -93,6 +97,8 @@ def backup_volume(
         )
         stats = _stats(found, earlier, digests, started, still.downtime_seconds, dumps)
         manifest = _manifest(work, found, stats, digests, started_at, still.mode, dumps)
+        if work.settings.suspicious:
+            stats, manifest = _compared(work, found, index, stats, manifest)
         found.writer.put_index(index.frames, index.files)
         # The last look before it exists: another machine's prune may have had a clock that is wrong.
         repository.require(found.ref, manifest)
@@ -101,6 +107,30 @@ def backup_volume(
     state.cache.keep(found.ref, index)
     remove_checkpoints(state.checkpoints)
     return stats
+
+
+def _compared(
+    work: Work, found: Read, index: IndexFiles, stats: BackupStats, manifest: Manifest
+) -> tuple[BackupStats, Manifest]:
+    """With the finding, if it is suspiciously unlike the backup before."""
+    finding = suspicion(
+        work.repository,
+        manifest,
+        found.base.manifest,
+        files=index.files,
+        cache=work.state.cache,
+        spool=work.spool,
+        observer=work.observer,
+    )
+    if finding is None:
+        return stats, manifest
+    work.observer.finding(finding)
+    total = stats.findings_total + 1
+    # First: of very many, the last are not kept.
+    stats = replace(stats, findings=(finding, *stats.findings)[:MOST_FINDINGS], findings_total=total)
+    part = FindingPart(kind=finding.kind, path="", detail=finding.detail)
+    findings = (part, *manifest.findings)[:MOST_FINDINGS]
+    return stats, msgspec.structs.replace(manifest, findings=findings, findings_total=total)
 
 
 def _stats(

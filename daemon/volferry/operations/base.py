@@ -65,6 +65,7 @@ class Base:
 
     newest: str | None = None  # id of the newest backup, whether it can be built upon or not
     id: str | None = None  # the same, if it can
+    manifest: Manifest | None = None  # of the newest backup
     sources: list[Source] = field(default_factory=list)
     unusable_groups: list[set[int]] = field(default_factory=list)  # of each source
     packs: dict[str, PackInfo] = field(default_factory=dict)
@@ -116,7 +117,7 @@ def find_base(
     if refs:
         base.newest = refs[-1].id
         try:
-            manifest = repository.manifest(refs[-1])
+            manifest = base.manifest = repository.manifest(refs[-1])
             _check_index(refs[-1], condition)
             files = cache.find(refs[-1], manifest) or _fetch(repository, refs[-1], manifest, spool)
             newest = _usable(manifest, there, observer)

@@ -25,6 +25,7 @@ from volferry.errors import (
 )
 from volferry.interrupts import held_back
 from volferry.layout import needed_objects
+from volferry.operations.acceptance import DEFAULT_HOLD, copy_accepted, find_hold, is_suspicious
 from volferry.operations.prune import volume_of
 from volferry.retention import judge
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from volferry.model import BackupRef, Volume
     from volferry.observer import Observer
     from volferry.repository import Repository
-    from volferry.retention import Keep
+    from volferry.retention import Keep, Within
 
 _RELIABLE_AGE = timedelta(days=1)  # of what a copy that was stopped has left
 _AT_ONCE = 3  # objects
@@ -66,6 +67,7 @@ def copy_volume(
     source_cache: ManifestCache | None,
     target_cache: ManifestCache | None,
     observer: Observer,
+    hold: Within = DEFAULT_HOLD,
 ) -> Copying:
     """Also mends: what a backup that is there needs, and that is missing there, is sent again.
 
@@ -80,7 +82,7 @@ def copy_volume(
         else:
             result.failed[str(ref)] = str(manifest)
     there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
-    wanted = {only} if only else _kept(manifests, there, keep)
+    wanted = {only} if only else _kept(source, manifests, there, keep, hold)
     result.left_out = len(manifests.keys() - wanted - there.keys())
     needed = {
         key
@@ -104,11 +106,17 @@ def copy_volume(
         else:
             result.copied.append(ref)
     result.sent_bytes = sender.sent_bytes
+    both = [ref for ref in manifests if ref in there or ref in result.copied]
+    copy_accepted(source, target, [ref for ref in both if is_suspicious(manifests[ref])])
     return result
 
 
 def _kept(
-    manifests: dict[BackupRef, Manifest], there: Collection[BackupRef], keep: Callable[[Volume], Keep]
+    source: Repository,
+    manifests: dict[BackupRef, Manifest],
+    there: Collection[BackupRef],
+    keep: Callable[[Volume], Keep],
+    hold: Within,
 ) -> set[BackupRef]:
     """Of the source's, what the target's policy keeps once they are there: or what it lets go would come again."""
     if not manifests:
@@ -116,7 +124,9 @@ def _kept(
     times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
     times |= {ref.id: ref.time.astimezone() for ref in there if ref.id not in times}
     newest = manifests[max(manifests, key=lambda ref: ref.id)]
-    kept = {verdict.id for verdict in judge(list(times.items()), keep(volume_of(newest))) if verdict.kept}
+    verdicts = judge(list(times.items()), keep(volume_of(newest)))
+    held = find_hold(source, manifests, hold)
+    kept = {verdict.id for verdict in (held.on(verdicts) if held else verdicts) if verdict.kept}
     return {ref for ref in manifests if ref.id in kept}
 
 

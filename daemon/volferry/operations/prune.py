@@ -15,6 +15,7 @@ from volferry.archive.manifest import Manifest
 from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
 from volferry.layout import files_key, frames_key, manifest_key, pack_key, ref_of_manifest
 from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, age_of
+from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, is_suspicious
 from volferry.retention import Verdict, judge
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from volferry.manifest_cache import ManifestCache
     from volferry.model import ObjectInfo
+    from volferry.operations.acceptance import Hold
     from volferry.repository import Repository
     from volferry.retention import Keep, Within
 
@@ -38,6 +40,7 @@ class Pruning:
     packs: list[str] = field(default_factory=list)  # that were deleted
     freed_bytes: int = 0
     locked: list[str] = field(default_factory=list)  # what may not be deleted yet, each with until when
+    hold: Hold | None = None  # what stays though the policy may not keep it
     problems: list[str] = field(default_factory=list)  # because of which packs were left alone
 
 
@@ -50,6 +53,7 @@ def prune_volume(
     grace: Within,
     cache: ManifestCache | None,
     dry_run: bool,
+    hold: Within = DEFAULT_HOLD,
 ) -> Pruning:
     """Raises StoreError. The caller holds the volume's lock, unless it is a dry run."""
     result = Pruning(host, volume)
@@ -61,6 +65,10 @@ def prune_volume(
         newest = manifests[max(manifests, key=lambda ref: ref.id)]
         times = [(ref.id, manifest.started_at.astimezone()) for ref, manifest in manifests.items()]
         result.verdicts = judge(times, keep(volume_of(newest)))
+        # A backup that another machine has made meanwhile is newer than all of these, and only holds more.
+        result.hold = find_hold(repository, manifests, hold)
+        if result.hold is not None:
+            result.verdicts = result.hold.on(result.verdicts)
     sizes = {info.key: info.size for info in [*indexes, *repository.objects("manifests", host, volume)]}
     # Oldest first: should this end half-way, what is left is what a shorter policy would have kept.
     for verdict in reversed(result.verdicts):
@@ -74,6 +82,8 @@ def prune_volume(
             result.locked.append(str(error))
             continue
         result.forgotten.append(ref)
+        if is_suspicious(manifests[ref]) and not dry_run:
+            drop(repository, ref)
         result.freed_bytes += sum(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )

@@ -43,6 +43,7 @@ class BackupSettings:
     one_file_system: bool = False  # leave out what is mounted below the volume's directory
     full: bool = False  # read everything, also what has not changed
     pack_bytes: int = PACK_BYTES
+    suspicious: bool = True  # compare the backup with the one before
 
 
 @dataclass(frozen=True, slots=True)

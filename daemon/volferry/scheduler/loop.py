@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,7 @@ class Ending:
     downtime_seconds: float = 0.0
     stored_bytes: int = 0
     findings: int = 0
+    suspicious: str = ""  # in what the backup is unlike the one before, and what is held because of that
     run: str = ""
 
 
@@ -167,6 +168,15 @@ class Loop:
         elif recovered:
             self.log.info("it works again", run=ending.run, volume=volume)
             self._tell("recovery", volume, "it works again", now, ending)
+        if ending.suspicious:
+            self.log.warning("a backup is suspicious", run=ending.run, volume=volume, error=ending.suspicious)
+            self._tell(
+                "suspicious",
+                volume,
+                "the backup is suspiciously unlike the one before",
+                now,
+                replace(ending, error=ending.suspicious),
+            )
         self._tell("success", volume, "the backup is done", now, ending)
 
     def _tell(self, kind: Any, volume: str, what: str, now: datetime, ending: Ending | None = None) -> None:

@@ -1,0 +1,349 @@
+"""Backups that are suspiciously unlike the one before, and what prune keeps because of them; without an engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.parts.local_helper import LocalVolume
+from tests.parts.memory_store import Clock, Contents, MemoryStore
+from tests.unit.test_manifest import DOCUMENT
+from volferry.archive.excludes import Excludes
+from volferry.archive.manifest import FindingPart, Manifest
+from volferry.checked import value_of
+from volferry.layout import accepted_key, manifest_key
+from volferry.model import BackupRef
+from volferry.observer import Silent
+from volferry.operations.acceptance import FIRST, HELD, accept, accepted_ids, find_hold, withdraw
+from volferry.operations.copy import copy_volume
+from volferry.operations.prune import prune_volume
+from volferry.repository import Repository
+from volferry.retention import Keep, Within
+from volferry.stores.base import put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from volferry.model import BackupStats
+    from volferry.operations.prune import Pruning
+
+BEGIN = datetime(2026, 3, 1, 2, tzinfo=UTC)
+DAILY = Keep(daily=3)
+
+
+@dataclass
+class Nights:
+    """A volume that is backed up every night, with a store whose clock is the machine's."""
+
+    volume: LocalVolume
+    clock: Clock = field(default_factory=lambda: Clock(BEGIN))
+    night: int = 0
+
+    def __post_init__(self) -> None:
+        self.volume.data.mkdir()
+        self.repository, _ = Repository.open_or_create(MemoryStore(Contents("main", self.clock)))
+
+    def back_up(self) -> BackupStats:
+        self.night += 1
+        now = self.clock.now = BEGIN + timedelta(days=self.night)
+
+        class ThatNight(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> Any:
+                return now.astimezone(tz)
+
+        with mock.patch("volferry.operations.backup.datetime", ThatNight):
+            return self.volume.back_up(self.repository)
+
+    def kinds(self) -> list[str]:
+        """Of the findings of one more night."""
+        return [finding.kind for finding in self.back_up().findings]
+
+    def write(self, count: int, size: int = 3000, *, suffix: str = "") -> None:
+        for number in range(count):
+            (self.volume.data / f"file{number:03}{suffix}").write_bytes(os.urandom(size))
+
+    def empty(self) -> None:
+        shutil.rmtree(self.volume.data)
+        self.volume.data.mkdir()
+
+    def prune(self, repository: Repository | None = None) -> Pruning:
+        return prune_volume(
+            repository or self.repository, "host", "vol", keep=lambda _: DAILY, grace=Within("7d"), cache=None, dry_run=False,
+        )  # fmt: skip
+
+    def copy(self, target: Repository) -> None:
+        copy_volume(
+            self.repository, target, "host", "vol", keep=lambda _: DAILY, source_cache=None, target_cache=None, observer=Silent(),
+        )  # fmt: skip
+
+    @property
+    def ids(self) -> list[str]:
+        return [ref.id for ref in self.repository.refs()]
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> Nights:
+    return Nights(LocalVolume(tmp_path / "data", tmp_path / "state"))
+
+
+class TestWhatIsFound:
+    def test_an_emptied_volume_every_night(self, nights: Nights) -> None:
+        nights.write(3, 10)
+        good = nights.back_up().ref.id
+        nights.empty()
+
+        for _ in range(3):
+            stats = nights.back_up()
+            (finding,) = stats.findings
+            assert (finding.kind, finding.path) == ("shrunk", b"")
+            assert finding.detail == f"from 4 to 1 entries, from 30 to 0 bytes, compared with {good}"
+            (recorded,) = nights.repository.manifest(stats.ref).findings
+            assert recorded.kind == "shrunk"
+            assert stats.suspicious == f"shrunk: {finding.detail}"
+
+    def test_nine_tenths_of_the_entries_or_of_the_bytes(self, nights: Nights) -> None:
+        nights.write(40, 10)
+        (nights.volume.data / "large").write_bytes(os.urandom(2 << 20))
+        assert nights.kinds() == []
+        (nights.volume.data / "large").unlink()
+        assert nights.kinds() == ["shrunk"]
+        (nights.volume.data / "large").write_bytes(os.urandom(2 << 20))
+        assert nights.kinds() == []
+        for path in sorted(nights.volume.data.glob("file*"))[2:]:
+            path.unlink()
+        assert nights.kinds() == ["shrunk"]
+
+    def test_less_is_no_finding(self, nights: Nights) -> None:
+        nights.write(60, 100)
+        nights.back_up()
+        for path in sorted(nights.volume.data.iterdir())[12:]:
+            path.unlink()
+        assert nights.kinds() == []
+
+    def test_a_log_that_is_rotated_is_none(self, nights: Nights) -> None:
+        (nights.volume.data / "log").write_bytes(bytes(500_000))
+        nights.back_up()
+        (nights.volume.data / "log").write_bytes(b"begins")
+        assert nights.kinds() == []
+
+    def test_what_is_excluded_now_is_not_gone(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.volume.settings = {"excludes": Excludes(("file*",))}
+        assert nights.kinds() == []
+        assert nights.kinds() == []
+
+    def test_it_can_be_switched_off(self, nights: Nights) -> None:
+        nights.volume.settings = {"suspicious": False}
+        nights.write(30)
+        nights.back_up()
+        nights.empty()
+        assert nights.kinds() == []
+
+    def test_an_encrypted_tree(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        assert nights.kinds() == []
+        nights.empty()
+        nights.write(30, 3100, suffix=".locked")
+        stats = nights.back_up()
+        (finding,) = stats.findings
+        assert finding.kind == "rewritten"
+        assert finding.detail.startswith("30 of 30 files have another content or name, compared with ")
+
+    def test_all_contents_rewritten_under_their_names(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.write(30)
+        assert nights.kinds() == ["rewritten"]
+
+    def test_a_part_of_it_rewritten_is_none(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.write(20)
+        assert nights.kinds() == []
+
+    def test_other_owners_modes_and_change_times_are_none(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        for path in nights.volume.data.iterdir():
+            path.chmod(0o600)
+            os.chown(path, 12, 34)
+        assert nights.kinds() == []
+
+    def test_a_database_that_changes_wholly_every_night(self, nights: Nights) -> None:
+        for _ in range(4):
+            nights.write(2, 200_000)
+            assert nights.kinds() == []
+
+    def test_a_volume_that_always_changes_wholly_does_not_cry_for_ever(self, nights: Nights) -> None:
+        found = []
+        for _ in range(7):
+            nights.write(30)
+            found.append(nights.kinds())
+        assert found == [[], ["rewritten"], ["rewritten"], [], [], [], []]
+
+    def test_what_was_accepted_is_the_measure(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.empty()
+        stats = nights.back_up()
+        assert accept(nights.repository, stats.ref, "host")
+        assert nights.kinds() == []
+
+    def test_a_volume_that_was_made_anew(self, nights: Nights) -> None:
+        nights.write(30)
+        ref = nights.back_up().ref
+        manifest = nights.repository.manifest(ref)
+        volume = msgspec.structs.replace(manifest.volume, created_at="2026-01-01T00:00:00Z")
+        nights.repository.store.delete(manifest_key(ref))
+        put(
+            nights.repository.store,
+            manifest_key(ref),
+            msgspec.structs.replace(manifest, volume=volume).to_bytes(),
+        )
+        nights.empty()
+        assert "the volume was made anew" in nights.back_up().suspicious
+
+
+class TestWhatIsHeld:
+    def test_the_good_one_until_it_is_accepted(self, nights: Nights) -> None:
+        nights.write(30)
+        good = nights.back_up().ref
+        nights.empty()
+        first = nights.back_up().ref
+        newest = first
+        for _ in range(9):
+            newest = nights.back_up().ref
+            pruned = nights.prune()
+            assert good.id in nights.ids
+            assert pruned.hold is not None
+            assert pruned.hold.until - BEGIN > timedelta(days=31)
+            reasons = {verdict.id: verdict.reasons for verdict in pruned.verdicts}
+            assert HELD in reasons[good.id]
+            assert FIRST in reasons[first.id]
+        assert len(nights.ids) == 5
+        nights.repository.check_objects(good, nights.repository.manifest(good))
+
+        accept(nights.repository, newest, "host")
+        assert nights.prune().hold is None
+        assert len(nights.ids) == 3
+        assert good.id not in nights.ids
+
+    def test_until_the_hold_is_over(self, nights: Nights) -> None:
+        nights.write(30)
+        good = nights.back_up().ref
+        nights.empty()
+        while nights.night < 31:
+            nights.back_up()
+            nights.prune()
+            assert good.id in nights.ids, nights.night
+        nights.back_up()
+        nights.back_up()
+        nights.prune()
+        assert good.id not in nights.ids
+        assert nights.kinds() == []  # there is nothing better to compare with
+
+    def test_what_was_taken_back_holds_again(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.empty()
+        ref = nights.back_up().ref
+        assert accept(nights.repository, ref, "host")
+        assert not accept(nights.repository, ref, "host")
+        assert nights.prune().hold is None
+        withdraw(nights.repository, ref)
+        assert nights.prune().hold is not None
+
+    def test_an_acceptance_goes_with_its_backup_and_says_nothing_if_it_is_damaged(
+        self, nights: Nights
+    ) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.empty()
+        ref = nights.back_up().ref
+        put(nights.repository.store, accepted_key(ref), b"{}")
+        assert nights.prune().hold is not None
+        assert accept(nights.repository, ref, "host")
+        for _ in range(4):
+            nights.back_up()
+            nights.prune()
+        assert ref.id not in nights.ids
+        assert list(nights.repository.store.list("accepted/")) == []
+
+    def test_in_a_replica(self, nights: Nights) -> None:
+        replica, _ = Repository.open_or_create(MemoryStore(Contents("replica", nights.clock)))
+        nights.write(30)
+        good = ref = nights.back_up().ref
+        nights.empty()
+        for _ in range(6):
+            ref = nights.back_up().ref
+            nights.prune()
+            nights.copy(replica)
+            pruned = nights.prune(replica)
+            assert pruned.hold is not None
+            assert good in list(replica.refs())
+
+        accept(nights.repository, ref, "host")
+        nights.copy(replica)
+        assert accepted_ids(replica, "host", "vol") == {ref.id}
+        assert nights.prune(replica).hold is None
+        assert good not in list(replica.refs())
+
+
+def made_up(store: MemoryStore, night: int, *, suspicious: bool, clock_off: timedelta) -> BackupRef:
+    """A manifest alone: prune asks for no more."""
+    time = BEGIN + timedelta(days=night)
+    ref = BackupRef("host", "vol", f"{time:%Y%m%dT%H%M%SZ}-{night:06x}")
+    manifest = value_of(DOCUMENT, Manifest)
+    store.contents.clock.now = time
+    finding = (FindingPart(kind="shrunk", path="", detail="all of it"),) if suspicious else ()
+    volume = msgspec.structs.replace(manifest.volume, name="vol")
+    put(
+        store,
+        manifest_key(ref),
+        msgspec.structs.replace(
+            manifest, id=ref.id, host="host", volume=volume, started_at=time + clock_off, findings=finding, packs=(),
+        ).to_bytes(),
+    )  # fmt: skip
+    return ref
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=25),
+    st.integers(1, 3),
+    st.sampled_from([timedelta(), timedelta(days=-20_000), timedelta(days=20_000)]),
+)
+def test_prune_never_forgets_the_last_good_one_while_it_is_held(
+    sizes: list[bool], last: int, clock_off: timedelta
+) -> None:
+    repository, _ = Repository.open_or_create(MemoryStore(Contents("main", Clock(BEGIN))))
+    assert isinstance(repository.store, MemoryStore)
+    good: BackupRef | None = None
+    for night, suspicious in enumerate(sizes):
+        # The first has nothing to be compared with.
+        ref = made_up(repository.store, night, suspicious=suspicious and night > 0, clock_off=clock_off)
+        if not suspicious or night == 0:
+            good = ref
+        prune_volume(
+            repository, "host", "vol", keep=lambda _: Keep(last=last), grace=Within("7d"), cache=None, dry_run=False,
+        )  # fmt: skip
+        there = list(repository.refs())
+        assert good in there
+        assert ref in there
+        assert len(there) <= last + 2
+        manifests = {each: repository.manifest(each) for each in there}
+        held = find_hold(repository, manifests, Within("30d"))
+        assert (held.good if held else ref) == good
+        assert find_hold(repository, manifests, Within("0d")) is None
