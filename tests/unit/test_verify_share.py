@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.parts.recorded_store import RecordedStore
 from tests.unit.test_damage import Lab, flip, lab  # noqa: F401 -- a fixture
+from volferry.damage import Condition, mark
 from volferry.errors import StoreError
-from volferry.layout import needed_objects
+from volferry.layout import files_key, needed_objects
 from volferry.observer import Silent
 from volferry.operations.verify_share import Candidate, Share, choose, verify_share
 from volferry.verification_log import VerificationLog, VerifyRun, VolumeState
@@ -226,3 +227,19 @@ def test_the_log_survives_damage_and_does_not_grow_for_ever(tmp_path: Path) -> N
     with sqlite3.connect(tmp_path / "verified.sqlite") as database:
         assert database.execute("SELECT count(*) FROM objects").fetchone() == (1,)
     database.close()
+
+
+def test_an_index_that_says_something_else_than_its_packs_stays_marked(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    condition = Condition.of(lab.repository, "host", "vol")
+    wrong = files_key(first)
+    mark(lab.repository, condition.objects[wrong], "its frames hold others", by="here", now=NOW)
+    share = Days(lab, 1).share()
+    assert list(share.wrong) == [first]
+    assert wrong in Condition.of(lab.repository, "host", "vol").marks
+    lab.packs(first)[0].rename(lab.directory / "away")  # then not all of it can be compared
+    lab.verify(first)
+    assert wrong in Condition.of(lab.repository, "host", "vol").marks
+    (lab.directory / "away").rename(lab.packs(first)[0])
+    assert lab.verify(first).findings == ()
+    assert Condition.of(lab.repository, "host", "vol").marks == {}

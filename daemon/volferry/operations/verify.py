@@ -132,22 +132,32 @@ class Verifier:
                 else:
                     found.add(each, where)
             for pack in manifest.packs:
-                key = pack_key(ref, pack.name)
-                if key in missing:
-                    continue
-                wrong = self._wrong_pack(key, pack.info, packs)
-                if wrong is not None:
-                    found.add(wrong)
-                elif key in in_packs:
-                    # The pack is what was written: it is the index that is wrong about it.
-                    found.damaged.setdefault(frames_key(ref), f"{key}: {in_packs[key]}")
-                else:
-                    found.read.append(key)
-            found.read += [key for key in indexes if key not in found.damaged]
+                if (key := pack_key(ref, pack.name)) not in missing:
+                    self._look_at_pack(ref, key, pack.info, packs, in_packs.get(key), found)
+            if not found.lines:  # else not all of what it says was compared
+                found.read += indexes
         except RepositoryError as error:  # of the index, which cannot be parsed
             found.add(error)
         finally:
             backup.discard()
+
+    def _look_at_pack(
+        self,
+        ref: BackupRef,
+        key: str,
+        pack: PackInfo,
+        packs: _PackDigests,
+        wrong_frame: str | None,
+        found: _Found,
+    ) -> None:
+        wrong = self._wrong_pack(key, pack, packs)
+        if wrong is not None:
+            found.add(wrong)
+        elif wrong_frame is not None:
+            # The pack is what was written: it is the index that is wrong about it.
+            found.damaged.setdefault(frames_key(ref), f"{key}: {wrong_frame}")
+        else:
+            found.read.append(key)
 
     def _wrong_pack(self, key: str, pack: PackInfo, packs: _PackDigests) -> DamagedObject | StoreError | None:
         if (key, pack.digest) not in self._packs:

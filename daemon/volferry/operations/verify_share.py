@@ -129,7 +129,9 @@ def verify_share(
             raise wrong
         good = [] if isinstance(wrong, DamagedObject) else [each.key]
         damaged = {each.key: wrong.reason} if isinstance(wrong, DamagedObject) else {}
-        problem = remember(repository, condition, damaged, good, by=host, now=clock())
+        # An index may be marked though its digest is right: what it says is another matter, for `verify --read`.
+        unmarked = [key for key in good if key.startswith("packs/")]
+        problem = remember(repository, condition, damaged, unmarked, by=host, now=clock())
         if damaged:
             # Also where that could not be remembered: it is said all the same.
             condition.marks.setdefault(each.key, "")
