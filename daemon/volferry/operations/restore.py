@@ -26,7 +26,7 @@ from volferry.observer import Silent
 from volferry.operations.comparison import check_same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
 _RESTORE_MARK = RESTORE_MARK.encode()
+
+
+def sync(helper: Helper, volume: str) -> None:
+    """All of the volume is on the disk when it returns."""
+    _run(helper, sync_command(helper.directory(volume)), "writing the volume to the disk")
 
 
 def is_empty(helper: Helper, volume: str) -> bool:
@@ -64,12 +69,19 @@ def unmark(helper: Helper, volume: str) -> None:
 
 
 def restore_backup(
-    backup: BackupReader, volume: str, *, helper: Helper, observer: Observer, empty_first: bool
+    backup: BackupReader,
+    volume: str,
+    *,
+    helper: Helper,
+    observer: Observer,
+    empty_first: bool,
+    check_free: Callable[[], None] = lambda: None,
 ) -> RestoreStats:
     """Puts all of `backup` into `volume`, through a helper that may write.
 
     The volume must be empty, or is emptied first. Raises VolferryError; the volume then holds anything.
-    Raises RestoreMismatch if what is there afterwards is not what was backed up.
+    Raises RestoreMismatch if what is there afterwards is not what was backed up. `check_free` is called when all of it is on the disk:
+    if it raises, the volume keeps the mark of a restore that did not end.
     """
     started = time.monotonic()
     directory = helper.directory(volume)
@@ -82,7 +94,8 @@ def restore_backup(
     root, warnings = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=counts.entries)
     check_same(backup.volume_entries(), _entries(helper, directory), observer)
-    _run(helper, sync_command(directory), "writing the volume to the disk")
+    sync(helper, volume)
+    check_free()
     unmark(helper, volume)
     # Taking the mark away has changed the time of the root.
     extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
