@@ -11,8 +11,8 @@ from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed, PathExists
 from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
-from volferry.operations.comparison import check_same
-from volferry.operations.restore import extract, mark, sync, unmark
+from volferry.operations.comparison import check_restored
+from volferry.operations.restore import extract, mark, sync, unmark, warnings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,9 +58,9 @@ def restore_paths(
         observer.phase("deleting what is replaced")
         target.delete(doomed)
     observer.phase("restoring", total_bytes=excerpt.source_bytes)
-    first, warnings = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
+    first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=excerpt.count)
-    check_same(excerpt.entries(), target.listing(selection.roots, below=True), observer)
+    differing = check_restored(excerpt.entries(), target.listing(selection.roots, below=True), observer)
     sync(helper, volume)
     check_free()
     unmark(helper, volume)
@@ -74,7 +74,7 @@ def restore_paths(
         source_bytes=excerpt.source_bytes,
         fetched_bytes=excerpt.backup.fetched_bytes,
         seconds=round(time.monotonic() - started, 3),
-        warnings=tuple(warnings),
+        warnings=warnings_of(log, differing, observer),
     )
 
 
