@@ -121,6 +121,11 @@ class Volume:
         return ANONYMOUS_LABEL in self.labels or ANONYMOUS_NAME.fullmatch(self.name) is not None
 
     @property
+    def in_memory(self) -> bool:
+        """Whether its content is gone when its last container stops: a tmpfs of the local driver."""
+        return self.driver == "local" and self.options.get("type") in {"tmpfs", "ramfs"}
+
+    @property
     def projects(self) -> frozenset[str]:
         """Compose projects that it belongs to, or whose containers mount it."""
         own = self.labels.get("com.docker.compose.project")

@@ -162,9 +162,7 @@ def test_a_backup_holds_every_row_that_was_committed_before_it_began(world: Worl
     assert manifest["consistency"] == "stop"
     assert manifest["downtime_seconds"] > 0
 
-    copy = (
-        world.volume()
-    )  # with no labels: a copy that has them is backed up by the daemon, and its container stopped for that
+    copy = world.name()
     executed(world.engine, volferry, "volferry", "restore", pgdata, "--into", copy)
     with database(world, copy) as restored:
         assert rows(world, restored, last) == count

@@ -9,6 +9,8 @@ import pytest
 from tests.parts.trees import assert_same, snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.parts.trees import Node
     from tests.parts.world import World
 
@@ -250,3 +252,54 @@ def test_a_backup_of_another_host_is_restored_by_its_full_name_or_by_host(world:
     ):
         world.cli("restore", *arguments, "--into", f"restored{number}").exits(0)
         assert_same(expected, snapshot(world.data(f"restored{number}")))
+
+
+def test_options_that_lead_elsewhere_are_followed_only_with_a_yes(world: World, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("backed up")
+    labels = {"com.docker.compose.project": "shop", "volferry.quiesce": "none", "tier": "gold"}
+    options = {"type": "none", "o": "bind", "device": str(elsewhere)}
+    volume = world.volume(labels=labels, options=options)
+    world.cli.backup(volume)
+    world.remove(volume)
+    (elsewhere / "file").unlink()
+
+    said = world.cli("restore", volume).exits(0).stderr
+    found = world.client.volumes.get(volume).attrs
+    assert (found["Options"] or {}, found["Labels"]) == ({}, {"tier": "gold"})
+    assert f"device={elsewhere}" in said
+    assert "--with-options" in said
+    assert "com.docker.compose.project, volferry.quiesce" in said
+    assert (world.data(volume) / "file").read_text() == "backed up"
+    assert list(elsewhere.iterdir()) == []
+
+    world.remove(volume)
+    said = world.cli("restore", volume, "--with-options").exits(0).stderr
+    found = world.client.volumes.get(volume).attrs
+    assert (found["Options"], found["Labels"]) == (options, labels)
+    assert "plain" not in said
+    assert (elsewhere / "file").read_text() == "backed up"
+
+
+def test_a_copy_has_the_labels_of_the_original_only_if_asked(world: World) -> None:
+    labels = {"com.docker.compose.project": "shop", "volferry.quiesce": "none", "tier": "gold"}
+    volume, copy, whole = world.volume(labels=labels), world.name(), world.name()
+    world.cli.backup(volume)
+    world.cli("restore", volume, "--into", copy).exits(0)
+    assert world.client.volumes.get(copy).attrs["Labels"] == {"tier": "gold"}
+    world.cli("restore", volume, "--into", whole, "--labels", "all").exits(0)
+    assert world.client.volumes.get(whole).attrs["Labels"] == labels
+    world.cli("restore", volume, "--labels", "some").fails_with("--labels some", code=2)
+
+
+def test_a_volume_in_memory_is_refused(
+    world: World, backed_up: tuple[str, dict[bytes, Node]], tmp_path: Path
+) -> None:
+    volume, _ = backed_up
+    memory = world.volume(options={"type": "tmpfs", "device": "tmpfs"})
+    said = f"volume {memory} is in memory"
+    world.cli("restore", volume, "--into", memory).fails_with(said, code=2)
+    world.cli("restore", volume, "file", "--into", memory).fails_with(said, code=2)
+    world.cli("import", str(tmp_path), "--into", memory).fails_with(said, code=2)
+    assert world.own_containers() == []

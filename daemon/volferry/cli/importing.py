@@ -17,7 +17,7 @@ from volferry.cli.options import ConfigOption, EngineOption, JsonOption
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.restore import VOLUME_NAME
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.target_volume import check_not_in_use, made_if_new
+from volferry.cli.target_volume import check_usable, made_if_new
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import (
     EngineError,
@@ -380,7 +380,7 @@ def _target(
         volume, new = find_volume(session.engine, into), False
     except NoSuchVolume:
         volume, new = Volume(into, "local", {}, labels, "local", ""), True
-    check_not_in_use(volume)
+    check_usable(volume)
     with (
         made_if_new(session, volume, new=new) as found,
         open_helper(session.engine, run, settings, [found], write=True) as helper,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from volferry.cli.migration import Wanted, migrate_volumes
-from volferry.cli.options import ConfigOption, EngineOption, JsonOption
+from volferry.cli.options import ConfigOption, EngineOption, JsonOption, LabelsOption, every_label
 from volferry.cli.session import Session
 from volferry.errors import UsageError
 
@@ -47,6 +47,7 @@ def migrate(
             help="The volume has another option on the target; without a VALUE, it lacks it.",
         ),
     ] = None,
+    labels: LabelsOption = None,
     into_existing: Annotated[
         bool,
         typer.Option(
@@ -135,6 +136,7 @@ def migrate(
         renamed=_pairs(rename or [], "--rename", "OLD=NEW"),
         drivers=_pairs(driver or [], "--driver", "VOLUME=DRIVER"),
         options=_options(option or []),
+        every_label=every_label(labels),
         into_existing=into_existing,
         dry_run=dry_run,
         checksum=checksum,

@@ -50,6 +50,7 @@ class Wanted:
     renamed: Mapping[str, str]
     drivers: Mapping[str, str]
     options: Mapping[str, Mapping[str, str | None]]
+    every_label: bool
     into_existing: bool
     dry_run: bool
     checksum: bool
@@ -160,7 +161,13 @@ def _planned(volumes: list[Volume], wanted: Wanted) -> list[PlannedVolume]:
     planned = [
         PlannedVolume(
             volume,
-            target_volume(volume, renamed=wanted.renamed, drivers=wanted.drivers, options=wanted.options),
+            target_volume(
+                volume,
+                renamed=wanted.renamed,
+                drivers=wanted.drivers,
+                options=wanted.options,
+                every_label=wanted.every_label,
+            ),
         )
         for volume in volumes
     ]

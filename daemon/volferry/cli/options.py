@@ -61,3 +61,20 @@ def check_hosts(host: str | None, *, all_hosts: bool) -> None:
     """Raises UsageError."""
     if host and all_hosts:
         raise UsageError("--host and --all-hosts exclude each other")
+
+
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="all",
+        help="Copy all labels, also those of compose and volferry, to a volume of another name, driver or options.",
+    ),
+]
+
+
+def every_label(labels: str | None) -> bool:
+    """What `--labels` says. Raises UsageError."""
+    if labels not in {None, "all"}:
+        raise UsageError(f"--labels {labels}: all is the only value that it has")
+    return labels == "all"

@@ -15,11 +15,13 @@ from volferry.cli.options import (
     EngineOption,
     HostOption,
     JsonOption,
+    LabelsOption,
     StoreOption,
+    every_label,
 )
 from volferry.cli.restore_selected import Report, restore_dump, restore_selected, restore_to, selected
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.target_volume import opened_target
+from volferry.cli.target_volume import Wishes, opened_target
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeNotEmpty
 from volferry.model import BIND_DRIVER
@@ -62,6 +64,15 @@ def restore(
             "restored is replaced.",
         ),
     ] = False,
+    with_options: Annotated[
+        bool,
+        typer.Option(
+            "--with-options",
+            help="Make a missing volume with the driver and options that it had, also where they lead to a directory, device, share "
+            "or plugin.",
+        ),
+    ] = False,
+    labels: LabelsOption = None,
     glob: Annotated[bool, typer.Option("--glob", help="PATHs are shell patterns.")] = False,
     dump: DumpOption = None,
     json: JsonOption = False,
@@ -70,8 +81,8 @@ def restore(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Restore a backup, or some paths of it, into a volume, and compare the two. A volume that is not there is made
-    with the driver, options and labels that it had.
+    """Restore a backup, or some paths of it, into a volume, and compare the two. A volume that is not there is made:
+    with its labels, and as a plain local volume where its options lead elsewhere.
     """
     from volferry.damage import check_undamaged  # noqa: PLC0415
     from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
@@ -79,6 +90,9 @@ def restore(
     _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json)
     if dump is not None and paths:
         raise UsageError("--dump and PATHs exclude each other: a dump is one file")
+    wishes = Wishes(options=with_options, every_label=every_label(labels))
+    if to is not None and wishes != Wishes():
+        raise UsageError("--with-options and --labels are for a volume that is made, and not for --to")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
     with session.run() as run:
@@ -101,9 +115,9 @@ def restore(
                 )
             target = into or ref.volume
             stats = (
-                _restore(session, backup, target, run, replace=replace, named=into is not None)
+                _restore(session, backup, target, run, wishes, replace=replace, named=into is not None)
                 if selection is None
-                else restore_selected(session, backup, selection, target, run, replace=replace)
+                else restore_selected(session, backup, selection, target, run, replace=replace, wishes=wishes)
             )
             report = Report(
                 _document(stats),
@@ -151,11 +165,18 @@ def _check_usage(
 
 
 def _restore(
-    session: Session, backup: BackupReader, target: str, run: Run, *, replace: bool, named: bool
+    session: Session,
+    backup: BackupReader,
+    target: str,
+    run: Run,
+    wishes: Wishes,
+    *,
+    replace: bool,
+    named: bool,
 ) -> RestoreStats:
     from volferry.operations.restore import is_marked, restore_backup  # noqa: PLC0415
 
-    with opened_target(session, backup.manifest, target, run) as found:
+    with opened_target(session, backup.manifest, target, run, wishes) as found:
         helper, observer = found.helper, found.observer
         if not found.empty and (found.new or not replace):
             marked = is_marked(helper, target)
@@ -164,7 +185,12 @@ def _restore(
             )
         try:
             return restore_backup(
-                backup, target, helper=helper, observer=observer, empty_first=not found.empty
+                backup,
+                target,
+                helper=helper,
+                observer=observer,
+                empty_first=not found.empty,
+                check_free=found.check_free,
             )
         except BaseException:
             if not found.new:

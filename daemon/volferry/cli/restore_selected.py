@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from volferry.cli.export import opened_output
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.cli.target_volume import opened_target
+from volferry.cli.target_volume import Wishes, opened_target
 from volferry.cli.text import count_text, size_text
 from volferry.errors import PathExists, VolumeNotEmpty
 
@@ -46,7 +46,14 @@ def selected(
 
 
 def restore_selected(
-    session: Session, backup: BackupReader, selection: Selection, target: str, run: Run, *, replace: bool
+    session: Session,
+    backup: BackupReader,
+    selection: Selection,
+    target: str,
+    run: Run,
+    *,
+    replace: bool,
+    wishes: Wishes,
 ) -> RestoreStats:
     """Into a volume, whose other content stays."""
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
@@ -54,7 +61,7 @@ def restore_selected(
     from volferry.operations.restore_paths import MARKED_PATHS, restore_paths  # noqa: PLC0415
 
     excerpt = BackupExcerpt(backup, selection)
-    with opened_target(session, backup.manifest, target, run) as found:
+    with opened_target(session, backup.manifest, target, run, wishes) as found:
         helper, observer, empty = found.helper, found.observer, found.empty
         if found.new and not empty:
             raise VolumeNotEmpty(
@@ -67,7 +74,13 @@ def restore_selected(
             )
         try:
             return restore_paths(
-                excerpt, target, helper=helper, observer=observer, replace=replace, empty=empty
+                excerpt,
+                target,
+                helper=helper,
+                observer=observer,
+                replace=replace,
+                empty=empty,
+                check_free=found.check_free,
             )
         except PathExists:
             raise

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.errors import NoSuchVolume, VolferryError, VolumeInUse
+from volferry.errors import NoSuchVolume, UsageError, VolferryError, VolumeInUse
 from volferry.interrupts import held_back
-from volferry.model import ANONYMOUS_LABEL, BIND_DRIVER, Volume
+from volferry.model import BIND_DRIVER, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,15 +20,25 @@ if TYPE_CHECKING:
     from volferry.run import Run
 
 
-def _found_or_new(session: Session, manifest: Manifest, name: str) -> tuple[Volume, bool]:
-    """The volume, or what it is to be, and whether it must be made. Raises VolumeInUse."""
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How far a volume that is made is to be as it was."""
+
+    options: bool = False  # driver and options too where they lead out of the engine's own data
+    every_label: bool = False
+
+
+def _found_or_new(session: Session, manifest: Manifest, name: str, wishes: Wishes) -> tuple[Volume, bool]:
+    """The volume, or what it is to be, and whether it must be made. Raises VolumeInUse, UsageError."""
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
 
     try:
         volume = find_volume(session.engine, name)
     except NoSuchVolume:
-        return _like(manifest, name), True
-    check_not_in_use(volume)
+        volume = _like(manifest, name, wishes)
+        check_lasting(volume)
+        return volume, True
+    check_usable(volume)
     return volume, False
 
 
@@ -41,23 +51,32 @@ class Target:
     empty: bool
     helper: Helper
     observer: TerminalObserver
+    session: Session
+
+    def check_free(self) -> None:
+        """A container may have been started since, by hand or by its restart policy. Raises VolumeInUse."""
+        from volferry.engine.volumes import find_volume  # noqa: PLC0415
+
+        check_usable(find_volume(self.session.engine, self.volume.name))
 
 
 @contextmanager
-def opened_target(session: Session, manifest: Manifest, name: str, run: Run) -> Iterator[Target]:
-    """The volume `name`, made if need be, with a helper that may write. Raises VolumeInUse."""
+def opened_target(
+    session: Session, manifest: Manifest, name: str, run: Run, wishes: Wishes
+) -> Iterator[Target]:
+    """The volume `name`, made if need be, with a helper that may write. Raises VolumeInUse; UsageError for a volume in memory."""
     from volferry.engine.helper import open_helper  # noqa: PLC0415
     from volferry.engine.incomplete import say_complete  # noqa: PLC0415
     from volferry.operations.restore import is_empty  # noqa: PLC0415
 
-    volume, new = _found_or_new(session, manifest, name)
+    volume, new = _found_or_new(session, manifest, name, wishes)
     settings = session.helper_settings()
     with (
         made_if_new(session, volume, new=new) as found,
         TerminalObserver(name) as observer,
         open_helper(session.engine, run, settings, [found], write=True) as helper,
     ):
-        yield Target(found, new, is_empty(helper, name), helper, observer)
+        yield Target(found, new, is_empty(helper, name), helper, observer, session)
         if found.incomplete:  # what it is now is no half of a migration
             say_complete(session.engine, name)
 
@@ -86,18 +105,45 @@ def made_if_new(session: Session, volume: Volume, *, new: bool) -> Iterator[Volu
         raise
 
 
-def _like(manifest: Manifest, name: str) -> Volume:
+def _like(manifest: Manifest, name: str, wishes: Wishes) -> Volume:
+    from volferry.operations.new_volume import (  # noqa: PLC0415
+        labels_note,
+        leads_elsewhere,
+        made_plain,
+        options_note,
+        with_labels_of,
+    )
+
     recorded = manifest.volume
     if recorded.driver == BIND_DRIVER:
         return Volume(name, "local", {}, {}, "local", "")
-    labels = {key: value for key, value in recorded.labels.items() if key != ANONYMOUS_LABEL}
-    return Volume(name, recorded.driver, recorded.options, labels, recorded.scope, "")
+    original = Volume(
+        recorded.name, recorded.driver, recorded.options, recorded.labels, recorded.scope, recorded.created_at
+    )
+    volume = replace(original, name=name, created_at="")
+    if leads_elsewhere(volume) and not wishes.options:
+        say(f"volferry: {options_note(volume)}")
+        volume = made_plain(volume)
+    volume = with_labels_of(original, volume, every=wishes.every_label)
+    if note := labels_note(original, volume):
+        say(f"volferry: {note}")
+    return volume
 
 
-def check_not_in_use(volume: Volume) -> None:
-    """Raises VolumeInUse."""
+def check_usable(volume: Volume) -> None:
+    """Whether a volume that is there may be written. Raises VolumeInUse; UsageError for a volume in memory."""
+    check_lasting(volume)
     running = [use.container for use in volume.uses if use.running]
     if running:
         raise VolumeInUse(
             f"volume {volume.name} is in use by {', '.join(running)}: stop {'it' if len(running) == 1 else 'them'} first"
+        )
+
+
+def check_lasting(volume: Volume) -> None:
+    """Raises UsageError for a volume in memory: it would be empty again as soon as the helper ends."""
+    if volume.in_memory:
+        raise UsageError(
+            f"volume {volume.name} is in memory (type={volume.options['type']}), and empty when its last container stops: "
+            "use a volume on a disk"
         )

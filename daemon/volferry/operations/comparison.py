@@ -33,7 +33,16 @@ def check_same(
     expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, wording: Wording = _RESTORED
 ) -> None:
     """Compares what should be there with what is. Raises RestoreMismatch if there is any difference."""
-    _Comparison(observer, wording).run(expected, found)
+    _Comparison(observer, wording, strict=True).run(expected, found)
+
+
+def check_restored(expected: Iterable[Entry], found: Iterable[Entry], observer: Observer) -> dict[str, str]:
+    """As `check_same`, but that a file system may hold owners, modes and times in another way, or not at all: by kind (owner, mode,
+    time), a line with their number and the first one. Raises RestoreMismatch for any other difference.
+    """
+    comparison = _Comparison(observer, _RESTORED, strict=False)
+    comparison.run(expected, found)
+    return comparison.tolerated()
 
 
 @dataclass(slots=True)
@@ -46,13 +55,19 @@ class _Differences:
         self.first = self.first or f"{printable(path) or 'the root directory'!r} {what}"
 
 
+# What a file system may be unable to hold, and what it is called.
+_METADATA = {"mode": "mode", "uid": "owner", "gid": "owner", "mtime": "time"}
+
+
 class _Comparison:
     """Compares the entries of two listings, in the order of both."""
 
-    def __init__(self, observer: Observer, wording: Wording) -> None:
+    def __init__(self, observer: Observer, wording: Wording, *, strict: bool) -> None:
         self._observer = observer
         self._wording = wording
+        self._strict = strict
         self._differences = _Differences()
+        self._tolerated: dict[str, _Differences] = {}
         self._restored_inode: dict[bytes, bytes] = {}
         self._source_inode: dict[bytes, bytes] = {}
 
@@ -72,15 +87,24 @@ class _Comparison:
                 f"{self._differences.count} {self._wording.summary}; the first: {self._differences.first}"
             )
 
+    def tolerated(self) -> dict[str, str]:
+        """What differed and was no reason to fail, by kind."""
+        return {
+            kind: f"{found.count} {'entry has' if found.count == 1 else 'entries have'} another {kind} than in the backup; "
+            f"the first: {found.first}"
+            for kind, found in sorted(self._tolerated.items())
+        }
+
     def _compare(self, expected: Entry, actual: Entry) -> None:
         was, now = expected.stat, actual.stat
         for field in ("kind", "mode", "uid", "gid", "mtime", "target"):
             if getattr(was, field) != getattr(now, field):
-                self._differences.add(
-                    expected.path,
-                    f"has {field} {_text(getattr(now, field))} instead of {_text(getattr(was, field))}",
-                )
-                return
+                text = f"has {field} {_text(getattr(now, field))} instead of {_text(getattr(was, field))}"
+                if self._strict or field not in _METADATA:
+                    self._differences.add(expected.path, text)
+                    return
+                if field != "gid" or was.uid == now.uid:  # an owner that differs in both is one
+                    self._tolerated.setdefault(_METADATA[field], _Differences()).add(expected.path, text)
         if was.kind == b"f" and was.size != now.size:
             self._differences.add(expected.path, f"has {_text(now.size)} bytes instead of {_text(was.size)}")
         elif was.kind in {b"f", b"l"} and was.links != b"1" and was.ctime != UNTRUSTED:

@@ -11,7 +11,7 @@ from volferry.archive.tree_scripts import room_command
 from volferry.engine.host_paths import kind_of_path
 from volferry.engine.volumes import find_volume, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
-from volferry.model import ANONYMOUS_LABEL
+from volferry.operations.new_volume import labels_note, with_labels_of
 from volferry.operations.places import Place
 from volferry.operations.restore import is_empty, is_marked, mark_text
 from volferry.operations.transfer import run
@@ -60,21 +60,23 @@ def target_volume(
     renamed: Mapping[str, str],
     drivers: Mapping[str, str],
     options: Mapping[str, Mapping[str, str | None]],
+    every_label: bool = False,
 ) -> Volume:
-    """What the volume is to be on the target: as it is, but for what is asked for. An option of None goes."""
+    """What the volume is to be on the target: as it is, but for what is asked for. An option of None goes. If it is another one then, it
+    lacks some labels, unless `every_label` is asked for.
+    """
     changed = options.get(volume.name, {})
     driver = drivers.get(volume.name, volume.driver)
     kept = volume.options if driver == volume.driver else {}
     chosen = {**kept, **changed}
-    return replace(
+    target = replace(
         volume,
         name=renamed.get(volume.name, volume.name),
         driver=driver,
         options={key: value for key, value in chosen.items() if value is not None},
-        # It has a name of its own now, and `docker volume prune` is not to take it for one that nobody named.
-        labels={key: value for key, value in volume.labels.items() if key != ANONYMOUS_LABEL},
         uses=(),
     )
+    return with_labels_of(volume, target, every=every_label)
 
 
 def measure(planned: Sequence[PlannedVolume], helper: Helper) -> None:
@@ -134,6 +136,8 @@ def _look_at_new(
             f"volume {name} has the driver {driver!r}, which the target lacks: install it there, or --driver {each.source.name}=local"
         )
         return
+    if note := labels_note(each.source, each.target):
+        plan.notes.append(note)
     device = each.target.options.get("device", "")
     if (
         driver == "local"

@@ -18,15 +18,16 @@ from volferry.archive.commands import (
     sync_command,
     unmark_command,
 )
+from volferry.archive.extractlog import ExtractLog
 from volferry.archive.listing import Entry, read_listing
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
 from volferry.model import RestoreStats
 from volferry.observer import Silent
-from volferry.operations.comparison import check_same
+from volferry.operations.comparison import check_restored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
 _RESTORE_MARK = RESTORE_MARK.encode()
+
+
+def sync(helper: Helper, volume: str) -> None:
+    """All of the volume is on the disk when it returns."""
+    _run(helper, sync_command(helper.directory(volume)), "writing the volume to the disk")
 
 
 def is_empty(helper: Helper, volume: str) -> bool:
@@ -64,12 +70,19 @@ def unmark(helper: Helper, volume: str) -> None:
 
 
 def restore_backup(
-    backup: BackupReader, volume: str, *, helper: Helper, observer: Observer, empty_first: bool
+    backup: BackupReader,
+    volume: str,
+    *,
+    helper: Helper,
+    observer: Observer,
+    empty_first: bool,
+    check_free: Callable[[], None] = lambda: None,
 ) -> RestoreStats:
     """Puts all of `backup` into `volume`, through a helper that may write.
 
     The volume must be empty, or is emptied first. Raises VolferryError; the volume then holds anything.
-    Raises RestoreMismatch if what is there afterwards is not what was backed up.
+    Raises RestoreMismatch if what is there afterwards is not what was backed up. `check_free` is called when all of it is on the disk:
+    if it raises, the volume keeps the mark of a restore that did not end.
     """
     started = time.monotonic()
     directory = helper.directory(volume)
@@ -79,10 +92,11 @@ def restore_backup(
         _run(helper, empty_command(directory), "emptying the volume")
     counts = backup.manifest.volume_counts
     observer.phase("restoring", total_bytes=counts.tar_bytes)
-    root, warnings = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
+    root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=counts.entries)
-    check_same(backup.volume_entries(), _entries(helper, directory), observer)
-    _run(helper, sync_command(directory), "writing the volume to the disk")
+    differing = check_restored(backup.volume_entries(), _entries(helper, directory), observer)
+    sync(helper, volume)
+    check_free()
     unmark(helper, volume)
     # Taking the mark away has changed the time of the root.
     extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
@@ -93,21 +107,33 @@ def restore_backup(
         source_bytes=counts.source_bytes,
         fetched_bytes=backup.fetched_bytes,
         seconds=round(time.monotonic() - started, 3),
-        warnings=tuple(warnings),
+        warnings=warnings_of(log, differing, observer),
     )
+
+
+def warnings_of(log: ExtractLog, differing: Mapping[str, str], observer: Observer) -> tuple[str, ...]:
+    """What could not be restored as it was, a line each, which the observer gets as well."""
+    refused = [
+        f"{kind} of {count} {'entry' if count == 1 else 'entries'} could not be set; the first: {first}"
+        for kind, (count, first) in log.refused.items()
+        if kind not in differing  # which says more
+    ]
+    lines = [*differing.values(), *refused]
+    for line in lines:
+        observer.note(line)
+    return (*lines, *log.others)
 
 
 def extract(
     pieces: Iterator[bytes], directory: str, *, helper: Helper, observer: Observer
-) -> tuple[bytes, list[str]]:
-    """Puts a tar stream into a directory of the helper. Returns the header of its first member, and what tar had to say.
+) -> tuple[bytes, ExtractLog]:
+    """Puts a tar stream into a directory of the helper. Returns the header of its first member, and what tar had to say: owners, modes
+    and times that the file system does not take are no failure.
 
     Raises CommandFailed if `tar` could not write all of it.
     """
-    lines: list[str] = []
-    process = helper.start(
-        extract_command(directory), stdin=True, on_stderr=lambda line: _keep(lines, line), bulk="stdin"
-    )
+    log = ExtractLog()
+    process = helper.start(extract_command(directory), stdin=True, on_stderr=log.line, bulk="stdin")
     done = 0
     first = b""
     try:
@@ -122,12 +148,11 @@ def extract(
     while process.read(_READ_BYTES):
         pass
     status = process.wait()
-    if status:
-        why = lines[0] if lines else "without a word"
-        raise CommandFailed(f"writing the volume failed: tar exited with status {status}: {why}")
-    for line in lines:
+    if not log.succeeded(status):
+        raise CommandFailed(f"writing the volume failed: tar exited with status {status}: {log.why()}")
+    for line in log.others:
         observer.note(line)
-    return first, lines
+    return first, log
 
 
 def _first_member(piece: bytes) -> bytes:

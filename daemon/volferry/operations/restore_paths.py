@@ -11,11 +11,11 @@ from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed, PathExists
 from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
-from volferry.operations.comparison import check_same
-from volferry.operations.restore import extract, mark, unmark
+from volferry.operations.comparison import check_restored
+from volferry.operations.restore import extract, mark, sync, unmark, warnings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from volferry.archive.selection import Selection
     from volferry.engine.channel import Process
@@ -31,14 +31,22 @@ _NOT_THERE = (b"No such file or directory", b"Not a directory")
 
 
 def restore_paths(
-    excerpt: BackupExcerpt, volume: str, *, helper: Helper, observer: Observer, replace: bool, empty: bool
+    excerpt: BackupExcerpt,
+    volume: str,
+    *,
+    helper: Helper,
+    observer: Observer,
+    replace: bool,
+    empty: bool,
+    check_free: Callable[[], None] = lambda: None,
 ) -> RestoreStats:
     """Puts the chosen paths into `volume`, and the directories above them where they are missing.
 
     An `empty` volume's root directory becomes as it was backed up; one that holds something keeps its own.
     Raises PathExists before anything is changed, if a chosen path is there already and `replace` does not say that it
     goes first. Raises VolferryError; the chosen paths may then be there in part.
-    Raises RestoreMismatch if they are not what was backed up.
+    Raises RestoreMismatch if they are not what was backed up. `check_free` is called when all of them are on the disk: if it raises,
+    the volume keeps the mark.
     """
     started = time.monotonic()
     target = _Target(helper, helper.directory(volume))
@@ -50,9 +58,11 @@ def restore_paths(
         observer.phase("deleting what is replaced")
         target.delete(doomed)
     observer.phase("restoring", total_bytes=excerpt.source_bytes)
-    first, warnings = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
+    first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=excerpt.count)
-    check_same(excerpt.entries(), target.listing(selection.roots, below=True), observer)
+    differing = check_restored(excerpt.entries(), target.listing(selection.roots, below=True), observer)
+    sync(helper, volume)
+    check_free()
     unmark(helper, volume)
     if empty:
         # Taking the mark away has changed the time of the root, which was the first member.
@@ -64,7 +74,7 @@ def restore_paths(
         source_bytes=excerpt.source_bytes,
         fetched_bytes=excerpt.backup.fetched_bytes,
         seconds=round(time.monotonic() - started, 3),
-        warnings=tuple(warnings),
+        warnings=warnings_of(log, differing, observer),
     )
 
 

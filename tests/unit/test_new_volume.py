@@ -1,0 +1,84 @@
+"""Which options and labels a volume gets that is made after another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from volferry.model import Volume
+from volferry.operations.migration_plan import target_volume
+from volferry.operations.new_volume import labels_note, leads_elsewhere, with_labels_of
+
+LABELS = {
+    "com.docker.compose.project": "shop",
+    "com.docker.compose.config-hash": "0123",
+    "volferry.schedule": "@daily",
+    "docker-volume-backup.stop-during-backup": "true",
+    "com.docker.volume.anonymous": "",
+    "tier": "gold",
+    "com.docker.composer": "kept",
+}
+SIZED = Volume("data", "local", {"size": "1g"}, LABELS, "local", "")
+
+
+def migrated(**changes: Any) -> Volume:
+    asked: dict[str, Any] = {"renamed": {}, "drivers": {}, "options": {}} | changes
+    return target_volume(SIZED, **asked)
+
+
+def test_the_same_volume_keeps_all_but_the_label_that_says_anonymous() -> None:
+    same = migrated()
+    assert same.labels == {key: value for key, value in LABELS.items() if "anonymous" not in key}
+    assert labels_note(SIZED, same) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"renamed": {"data": "copy"}},
+        {"drivers": {"data": "other"}},
+        {"options": {"data": {"size": "2g"}}},
+        {"options": {"data": {"size": None}}},
+    ],
+    ids=["name", "driver", "option", "option that goes"],
+)
+def test_another_volume_lacks_what_was_about_the_original(changes: dict[str, dict[str, str]]) -> None:
+    other = migrated(**changes)
+    assert other.labels == {"tier": "gold", "com.docker.composer": "kept"}
+    note = labels_note(SIZED, other) or ""
+    assert all(key in note for key in LABELS.keys() - other.labels.keys() - {"com.docker.volume.anonymous"})
+    assert "--labels all" in note
+
+    every = with_labels_of(SIZED, other, every=True)
+    assert every.labels == migrated().labels
+
+
+@pytest.mark.parametrize(
+    ("driver", "options", "expected"),
+    [
+        ("local", {}, False),
+        ("local", {"size": "1g"}, False),
+        ("local", {"type": "none", "o": "bind", "device": "/srv"}, True),
+        ("local", {"type": "nfs", "o": "addr=10.0.0.1", "device": ":/export"}, True),
+        ("local", {"size": "1g", "device": "/dev/sdb1"}, True),
+        ("rclone", {}, True),
+    ],
+)
+def test_options_that_lead_out_of_the_engines_data_are_known(
+    driver: str, options: dict[str, str], expected: bool
+) -> None:
+    assert leads_elsewhere(Volume("data", driver, options, {}, "local", "")) is expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "options", "expected"),
+    [
+        ("local", {"type": "tmpfs", "device": "tmpfs"}, True),
+        ("local", {"type": "ramfs", "device": "ramfs"}, True),
+        ("local", {"type": "none", "o": "bind", "device": "/dev/shm"}, False),
+        ("plugin", {"type": "tmpfs"}, False),
+    ],
+)
+def test_a_volume_in_memory_is_known(driver: str, options: dict[str, str], expected: bool) -> None:
+    assert Volume("data", driver, options, {}, "local", "").in_memory is expected

@@ -1,0 +1,217 @@
+"""Restores onto file systems that cannot hold all of a backup, and while something comes between."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tests.parts.local_helper import LocalHelper, LocalVolume
+from volferry.archive.commands import RESTORE_MARK
+from volferry.archive.extractlog import ExtractLog
+from volferry.archive.listing import Entry, parse_record
+from volferry.archive.selection import Selection
+from volferry.errors import RestoreMismatch, VolumeInUse
+from volferry.observer import Silent
+from volferry.operations.backup_reader import BackupReader
+from volferry.operations.comparison import check_restored, check_same
+from volferry.operations.excerpt import BackupExcerpt
+from volferry.operations.restore import restore_backup
+from volferry.operations.restore_paths import restore_paths
+from volferry.repository import Repository
+from volferry.stores.local import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from tests.parts.local_helper import LocalProcess
+
+OWNER = 999
+
+
+class SquashedHelper(LocalHelper):
+    """Root may give nothing away there, as on exFAT, CIFS, and an NFS with root_squash."""
+
+    def start(self, command: Sequence[str], **more: Any) -> LocalProcess:
+        return super().start(["setpriv", "--bounding-set=-chown", *command], **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    backup: BackupReader
+    source: Path
+    target: Path
+    spool: Path
+    helpers: list[LocalHelper]
+
+    def helper(self, kind: type[LocalHelper] = SquashedHelper) -> Any:
+        self.helpers.append(kind(self.target, self.spool))
+        return cast("Any", self.helpers[-1])
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    source, target, spool = (tmp_path / name for name in ("source", "target", "spool"))
+    for each in (source, target, spool):
+        each.mkdir()
+    (source / "directory").mkdir()
+    for name in ("directory/one", "two", 'with "quotes" and\nlines'):
+        (source / name).write_text(f"content of {name}")
+        os.chown(source / name, OWNER, OWNER)
+    (source / "link").symlink_to("two")
+    repository, _ = Repository.open_or_create(LocalStore(tmp_path / "store"))
+    stats = LocalVolume(source, tmp_path / "state").back_up(repository)
+    helpers: list[LocalHelper] = []
+    yield Case(BackupReader(repository, stats.ref, spool=spool), source, target, spool, helpers)
+    for helper in helpers:
+        helper.end()
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+def test_owners_that_cannot_be_given_are_counted_and_all_else_is_there(case: Case) -> None:
+    stats = restore_backup(case.backup, "v", helper=case.helper(), observer=Silent(), empty_first=False)
+
+    assert contents(case.target) == contents(case.source)
+    (warning,) = stats.warnings
+    assert warning == (
+        f"3 entries have another owner than in the backup; the first: 'directory/one' has uid 0 instead of {OWNER}"
+    )
+    assert not (case.target / RESTORE_MARK).exists()
+
+
+def test_chosen_paths_are_restored_so_too(case: Case) -> None:
+    excerpt = BackupExcerpt(case.backup, Selection([b"directory"]))
+    stats = restore_paths(excerpt, "v", helper=case.helper(), observer=Silent(), replace=False, empty=False)
+    assert contents(case.target) == {"directory/one": "content of directory/one"}
+    (warning,) = stats.warnings
+    assert warning.startswith("1 entry has another owner")
+
+
+def test_where_all_can_be_held_nothing_is_said(case: Case) -> None:
+    stats = restore_backup(
+        case.backup, "v", helper=case.helper(LocalHelper), observer=Silent(), empty_first=False
+    )
+    assert stats.warnings == ()
+
+
+def _whole(case: Case, check: Callable[[], None]) -> None:
+    restore_backup(
+        case.backup,
+        "v",
+        helper=case.helper(LocalHelper),
+        observer=Silent(),
+        empty_first=False,
+        check_free=check,
+    )
+
+
+def _paths(case: Case, check: Callable[[], None]) -> None:
+    restore_paths(
+        BackupExcerpt(case.backup, Selection([b"two"])),
+        "v",
+        helper=case.helper(LocalHelper),
+        observer=Silent(),
+        replace=False,
+        empty=False,
+        check_free=check,
+    )
+
+
+@pytest.mark.parametrize("restore", [_whole, _paths])
+def test_a_volume_that_a_container_uses_meanwhile_keeps_its_mark(
+    case: Case, restore: Callable[[Case, Callable[[], None]], None]
+) -> None:
+    def started() -> None:
+        raise VolumeInUse("volume v is in use by db: stop it first")
+
+    with pytest.raises(VolumeInUse):
+        restore(case, started)
+    assert (case.target / RESTORE_MARK).exists()
+
+
+def entry(path: str, rest: str) -> Entry:
+    return parse_record(f"{path}//{rest}".encode())
+
+
+WAS = "f 644 1 2 5 100.1234567890 200.0000000000 7 1 "
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ("f 644 1 2 5 100.0000000000 200.0000000000 7 1 ", {"time": "has mtime 100.0"}),
+        ("f 644 0 0 5 100.1234567890 200.0000000000 7 1 ", {"owner": "has uid 0 instead of 1"}),
+        ("f 644 1 0 5 100.1234567890 200.0000000000 7 1 ", {"owner": "has gid 0 instead of 2"}),
+        ("f 755 0 0 5 98.0000000000 200.0000000000 7 1 ", {"mode": "755", "owner": "uid", "time": "98"}),
+    ],
+)
+def test_what_a_file_system_may_change_is_tolerated_by_kind(now: str, said: dict[str, str]) -> None:
+    found = check_restored([entry("file", WAS)], [entry("file", now)], Silent())
+    assert found.keys() == said.keys()
+    assert all(said[kind] in line and line.startswith("1 entry has another") for kind, line in found.items())
+    with pytest.raises(RestoreMismatch):
+        check_same([entry("file", WAS)], [entry("file", now)], Silent())
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        ["f 600 0 0 4 0.0000000000 200.0000000000 7 1 "],
+        ["d 644 1 2 5 100.1234567890 200.0000000000 7 1 "],
+        [],
+        [WAS, WAS],
+    ],
+    ids=["size", "kind", "missing", "extra"],
+)
+def test_what_no_file_system_may_change_is_an_error(now: list[str]) -> None:
+    found = [entry(f"file{number or ''}", each) for number, each in enumerate(now)]
+    with pytest.raises(RestoreMismatch):
+        check_restored([entry("file", WAS)], found, Silent())
+
+
+SET = [
+    b'tar: "a": Cannot change ownership to uid 999, gid 999: Operation not permitted',
+    b'tar: "a\\"b": Cannot change mode to rwxr-sr-t: Operation not supported',
+    b'tar: "./": Cannot utime: Invalid argument',
+]
+FAILED = [
+    b'tar: "a": Cannot write: No space left on device',
+    b'tar: "a": Cannot open: Permission denied',
+    b'tar: "a": Cannot change ownership to uid 999, gid 999: Input/output error',
+    b'tar: "a": Cannot utime: Read-only file system',
+    b'tar: "a": Cannot create symlink to "b": Operation not permitted',
+    b'tar: "a": Cannot hard link to "b": Operation not permitted',
+    b'tar: "x": Cannot open: Disk quota exceeded: "a": Cannot utime: Operation not permitted',
+]
+
+
+def log_of(*lines: bytes) -> ExtractLog:
+    log = ExtractLog()
+    for line in (*lines, b"tar: Exiting with failure status due to previous errors"):
+        log.line(line)
+    return log
+
+
+def test_what_cannot_be_set_is_no_failure() -> None:
+    log = log_of(*SET)
+    assert log.succeeded(2)
+    assert {kind: count for kind, (count, _) in log.refused.items()} == {"owner": 1, "mode": 1, "time": 1}
+    assert not log.succeeded(1)
+    assert not log.succeeded(137)
+
+
+@pytest.mark.parametrize("line", FAILED)
+def test_any_other_word_with_status_2_is_a_failure(line: bytes) -> None:
+    assert not log_of(line).succeeded(2)
+    assert not log_of(*SET, line).succeeded(2)
+    assert log_of(*SET, line).why() == line.decode()
+
+
+def test_status_2_without_a_word_is_a_failure() -> None:
+    assert not log_of().succeeded(2)
