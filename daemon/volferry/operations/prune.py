@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.manifest import Manifest
 from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
-from volferry.layout import files_key, frames_key, manifest_key, ref_of_manifest
-from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, time_of_id
+from volferry.layout import files_key, frames_key, manifest_key, needed_objects, ref_of_manifest
+from volferry.model import BackupRef, Volume, VolumeUse, is_backup_id, time_of_id
 from volferry.retention import Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from datetime import datetime
 
     from volferry.manifest_cache import ManifestCache
@@ -37,6 +37,9 @@ class Pruning:
     packs: list[str] = field(default_factory=list)  # that were deleted
     freed_bytes: int = 0
     locked: list[str] = field(default_factory=list)  # what may not be deleted yet, each with until when
+    hollow: list[BackupRef] = field(
+        default_factory=list
+    )  # that miss objects; no other backup goes in their favour
     problems: list[str] = field(default_factory=list)  # because of which packs were left alone
 
 
@@ -57,8 +60,9 @@ def prune_volume(
     manifests = _manifests(repository, host, volume, cache, result)
     if manifests:
         newest = manifests[max(manifests, key=lambda ref: ref.id)]
-        times = [(ref.id, manifest.started_at.astimezone()) for ref, manifest in manifests.items()]
-        result.verdicts = judge(times, keep(volume_of(newest)))
+        sizes = {info.key: info.size for info in [*packs, *indexes]}
+        result.hollow = [ref for ref, manifest in manifests.items() if _is_hollow(ref, manifest, sizes)]
+        result.verdicts = _judged(manifests, result.hollow, keep(volume_of(newest)))
     sizes = {info.key: info.size for info in [*indexes, *repository.objects("manifests", host, volume)]}
     # Oldest first: should this end half-way, what is left is what a shorter policy would have kept.
     for verdict in reversed(result.verdicts):
@@ -77,6 +81,32 @@ def prune_volume(
         )
     _delete_unneeded(repository, result, packs, indexes, manifests, grace=grace, dry_run=dry_run)
     return result
+
+
+def _is_hollow(ref: BackupRef, manifest: Manifest, sizes: Mapping[str, int]) -> bool:
+    """Whether an object that it needs is missing or of another size. One that has just ended may seem so."""
+    return any(
+        expected.other_size(sizes.get(key, -1)) for key, expected in needed_objects(ref, manifest).items()
+    )
+
+
+def _judged(
+    manifests: Mapping[BackupRef, Manifest], hollow: Collection[BackupRef], policy: Keep
+) -> list[Verdict]:
+    """Newest first. What a policy keeps is counted in whole backups; a hollow one goes when the policy lets it go, and takes
+    no whole one's place.
+    """
+    times = {ref: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
+    verdicts = judge([(ref.id, time) for ref, time in times.items()], policy)
+    if not hollow:
+        return verdicts
+    whole = judge([(ref.id, time) for ref, time in times.items() if ref not in hollow], policy)
+    hollow_ids = {ref.id for ref in hollow}
+    return sorted(
+        [*whole, *(verdict for verdict in verdicts if verdict.id in hollow_ids)],
+        key=lambda verdict: verdict.id,
+        reverse=True,
+    )
 
 
 def volume_of(manifest: Manifest) -> Volume:
@@ -184,7 +214,7 @@ def _the_same(repository: Repository, result: Pruning, packs: Iterable[ObjectInf
 def _is_old(info: ObjectInfo, name: str, oldest: datetime) -> bool:
     """By the younger of its name and its own time: a copy in a replica has an old name."""
     backup_id = name.partition(".")[0]
-    return BACKUP_ID.fullmatch(backup_id) is not None and max(time_of_id(backup_id), info.modified) < oldest
+    return is_backup_id(backup_id) and max(time_of_id(backup_id), info.modified) < oldest
 
 
 def _delete(repository: Repository, info: ObjectInfo, result: Pruning, dry_run: bool) -> bool:  # noqa: FBT001
