@@ -20,7 +20,7 @@ from volferry.archive.excludes import Excludes
 from volferry.archive.index import distrusted, file_blocks, group_bytes, parse_frames, parse_groups
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import VolferryError, reason
-from volferry.model import BACKUP_ID, PackInfo, age_of
+from volferry.model import PackInfo, age_of, is_backup_id, is_pack_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -198,7 +198,7 @@ def find_checkpoints(directory: Path, *, now: datetime | None = None) -> list[Ch
     others may lack; of many, the newest few have nearly all. Unusable ones are no error.
     """
     try:
-        names = sorted(path.name for path in directory.iterdir() if BACKUP_ID.fullmatch(path.name))
+        names = sorted(path.name for path in directory.iterdir() if is_backup_id(path.name))
     except OSError:
         return []
     oldest = (now or datetime.now(UTC)) - _OLDEST
@@ -209,7 +209,7 @@ def find_checkpoints(directory: Path, *, now: datetime | None = None) -> list[Ch
         try:
             is_young = age_of(name, _begun(directory / name), oldest + _OLDEST) <= _OLDEST
             found = _load(directory / name, oldest) if is_young else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if found is not None:
             usable.append(found)
@@ -227,7 +227,7 @@ def remove_checkpoints(directory: Path) -> None:
 
 
 def _load(directory: Path, oldest: datetime) -> Checkpoint | None:
-    """None if no pack was committed. Raises ValueError, KeyError, TypeError or OSError for what is damaged."""
+    """None if no pack was committed. Raises ValueError, KeyError, TypeError, AttributeError or OSError for what is damaged."""
     document = unseal((directory / "run.json").read_bytes())
     if document["version"] != _VERSION:
         return None
@@ -242,6 +242,8 @@ def _load(directory: Path, oldest: datetime) -> Checkpoint | None:
         frames, groups = (int(frames_size), frames_digest), (int(groups_size), groups_digest)
     if not frames[0]:
         return None
+    if not all(is_pack_name(name) for name in packs):
+        raise ValueError("it names what is no pack")
     for part, (size_bytes, expected) in (("frames", frames), ("groups", groups)):
         if digested(file_blocks(directory / part, size_bytes)).hex != expected:
             raise ValueError(f"{part} is damaged")

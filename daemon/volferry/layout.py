@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from volferry.errors import UsageError
-from volferry.model import BACKUP_ID, BackupRef
+from volferry.model import BackupRef, is_backup_id
 
 if TYPE_CHECKING:
     from volferry.archive.digests import ObjectDigest
@@ -24,6 +24,15 @@ def encode_name(name: str) -> str:
             f"{name[:60]!r} cannot be a name in a store: it is {'too long' if name else 'empty'}"
         )
     return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded
+
+
+def decode_name(segment: str) -> str | None:
+    """The inverse of `encode_name`; None for a segment that it gives for no name."""
+    try:
+        name = unquote(segment, errors="strict")
+        return name if encode_name(name) == segment else None
+    except (UnicodeError, UsageError):
+        return None
 
 
 def manifest_key(ref: BackupRef) -> str:
@@ -61,12 +70,14 @@ def needed_objects(ref: BackupRef, manifest: Manifest) -> dict[str, ObjectDigest
 
 
 def ref_of_manifest(key: str) -> BackupRef | None:
-    """The inverse of `manifest_key`; None for a key of anything else."""
+    """The inverse of `manifest_key`; None for a key of anything else, also where a name is encoded in another way."""
     parts = key.split("/")
     if len(parts) != 4 or parts[0] != "manifests" or not parts[3].endswith(".json"):
         return None
-    ref = BackupRef(unquote(parts[1]), unquote(parts[2]), parts[3].removesuffix(".json"))
-    return ref if BACKUP_ID.fullmatch(ref.id) else None
+    host, volume, backup_id = decode_name(parts[1]), decode_name(parts[2]), parts[3].removesuffix(".json")
+    if host is None or volume is None or not is_backup_id(backup_id):
+        return None
+    return BackupRef(host, volume, backup_id)
 
 
 def manifests_prefix(host: str | None, volume: str | None) -> str:

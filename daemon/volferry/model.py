@@ -19,7 +19,28 @@ _LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC)
 MOST_AHEAD = timedelta(days=1)  # of an id whose clock may be believed
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
-BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
+_PACK_NUMBER = re.compile(r"[0-9]{4,}")
+# Of ids and of a manifest's times: outside of them, another time zone's is no date.
+FIRST_YEAR, LAST_YEAR = 1970, 9998
+
+
+def is_backup_id(text: str) -> bool:
+    """Whether it has the form of an id, and its time is one: `20261399T999999Z-abcdef` is none."""
+    if BACKUP_ID.fullmatch(text) is None:
+        return False
+    try:
+        return FIRST_YEAR <= datetime.fromisoformat(text[:15]).year <= LAST_YEAR
+    except ValueError:
+        return False
+
+
+def is_pack_name(name: object) -> bool:
+    """`<id>.<nnnn>`, of an id that is one."""
+    if not isinstance(name, str):
+        return False
+    backup_id, _, number = name.partition(".")
+    return _PACK_NUMBER.fullmatch(number) is not None and is_backup_id(backup_id)
 
 
 def new_backup_id(now: datetime, *, newest: str | None = None) -> str:
@@ -49,7 +70,7 @@ def _escaped(char: str) -> str:
 
 
 def time_of_id(backup_id: str) -> datetime:
-    """When the backup began, to the second."""
+    """When the backup began, to the second. Raises ValueError for what is no id (`is_backup_id`)."""
     # strptime takes ten times as long, and a store has thousands of ids.
     return datetime.fromisoformat(backup_id[:15]).replace(tzinfo=UTC)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from volferry.archive.digests import digested
 from volferry.archive.index import file_blocks
@@ -25,6 +24,7 @@ from volferry.errors import (
 from volferry.interrupts import held_back
 from volferry.layout import (
     BackupName,
+    decode_name,
     encode_name,
     files_key,
     frames_key,
@@ -247,8 +247,11 @@ class Repository:
         for kind in ("packs", "indexes", "manifests", "damaged"):
             for info in self.store.list(f"{kind}/{f'{encode_name(host)}/' if host is not None else ''}"):
                 parts = info.key.split("/")
-                if len(parts) == 4:
-                    found.add((unquote(parts[1]), unquote(parts[2])))
+                if len(parts) != 4:
+                    continue
+                of, volume = decode_name(parts[1]), decode_name(parts[2])
+                if of is not None and volume is not None:
+                    found.add((of, volume))
         return sorted(found)
 
     def objects(self, kind: str, host: str, volume: str) -> list[ObjectInfo]:

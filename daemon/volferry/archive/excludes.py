@@ -42,13 +42,10 @@ class Excludes:
         """Regular expressions for `list_command`: they match no directory that is not excluded. Excluded directories that they do not
         match are walked, and left out afterwards.
         """
-        found: list[str] = []
-        for pattern in self.patterns:
-            if pattern.startswith("!"):
-                found.clear()  # what patterns before it exclude, it may include
-            elif (expression := _expression(pattern)) is not None:
-                found.append(expression)
-        return found
+        if any(pattern.startswith("!") for pattern in self.patterns):
+            return []  # which of them wins is for the patterns' own library to say
+        expressions = (_expression(pattern) for pattern in self.patterns)
+        return [expression for expression in expressions if expression is not None]
 
 
 def _expression(pattern: str) -> str | None:

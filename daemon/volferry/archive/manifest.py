@@ -13,15 +13,16 @@ from volferry.archive.digests import ObjectDigest
 from volferry.archive.sealed import seal, unseal
 from volferry.checked import document_of, mistakes, value_of
 from volferry.errors import DamagedObject, NewerFormat
-from volferry.model import BACKUP_ID, PackInfo
+from volferry.model import BACKUP_ID, FIRST_YEAR, LAST_YEAR, PackInfo, is_backup_id, is_pack_name
 
 FORMAT_VERSION = 2
 MOST_FINDINGS = 1000
 
 
 Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
 BackupId = Annotated[str, Meta(pattern=rf"\A{BACKUP_ID.pattern}\Z")]
-PackName = Annotated[str, Meta(pattern=rf"\A{BACKUP_ID.pattern}\.\d{{4,}}\Z")]
+PackName = Annotated[str, Meta(pattern=rf"\A{BACKUP_ID.pattern}\.[0-9]{{4,}}\Z")]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
@@ -87,7 +88,7 @@ class DumpPart(_Part, frozen=True):
     name: str
     container: str
     source_bytes: Count
-    seconds: float
+    seconds: Seconds
 
 
 class FindingPart(_Part, frozen=True):
@@ -106,6 +107,8 @@ class PackPart(_Part, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         if (self.blake3 is None) == (self.xxh128 is None):
             raise ValueError("a pack has one of xxh128 and blake3")
+        if not is_pack_name(self.name):
+            raise ValueError(f"{self.name} names no time")
 
     @classmethod
     def of(cls, pack: PackInfo) -> PackPart:
@@ -157,8 +160,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
     started_at: datetime
     listed_at: datetime
     finished_at: datetime
-    seconds: float
-    downtime_seconds: float
+    seconds: Seconds
+    downtime_seconds: Seconds
     consistency: str
     containers: tuple[ContainerPart, ...]
     counts: CountsPart
@@ -168,6 +171,17 @@ class Manifest(_Part, frozen=True, kw_only=True):
     findings_total: Count
     packs: tuple[PackPart, ...]
     index: IndexPart
+
+    def __post_init__(self) -> None:
+        if not is_backup_id(self.id) or not (self.base is None or is_backup_id(self.base)):
+            raise ValueError("its id, or that of its base, names no time")
+        if not all(
+            FIRST_YEAR <= each.year <= LAST_YEAR
+            for each in (self.started_at, self.listed_at, self.finished_at)
+        ):
+            raise ValueError("it has a time that cannot be one")
+        if len({pack.name for pack in self.packs}) != len(self.packs):
+            raise ValueError("it names a pack twice")
 
     @property
     def volume_counts(self) -> CountsPart:

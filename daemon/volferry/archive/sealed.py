@@ -30,8 +30,16 @@ def unseal(data: bytes) -> dict[str, Any]:
         raise ValueError("it is cut off, or not sealed")
     if blake3(body).hexdigest().encode() != data[start:end]:
         raise ValueError("its content does not match its BLAKE3 digest")
-    document = json.loads(data)
+    try:
+        document = json.loads(data, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")
     del document["blake3"]
     return document
+
+
+def _no_number(text: str) -> float:
+    """JSON has no `NaN` and no `Infinity`, though Python's reader takes them."""
+    raise ValueError(f"{text} is not JSON")

@@ -84,7 +84,7 @@ def prune(
         )
     else:
         _print_total(done, uploads, dry_run=dry_run)
-    return 1 if failed else FINDINGS_EXIT_CODE if any(each.problems for each in done) else 0
+    return 1 if failed else FINDINGS_EXIT_CODE if any(each.problems or each.hollow for each in done) else 0
 
 
 def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tuple[str, str]]:
@@ -105,6 +105,10 @@ def _report(result: Pruning) -> None:
         )
     for line in result.locked:
         say(f"{result.volume}: {line}")
+    for ref in result.hollow:
+        say(
+            f"volferry: {ref} is not whole: objects that it needs are missing; `volferry verify {ref}` names them"
+        )
     for problem in result.problems:
         say(f"volferry: {result.volume}: no pack is deleted: {problem}")
 
@@ -159,6 +163,7 @@ def _document(result: Pruning) -> dict[str, Any]:
         "packs": result.packs,
         "freed_bytes": result.freed_bytes,
         "locked": result.locked,
+        "hollow": [ref.id for ref in result.hollow],
         "problems": result.problems,
     }
 

@@ -27,6 +27,7 @@ from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeNotEmpty
 from volferry.model import BIND_DRIVER
 
 if TYPE_CHECKING:
+    from volferry.archive.selection import Selection
     from volferry.model import BackupRef, RestoreStats, Volume
     from volferry.operations.backup_reader import BackupReader
     from volferry.run import Run
@@ -108,23 +109,7 @@ def restore(
         elif to is not None:
             report = restore_to(backup, selection, to, replace=replace)
         else:
-            if into is None and backup.manifest.volume.driver == BIND_DRIVER:
-                path = backup.manifest.volume.options.get("path", ref.volume)
-                raise UsageError(
-                    f"{ref} is of the directory {path}, and no volume: use --into VOLUME, or --to {path}"
-                )
-            target = into or ref.volume
-            stats = (
-                _restore(session, backup, target, run, wishes, replace=replace, named=into is not None)
-                if selection is None
-                else restore_selected(session, backup, selection, target, run, replace=replace, wishes=wishes)
-            )
-            report = Report(
-                _document(stats),
-                f"restored {ref} into volume {target}: {count_text(stats.entries, 'entry', 'entries')}, "
-                f"{size_text(stats.source_bytes)}, compared and equal, in {duration_text(stats.seconds)}",
-                stats.warnings,
-            )
+            report = _into_volume(session, backup, selection, into, run, wishes, replace=replace)
     if json:
         print_json(report.document)
     else:
@@ -138,6 +123,38 @@ def restore(
         say(f"not all of it could be restored as it was: {count_text(len(report.warnings), 'warning')}")
         return FINDINGS_EXIT_CODE
     return 0
+
+
+def _into_volume(
+    session: Session,
+    backup: BackupReader,
+    selection: Selection | None,
+    into: str | None,
+    run: Run,
+    wishes: Wishes,
+    *,
+    replace: bool,
+) -> Report:
+    """Raises UsageError for what is of no volume and is to go into none."""
+    ref = backup.ref
+    if into is None and backup.manifest.volume.driver == BIND_DRIVER:
+        path = backup.manifest.volume.options.get("path", ref.volume)
+        raise UsageError(
+            f"{ref} is of the directory {path}, and no volume: use --into VOLUME, or --to {path}"
+        )
+    target = into or ref.volume
+    stats = (
+        _restore(session, backup, target, run, wishes, replace=replace, named=into is not None)
+        if selection is None
+        else restore_selected(session, backup, selection, target, run, replace=replace, wishes=wishes)
+    )
+    compared = "compared and equal" if not stats.warnings else "compared"
+    return Report(
+        _document(stats),
+        f"restored {ref} into volume {target}: {count_text(stats.entries, 'entry', 'entries')}, "
+        f"{size_text(stats.source_bytes)}, {compared}, in {duration_text(stats.seconds)}",
+        stats.warnings,
+    )
 
 
 def _check_usage(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from volferry import damage
 from volferry.archive.manifest import Manifest
 from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
-from volferry.layout import files_key, frames_key, manifest_key, pack_key, ref_of_manifest
-from volferry.model import BACKUP_ID, BackupRef, Volume, VolumeUse, age_of
+from volferry.layout import files_key, frames_key, manifest_key, needed_objects, pack_key, ref_of_manifest
+from volferry.model import BackupRef, Volume, VolumeUse, age_of, is_backup_id
 from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, is_suspicious
 from volferry.retention import Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from datetime import datetime
 
     from volferry.manifest_cache import ManifestCache
@@ -41,6 +41,9 @@ class Pruning:
     freed_bytes: int = 0
     locked: list[str] = field(default_factory=list)  # what may not be deleted yet, each with until when
     hold: Hold | None = None  # what stays though the policy may not keep it
+    hollow: list[BackupRef] = field(
+        default_factory=list
+    )  # that miss objects; no other backup goes in their favour
     problems: list[str] = field(default_factory=list)  # because of which packs were left alone
 
 
@@ -63,8 +66,9 @@ def prune_volume(
     manifests = _manifests(repository, host, volume, cache, result)
     if manifests:
         newest = manifests[max(manifests, key=lambda ref: ref.id)]
-        times = [(ref.id, manifest.started_at.astimezone()) for ref, manifest in manifests.items()]
-        result.verdicts = judge(times, keep(volume_of(newest)))
+        sizes = {info.key: info.size for info in [*packs, *indexes]}
+        result.hollow = [ref for ref, manifest in manifests.items() if _is_hollow(ref, manifest, sizes)]
+        result.verdicts = _judged(manifests, result.hollow, keep(volume_of(newest)))
         # A backup that another machine has made meanwhile is newer than all of these, and only holds more.
         result.hold = find_hold(repository, manifests, hold)
         if result.hold is not None:
@@ -103,6 +107,32 @@ def _forget_marks(
     gone |= {key for ref in result.forgotten for key in (frames_key(ref), files_key(ref))}
     there = {info.key: info for info in objects if info.key not in gone}
     result.locked += damage.forget(repository, damage.Condition.from_lists(there, marks).void)
+
+
+def _is_hollow(ref: BackupRef, manifest: Manifest, sizes: Mapping[str, int]) -> bool:
+    """Whether an object that it needs is missing or of another size. One that has just ended may seem so."""
+    return any(
+        expected.other_size(sizes.get(key, -1)) for key, expected in needed_objects(ref, manifest).items()
+    )
+
+
+def _judged(
+    manifests: Mapping[BackupRef, Manifest], hollow: Collection[BackupRef], policy: Keep
+) -> list[Verdict]:
+    """Newest first. What a policy keeps is counted in whole backups; a hollow one goes when the policy lets it go, and takes
+    no whole one's place.
+    """
+    times = {ref: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
+    verdicts = judge([(ref.id, time) for ref, time in times.items()], policy)
+    if not hollow:
+        return verdicts
+    whole = judge([(ref.id, time) for ref, time in times.items() if ref not in hollow], policy)
+    hollow_ids = {ref.id for ref in hollow}
+    return sorted(
+        [*whole, *(verdict for verdict in verdicts if verdict.id in hollow_ids)],
+        key=lambda verdict: verdict.id,
+        reverse=True,
+    )
 
 
 def volume_of(manifest: Manifest) -> Volume:
@@ -210,7 +240,7 @@ def _the_same(repository: Repository, result: Pruning, packs: Iterable[ObjectInf
 def _is_old(info: ObjectInfo, name: str, oldest: datetime, now: datetime) -> bool:
     """By the younger of its name and its own time: a copy in a replica has an old name."""
     backup_id = name.partition(".")[0]
-    return BACKUP_ID.fullmatch(backup_id) is not None and age_of(backup_id, info.modified, now) > now - oldest
+    return is_backup_id(backup_id) and age_of(backup_id, info.modified, now) > now - oldest
 
 
 def _delete(repository: Repository, info: ObjectInfo, result: Pruning, dry_run: bool) -> bool:  # noqa: FBT001

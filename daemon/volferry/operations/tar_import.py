@@ -28,6 +28,7 @@ def import_tar(archive: ForeignTar, strip: int, target: Place, volume: str, obse
     """
     observer.phase("importing")
     _extract(foreign_extract_command(target.directory, strip), archive.pieces(), target, observer)
+    run(target, sync_command(target.directory), "writing the volume to the disk")
     unmark(target.helper, volume)
     if archive.seen.root:
         _extract(extract_command(target.directory), [archive.seen.root], target, observer)

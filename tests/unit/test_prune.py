@@ -1,0 +1,131 @@
+"""What prune deletes follows from manifests that are whole, and from backups that are."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.parts.local_helper import LocalVolume
+from tests.parts.memory_store import Clock, Contents, MemoryStore
+from volferry.layout import pack_key
+from volferry.manifest_cache import ManifestCache
+from volferry.observer import Silent
+from volferry.operations.prune import Pruning, prune_volume
+from volferry.operations.verify import Verifier
+from volferry.repository import Repository
+from volferry.retention import Keep, Within
+from volferry.stores.base import put
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from volferry.model import BackupStats
+
+
+@pytest.fixture
+def contents() -> Contents:
+    return Contents("main", Clock())
+
+
+@pytest.fixture
+def repository(contents: Contents) -> Repository:
+    return Repository.open_or_create(MemoryStore(contents))[0]
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> LocalVolume:
+    (tmp_path / "data").mkdir()
+    return LocalVolume(tmp_path / "data", tmp_path / "state")
+
+
+def backups(volume: LocalVolume, repository: Repository, count: int) -> list[BackupStats]:
+    found = []
+    for number in range(count):
+        (volume.data / f"file{number}").write_bytes(os.urandom(300_000))
+        found.append(volume.back_up(repository))
+    return found
+
+
+def prune(repository: Repository, keep: Keep, cache: ManifestCache | None = None) -> Pruning:
+    return prune_volume(
+        repository, "host", "vol", keep=lambda _: keep, grace=Within("7d"), cache=cache, dry_run=False
+    )
+
+
+def test_a_flipped_bit_of_a_manifest_that_this_machine_keeps_deletes_no_pack(
+    tmp_path: Path, contents: Contents, repository: Repository, volume: LocalVolume
+) -> None:
+    cache = ManifestCache(tmp_path / "manifests.sqlite")
+    made = backups(volume, repository, 2)
+    assert len(repository.manifests(host="host", volume="vol", cache=cache)) == 2
+    with closing(sqlite3.connect(tmp_path / "manifests.sqlite")) as database, database:
+        for key, data in database.execute("SELECT key, data FROM manifests").fetchall():
+            flipped = data.replace(b'.0000"', b'.0001"')
+            assert flipped != data
+            database.execute("UPDATE manifests SET data = ? WHERE key = ?", (flipped, key))
+    contents.clock.now += timedelta(days=10_000)
+    assert prune(repository, Keep(last=10), cache).packs == []
+    verifier = Verifier(repository, read=False, spool=tmp_path, observer=Silent())
+    assert [verifier.verify(each.ref).findings for each in made] == [(), ()]
+
+
+def test_a_backup_that_misses_objects_is_not_kept_in_place_of_a_good_one(
+    contents: Contents, repository: Repository, volume: LocalVolume
+) -> None:
+    made = [each.ref for each in backups(volume, repository, 4)]
+    (own,) = {pack.name for pack in repository.manifest(made[-1]).packs if pack.name.startswith(made[-1].id)}
+    repository.store.delete(pack_key(made[-1], own))
+    result = prune(repository, Keep(last=1))
+    assert result.hollow == [made[-1]]
+    assert set(repository.refs()) == {made[-2], made[-1]}  # the newest whole one, and the newest
+    assert set(result.forgotten) == set(made[:2])
+
+
+def test_hollow_backups_go_when_the_policy_lets_them_go(
+    contents: Contents, repository: Repository, volume: LocalVolume
+) -> None:
+    made = [each.ref for each in backups(volume, repository, 3)]
+    for pack in repository.manifest(made[0]).packs:
+        repository.store.delete(pack_key(made[0], pack.name))
+    volume.settings = {"full": True}
+    made.append(backups(volume, repository, 1)[0].ref)
+    assert prune(repository, Keep(last=1)).forgotten == made[:3]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "20261399T999999Z-abcdef",
+        "00010101T000000Z-abcdef",
+        "99991231T235959Z-abcdef",
+        "20260230T000000Z-abcdef",
+    ],
+)
+def test_a_manifest_whose_id_is_no_date_harms_neither_backup_nor_prune(
+    repository: Repository, volume: LocalVolume, name: str
+) -> None:
+    put(repository.store, f"manifests/host/vol/{name}.json", b"{}")
+    put(repository.store, f"packs/host/vol/{name}.0000.tar.zst", b"")
+    put(repository.store, f"indexes/host/vol/{name}.files.zst", b"")
+    made = backups(volume, repository, 2)
+    assert list(repository.refs()) == [each.ref for each in made]
+    result = prune(repository, Keep(last=1))
+    assert result.packs == []
+    assert result.problems == [f"manifests/host/vol/{name}.json is not a manifest that this volferry knows"]
+    assert len(volume.back_up(repository).ref.id) == len(name)
+
+
+@pytest.mark.parametrize("segment", ["%76ol", "vol%2", "%ff", "%2e", "vo%6C"])
+def test_a_name_that_is_encoded_otherwise_is_no_backup(
+    repository: Repository, volume: LocalVolume, segment: str
+) -> None:
+    (made,) = backups(volume, repository, 1)
+    put(repository.store, f"manifests/host/{segment}/20260101T000000Z-abcdef.json", b"{}")
+    put(repository.store, f"manifests/{segment}/vol/20260101T000000Z-abcdef.json", b"{}")
+    assert list(repository.refs()) == [made.ref]
+    assert repository.volumes() == [("host", "vol")]
