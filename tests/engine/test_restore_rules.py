@@ -180,7 +180,7 @@ def test_a_replace_that_fails_on_the_way_is_not_taken_for_a_whole_volume(world: 
     pack.write_bytes(data)
     expected = snapshot(world.data(volume))
 
-    world.cli("restore", volume, "--replace").fails_with(pack.name, "damaged")
+    world.cli("restore", volume, "--replace", "--trust").fails_with(pack.name, "damaged")
 
     world.cli("backup", volume).fails_with("interrupted restore", "--replace")
     pack.write_bytes(good)
@@ -303,3 +303,35 @@ def test_a_volume_in_memory_is_refused(
     world.cli("restore", volume, "file", "--into", memory).fails_with(said, code=2)
     world.cli("import", str(tmp_path), "--into", memory).fails_with(said, code=2)
     assert world.own_containers() == []
+
+
+@pytest.mark.parametrize("paths", [(), ("file",)])
+def test_a_damaged_backup_costs_nothing_of_what_it_would_replace(
+    world: World, backed_up: tuple[str, dict[bytes, Node]], paths: tuple[str, ...]
+) -> None:
+    volume, _ = backed_up
+    other = make_other_content(world, volume)
+    (pack,) = world.objects("packs")
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    world.cli("restore", volume, *paths, "--replace").fails_with("is damaged")
+    assert_same(other, snapshot(world.data(volume)))
+    world.cli("restore", volume, *paths, "--replace", "--trust").fails_with("is damaged")
+    assert world.own_containers() == []
+
+
+def test_a_backup_of_a_volume_in_memory_says_that_it_is(world: World) -> None:
+    memory = world.volume(options={"type": "tmpfs", "device": "tmpfs"})
+    container = world.container(memory)
+    container.exec_run(["sh", "-c", "echo content >/data/file"])
+    done = world.cli("backup", memory, "--json").exits(3)
+    (report,) = done.json["backups"]
+    assert [(each["kind"], each["path"]) for each in report["findings"]] == [("volatile", "")]
+    world.cli("migrate", memory, "--to", world.cli.docker_host, "--rename", f"{memory}=copy").fails_with(
+        "in memory"
+    )
+    container.reload()
+    assert container.status == "running"
+    world.cli("restore", memory, "--into", world.name()).exits(0)

@@ -124,3 +124,22 @@ ssize_t lgetxattr(const char *p, const char *n, void *to, size_t size) { REAL(lg
 ssize_t fgetxattr(int fd, const char *n, void *to, size_t size) { REAL(fgetxattr); FAIL_FD("lgetxattr", fd, 0, -1); return real(fd, n, to, size); }
 acl_t acl_get_file(const char *p, acl_type_t type) { REAL(acl_get_file); FAIL_AT("acl_get_file", AT_FDCWD, p, NULL); return real(p, type); }
 acl_t acl_get_fd(int fd) { REAL(acl_get_fd); FAIL_FD("acl_get_file", fd, 0, NULL); return real(fd); }
+
+/* what `tar` sets of what it extracts */
+int fchownat(int d, const char *p, uid_t u, gid_t g, int flags) { REAL(fchownat); FAIL_AT("chown", d, p, -1); return real(d, p, u, g, flags); }
+int fchown(int fd, uid_t u, gid_t g) { REAL(fchown); FAIL_FD("chown", fd, 0, -1); return real(fd, u, g); }
+int fchmodat(int d, const char *p, mode_t mode, int flags) { REAL(fchmodat); FAIL_AT("chmod", d, p, -1); return real(d, p, mode, flags); }
+int fchmod(int fd, mode_t mode) { REAL(fchmod); FAIL_FD("chmod", fd, 0, -1); return real(fd, mode); }
+int utimensat(int d, const char *p, const struct timespec t[2], int flags) { REAL(utimensat); FAIL_AT("utime", d, p, -1); return real(d, p, t, flags); }
+int futimens(int fd, const struct timespec t[2]) { REAL(futimens); FAIL_FD("utime", fd, 0, -1); return real(fd, t); }
+int setxattr(const char *p, const char *n, const void *v, size_t size, int flags) { REAL(setxattr); FAIL_AT("setxattr", AT_FDCWD, p, -1); return real(p, n, v, size, flags); }
+int lsetxattr(const char *p, const char *n, const void *v, size_t size, int flags) { REAL(lsetxattr); FAIL_AT("setxattr", AT_FDCWD, p, -1); return real(p, n, v, size, flags); }
+int fsetxattr(int fd, const char *n, const void *v, size_t size, int flags) { REAL(fsetxattr); FAIL_FD("setxattr", fd, 0, -1); return real(fd, n, v, size, flags); }
+int acl_set_file(const char *, acl_type_t, acl_t);
+int acl_set_file(const char *p, acl_type_t type, acl_t acl) { REAL(acl_set_file); FAIL_AT("acl_set_file", AT_FDCWD, p, -1); return real(p, type, acl); }
+ssize_t write(int fd, const void *from, size_t size) { REAL(write); FAIL_FD("write", fd, lseek(fd, 0, SEEK_CUR), -1); return real(fd, from, size); }
+int symlinkat(const char *to, int d, const char *p) { REAL(symlinkat); FAIL_AT("symlink", d, p, -1); return real(to, d, p); }
+int linkat(int od, const char *o, int d, const char *p, int flags) { REAL(linkat); FAIL_AT("link", d, p, -1); return real(od, o, d, p, flags); }
+int mkfifoat(int d, const char *p, mode_t mode) { REAL(mkfifoat); FAIL_AT("mknod", d, p, -1); return real(d, p, mode); }
+int mknodat(int d, const char *p, mode_t mode, dev_t dev) { REAL(mknodat); FAIL_AT("mknod", d, p, -1); return real(d, p, mode, dev); }
+int mkdirat(int d, const char *p, mode_t mode) { REAL(mkdirat); FAIL_AT("mkdir", d, p, -1); return real(d, p, mode); }

@@ -10,11 +10,28 @@ _REFUSED = (
 )
 _NAME = rb'"(?:[^"\\]|\\.)*"'
 # Whole lines of GNU tar with `--quoting-style=c`, in the C locale, and what of an entry could not be set. tar goes on after each, and ends with
-# status 2.
+# status 2. The table is compared with what the real tar says under injected errors (tests/safety/test_write_faults.py).
 _KINDS = (
     ("owner", re.compile(rb"tar: %s: Cannot change ownership to uid \d+, gid \d+: %s" % (_NAME, _REFUSED))),
     ("mode", re.compile(rb"tar: %s: Cannot change mode to [-rwxsStT]{9}: %s" % (_NAME, _REFUSED))),
     ("time", re.compile(rb"tar: %s: Cannot utime: %s" % (_NAME, _REFUSED))),
+    # These have the name as it is, and leave the status at 0 on their own.
+    (
+        "attribute",
+        re.compile(
+            rb"tar: [fl]?setxattr(?:at)?: Cannot set '[^']*' extended attribute for file '.*': %s" % _REFUSED
+        ),
+    ),
+    (
+        "access list",
+        re.compile(
+            rb"tar: acl_(?:set|delete_def)_file(?:_at)?: Cannot set POSIX ACLs for file '.*': %s" % _REFUSED
+        ),
+    ),
+    (
+        "context",
+        re.compile(rb"tar: [fl]?setfilecon(?:at)?: Cannot set SELinux context for file '.*': %s" % _REFUSED),
+    ),
 )
 _SUMMARY = b"tar: Exiting with failure status due to previous errors"
 _MOST_LINES = 20

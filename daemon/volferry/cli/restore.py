@@ -74,6 +74,14 @@ def restore(
         ),
     ] = False,
     labels: LabelsOption = None,
+    prove_first: Annotated[
+        bool | None,
+        typer.Option(
+            "--prove/--trust",
+            help="With --replace, read all of the backup once before anything is deleted; default: where the store is a "
+            "directory.",
+        ),
+    ] = None,
     glob: Annotated[bool, typer.Option("--glob", help="PATHs are shell patterns.")] = False,
     dump: DumpOption = None,
     json: JsonOption = False,
@@ -109,7 +117,9 @@ def restore(
         elif to is not None:
             report = restore_to(backup, selection, to, replace=replace)
         else:
-            report = _into_volume(session, backup, selection, into, run, wishes, replace=replace)
+            report = _into_volume(
+                session, backup, selection, into, run, wishes, replace=replace, prove_first=prove_first
+            )
     if json:
         print_json(report.document)
     else:
@@ -134,6 +144,7 @@ def _into_volume(
     wishes: Wishes,
     *,
     replace: bool,
+    prove_first: bool | None,
 ) -> Report:
     """Raises UsageError for what is of no volume and is to go into none."""
     ref = backup.ref
@@ -143,11 +154,23 @@ def _into_volume(
             f"{ref} is of the directory {path}, and no volume: use --into VOLUME, or --to {path}"
         )
     target = into or ref.volume
-    stats = (
-        _restore(session, backup, target, run, wishes, replace=replace, named=into is not None)
-        if selection is None
-        else restore_selected(session, backup, selection, target, run, replace=replace, wishes=wishes)
-    )
+    if prove_first is None:  # a directory is near; all of a bucket would be fetched twice
+        prove_first = not session.store.url.startswith("s3://")
+    if selection is None:
+        stats = _restore(
+            session,
+            backup,
+            target,
+            run,
+            wishes,
+            replace=replace,
+            named=into is not None,
+            prove_first=prove_first,
+        )
+    else:
+        stats = restore_selected(
+            session, backup, selection, target, run, replace=replace, wishes=wishes, prove_first=prove_first
+        )
     compared = "compared and equal" if not stats.warnings else "compared"
     return Report(
         _document(stats),
@@ -190,8 +213,9 @@ def _restore(
     *,
     replace: bool,
     named: bool,
+    prove_first: bool,
 ) -> RestoreStats:
-    from volferry.operations.restore import is_marked, restore_backup  # noqa: PLC0415
+    from volferry.operations.restore import is_marked, prove, restore_backup  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
         helper, observer = found.helper, found.observer
@@ -200,6 +224,8 @@ def _restore(
             raise VolumeNotEmpty(
                 _not_empty(found.volume, backup.ref, new=found.new, named=named, marked=marked)
             )
+        if prove_first and not found.empty:
+            prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
         try:
             return restore_backup(
                 backup,

@@ -54,10 +54,11 @@ def restore_selected(
     *,
     replace: bool,
     wishes: Wishes,
+    prove_first: bool,
 ) -> RestoreStats:
     """Into a volume, whose other content stays."""
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
-    from volferry.operations.restore import is_marked, mark_text  # noqa: PLC0415
+    from volferry.operations.restore import is_marked, mark_text, prove  # noqa: PLC0415
     from volferry.operations.restore_paths import MARKED_PATHS, restore_paths  # noqa: PLC0415
 
     excerpt = BackupExcerpt(backup, selection)
@@ -72,6 +73,8 @@ def restore_selected(
                 f"volume {target} holds the rest of an interrupted restore: `volferry restore BACKUP --replace` "
                 "completes it"
             )
+        if prove_first and replace and not empty:
+            prove(excerpt.tar_stream(frozenset()), excerpt.source_bytes, observer)
         try:
             return restore_paths(
                 excerpt,

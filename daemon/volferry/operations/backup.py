@@ -28,7 +28,7 @@ from volferry.archive.manifest import (
 )
 from volferry.checkpoint import remove_checkpoints
 from volferry.index_cache import IndexFiles
-from volferry.model import BackupStats, Volume, printable
+from volferry.model import BackupStats, Finding, Volume, printable
 from volferry.operations.suspicion import suspicion
 from volferry.operations.volume_pass import MOVING, Work, read_volume
 
@@ -97,8 +97,7 @@ def backup_volume(
         )
         stats = _stats(found, earlier, digests, started, still.downtime_seconds, dumps)
         manifest = _manifest(work, found, stats, digests, started_at, still.mode, dumps)
-        if work.settings.suspicious:
-            stats, manifest = _compared(work, found, index, stats, manifest)
+        stats, manifest = _with_findings_of_all(work, found, index, stats, manifest)
         found.writer.put_index(index.frames, index.files)
         # The last look before it exists: another machine's prune may have had a clock that is wrong.
         repository.require(found.ref, manifest)
@@ -109,27 +108,31 @@ def backup_volume(
     return stats
 
 
-def _compared(
+def _with_findings_of_all(
     work: Work, found: Read, index: IndexFiles, stats: BackupStats, manifest: Manifest
 ) -> tuple[BackupStats, Manifest]:
-    """With the finding, if it is suspiciously unlike the backup before."""
-    finding = suspicion(
-        work.repository,
-        manifest,
-        found.base.manifest,
-        files=index.files,
-        cache=work.state.cache,
-        spool=work.spool,
-        observer=work.observer,
-    )
-    if finding is None:
-        return stats, manifest
-    work.observer.finding(finding)
-    total = stats.findings_total + 1
+    """With what is found of the volume as a whole: that it is suspiciously unlike the backup before, or in memory."""
+    found_of_all: list[Finding] = []
+    if work.settings.suspicious:
+        finding = suspicion(
+            work.repository,
+            manifest,
+            found.base.manifest,
+            files=index.files,
+            cache=work.state.cache,
+            spool=work.spool,
+            observer=work.observer,
+        )
+        found_of_all += [finding] if finding is not None else []
+    if work.volume.in_memory:
+        found_of_all.append(Finding("volatile", b"", "is in memory, and empty once its last container stops"))
+    for each in found_of_all:
+        work.observer.finding(each)
+    total = stats.findings_total + len(found_of_all)
     # First: of very many, the last are not kept.
-    stats = replace(stats, findings=(finding, *stats.findings)[:MOST_FINDINGS], findings_total=total)
-    part = FindingPart(kind=finding.kind, path="", detail=finding.detail)
-    findings = (part, *manifest.findings)[:MOST_FINDINGS]
+    stats = replace(stats, findings=(*found_of_all, *stats.findings)[:MOST_FINDINGS], findings_total=total)
+    parts = [FindingPart(kind=each.kind, path="", detail=each.detail) for each in found_of_all]
+    findings = (*parts, *manifest.findings)[:MOST_FINDINGS]
     return stats, msgspec.structs.replace(manifest, findings=findings, findings_total=total)
 
 

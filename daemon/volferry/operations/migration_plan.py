@@ -110,6 +110,8 @@ def look_at_targets(
         except NoSuchVolume:
             _look_at_new(plan, each, target, drivers, image)
             continue
+        if found.in_memory:
+            plan.obstacles.append(_memory(name, each))
         running = [use.container for use in found.uses if use.running]
         if running:
             plan.obstacles.append(
@@ -127,10 +129,20 @@ def look_at_targets(
     _look_for_room(plan, existing, helper)
 
 
+def _memory(name: str, each: PlannedVolume) -> str:
+    return (
+        f"volume {name} would be in memory on the target, and empty once nothing uses it: "
+        f"--option {each.source.name}:type= (and so for its other options) makes it a plain one"
+    )
+
+
 def _look_at_new(
     plan: MigrationPlan, each: PlannedVolume, target: Engine, drivers: Iterable[str], image: str
 ) -> None:
     name, driver = each.target.name, each.target.driver
+    if each.target.in_memory:
+        plan.obstacles.append(_memory(name, each))
+        return
     if driver not in drivers:
         plan.obstacles.append(
             f"volume {name} has the driver {driver!r}, which the target lacks: install it there, or --driver {each.source.name}=local"

@@ -69,6 +69,17 @@ def unmark(helper: Helper, volume: str) -> None:
     _run(helper, unmark_command(helper.directory(volume)), "writing the volume")
 
 
+def prove(stream: Iterator[bytes], total_bytes: int, observer: Observer) -> None:
+    """Reads all that a restore is going to write, and checks each digest on the way: before anything is deleted in its favour. Raises
+    DamagedObject, StoreError.
+    """
+    observer.phase("checking the backup", total_bytes=total_bytes)
+    done = 0
+    for piece in stream:
+        done += len(piece)
+        observer.advance(done_bytes=done, done_entries=0)
+
+
 def restore_backup(
     backup: BackupReader,
     volume: str,

@@ -9,16 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import (
-    RESTORE_MARK,
-    create_command,
-    extract_command,
-    list_command,
-    sync_command,
-)
-from volferry.archive.findlog import FindLog
+from volferry.archive.commands import create_command, extract_command, sync_command
 from volferry.archive.index import file_blocks
-from volferry.archive.listing import Entry, ListingReader, parse_record, path_of, split_records
+from volferry.archive.listing import Entry, parse_record, path_of, split_records
 from volferry.archive.scripts import SCRIPT_COMMAND, delete_paths_script
 from volferry.archive.tarlog import TarLog
 from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, clear_command, digest_command
@@ -28,7 +21,7 @@ from volferry.model import printable
 from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
 from volferry.operations.comparison import MIGRATED, check_same
-from volferry.operations.volume_listing import any_data
+from volferry.operations.place_listing import list_place, list_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +34,6 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _FEED_BYTES = 16 << 10
 _MOST_LINES = 20
-_MARK = RESTORE_MARK.encode() + b"//"
 _PROGRESS_ENTRIES = 4096
 
 
@@ -113,7 +105,7 @@ class Transfer:
                 place = (self._source, self._target)[number]
                 if number:
                     run(place, sync_command(place.directory), "writing the volume to the disk")
-                sides[number] = _list(place, self._spool / f"check.{number}", marked=bool(number))
+                sides[number] = list_place(place, self._spool / f"check.{number}", marked=bool(number))
             except BaseException as error:  # noqa: BLE001 -- raised below
                 sides[number] = error
 
@@ -145,7 +137,7 @@ class Transfer:
 
     def _known_of_target(self, now: ListingFile) -> Known:
         """Of what is the same, the source's record; of all else the target's, which is never equal to one of the source."""
-        there = _list(self._target, self._spool / "there", marked=True)
+        there = list_place(self._target, self._spool / "there", marked=True)
         candidates = self._spool / "candidates"
         with candidates.open("wb") as out:
             for mine, other in paired_records(now.records(), there.records()):
@@ -187,13 +179,6 @@ class Transfer:
             while process.read(_READ_BYTES):
                 pass
         checked(process.wait(), lines, "writing the volume")
-
-
-def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
-    """Raises CommandFailed, also if it holds half of something."""
-    found = _list(place, path, marked=False, written_back=True)
-    observer.advance(done_bytes=0, done_entries=found.entries)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,65 +271,6 @@ class Lines:
 def checked(status: int, lines: Lines, what: str) -> None:
     if status:
         raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
-
-
-def _list(place: Place, path: Path, *, marked: bool, written_back: bool = False) -> ListingFile:
-    """`marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many. With `written_back`, as
-    in `list_command`, and files that are said to have no blocks are looked at.
-    """
-    log = FindLog()
-    at = place.helper.now().timestamp()
-    process = place.helper.start(
-        list_command(place.directory, place.helper.spool, written_back=written_back),
-        on_stderr=log.line,
-        bulk="stdout",
-    )
-    blocks = iter(lambda: process.read(_READ_BYTES), b"")
-    unallocated = path.with_name(f"{path.name}.unallocated")
-    try:
-        with unallocated.open("wb") as found:
-            reader = ListingReader(blocks, unallocated=lambda record: found.write(path_of(record) + b"\0"))
-            entries, source_bytes = _kept(reader.records(), path, marked=marked)
-            any_unallocated = found.tell() > 0
-    except CommandFailed as error:
-        for _ in blocks:  # what nobody reads would never end
-            pass
-        process.wait()
-        raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
-    why = log.why_failed(process.wait())
-    if why is None and not entries:
-        why = "it has no root directory"
-    if why is not None:
-        raise CommandFailed(f"listing the volume failed: {why}")
-    # A volume that is to go on elsewhere goes there whole, or stays.
-    for finding in log.findings.values():
-        if finding.kind != "vanished":
-            raise CommandFailed(f"listing the volume failed: {printable(finding.path)!r} {finding.detail}")
-        if not written_back:
-            raise RestoreMismatch(f"{printable(finding.path)!r} {finding.detail}")
-    holes = not (written_back and any_unallocated) or not any_data(place.helper, place.directory, unallocated)
-    return ListingFile(path, reader.trusted_seconds(at), entries, source_bytes, holes)
-
-
-def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, int]:
-    """Writes those of entries that can be moved to a local file. Returns how many there are, and the sum of the sizes of regular files."""
-    entries = source_bytes = 0
-    with path.open("wb") as out:
-        for record in records:
-            if record.startswith(_MARK):
-                if not marked:
-                    raise CommandFailed(
-                        "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"
-                    )
-                continue
-            meta = record.partition(b"//")[2]
-            if meta.startswith(b"s ") and not marked:
-                continue  # a socket means nothing without the process that made it
-            out.write(record + b"\0")
-            entries += 1
-            if meta.startswith(b"f "):
-                source_bytes += int(meta.split(b" ", 5)[4])
-    return entries, source_bytes
 
 
 def _entries(listing: ListingFile) -> Iterator[Entry]:

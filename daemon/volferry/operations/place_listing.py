@@ -1,0 +1,89 @@
+"""The listing of one side of a transfer, in a local file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volferry.archive.commands import RESTORE_MARK, list_command
+from volferry.archive.findlog import FindLog
+from volferry.archive.listing import ListingReader, path_of
+from volferry.errors import CommandFailed, RestoreMismatch
+from volferry.model import printable
+from volferry.operations.changes import ListingFile
+from volferry.operations.volume_listing import any_data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from volferry.observer import Observer
+    from volferry.operations.places import Place
+
+_READ_BYTES = 1 << 20
+_MARK = RESTORE_MARK.encode() + b"//"
+
+
+def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
+    """Raises CommandFailed, also if it holds half of something."""
+    found = list_place(place, path, marked=False, written_back=True)
+    observer.advance(done_bytes=0, done_entries=found.entries)
+    return found
+
+
+def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = False) -> ListingFile:
+    """`marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many. With `written_back`, as
+    in `list_command`, and files that are said to have no blocks are looked at.
+    """
+    log = FindLog()
+    at = place.helper.now().timestamp()
+    process = place.helper.start(
+        list_command(place.directory, place.helper.spool, written_back=written_back),
+        on_stderr=log.line,
+        bulk="stdout",
+    )
+    blocks = iter(lambda: process.read(_READ_BYTES), b"")
+    unallocated = path.with_name(f"{path.name}.unallocated")
+    try:
+        with unallocated.open("wb") as found:
+            reader = ListingReader(blocks, unallocated=lambda record: found.write(path_of(record) + b"\0"))
+            entries, source_bytes = _kept(reader.records(), path, marked=marked)
+            any_unallocated = found.tell() > 0
+    except CommandFailed as error:
+        for _ in blocks:  # what nobody reads would never end
+            pass
+        process.wait()
+        raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
+    why = log.why_failed(process.wait())
+    if why is None and not entries:
+        why = "it has no root directory"
+    if why is not None:
+        raise CommandFailed(f"listing the volume failed: {why}")
+    # A volume that is to go on elsewhere goes there whole, or stays.
+    for finding in log.findings.values():
+        if finding.kind != "vanished":
+            raise CommandFailed(f"listing the volume failed: {printable(finding.path)!r} {finding.detail}")
+        if not written_back:
+            raise RestoreMismatch(f"{printable(finding.path)!r} {finding.detail}")
+    holes = not (written_back and any_unallocated) or not any_data(place.helper, place.directory, unallocated)
+    return ListingFile(path, reader.trusted_seconds(at), entries, source_bytes, holes)
+
+
+def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, int]:
+    """Writes those of entries that can be moved to a local file. Returns how many there are, and the sum of the sizes of regular files."""
+    entries = source_bytes = 0
+    with path.open("wb") as out:
+        for record in records:
+            if record.startswith(_MARK):
+                if not marked:
+                    raise CommandFailed(
+                        "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"
+                    )
+                continue
+            meta = record.partition(b"//")[2]
+            if meta.startswith(b"s ") and not marked:
+                continue  # a socket means nothing without the process that made it
+            out.write(record + b"\0")
+            entries += 1
+            if meta.startswith(b"f "):
+                source_bytes += int(meta.split(b" ", 5)[4])
+    return entries, source_bytes
