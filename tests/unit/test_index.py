@@ -17,10 +17,10 @@ from volferry.archive.index import (
     compress_file,
     decompress,
     group_bytes,
-    read_files,
+    parse_groups,
     read_frames,
 )
-from volferry.archive.listing import Entry
+from volferry.archive.listing import Entry, parse_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,8 +33,8 @@ locations = st.builds(
     group=st.integers(0, 2**40),
     pack=st.integers(0, 99999).map("20260102T030405Z-0a1b2c.{:04d}".format),
     offset=st.integers(0, 2**50),
-    stored_bytes=st.integers(0, 2**30),
-    raw_bytes=st.integers(0, 2**30),
+    stored_bytes=st.integers(1, 4 << 20),
+    raw_bytes=st.integers(1, 4 << 20),
     digest=st.binary(min_size=32, max_size=32).map(bytes.hex),
 )
 paths = st.binary(max_size=20).filter(
@@ -46,6 +46,12 @@ entries = st.builds(
     meta=st.binary(max_size=9).filter(lambda target: b"\0" not in target).map(lambda target: META + target),
 )
 groups = st.lists(st.tuples(st.integers(0, 2**40), st.lists(entries, min_size=1, max_size=5)), max_size=6)
+
+
+def read_files(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[Entry]]]:
+    """Without the rules that entries keep among themselves (index_check.py)."""
+    for number, records in parse_groups(decompress(blocks)):
+        yield number, [parse_record(record) for record in records]
 
 
 def compressed(parts: Iterable[bytes]) -> tuple[bytes, ObjectDigest]:
@@ -78,6 +84,7 @@ both = pytest.mark.parametrize(("make", "read"), OBJECTS.values(), ids=OBJECTS)
 
 @given(st.lists(locations, max_size=20))
 def test_frame_locations_are_the_same_after_they_were_written_and_read(some: list[FrameLocation]) -> None:
+    some = sorted(some, key=lambda location: location.group)
     data, _ = compressed(location.line for location in some)
     assert list(read_frames([data])) == some
 

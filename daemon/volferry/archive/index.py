@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import zstandard
 
 from volferry.archive.digests import digested
+from volferry.archive.frames import MAX_BYTES
+from volferry.archive.index_check import checked_groups
 from volferry.archive.listing import UNTRUSTED, Entry, parse_record, path_of, split_records
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _LEVEL = 3
 _BLOCK_BYTES = 1 << 18
 _PIECE_BYTES = 1 << 10
+_MOST_STORED_BYTES = MAX_BYTES + (MAX_BYTES >> 7) + (1 << 10)  # zstd's own bound is below that
 _FRAME_LINE = re.compile(rb"(\d+) ([0-9TZ]+-[0-9a-f]{6}\.\d{4,}) (\d+) (\d+) (\d+) ([0-9a-f]{64})")
 _GROUP_RECORD = re.compile(rb"/(\d+) (\d+)")
 
@@ -115,6 +118,7 @@ def read_frames(blocks: Iterable[bytes]) -> Iterator[FrameLocation]:
 def parse_frames(blocks: Iterable[bytes]) -> Iterator[FrameLocation]:
     """As `read_frames`, of what is not compressed."""
     rest = b""
+    last_group = -1
     for block in blocks:
         lines = (rest + block).split(b"\n")
         rest = lines.pop()
@@ -123,9 +127,16 @@ def parse_frames(blocks: Iterable[bytes]) -> Iterator[FrameLocation]:
             if match is None:
                 raise ValueError(f"not a frame line: {line[:80]!r}")
             group, pack, offset, stored, raw, digest = match.groups()
-            yield FrameLocation(
+            location = FrameLocation(
                 int(group), pack.decode(), int(offset), int(stored), int(raw), digest.decode()
             )
+            # Before anything is made of them: a few bytes may claim to be very many.
+            if not 0 < location.raw_bytes <= MAX_BYTES or not 0 < location.stored_bytes <= _MOST_STORED_BYTES:
+                raise ValueError("a frame has a length that none has")
+            if location.group < last_group:
+                raise ValueError("its groups are out of order")
+            last_group = location.group
+            yield location
     if rest:
         raise ValueError("its last line is cut off")
 
@@ -136,9 +147,8 @@ def group_bytes(number: int, records: list[bytes]) -> bytes:
 
 
 def read_files(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[Entry]]]:
-    """The groups of a `files` object, in order. Raises ValueError if it is damaged."""
-    for number, records in parse_groups(decompress(blocks)):
-        yield number, [parse_record(record) for record in records]
+    """The groups of a `files` object, in order. Raises ValueError if it is damaged, or breaks a rule of `checked_groups`."""
+    yield from checked_groups(parse_groups(decompress(blocks)))
 
 
 def parse_groups(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:

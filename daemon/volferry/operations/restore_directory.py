@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def restore_into_directory(
         observer.phase("restoring", total_bytes=excerpt.source_bytes)
         directory.mkdir(parents=True, exist_ok=True)
         for path in doomed:
-            _delete(directory / os.fsdecode(path))
+            _delete(directory, path)
     except OSError as error:
         raise VolferryError(f"cannot write to {directory}: {reason(error)}") from error
     pieces = backup.volume_stream() if whole and new else excerpt.tar_stream(parents - {b""})
@@ -92,11 +93,23 @@ def _kinds(directory: Path, paths: list[bytes]) -> dict[bytes, bytes]:
     return found
 
 
-def _delete(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        place.unlink()
+def _delete(directory: Path, path: bytes) -> None:
+    """Deletes `path` with all below it, by descriptors that follow no link: whoever exchanges one of the directories above for a link
+    meanwhile makes it fail, and leads it nowhere.
+    """
+    *above, name = path.split(b"/")
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in above:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+            os.close(place)
+            place = inner
+        if stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
+            shutil.rmtree(os.fsdecode(name), dir_fd=place)
+        else:
+            os.unlink(name, dir_fd=place)
+    finally:
+        os.close(place)
 
 
 def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Observer) -> list[str]:
