@@ -121,7 +121,12 @@ class Life:
         self._shared = Path(machine.shared)
         self._own = self._shared / machine.name
         self._volume = LocalVolume(
-            self._own / "data", self._own / "state", name=VOLUME, host=machine.host, pack_bytes=_FILE_BYTES
+            self._own / "data",
+            self._own / "state",
+            name=VOLUME,
+            host=machine.host,
+            pack_bytes=_FILE_BYTES,
+            settings={"suspicious": False},  # its files come and go all at once
         )
 
     def live(self) -> NoReturn:
