@@ -31,6 +31,10 @@ def there(other_engine: PrivateEngine, tmp_path: Path) -> Iterator[World]:
     directory = tmp_path / "there"
     directory.mkdir()
     networks = {network.id for network in client.networks.list()}
+    for image in client.images.list(
+        IMAGE
+    ):  # another test has made one of that name there, with an id of its own
+        client.images.remove(str(image.id), force=True)
     images = {image.id for image in client.images.list()}
     with world_of(other_engine, client, directory) as world:
         yield world
