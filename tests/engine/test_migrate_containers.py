@@ -13,7 +13,7 @@ from docker.types import Healthcheck, Mount
 
 from tests.engine.test_quiesce import await_true, large, state_of
 from tests.parts.s3_servers import free_ports
-from tests.parts.world import IDLE, World, shell_image, world_of
+from tests.parts.world import IDLE, IMAGE, World, shell_image, world_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
