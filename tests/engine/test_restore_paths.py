@@ -194,6 +194,8 @@ def test_what_was_interrupted_can_be_completed_and_is_no_backup(world: World, vo
     data = pack.read_bytes()
     pack.write_bytes(bytes(len(data)))
     world.cli("restore", volume, "b/large", "--replace").fails_with("damaged")
+    assert_same(before, snapshot(root))
+    world.cli("restore", volume, "b/large", "--replace", "--trust").fails_with("damaged")
     pack.write_bytes(data)
 
     world.cli("backup", volume).fails_with("interrupted restore")
