@@ -314,6 +314,24 @@ def test_killed_it_leaves_no_volume_that_is_taken_for_whole(world: World, source
     assert not list((world.store / "manifests").rglob("*.json"))
 
 
+def test_a_volume_that_a_container_uses_meanwhile_is_not_taken_for_whole(
+    world: World, source: Path, tmp_path: Path
+) -> None:
+    (source / "large").write_bytes(b"x" * (4 << 20))  # it is read in large pieces
+    content = archive(tmp_path / "it.tar", source).read_bytes()
+    volume = world.volume()
+    pipe = tmp_path / "pipe.tar"
+    os.mkfifo(pipe)
+    running = world.cli.start("import", str(pipe), "--into", volume)
+    with pipe.open("wb", buffering=0) as into:
+        into.write(content[:-512])
+        assert running.until(lambda: any(world.data(volume).iterdir()))
+        user = world.container(volume)
+        into.write(content[-512:])
+    running.outcome().fails_with(volume, str(user.name), "stop it")
+    world.cli("backup", volume).fails_with(volume)
+
+
 def test_strip_that_leaves_nothing_is_a_mistake(world: World, source: Path, tmp_path: Path) -> None:
     path = archive(tmp_path / "it.tar", tree(source))
     name = world.name()

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+_EXFAT_BYTES = 64 << 20
 
 
 @contextmanager
@@ -27,3 +30,44 @@ def in_memory(directory: Path, size: str) -> Iterator[Path]:
     """A filesystem of `size`, as tmpfs(5) writes it."""
     with mounted(directory, "-t", "tmpfs", "-o", f"size={size}", "tmpfs") as filesystem:
         yield filesystem
+
+
+@contextmanager
+def exfat(directory: Path) -> Iterator[Path]:
+    """An exFAT, by its FUSE driver: kernels without one of their own mount it too."""
+    image = directory.with_name("image")
+    with image.open("wb") as file:
+        file.truncate(_EXFAT_BYTES)
+    subprocess.run(["mkfs.exfat", image], check=True, stdout=subprocess.DEVNULL)
+    device = subprocess.run(
+        ["losetup", "--find", "--show", image], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        with mounted(directory, "-t", "exfat-fuse", device):
+            yield directory
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def _through_bindfs(*options: str) -> Callable[[Path], AbstractContextManager[Path]]:
+    @contextmanager
+    def opened(directory: Path) -> Iterator[Path]:
+        below = directory.with_name("below")
+        below.mkdir()
+        directory.mkdir(exist_ok=True)
+        subprocess.run(["bindfs", *options, below, directory], check=True)
+        try:
+            yield directory
+        finally:
+            subprocess.run(["umount", "--lazy", directory], check=True)
+
+    return opened
+
+
+# What restores onto lesser file systems are tried on: an exFAT; what refuses owners and attributes, as an NFS that squashes root; what takes
+# owners and modes and forgets them, as CIFS.
+MOUNTS: dict[str, Callable[[Path], AbstractContextManager[Path]]] = {
+    "exfat": exfat,
+    "squashed": _through_bindfs("--chown-deny", "--chgrp-deny", "--xattr-none"),
+    "ignoring": _through_bindfs("--chown-ignore", "--chgrp-ignore", "--chmod-ignore", "--xattr-none"),
+}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from volferry.archive.commands import RESTORE_MARK
-from volferry.archive.extractlog import ExtractLog
+from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, parse_record
 from volferry.archive.selection import Selection
 from volferry.errors import RestoreMismatch, VolumeInUse
@@ -215,3 +217,77 @@ def test_any_other_word_with_status_2_is_a_failure(line: bytes) -> None:
 
 def test_status_2_without_a_word_is_a_failure() -> None:
     assert not log_of().succeeded(2)
+
+
+def test_a_message_with_a_newline_in_the_name_is_one() -> None:
+    refused = b"tar: setxattrat: Cannot set 'user.a' extended attribute for file 'x\n\ntary: z': Operation not supported"
+    log = log_of(*refused.split(b"\n"))
+    assert log.succeeded(0)
+    assert log.others == []
+    assert log.refused == {"attribute": (1, refused.decode().replace("\n", "\\n"))}
+
+
+@pytest.mark.parametrize("line", FAILED)
+def test_no_failure_is_taken_for_a_part_of_a_name(line: bytes) -> None:
+    log = log_of(
+        *SET,
+        b"tar: setxattrat: Cannot set 'user.a' extended attribute for file 'x",
+        line,
+        b"y': Operation not supported",
+    )
+    assert not log.succeeded(2)
+    assert line.decode() in log.others
+
+
+@given(st.lists(st.binary(max_size=20), max_size=6), st.integers(0, 90), st.booleans())
+def test_an_access_list_is_found_wherever_the_pieces_of_a_stream_end(
+    parts: list[bytes], size: int, has_one: bool
+) -> None:
+    stream = (b"SCHILY.acl.access" if has_one else b"SCHILY.acl").join(
+        [b"".join(parts), b"".join(parts[::-1])]
+    )
+    lists = AccessLists()
+    for start in range(0, len(stream), size + 1):
+        lists.look(stream[start : start + size + 1])
+    assert lists.found == (b"SCHILY.acl." in stream)
+
+
+def listing(*times: str, kind: str = "f") -> list[Entry]:
+    return [
+        entry(f"{number}", WAS.replace("100.1234567890", time).replace("f ", f"{kind} "))
+        for number, time in enumerate(times)
+    ]
+
+
+def test_a_time_that_no_file_system_makes_of_another_is_an_error_where_others_are_held() -> None:
+    was = listing("1600000000.1230000000", "1600000000.4560000000")
+    written = listing("1600000000.1230000000", "1700000000.0000000000")
+    with pytest.raises(RestoreMismatch, match=r"1 entries.*'1' has mtime 1700000000"):
+        check_restored(was, written, Silent())
+    assert check_restored(was, written, Silent(), times_refused=True).keys() == {"time"}
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "count"),
+    [
+        # rounded, as by FAT and exFAT
+        (["1600000001.5000000000", "1600000002.0000000000"], ["1600000000.0000000000", "1600000002.0000000000"], 1),
+        # ignored by the file system
+        (["1600000001.5000000000", "1600000002.0000000000"], ["1700000000.0000000000", "1700000001.0000000000"], 2),
+        # before and after all that it knows
+        (["1600000001.5000000000", "-5.0000000000"], ["1600000001.5000000000", "315532800.0000000000"], 1),
+        (["1600000001.5000000000", "9000000000.0000000000"], ["1600000001.5000000000", "2147483647.0000000000"], 1),
+    ],
+)  # fmt: skip
+def test_times_that_a_file_system_cannot_hold_are_counted(was: list[str], now: list[str], count: int) -> None:
+    (line,) = check_restored(listing(*was), listing(*now), Silent()).values()
+    assert line.startswith(f"{count} ")
+
+
+def test_directories_without_times_are_no_files_without_times() -> None:
+    was = listing("1600000001.5000000000", "1600000001.5000000000")
+    directories = listing("1600000001.5000000000", kind="d")
+    now = listing("1700000001.5000000000", kind="d")
+    assert check_restored(
+        [*was, Entry(b"d", directories[0].meta)], [*was, Entry(b"d", now[0].meta)], Silent()
+    ).keys() == {"time"}

@@ -6,8 +6,10 @@ import io
 import os
 import re
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,7 +19,7 @@ from volferry.cli.options import ConfigOption, EngineOption, JsonOption
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.restore import VOLUME_NAME
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.target_volume import check_usable, made_if_new
+from volferry.cli.target_volume import check_still_usable, check_usable, made_if_new
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import (
     EngineError,
@@ -283,8 +285,6 @@ def _imported(
     into: str,
     labels: dict[str, str],
 ) -> _Report:
-    import time  # noqa: PLC0415
-
     from volferry.archive.foreign_tar import ForeignTar, Strip, decompressed  # noqa: PLC0415
     from volferry.engine.helper import open_helper  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
@@ -299,7 +299,8 @@ def _imported(
             # Its beginning is looked at before anything is made.
             archive = ForeignTar(decompressed(stream), chosen)
             target = stack.enter_context(_target(session, run, settings, into, labels))
-            import_tar(archive, chosen.count, target, into, observer)
+            free = partial(check_still_usable, session, into)
+            import_tar(archive, chosen.count, target, into, observer, free)
             seen = archive.seen
             if chosen.below and not seen.tops:
                 raise EngineError(f"nothing in {found.name} is below {'/'.join(chosen.below)}")
@@ -318,13 +319,11 @@ def _imported(
         source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)
         _check_directory(source, found)
         target = stack.enter_context(_target(session, run, settings, into, labels))
-        entries, size = _copied(source, target, into, run, observer)
+        entries, size = _copied(session, source, target, into, run, observer)
         return _Report(found.name, into, entries, size, _since(started), True, found.place)
 
 
 def _since(started: float) -> float:
-    import time  # noqa: PLC0415
-
     return round(time.monotonic() - started, 3)
 
 
@@ -342,7 +341,7 @@ def _check_directory(source: Place, found: _Mounted) -> None:
 
 
 def _copied(
-    source: Place, target: Place, volume: str, run: Run, observer: TerminalObserver
+    session: Session, source: Place, target: Place, volume: str, run: Run, observer: TerminalObserver
 ) -> tuple[int, int]:
     """Entries and bytes. What is written meanwhile is sent again; a source that does not hold still is an error."""
     from volferry.operations.restore import unmark  # noqa: PLC0415
@@ -360,6 +359,7 @@ def _copied(
                 ) from error
             observer.note("it has changed meanwhile: once more")
         else:
+            check_still_usable(session, volume)
             unmark(target.helper, volume)
             transfer.settle_root()
             return listing.entries, listing.source_bytes

@@ -54,10 +54,8 @@ class Target:
     session: Session
 
     def check_free(self) -> None:
-        """A container may have been started since, by hand or by its restart policy. Raises VolumeInUse."""
-        from volferry.engine.volumes import find_volume  # noqa: PLC0415
-
-        check_usable(find_volume(self.session.engine, self.volume.name))
+        """As `check_still_usable`."""
+        check_still_usable(self.session, self.volume.name)
 
 
 @contextmanager
@@ -138,6 +136,13 @@ def check_usable(volume: Volume) -> None:
         raise VolumeInUse(
             f"volume {volume.name} is in use by {', '.join(running)}: stop {'it' if len(running) == 1 else 'them'} first"
         )
+
+
+def check_still_usable(session: Session, name: str) -> None:
+    """A container may have been started since, by hand or by its restart policy. Raises VolumeInUse."""
+    from volferry.engine.volumes import find_volume  # noqa: PLC0415
+
+    check_usable(find_volume(session.engine, name))
 
 
 def check_lasting(volume: Volume) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from volferry.archive.listing import UNTRUSTED, Entry, Stat, paired
@@ -36,11 +37,15 @@ def check_same(
     _Comparison(observer, wording, strict=True).run(expected, found)
 
 
-def check_restored(expected: Iterable[Entry], found: Iterable[Entry], observer: Observer) -> dict[str, str]:
+def check_restored(
+    expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, times_refused: bool = False
+) -> dict[str, str]:
     """As `check_same`, but that a file system may hold owners, modes and times in another way, or not at all: by kind (owner, mode,
-    time), a line with their number and the first one. Raises RestoreMismatch for any other difference.
+    time), a line with their number and the first one. Raises RestoreMismatch for any other difference, and for times that somebody
+    else has changed: those that differ by more than any file system rounds, where others of the same kind of entry are as they were.
+    `times_refused`: `tar` could not set them all.
     """
-    comparison = _Comparison(observer, _RESTORED, strict=False)
+    comparison = _Comparison(observer, _RESTORED, strict=False, times_refused=times_refused)
     comparison.run(expected, found)
     return comparison.tolerated()
 
@@ -54,20 +59,40 @@ class _Differences:
         self.count += 1
         self.first = self.first or f"{printable(path) or 'the root directory'!r} {what}"
 
+    def add_all(self, others: _Differences) -> None:
+        self.count += others.count
+        self.first = self.first or others.first
+
 
 # What a file system may be unable to hold, and what it is called.
 _METADATA = {"mode": "mode", "uid": "owner", "gid": "owner", "mtime": "time"}
+_GRAIN_SECONDS = 2.0  # FAT's, the coarsest
+# From FAT's first year to the last one of 32 bits: what lies beyond becomes another time on some file systems.
+_FIRST_TIME = datetime(1980, 1, 2, tzinfo=UTC).timestamp()
+_LAST_TIME = datetime(2038, 1, 18, tzinfo=UTC).timestamp()
+
+
+@dataclass(slots=True)
+class _Times:
+    """Of entries of one kind."""
+
+    held: int = 0  # how many are as they were, or rounded down
+    other: _Differences = field(default_factory=_Differences)
 
 
 class _Comparison:
     """Compares the entries of two listings, in the order of both."""
 
-    def __init__(self, observer: Observer, wording: Wording, *, strict: bool) -> None:
+    def __init__(
+        self, observer: Observer, wording: Wording, *, strict: bool, times_refused: bool = False
+    ) -> None:
         self._observer = observer
         self._wording = wording
         self._strict = strict
         self._differences = _Differences()
+        self._times_refused = times_refused
         self._tolerated: dict[str, _Differences] = {}
+        self._times: dict[bytes, _Times] = {}
         self._restored_inode: dict[bytes, bytes] = {}
         self._source_inode: dict[bytes, bytes] = {}
 
@@ -82,6 +107,11 @@ class _Comparison:
                 self._compare(expected, actual)
             if done % _PROGRESS_ENTRIES == 0:
                 self._observer.advance(done_bytes=0, done_entries=done)
+        for times in self._times.values():
+            if times.other.count:
+                # A file system that ignores times, as some of FUSE do, holds none of a kind.
+                ignored = self._times_refused or not times.held
+                (self._tolerate("time") if ignored else self._differences).add_all(times.other)
         if self._differences.count:
             raise RestoreMismatch(
                 f"{self._differences.count} {self._wording.summary}; the first: {self._differences.first}"
@@ -97,25 +127,46 @@ class _Comparison:
 
     def _compare(self, expected: Entry, actual: Entry) -> None:
         was, now = expected.stat, actual.stat
-        for field in ("kind", "mode", "uid", "gid", "mtime", "target"):
-            if getattr(was, field) != getattr(now, field):
-                text = f"has {field} {_text(getattr(now, field))} instead of {_text(getattr(was, field))}"
-                if self._strict or field not in _METADATA:
+        for name in ("kind", "mode", "uid", "gid", "mtime", "target"):
+            if getattr(was, name) != getattr(now, name):
+                text = f"has {name} {_text(getattr(now, name))} instead of {_text(getattr(was, name))}"
+                if self._strict or name not in _METADATA:
                     self._differences.add(expected.path, text)
                     return
-                if field != "gid" or was.uid == now.uid:  # an owner that differs in both is one
-                    self._tolerated.setdefault(_METADATA[field], _Differences()).add(expected.path, text)
+                if name == "mtime" and not _may_be_rounded(was.mtime, now.mtime):
+                    self._times.setdefault(was.kind, _Times()).other.add(expected.path, text)
+                    continue
+                if name != "gid" or was.uid == now.uid:  # an owner that differs in both is one
+                    self._tolerate(_METADATA[name]).add(expected.path, text)
+            if name == "mtime" and not self._strict and _is_held(was.mtime, now.mtime):
+                self._times.setdefault(was.kind, _Times()).held += 1
         if was.kind == b"f" and was.size != now.size:
             self._differences.add(expected.path, f"has {_text(now.size)} bytes instead of {_text(was.size)}")
         elif was.kind in {b"f", b"l"} and was.links != b"1" and was.ctime != UNTRUSTED:
             # Of other kinds, tar stores every name on its own.
             self._compare_links(expected, was, now)
 
+    def _tolerate(self, kind: str) -> _Differences:
+        return self._tolerated.setdefault(kind, _Differences())
+
     def _compare_links(self, expected: Entry, was: Stat, now: Stat) -> None:
         """Names of one inode must be names of one inode again, and of no other."""
         same = self._restored_inode.setdefault(was.inode, now.inode) == now.inode
         if not same or self._source_inode.setdefault(now.inode, was.inode) != was.inode:
             self._differences.add(expected.path, "is not the hard link that it was")
+
+
+def _may_be_rounded(was: bytes, now: bytes) -> bool:
+    """Whether a file system that holds times may have made the one of the other."""
+    time = float(was)
+    return abs(time - float(now)) <= _GRAIN_SECONDS or not _FIRST_TIME <= time <= _LAST_TIME
+
+
+def _is_held(was: bytes, now: bytes) -> bool:
+    """Whether the one is the other, or rounded down, as all but a few file systems do. What was written just now may be near by chance,
+    and is later.
+    """
+    return was == now or 0 <= float(was) - float(now) <= _GRAIN_SECONDS
 
 
 def _text(value: bytes) -> str:

@@ -18,7 +18,7 @@ from volferry.archive.commands import (
     sync_command,
     unmark_command,
 )
-from volferry.archive.extractlog import ExtractLog
+from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, read_listing
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
+_LOOKED_BYTES = 64 << 20
 _RESTORE_MARK = RESTORE_MARK.encode()
 
 
@@ -105,7 +106,9 @@ def restore_backup(
     observer.phase("restoring", total_bytes=counts.tar_bytes)
     root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=counts.entries)
-    differing = check_restored(backup.volume_entries(), _entries(helper, directory), observer)
+    differing = check_restored(
+        backup.volume_entries(), _entries(helper, directory), observer, times_refused="time" in log.refused
+    )
     sync(helper, volume)
     check_free()
     unmark(helper, volume)
@@ -147,9 +150,15 @@ def extract(
     process = helper.start(extract_command(directory), stdin=True, on_stderr=log.line, bulk="stdin")
     done = 0
     first = b""
+    lists = AccessLists()
     try:
         for piece in pieces:
             first = first or _first_member(piece)
+            # Where there are no lists, the first entries are complained about.
+            if done < _LOOKED_BYTES or "access list" in log.refused:
+                lists.look(piece)
+            else:
+                lists.found = True  # for all that is known
             process.write(piece)
             done += len(piece)
             observer.advance(done_bytes=done, done_entries=0)
@@ -161,6 +170,8 @@ def extract(
     status = process.wait()
     if not log.succeeded(status):
         raise CommandFailed(f"writing the volume failed: tar exited with status {status}: {log.why()}")
+    if not lists.found:
+        log.had_no_access_lists()
     for line in log.others:
         observer.note(line)
     return first, log

@@ -60,7 +60,12 @@ def restore_paths(
     observer.phase("restoring", total_bytes=excerpt.source_bytes)
     first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=excerpt.count)
-    differing = check_restored(excerpt.entries(), target.listing(selection.roots, below=True), observer)
+    differing = check_restored(
+        excerpt.entries(),
+        target.listing(selection.roots, below=True),
+        observer,
+        times_refused="time" in log.refused,
+    )
     sync(helper, volume)
     check_free()
     unmark(helper, volume)

@@ -9,7 +9,7 @@ from volferry.operations.restore import unmark
 from volferry.operations.transfer import Lines, checked, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from volferry.archive.foreign_tar import ForeignTar
     from volferry.observer import Observer
@@ -22,13 +22,21 @@ _EXPECTED = ("tar: Removing leading", "tar: A lone zero block")
 _NO_ACCESS_LIST = "Cannot acl_from_text"
 
 
-def import_tar(archive: ForeignTar, strip: int, target: Place, volume: str, observer: Observer) -> None:
+def import_tar(
+    archive: ForeignTar,
+    strip: int,
+    target: Place,
+    volume: str,
+    observer: Observer,
+    check_free: Callable[[], None] = lambda: None,
+) -> None:
     """All of it is on the disk when it returns, and the mark of what is not whole is gone from `volume`. Raises VolferryError; the
-    target then holds anything.
+    target then holds anything. `check_free` is called when all of it is on the disk: if it raises, the mark stays.
     """
     observer.phase("importing")
     _extract(foreign_extract_command(target.directory, strip), archive.pieces(), target, observer)
     run(target, sync_command(target.directory), "writing the volume to the disk")
+    check_free()
     unmark(target.helper, volume)
     if archive.seen.root:
         _extract(extract_command(target.directory), [archive.seen.root], target, observer)
