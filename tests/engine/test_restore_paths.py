@@ -293,6 +293,23 @@ def test_a_whole_backup_into_a_directory(world: World, volume: str, tmp_path: Pa
     assert_below_root(before, after)
 
 
+@pytest.mark.parametrize("chosen", [(), ("b/large",)], ids=["whole", "a path"])
+def test_damage_costs_nothing_of_a_directory_unless_the_backup_is_trusted(
+    world: World, volume: str, tmp_path: Path, chosen: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    world.cli("restore", volume, "--to", str(out)).exits(0)
+    (out / "b" / "large").write_text("mine")
+    before = snapshot(out)
+    for pack in world.objects("packs"):
+        pack.write_bytes(bytes(pack.stat().st_size))
+    command = ("restore", volume, *chosen, "--to", str(out), "--replace")
+    world.cli(*command).fails_with("damaged")
+    assert_same(before, snapshot(out))
+    world.cli(*command, "--trust").fails_with("damaged")
+    assert not (out / "b" / "large").exists()
+
+
 def test_symlinks_in_a_directory_are_not_followed(world: World, volume: str, tmp_path: Path) -> None:
     out, outside = tmp_path / "out", tmp_path / "outside"
     out.mkdir()

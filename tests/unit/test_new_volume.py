@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from volferry.model import Volume
 from volferry.operations.migration_plan import target_volume
-from volferry.operations.new_volume import labels_note, leads_elsewhere, with_labels_of
+from volferry.operations.new_volume import labels_note, leads_elsewhere, options_note, with_labels_of
 
 LABELS = {
     "com.docker.compose.project": "shop",
@@ -69,6 +70,15 @@ def test_options_that_lead_out_of_the_engines_data_are_known(
     driver: str, options: dict[str, str], expected: bool
 ) -> None:
     assert leads_elsewhere(Volume("data", driver, options, {}, "local", "")) is expected
+
+
+def test_what_a_store_says_is_shown_and_does_nothing_to_a_terminal() -> None:
+    odd = "x\x1b[2J\nvolferry: all is well"
+    volume = Volume("data", odd, {odd: odd}, {f"volferry.{odd}": ""}, "local", "")
+    copy = with_labels_of(volume, replace(volume, name="copy"), every=False)
+    for note in (options_note(volume), labels_note(volume, copy) or ""):
+        assert "\\x1b[2J\\x0avolferry" in note
+        assert note.isprintable()
 
 
 @pytest.mark.parametrize(

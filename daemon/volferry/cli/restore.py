@@ -104,6 +104,8 @@ def restore(
         raise UsageError("--with-options and --labels are for a volume that is made, and not for --to")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
+    if prove_first is None:  # a directory is near; all of a bucket would be fetched twice
+        prove_first = not session.store.url.startswith("s3://")
     with session.run() as run:
         if to is None:
             session.bring_back()
@@ -115,7 +117,7 @@ def restore(
         if dump is not None and to is not None:
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:
-            report = restore_to(backup, selection, to, replace=replace)
+            report = restore_to(backup, selection, to, replace=replace, prove_first=prove_first)
         else:
             report = _into_volume(
                 session, backup, selection, into, run, wishes, replace=replace, prove_first=prove_first
@@ -144,7 +146,7 @@ def _into_volume(
     wishes: Wishes,
     *,
     replace: bool,
-    prove_first: bool | None,
+    prove_first: bool,
 ) -> Report:
     """Raises UsageError for what is of no volume and is to go into none."""
     ref = backup.ref
@@ -154,8 +156,6 @@ def _into_volume(
             f"{ref} is of the directory {path}, and no volume: use --into VOLUME, or --to {path}"
         )
     target = into or ref.volume
-    if prove_first is None:  # a directory is near; all of a bucket would be fetched twice
-        prove_first = not session.store.url.startswith("s3://")
     if selection is None:
         stats = _restore(
             session,

@@ -121,9 +121,12 @@ def restore_dump(backup: BackupReader, name: str, to: str, *, replace: bool) -> 
     return Report(document, f"restored dump {name} of {ref} as {place}: {size_text(total)}")
 
 
-def restore_to(backup: BackupReader, selection: Selection | None, to: str, *, replace: bool) -> Report:
+def restore_to(
+    backup: BackupReader, selection: Selection | None, to: str, *, replace: bool, prove_first: bool
+) -> Report:
     """Into a directory of this machine, or to stdout as a tar."""
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
+    from volferry.operations.restore import prove  # noqa: PLC0415
     from volferry.operations.restore_directory import restore_into_directory  # noqa: PLC0415
 
     ref = backup.ref
@@ -145,6 +148,12 @@ def restore_to(backup: BackupReader, selection: Selection | None, to: str, *, re
             sys.stdout.buffer.flush()
             return Report({}, "")
         directory = Path(to).absolute()
+        if prove_first and replace and _holds_something(directory):
+            if selection is None:
+                prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
+            else:
+                chosen = BackupExcerpt(backup, selection)
+                prove(chosen.tar_stream(frozenset()), chosen.source_bytes, observer)
         restored = restore_into_directory(backup, selection, directory, observer=observer, replace=replace)
     document: dict[str, object] = {
         "id": ref.id,
@@ -162,3 +171,10 @@ def restore_to(backup: BackupReader, selection: Selection | None, to: str, *, re
         f"{size_text(restored.source_bytes)}",
         restored.warnings,
     )
+
+
+def _holds_something(directory: Path) -> bool:
+    try:
+        return any(directory.iterdir())
+    except OSError:
+        return False  # what is wrong with it, the restore says

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from volferry.model import ANONYMOUS_LABEL
+from volferry.model import ANONYMOUS_LABEL, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +50,9 @@ def labels_note(original: Volume, volume: Volume) -> str | None:
 
 
 def options_note(original: Volume) -> str:
-    """One line about options that were not followed."""
-    options = [f"{key}={value}" for key, value in sorted(original.options.items())]
-    had = f"the driver {original.driver}" if original.driver != "local" else "options"
+    """One line about options that were not followed. They may be anybody's: it holds nothing that a terminal would act upon."""
+    options = [_shown(f"{key}={value}") for key, value in sorted(original.options.items())]
+    had = f"the driver {_shown(original.driver)}" if original.driver != "local" else "options"
     shown = f" ({', '.join(options)})" if options else ""
     return f"volume {original.name} is made as a plain local one; it had {had}{shown}: --with-options makes it so"
 
@@ -63,4 +63,8 @@ def _identity(volume: Volume) -> tuple[str, str, Mapping[str, str]]:
 
 def _named(labels: list[str]) -> str:
     more = len(labels) - _MOST_NAMED
-    return ", ".join(labels[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_shown, labels[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(text: str) -> str:
+    return printable(text.encode("utf-8", "surrogateescape"))
