@@ -69,7 +69,7 @@ def extracted(stream: bytes, into: Path, library: Path, call: str, number: int) 
         ("utime", {"time"}),
         ("setxattr", {"attribute", "access list"}),
         ("acl_set_file", {"access list"}),
-        ("acl_delete_def_file", {"access list"}),
+        ("acl_delete_def_file", {"inherited access list"}),
     ],
 )
 def test_what_a_file_system_cannot_hold_is_counted_and_costs_nothing(

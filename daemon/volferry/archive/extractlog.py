@@ -38,7 +38,7 @@ _KINDS = (
     ),
     # Of a directory without a default list; where there are no lists at all, this one has none indeed.
     (None, re.compile(rb"%s%s" % (_DROPPED, _NONE), re.DOTALL)),
-    ("access list", re.compile(rb"%s%s" % (_DROPPED, _REFUSED), re.DOTALL)),
+    ("inherited access list", re.compile(rb"%s%s" % (_DROPPED, _REFUSED), re.DOTALL)),
     (
         "context",
         re.compile(

@@ -104,8 +104,8 @@ def restore(
         raise UsageError("--with-options and --labels are for a volume that is made, and not for --to")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
-    if prove_first is None:  # a directory is near; all of a bucket would be fetched twice
-        prove_first = not session.store.url.startswith("s3://")
+    # A directory is near; all of a bucket would be fetched twice.
+    proven = not session.store.url.startswith("s3://") if prove_first is None else prove_first
     with session.run() as run:
         if to is None:
             session.bring_back()
@@ -117,10 +117,10 @@ def restore(
         if dump is not None and to is not None:
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:
-            report = restore_to(backup, selection, to, replace=replace, prove_first=prove_first)
+            report = restore_to(backup, selection, to, replace=replace, prove_first=proven)
         else:
             report = _into_volume(
-                session, backup, selection, into, run, wishes, replace=replace, prove_first=prove_first
+                session, backup, selection, into, run, wishes, replace=replace, prove_first=proven
             )
     if json:
         print_json(report.document)
