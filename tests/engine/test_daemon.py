@@ -116,7 +116,9 @@ def test_a_run_that_fails_is_said_and_tried_again_later(world: World, daemon: Ru
     good = world.volume(labels=DUE)
     assert daemon.until(lambda: backups(world, good) == 1)
     lines = ended(daemon)
-    (failed,) = [line for line in lines if line["event"] == "the run failed"]
+    every = [line for line in lines if line["event"] == "the run failed"]
+    assert len(every) == 1, every
+    (failed,) = every
     assert failed["volume"] == volume
     assert f"volume {volume} cannot be mounted" in failed["error"]
     assert failed["again"]
