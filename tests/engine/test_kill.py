@@ -282,13 +282,13 @@ def test_what_a_killed_restore_leaves_is_refused_by_backup_and_completed_by_repl
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_replace_that_is_ended_on_the_way_is_refused_by_backup_until_it_is_completed(
+def test_a_replace_that_deletes_first_and_is_ended_is_refused_by_backup_until_it_is_completed(
     with_backup: World, big: Big, number: signal.Signals
 ) -> None:
     world = with_backup
     world.filled("new", old="content")
     moment = RESTORE_MOMENTS["the fifth large file is there"]
-    done = kill_at(world, number, moment, "restore", big.volume, "--into", "new", "--replace")
+    done = kill_at(world, number, moment, "restore", big.volume, "--into", "new", "--replace", "--trust")
 
     check_end(world, number, done)
     assert done.code != 0, "the restore was done before it could be interrupted"
@@ -297,6 +297,29 @@ def test_a_replace_that_is_ended_on_the_way_is_refused_by_backup_until_it_is_com
     own_store("backup", "new").fails_with("interrupted restore")
     own_store("backup", "--all").exits(1)
     world.cli("restore", big.volume, "--into", "new").fails_with("interrupted restore", "--replace")
+    restored_is_equal(world, big.volume, big.content, "--replace", into="new")
+    assert world.own_containers() == []
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_replace_that_is_ended_before_the_exchange_costs_nothing_of_what_the_volume_holds(
+    with_backup: World, big: Big, number: signal.Signals
+) -> None:
+    world = with_backup
+    world.filled("new", old="content")
+    before = {path: node for path, node in snapshot(world.data("new")).items() if path}
+
+    def reached(world: World) -> bool:
+        return (world.data("new") / ".volferry-restore-new" / "large2").exists()
+
+    done = kill_at(world, number, reached, "restore", big.volume, "--into", "new", "--replace")
+
+    check_end(world, number, done)
+    assert done.code != 0, "the restore was done before it could be interrupted"
+    own_store = world.cli.at(store=world.directory / "own store")
+    own_store("backup", "new").exits(0)
+    own_store("restore", "new", "--into", "same").exits(0)
+    assert {path: node for path, node in snapshot(world.data("same")).items() if path} == before
     restored_is_equal(world, big.volume, big.content, "--replace", into="new")
     assert world.own_containers() == []
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.parts.mounts import in_memory
 from tests.parts.trees import assert_same, snapshot
 
 if TYPE_CHECKING:
@@ -320,6 +321,28 @@ def test_a_damaged_backup_costs_nothing_of_what_it_would_replace(
     assert_same(other, snapshot(world.data(volume)))
     world.cli("restore", volume, *paths, "--replace", "--trust").fails_with("is damaged")
     assert world.own_containers() == []
+
+
+def test_where_there_is_no_room_beside_a_backup_is_read_once_before_anything_is_deleted(
+    world: World, backed_up: tuple[str, dict[bytes, Node]], tmp_path: Path
+) -> None:
+    volume, expected = backed_up
+    (pack,) = world.objects("packs")
+    good = pack.read_bytes()
+    with in_memory(tmp_path / "small", "6m") as directory:
+        (directory / "old").write_bytes(bytes(5900 << 10))
+        target = world.volume_at(directory)
+        before = snapshot(directory)
+        pack.chmod(0o600)
+        pack.write_bytes(
+            good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :]
+        )
+        world.cli("restore", volume, "--into", target, "--replace").fails_with("is damaged")
+        assert_same(before, snapshot(directory))
+        pack.write_bytes(good)
+        world.cli("restore", volume, "--into", target, "--replace").exits(0)
+        assert_same(expected, snapshot(directory))
+        world.remove(target)
 
 
 def test_a_backup_of_a_volume_in_memory_says_that_it_is(world: World) -> None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 # A file in the root of a volume while a restore writes it: half of a backup must not be taken for a whole one, least
 # of all be backed up as one, whoever looks at the volume next.
 RESTORE_MARK = ".volferry-restore-in-progress"
+# Directories in the root of a volume while a backup is restored beside what is there: what is being restored, and, once the two have
+# been exchanged, what the volume held. No listing has them.
+NEW_TREE = ".volferry-restore-new"
+OLD_TREE = ".volferry-restore-old"
 
 # One NUL-ended record an entry. The path comes first and no path holds "//", so the first "//" ends it. The last field is the first
 # digit of the entry's number of blocks, for whoever takes the listing; it is no part of the record that is stored.
@@ -31,6 +35,9 @@ spool=$1 written_back=$3 one_file_system=$4
 cd "$2" || exit 1
 shift 4
 [ -z "$written_back" ] || sync -f .
+for tree in @trees@; do
+    [ -e "$tree" ] && set -- -path "./$tree" -prune -o "$@"
+done
 {
     find . -noleaf ${one_file_system:+-xdev} "$@" -printf "$0"
     printf '///status %d %s\0' "$?" "$(find . -maxdepth 0 -printf %F 2>/dev/null)"
@@ -38,7 +45,7 @@ shift 4
 tr '/\001' '\001/' |
 { sort -z -S 64M -T "$spool" && printf '\001\001\001end\0'; } |
 tr '/\001' '\001/'
-"""
+""".replace("@trees@", f"{NEW_TREE} {OLD_TREE}")
 
 _CREATE = [
     "--create",

@@ -121,11 +121,12 @@ sys.stdout.write("1" if found() else "0")
 """
 NO_DATA = b"0"
 
-# Writes how many bytes, and how many entries, may still be written to the file system of the first argument.
+# Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, and the
+# bytes that it has in all.
 ROOM_SCRIPT = """
 import os, sys
 found = os.statvfs(sys.argv[1])
-print(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else -1)
+print(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else -1, found.f_blocks * found.f_frsize)
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
     from volferry.model import BackupRef, RestoreStats, Volume
     from volferry.operations.backup_reader import BackupReader
     from volferry.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Safety:
+    """What is done before anything of a volume is deleted in favour of a backup."""
+
+    beside: bool  # where there is room, the backup is restored and compared first
+    proves: bool  # else it is read once
+
+    @staticmethod
+    def of(store: str, *, prove_first: bool | None) -> Safety:
+        """As `--prove/--trust` has it. A directory is near; all of a bucket would be fetched twice."""
+        if prove_first is None:
+            return Safety(beside=True, proves=not store.startswith("s3://"))
+        return Safety(beside=prove_first, proves=prove_first)
+
 
 # What the engine itself takes for a volume's name.
 VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -78,8 +95,8 @@ def restore(
         bool | None,
         typer.Option(
             "--prove/--trust",
-            help="With --replace, read all of the backup once before anything is deleted; default: where the store is a "
-            "directory.",
+            help="With --replace, where there is no room to restore beside what is there: read all of the backup once before "
+            "anything is deleted; default: where the store is a directory. --trust deletes first, in any case.",
         ),
     ] = None,
     glob: Annotated[bool, typer.Option("--glob", help="PATHs are shell patterns.")] = False,
@@ -104,8 +121,7 @@ def restore(
         raise UsageError("--with-options and --labels are for a volume that is made, and not for --to")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
-    # A directory is near; all of a bucket would be fetched twice.
-    proven = not session.store.url.startswith("s3://") if prove_first is None else prove_first
+    safety = Safety.of(session.store.url, prove_first=prove_first)
     with session.run() as run:
         if to is None:
             session.bring_back()
@@ -117,10 +133,10 @@ def restore(
         if dump is not None and to is not None:
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:
-            report = restore_to(backup, selection, to, replace=replace, prove_first=proven)
+            report = restore_to(backup, selection, to, replace=replace, prove_first=safety.proves)
         else:
             report = _into_volume(
-                session, backup, selection, into, run, wishes, replace=replace, prove_first=proven
+                session, backup, selection, into, run, wishes, replace=replace, safety=safety
             )
     if json:
         print_json(report.document)
@@ -146,7 +162,7 @@ def _into_volume(
     wishes: Wishes,
     *,
     replace: bool,
-    prove_first: bool,
+    safety: Safety,
 ) -> Report:
     """Raises UsageError for what is of no volume and is to go into none."""
     ref = backup.ref
@@ -158,18 +174,11 @@ def _into_volume(
     target = into or ref.volume
     if selection is None:
         stats = _restore(
-            session,
-            backup,
-            target,
-            run,
-            wishes,
-            replace=replace,
-            named=into is not None,
-            prove_first=prove_first,
+            session, backup, target, run, wishes, replace=replace, named=into is not None, safety=safety
         )
     else:
         stats = restore_selected(
-            session, backup, selection, target, run, replace=replace, wishes=wishes, prove_first=prove_first
+            session, backup, selection, target, run, replace=replace, wishes=wishes, prove_first=safety.proves
         )
     compared = "compared and equal" if not stats.warnings else "compared"
     return Report(
@@ -213,9 +222,10 @@ def _restore(
     *,
     replace: bool,
     named: bool,
-    prove_first: bool,
+    safety: Safety,
 ) -> RestoreStats:
     from volferry.operations.restore import is_marked, prove, restore_backup  # noqa: PLC0415
+    from volferry.operations.restore_beside import has_room_beside, restore_beside  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
         helper, observer = found.helper, found.observer
@@ -224,7 +234,15 @@ def _restore(
             raise VolumeNotEmpty(
                 _not_empty(found.volume, backup.ref, new=found.new, named=named, marked=marked)
             )
-        if prove_first and not found.empty:
+        if (
+            not found.empty
+            and safety.beside
+            and has_room_beside(helper, target, backup.manifest.volume_counts)
+        ):
+            return restore_beside(
+                backup, target, helper=helper, observer=observer, check_free=found.check_free
+            )
+        if safety.proves and not found.empty:
             prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
         try:
             return restore_backup(

@@ -21,7 +21,7 @@ from volferry.archive.commands import (
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, read_listing
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
-from volferry.errors import CommandFailed
+from volferry.errors import CommandFailed, VolferryError
 from volferry.model import RestoreStats
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
@@ -29,6 +29,7 @@ from volferry.operations.comparison import check_restored
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
     from volferry.operations.backup_reader import BackupReader
@@ -41,33 +42,33 @@ _RESTORE_MARK = RESTORE_MARK.encode()
 
 def sync(helper: Helper, volume: str) -> None:
     """All of the volume is on the disk when it returns."""
-    _run(helper, sync_command(helper.directory(volume)), "writing the volume to the disk")
+    run_in_helper(helper, sync_command(helper.directory(volume)), "writing the volume to the disk")
 
 
 def is_empty(helper: Helper, volume: str) -> bool:
     """Whether nothing is in the volume."""
-    return not _run(helper, probe_command(helper.directory(volume)), "looking into the volume")
+    return not run_in_helper(helper, probe_command(helper.directory(volume)), "looking into the volume")
 
 
 def is_marked(helper: Helper, volume: str) -> bool:
     """Whether a restore into the volume began and did not end."""
-    return bool(_run(helper, marked_command(helper.directory(volume)), "looking into the volume"))
+    return bool(run_in_helper(helper, marked_command(helper.directory(volume)), "looking into the volume"))
 
 
 def mark(helper: Helper, volume: str, text: str) -> None:
     """Must come before the first change to the volume."""
-    _run(helper, mark_command(helper.directory(volume), text), "writing the volume")
+    run_in_helper(helper, mark_command(helper.directory(volume), text), "writing the volume")
 
 
 def mark_text(helper: Helper, volume: str) -> str:
     """What the mark says; the volume must have one."""
-    found = _run(helper, mark_text_command(helper.directory(volume)), "looking into the volume")
+    found = run_in_helper(helper, mark_text_command(helper.directory(volume)), "looking into the volume")
     return found.decode("utf-8", "replace")
 
 
 def unmark(helper: Helper, volume: str) -> None:
     """Must come after the last change to the volume."""
-    _run(helper, unmark_command(helper.directory(volume)), "writing the volume")
+    run_in_helper(helper, unmark_command(helper.directory(volume)), "writing the volume")
 
 
 def prove(stream: Iterator[bytes], total_bytes: int, observer: Observer) -> None:
@@ -101,27 +102,35 @@ def restore_backup(
     mark(helper, volume, str(backup.ref))
     if empty_first:
         observer.phase("emptying the volume")
-        _run(helper, empty_command(directory), "emptying the volume")
+        run_in_helper(helper, empty_command(directory), "emptying the volume")
     counts = backup.manifest.volume_counts
     observer.phase("restoring", total_bytes=counts.tar_bytes)
     root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=counts.entries)
     differing = check_restored(
-        backup.volume_entries(), _entries(helper, directory), observer, times_refused="time" in log.refused
+        backup.volume_entries(),
+        entries_below(helper, directory),
+        observer,
+        times_refused="time" in log.refused,
     )
     sync(helper, volume)
     check_free()
     unmark(helper, volume)
     # Taking the mark away has changed the time of the root.
     extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
+    return stats_of(backup, volume, started, warnings_of(log, differing, observer))
+
+
+def stats_of(backup: BackupReader, volume: str, started: float, warnings: tuple[str, ...]) -> RestoreStats:
+    """Of a restore of all of a backup that is done; `started` is of the monotonic clock."""
     return RestoreStats(
         ref=backup.ref,
         volume=volume,
-        entries=counts.entries,
-        source_bytes=counts.source_bytes,
+        entries=backup.manifest.volume_counts.entries,
+        source_bytes=backup.manifest.volume_counts.source_bytes,
         fetched_bytes=backup.fetched_bytes,
         seconds=round(time.monotonic() - started, 3),
-        warnings=warnings_of(log, differing, observer),
+        warnings=warnings,
     )
 
 
@@ -165,6 +174,9 @@ def extract(
         process.close_stdin()
     except BrokenPipeError:
         pass  # tar ended early: its status and words say why
+    except BaseException:
+        _cut_off(process)
+        raise
     while process.read(_READ_BYTES):
         pass
     status = process.wait()
@@ -177,12 +189,23 @@ def extract(
     return first, log
 
 
+def _cut_off(process: Process) -> None:
+    """Ends a tar that gets no more of its stream: what it writes must not meet whatever is done next."""
+    try:
+        process.close_stdin()
+        while process.read(_READ_BYTES):
+            pass
+        process.wait()
+    except (BrokenPipeError, VolferryError):
+        pass  # the first error says more
+
+
 def _first_member(piece: bytes) -> bytes:
     return next(iter(TarReader(BytesIO(piece).readinto))).header
 
 
-def _run(helper: Helper, command: Sequence[str], what: str) -> bytes:
-    """The first bytes of the stdout of a command that must succeed."""
+def run_in_helper(helper: Helper, command: Sequence[str], what: str) -> bytes:
+    """The first bytes of the stdout of a command that must succeed. Raises CommandFailed, with `what` it was to do."""
     lines: list[str] = []
     process = helper.start(command, on_stderr=lambda line: _keep(lines, line))
     output = b""
@@ -198,7 +221,8 @@ def _keep(lines: list[str], line: bytes) -> None:
         lines.append(line.decode("utf-8", "backslashreplace"))
 
 
-def _entries(helper: Helper, directory: str) -> Iterator[Entry]:
+def entries_below(helper: Helper, directory: str) -> Iterator[Entry]:
+    """The entries of a directory of the helper, in walk order, without the mark. Raises CommandFailed."""
     lines: list[str] = []
     process = helper.start(
         list_command(directory, helper.spool), on_stderr=lambda line: _keep(lines, line), bulk="stdout"

@@ -1,0 +1,154 @@
+"""Restores a backup in place of what a volume holds: beside it first, so that whatever fails costs nothing of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from volferry.archive.commands import NEW_TREE, OLD_TREE
+from volferry.archive.exchange_scripts import (
+    TAKEN_BACK,
+    delete_tree_command,
+    exchange_command,
+    make_new_tree_command,
+    set_time_command,
+)
+from volferry.archive.tarstream import END_OF_ARCHIVE
+from volferry.archive.tree_scripts import room_command
+from volferry.errors import CommandFailed
+from volferry.model import printable
+from volferry.observer import Silent
+from volferry.operations.comparison import check_restored
+from volferry.operations.restore import (
+    entries_below,
+    extract,
+    is_marked,
+    mark,
+    run_in_helper,
+    stats_of,
+    sync,
+    unmark,
+    warnings_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from volferry.archive.manifest import CountsPart
+    from volferry.engine.helper import Helper
+    from volferry.model import RestoreStats
+    from volferry.observer import Observer
+    from volferry.operations.backup_reader import BackupReader
+
+_READ_BYTES = 1 << 20
+# A file takes whole blocks, and its inode and name some bytes more.
+_ENTRY_BYTES = 5 << 10
+# What stays free of the file system, on which other volumes live as well.
+_SPARE_PART = 0.05
+_MOST_SPARE_BYTES = 10 << 30
+_SPARE_ENTRIES = 1000
+
+
+def has_room_beside(helper: Helper, volume: str, counts: CountsPart) -> bool:
+    """Whether a backup with these counts can be restored beside what the volume holds. If that cannot be found out, it cannot."""
+    try:
+        found = run_in_helper(helper, room_command(helper.directory(volume)), "looking for room")
+        free_bytes, free_entries, total_bytes = map(int, found.split())
+    except (CommandFailed, ValueError):
+        return False
+    spare = min(total_bytes * _SPARE_PART, _MOST_SPARE_BYTES)
+    needed = counts.tar_bytes + counts.entries * _ENTRY_BYTES
+    return free_bytes >= needed + spare and not 0 <= free_entries < counts.entries + _SPARE_ENTRIES
+
+
+def restore_beside(
+    backup: BackupReader,
+    volume: str,
+    *,
+    helper: Helper,
+    observer: Observer,
+    check_free: Callable[[], None] = lambda: None,
+) -> RestoreStats:
+    """Puts all of `backup` in place of what is in `volume`, through a helper that may write.
+
+    It is restored into a directory of the volume, compared, and only then exchanged for the rest, by renaming. Raises VolferryError;
+    unless that happens after the exchange, the volume holds what it held. Raises RestoreMismatch if what is there is not what was backed
+    up. `check_free` is called before the exchange and at the end, as in `restore_backup`.
+    """
+    started = time.monotonic()
+    directory = helper.directory(volume)
+    marked = is_marked(helper, volume)
+    delete_new, delete_old = (delete_tree_command(directory, name) for name in (NEW_TREE, OLD_TREE))
+    run_in_helper(helper, delete_new, "deleting the rest of an earlier restore")
+    made = run_in_helper(helper, make_new_tree_command(directory), "making a directory in the volume")
+    time_before = int(made)
+    try:
+        root, warnings = _restore_new_tree(backup, f"{directory}/{NEW_TREE}", helper, observer)
+        sync(helper, volume)
+        check_free()
+        observer.phase("replacing what the volume held")
+        run_in_helper(helper, delete_old, "deleting the rest of an earlier restore")
+    except BaseException:
+        _give_up(helper, directory, time_before, observer)
+        raise
+    mark(helper, volume, str(backup.ref))
+    try:
+        sync(helper, volume)  # no half of an exchange is on the disk before the mark is
+        taken_back = _exchange(helper, directory)
+        if taken_back is None:
+            sync(helper, volume)
+            run_in_helper(helper, delete_old, "deleting what the volume held")
+            sync(helper, volume)
+            check_free()
+    except BaseException:
+        observer.note("it may not hold the whole backup: run the restore again, with --replace")
+        raise
+    if taken_back is not None:
+        if not marked:
+            unmark(helper, volume)
+        _give_up(helper, directory, time_before, observer)
+        raise CommandFailed(f"replacing what the volume held failed: {taken_back}")
+    unmark(helper, volume)
+    # Renaming, and taking the mark away, have changed what the root was.
+    extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
+    return stats_of(backup, volume, started, warnings)
+
+
+def _restore_new_tree(
+    backup: BackupReader, new: str, helper: Helper, observer: Observer
+) -> tuple[bytes, tuple[str, ...]]:
+    """Gives the header of the root, and what could not be restored as it was. Raises RestoreMismatch."""
+    counts = backup.manifest.volume_counts
+    observer.phase("restoring", total_bytes=counts.tar_bytes)
+    root, log = extract(backup.volume_stream(), new, helper=helper, observer=observer)
+    observer.phase("comparing", total_entries=counts.entries)
+    differing = check_restored(
+        backup.volume_entries(), entries_below(helper, new), observer, times_refused="time" in log.refused
+    )
+    return root, warnings_of(log, differing, observer)
+
+
+def _exchange(helper: Helper, directory: str) -> str | None:
+    """Gives the reason if it could not be done, and all is where it was. Raises CommandFailed if not even that could be done."""
+    lines: list[bytes] = []
+    process = helper.start(exchange_command(directory), on_stderr=lines.append)
+    while process.read(_READ_BYTES):
+        pass
+    status = process.wait()
+    if not status:
+        return None
+    why = printable(lines[0]) if lines else f"status {status}"
+    if status != TAKEN_BACK:
+        raise CommandFailed(f"replacing what the volume held failed: {why}")
+    return why
+
+
+def _give_up(helper: Helper, directory: str, time_before: int, observer: Observer) -> None:
+    """Nothing has been changed but that the new tree is there."""
+    try:
+        run_in_helper(helper, delete_tree_command(directory, NEW_TREE), "deleting what was restored")
+        run_in_helper(helper, set_time_command(directory, time_before), "writing the volume")
+    except BaseException:
+        observer.note(f"it holds what it held, and {NEW_TREE}, which the next restore deletes")
+        raise
+    observer.note("it holds what it held before")
