@@ -24,6 +24,11 @@ class KnownStores:
     def __init__(self, state_directory: Path) -> None:
         self._directory = state_directory / "known-stores"
 
+    @property
+    def empty(self) -> bool:
+        """Whether this machine has never seen a store."""
+        return not any(self._directory.glob("*.json"))
+
     def open(self, store: Store, endpoint: str | None) -> Repository:
         """Raises NoSuchStore where there never was one, StoreGone where there is none any longer, StoreError where there is another one."""
         path = self._path(store, endpoint)
@@ -31,7 +36,7 @@ class KnownStores:
         try:
             repository = Repository.open(store)
         except NoSuchStore as error:
-            if known is None:
+            if known is None and not path.exists():  # a damaged record, too, was of a store
                 raise
             raise StoreGone(
                 f"there was a store at {store.url}, and there is none now: is it mounted? "

@@ -32,8 +32,10 @@ def made(known: KnownStores, store: LocalStore) -> str:
 def test_where_there_never_was_a_store_one_is_made(known: KnownStores, store: LocalStore) -> None:
     with pytest.raises(NoSuchStore):
         known.open(store, None)
+    assert known.empty
     identity = made(known, store)
     assert known.open(store, None).id == identity
+    assert not known.empty
 
 
 def test_a_store_that_is_gone_is_made_anew_only_if_a_person_says_so(
@@ -89,3 +91,7 @@ def test_a_damaged_memory_is_none(known: KnownStores, store: LocalStore, tmp_pat
     (file,) = (tmp_path / "state" / "known-stores").iterdir()
     file.write_bytes(file.read_bytes()[:-5])
     assert known.open(store, None).id == identity
+    file.write_bytes(b"")
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(StoreGone):  # which store it was is lost, not that there was one
+        known.open(LocalStore(tmp_path / "store"), None)

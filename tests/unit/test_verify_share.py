@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,18 +14,23 @@ from hypothesis import strategies as st
 
 from tests.parts.recorded_store import RecordedStore
 from tests.unit.test_damage import Lab, flip, lab  # noqa: F401 -- a fixture
+from volferry.cli.session import Session
+from volferry.cli.verify_share import read_share
+from volferry.config import Config
 from volferry.damage import Condition, mark
-from volferry.errors import StoreError
+from volferry.errors import NoSuchStore, StoreError, StoreGone
 from volferry.layout import files_key, needed_objects
 from volferry.observer import Silent
 from volferry.operations.verify_share import Candidate, Share, choose, verify_share
+from volferry.repository import Repository
+from volferry.store_config import StoreConfig
+from volferry.stores.local import LocalStore
 from volferry.verification_log import VerificationLog, VerifyRun, VolumeState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.model import BackupRef
-    from volferry.repository import Repository
 
 NOW = datetime(2026, 3, 1, 4, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -243,3 +249,36 @@ def test_an_index_that_says_something_else_than_its_packs_stays_marked(lab: Lab)
     (lab.directory / "away").rename(lab.packs(first)[0])
     assert lab.verify(first).findings == ()
     assert Condition.of(lab.repository, "host", "vol").marks == {}
+
+
+def share_of(state: Path, store: Path) -> int:
+    """`volferry verify --share`, and its exit code."""
+    config = Config(store=str(store), state_dir=state, host="host")
+    return read_share(Session(config), json=True)
+
+
+def test_a_store_that_was_only_seen_and_is_gone_is_a_failure_of_the_share(tmp_path: Path) -> None:
+    state, store = tmp_path / "state", tmp_path / "store"
+    assert share_of(state, store) == 0  # nothing was ever backed up
+    Repository.open_or_create(LocalStore(store))  # by another machine
+    assert share_of(state, store) == 0
+    shutil.rmtree(store)
+    store.mkdir()  # the mount point
+    with pytest.raises(StoreGone, match="is it mounted"):
+        share_of(state, store)
+    with pytest.raises(NoSuchStore):
+        share_of(state, tmp_path / "mistyped")
+    log = VerificationLog(state)
+    assert [each.outcome for each in log.recent(9)] == ["good", "good", "failed", "failed"]
+
+
+def test_a_replica_that_is_gone_is_no_failure_of_the_store_in_use(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    Repository.open_or_create(LocalStore(tmp_path / "store"))
+    assert share_of(state, tmp_path / "store") == 0
+    replica = StoreConfig(url=str(tmp_path / "replica"), replica_of="main")
+    main = StoreConfig(url=str(tmp_path / "store"))
+    config = Config(store="replica", stores={"main": main, "replica": replica}, state_dir=state, host="host")
+    with pytest.raises(NoSuchStore):
+        read_share(Session(config), json=True)
+    assert [each.outcome for each in VerificationLog(state).recent(9)] == ["good"]

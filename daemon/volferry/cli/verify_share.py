@@ -38,13 +38,9 @@ def read_share(session: Session, *, json: bool) -> int:
                 clock=lambda: datetime.now(UTC),
                 observer=observer,
             )
-    except NoSuchStore as error:
-        if any((session.config.state_dir / "stores").glob("*")):
-            # An unmounted share leaves its mount point: what is stored cannot be read.
-            log.keep_run(VerifyRun(began, datetime.now(UTC), "failed", 0, 0, 0, str(error)))
-            raise
-        return _report(session, log, began, Share(), json=json, main=main)  # nothing was ever backed up
     except VolferryError as error:
+        if isinstance(error, NoSuchStore) and session.known_stores.empty:  # nothing was ever backed up
+            return _report(session, log, began, Share(), json=json, main=main)
         if main:
             log.keep_run(VerifyRun(began, datetime.now(UTC), "failed", 0, 0, 0, str(error)))
         raise
