@@ -183,6 +183,8 @@ class History:
                     "INSERT OR IGNORE INTO seen VALUES (?, ?)",
                     [(volume, now.timestamp()) for volume in volumes],
                 )
+                # Those that were seen while the clock was ahead.
+                database.execute("UPDATE seen SET first = ?1 WHERE first > ?1", (now.timestamp(),))
                 rows = database.execute("SELECT volume, first FROM seen").fetchall()
         except (sqlite3.Error, OSError):
             return {}

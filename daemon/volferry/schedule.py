@@ -32,6 +32,7 @@ _SPAN = re.compile(r"(\d+)([smhdw])")
 _INTERVAL = re.compile(r"(?:@every\s+|every\s+)((?:\d+[mhdw])+)")
 _PART = re.compile(r"(\*|[a-z0-9]+(?:-[a-z0-9]+)?)(?:/(\d+))?")
 _FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
+_CLOCKS_DIFFER = timedelta(minutes=5)  # of machines that set theirs by a server's
 _LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
@@ -71,6 +72,11 @@ class Due:
 
     at: datetime  # in the past if it is due already
     late: bool  # the time after that has passed too
+
+
+def is_believed(time: datetime, now: datetime) -> bool:
+    """Whether something can have been done at that time: if it lies in the future, a clock was wrong."""
+    return time <= now + _CLOCKS_DIFFER
 
 
 def due(

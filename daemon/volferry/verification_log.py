@@ -69,6 +69,8 @@ class VerificationLog:
     def since(self, store: str, now: datetime) -> datetime:
         """When a share of the store was asked for first, which may be now."""
         self._write("INSERT OR IGNORE INTO since VALUES (?, ?)", [(store, now.timestamp())])
+        # One that was written while the clock was ahead.
+        self._write("UPDATE since SET at = ?1 WHERE at > ?1", [(now.timestamp(),)])
         rows = self._read("SELECT at FROM since WHERE store = ?", store)
         return _time(rows[0][0]) if rows else now
 

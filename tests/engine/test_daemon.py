@@ -7,15 +7,16 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -272,9 +273,8 @@ def test_metrics_health_pings_messages_and_status(world: World, config: Path) ->
     assert state_of(container)["Status"] == "running"
 
 
-def aged(world: World, volume: str) -> str:
-    """Gives its only backup the id of one of years ago, and returns that."""
-    old = "20200101T000000Z-0a1b2c"
+def aged(world: World, volume: str, old: str = "20200101T000000Z-0a1b2c") -> str:
+    """Gives its only backup another id, such as one of years ago, and returns that."""
     for path in [*world.objects("manifests"), *world.objects("indexes")]:
         if path.parent.name == volume:
             aged_path = path.with_name(f"{old}.{path.name.partition('.')[2]}")
@@ -305,6 +305,28 @@ def test_a_suspicious_backup_is_told_with_what_is_held(world: World, config: Pat
     assert "`volferry accept emptied`" in message
     kept = world.cli("list", volume, "--json").exits(0).json["backups"]
     assert good in {each["id"] for each in kept}
+
+
+def test_a_backup_of_a_wrong_clock_makes_no_volume_less_late(world: World) -> None:
+    volume = world.volume("vol", labels={"volferry.schedule": "@daily"})
+    world.cli.backup(volume)
+    aged(world, volume, "20990101T000000Z-0a1b2c")
+
+    def row() -> dict[str, Any]:
+        (found,) = world.cli("status", "--json").exits(0, 1).json["volumes"]
+        return dict(found)
+
+    assert not row()["late"]  # the store knows when it got it
+    in_2099 = datetime(2099, 1, 1, tzinfo=UTC).timestamp()
+    for manifest in world.objects("manifests"):
+        os.utime(manifest, (in_2099, in_2099))
+    before = time.time() - 3 * 86400
+    with contextlib.closing(sqlite3.connect(world.cli.state / "history.sqlite")) as history, history:
+        history.execute("UPDATE seen SET first = ?", (before,))
+    assert row()["late"]
+    world.cli("status").exits(1)
+    world.cli.backup(volume)
+    assert not row()["late"]
 
 
 def test_status_says_what_runs_and_what_was_interrupted(world: World, config: Path) -> None:

@@ -13,6 +13,7 @@ from volferry.archive import listing
 from volferry.checkpoint import find_checkpoints
 from volferry.model import new_backup_id, time_of_id
 from volferry.operations import volume_pass
+from volferry.operations.backup_times import newest_times
 from volferry.operations.prune import prune_volume
 from volferry.repository import BackupWriter, Repository
 from volferry.retention import Keep, Within
@@ -80,6 +81,31 @@ def test_backups_go_on_after_one_from_2099(
     stats = volume.back_up(repository)
     assert stats.ref.id > "20990101T000000Z-abcdef"
     assert stats.base == "20990101T000000Z-abcdef"
+
+
+def test_backups_under_ids_from_the_future_count_from_when_the_store_got_them(
+    repository: Repository, clock: Clock, volume: LocalVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = clock.now
+    assert newest_times(repository, "host", now) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(volume_pass, "new_backup_id", lambda *_, **__: "20260110T000000Z-abcdef")
+        volume.back_up(repository)
+    old = {"vol": datetime(2026, 1, 10, tzinfo=UTC)}
+    # The clock of machine and store is in 2099: nothing says when it was made.
+    clock.now = datetime(2099, 1, 1, tzinfo=UTC)
+    with monkeypatch.context() as patch:
+        patch.setattr(volume_pass, "new_backup_id", lambda *_, **__: "20990101T000000Z-abcdef")
+        volume.back_up(repository)
+    clock.now = now
+    assert newest_times(repository, "host", now) == old
+    # It is right again: the ids still have to follow the one of 2099.
+    volume.back_up(repository)
+    (made,) = newest_times(repository, "host", clock.now).values()
+    assert timedelta() <= clock.now - made < timedelta(minutes=1)
+    # However far the store's clock is from this machine's.
+    (made,) = newest_times(repository, "host", clock.now - timedelta(days=30)).values()
+    assert abs(clock.now - timedelta(days=30) - made) < timedelta(minutes=1)
 
 
 def test_there_is_an_id_after_the_last_second_of_all() -> None:

@@ -97,6 +97,7 @@ def test_volumes_are_seen_first_once(tmp_path: Path) -> None:
     assert history.first_seen(["a"], NOW) == {"a": NOW}
     later = NOW + timedelta(days=1)
     assert history.first_seen(["a", "b"], later) == {"a": NOW, "b": later}
+    assert history.first_seen(["a"], NOW) == {"a": NOW, "b": NOW}  # the clock was ahead, and was put back
 
 
 def test_what_is_scheduled_is_kept_as_it_was_last(tmp_path: Path) -> None:

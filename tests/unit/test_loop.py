@@ -281,3 +281,18 @@ def test_a_suspicious_backup_is_told_besides_each_time() -> None:
         )
     assert [kind for kind, _ in made.told] == ["suspicious", "success"] * 2
     assert [line["error"] for line in made.lines] == ["shrunk: from 10 to 1 entries"] * 2
+
+
+def test_a_clock_that_was_years_ahead_and_is_put_back_keeps_nothing_waiting() -> None:
+    made = Made(now=NOW + timedelta(days=20_000), volumes=[volume("vol", "@daily"), volume("bad", "@daily")])
+    made.config = value_of({"daemon": {"at_once": 2}}, Config)
+    made.after()
+    made.ends("vol")
+    made.ends("bad", good=False)
+    made.after()
+    made.told.clear()
+    made.begun.clear()
+    made.now, made.seen = NOW, dict.fromkeys(made.seen, NOW - timedelta(days=3))
+    made.after()
+    assert sorted(made.begun) == ["bad", "vol"]
+    assert sorted(made.told) == [("late", "bad"), ("late", "vol")]

@@ -94,11 +94,27 @@ def test_jitter_does_not_keep_a_new_volume_from_its_first_backup() -> None:
     assert names(Agenda(UTC), [volume("new")], config(daemon={"jitter": "30m"})) == ["new"]
 
 
-def test_a_backup_from_the_future_counts_from_when_it_was_seen() -> None:
+def test_a_backup_from_the_future_counts_as_none() -> None:
     agenda, newest = Agenda(UTC), {"vol": NOW + timedelta(days=3650)}
-    assert names(agenda, [volume("vol")], config(), **newest) == []
-    found = appointments(agenda, [volume("vol")], config(), newest, NOW + timedelta(days=1))
-    assert [each.at for each in found] == [datetime(2026, 3, 11, 2, tzinfo=UTC)]
+    seen = NOW - timedelta(days=2)
+    (found,) = appointments(agenda, [volume("vol")], config(), newest, seen=seen)
+    assert (found.at, found.late) == (NOW, True)
+    agenda.succeeded("vol", NOW)
+    found = appointments(agenda, [volume("vol")], config(), newest, NOW + timedelta(minutes=5))[0]
+    assert found.at == datetime(2026, 3, 11, 2, tzinfo=UTC)
+
+
+def test_clocks_of_two_machines_may_differ_a_little() -> None:
+    (found,) = appointments(Agenda(UTC), [volume("vol")], config(), {"vol": NOW + timedelta(minutes=4)})
+    assert (found.at, found.late) == (datetime(2026, 3, 11, 2, tzinfo=UTC), False)
+
+
+def test_failures_and_ends_from_the_future_say_nothing() -> None:
+    agenda = Agenda(UTC)
+    agenda.failed("vol", NOW + timedelta(days=3650))
+    assert names(agenda, [volume("vol")], config()) == ["vol"]
+    agenda.succeeded("vol", NOW + timedelta(days=3650))
+    assert names(agenda, [volume("vol")], config()) == ["vol"]
 
 
 def test_what_came_due_during_a_run_is_done_with_when_it_ends() -> None:

@@ -129,6 +129,22 @@ def test_every_object_of_a_store_is_read_within_the_days(lab: Lab) -> None:  # n
     assert oldest >= before
 
 
+def test_times_from_the_future_keep_nothing_from_being_read(lab: Lab) -> None:  # noqa: F811
+    """As a clock that was in 2099 leaves them: in the log, and in the store."""
+    first = lab.back_up()
+    days = Days(lab, 4)
+    in_2099 = datetime(2099, 1, 1, tzinfo=UTC)
+    days.log.since(lab.repository.id, in_2099)
+    days.log.keep_read(lab.repository.id, needed(lab, first), in_2099)
+    for pack in lab.packs(first):
+        os.utime(pack, (in_2099.timestamp(), in_2099.timestamp()))
+    recorded = RecordedStore(lab.repository.store)
+    lab.repository.store = recorded
+    for _ in range(4):
+        days.share()
+    assert {call.key for call in recorded.of("open") if "manifest" not in call.key} >= needed(lab, first)
+
+
 def test_a_share_that_dies_is_gone_on_with(lab: Lab) -> None:  # noqa: F811
     lab.back_up()
     days = Days(lab, 1)

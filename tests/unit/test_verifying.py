@@ -141,3 +141,15 @@ def test_what_cannot_be_remembered_is_not_read_again_and_again() -> None:
     for _ in range(5):
         made.after(minutes=5)
     assert len(made.begun) == 1
+
+
+def test_a_share_from_the_future_counts_as_none() -> None:
+    made = Made(now=NOW + timedelta(days=20_000))
+    made.after()
+    made.ends()
+    made.after(days=1)
+    made.ends(done=False, error="no network")
+    made.begun.clear()
+    made.now = NOW
+    made.after(hours=3)
+    assert len(made.begun) == 1

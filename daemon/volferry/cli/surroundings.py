@@ -88,8 +88,9 @@ class EngineAndStore:
 
 def view_of(session: Session, volumes: list[Volume], history: History, left_down: list[str]) -> View:
     """Raises VolferryError where the store cannot be listed."""
-    seen = history.first_seen([volume.name for volume in volumes], datetime.now(UTC))
-    return View(volumes, _newest(session), seen, left_down)
+    now = datetime.now(UTC)
+    seen = history.first_seen([volume.name for volume in volumes], now)
+    return View(volumes, _newest(session, now), seen, left_down)
 
 
 def zone_of(config: Config) -> Any:
@@ -98,12 +99,10 @@ def zone_of(config: Config) -> Any:
     return get_localzone()
 
 
-def _newest(session: Session) -> dict[str, datetime]:
-    """When each volume's newest backup began."""
+def _newest(session: Session, now: datetime) -> dict[str, datetime]:
+    from volferry.operations.backup_times import newest_times  # noqa: PLC0415 -- slow to import
+
     try:
-        newest = {
-            ref.volume: ref for ref in session.repository.refs(host=session.host)
-        }  # in the order of time
-        return {volume: ref.time for volume, ref in newest.items()}
+        return newest_times(session.repository, session.host, now)
     except NoSuchStore:
         return {}

@@ -14,6 +14,7 @@ from volferry.errors import DamagedObject, NoSuchObject, StoreError
 from volferry.layout import needed_objects
 from volferry.operations.prune import newest_of
 from volferry.operations.verify import wrong_object
+from volferry.schedule import is_believed
 from volferry.verification_log import VolumeState
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def verify_share(
         needed |= needed_objects(ref, manifest)
     read_at = _read_at(repository, condition, log, needed, now)
     share.total_bytes = sum(condition.objects[key].size for key in read_at)
-    tried = log.read_at(repository.id)
+    tried = _believed(log.read_at(repository.id), now)
     candidates = [
         # What is damaged is not read again each time for that; it was not read well either.
         Candidate(key, condition.objects[key].size, max(time, tried.get(f"{_TRIED}{key}", time)))
@@ -160,13 +161,21 @@ def _read_at(
     known = log.read_at(repository.id)
     mine = {key for key in known if key.removeprefix(_TRIED) in condition.objects}
     log.forget(repository.id, [key for key in known if key not in mine and _is_of_host(key, condition)])
+    known = _believed(known, now)
     found = {}
     for key, expected in needed.items():
         info = condition.objects.get(key)
         if info is not None and not expected.other_size(info.size):
             # Written again since it was read, as by a copy that mends, it is another object.
-            found[key] = min(now, max(known.get(key, since), info.modified))
+            read_at = known.get(key, since)
+            written_at = info.modified if is_believed(info.modified, now) else read_at
+            found[key] = min(now, max(read_at, written_at))
     return found
+
+
+def _believed(times: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    """Without those from the future: until then, nothing would be read again."""
+    return {key: time for key, time in times.items() if is_believed(time, now)}
 
 
 def _is_of_host(key: str, condition: Condition) -> bool:

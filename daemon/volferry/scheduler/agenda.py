@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from volferry.errors import ConfigError
-from volferry.schedule import Due, due
+from volferry.schedule import Due, due, is_believed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,7 +58,6 @@ class Agenda:
     """It remembers failures, and when runs ended; a restart forgets those."""
 
     zone: tzinfo
-    _from_the_future: dict[tuple[str, datetime], datetime] = field(default_factory=dict)
     _failures: dict[str, tuple[int, datetime]] = field(
         default_factory=dict
     )  # how many in a row, and when the last was
@@ -87,11 +86,14 @@ class Agenda:
         """The first one first. `newest` is when the newest backup of each volume began, `seen` when it was seen first."""
         found = []
         for volume, schedule in scheduled:
-            last = self._believed(volume, newest.get(volume), now)
+            last, ended = newest.get(volume), self._ended.get(volume)
+            if ended is not None and ended > now:  # the clock was put back since
+                ended = None
+            if last is not None and not is_believed(last, now):
+                last = ended
             by_store = due(schedule, last, now, self.zone, seen=seen.get(volume, now))
             next_due = by_store
-            ended = self._ended.get(volume)
-            if ended is not None and (last is None or last < ended <= now):
+            if ended is not None and (last is None or last < ended):
                 next_due = self._after(schedule, by_store, ended)
             if next_due is not None and by_store is not None:
                 at = self._time_of(volume, next_due, jitter, now)
@@ -107,19 +109,14 @@ class Agenda:
             at = schedule.after(at, self.zone)
         return Due(at, late=False) if at is not None else None
 
-    def _believed(self, volume: str, newest: datetime | None, now: datetime) -> datetime | None:
-        """One from the future was made while the clock was wrong: it counts from when it was seen first."""
-        if newest is None or newest <= now:
-            return newest
-        return self._from_the_future.setdefault((volume, newest), now)
-
     def _time_of(self, volume: str, next_due: Due, jitter: timedelta, now: datetime) -> datetime:
         at = next_due.at
         if next_due.at != now:  # of a volume without a backup, it would be another one at each look
             at += _share(f"{volume} {next_due.at.isoformat()}", jitter)
         if volume in self._failures:
             count, last = self._failures[volume]
-            at = max(at, last + _retry(count))
+            if last <= now:  # else the clock was put back since
+                at = max(at, last + _retry(count))
         return at
 
 

@@ -133,7 +133,8 @@ class Loop:
 
     def step(self, now: datetime) -> datetime:
         """Does what is due; returns when to be called again at the latest."""
-        if self._look_due is None or now >= self._look_due:
+        put_back = self.looked_at is not None and now < self.looked_at  # the clock: it was wrong
+        if self._look_due is None or now >= self._look_due or put_back:
             self._look(now)
         self._judge(now)
         next_run = self._start_due(now)
@@ -231,7 +232,7 @@ class Loop:
         )
         late = self.late
         self._late &= late
-        if now - self.started < _CATCHING_UP:
+        if abs(now - self.started) < _CATCHING_UP:
             late &= self._failed
         for volume in sorted(late - self._late):
             self._late.add(volume)

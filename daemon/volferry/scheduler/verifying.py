@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from volferry.schedule import due
+from volferry.schedule import due, is_believed
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending
 
@@ -82,7 +82,7 @@ class Verifying:
             self.late = False
             return None
         # One that takes long is not late for that before it should have been followed by another.
-        last = self._began if self.shares.share_goes_on else self._last()
+        last = self._began if self.shares.share_goes_on else self._last(now)
         found = due(schedule, last, now, self.zone(), seen=self.memory.shares_since(now))
         if found is None:
             return None
@@ -90,6 +90,8 @@ class Verifying:
         self._judge(now)
         if self.shares.share_goes_on:
             return None
+        if self._again is not None and self._again - now > _LAST_RETRY:  # the clock was put back since
+            self._again = None
         at = max(found.at, self._again or found.at)
         if at > now:
             return at
@@ -129,13 +131,17 @@ class Verifying:
             self._tell("recovery", "", "verifying goes well again", now)
         self._hurt = bool(ending.hurt)
 
-    def _last(self) -> datetime | None:
+    def _last(self, now: datetime) -> datetime | None:
         """Also where it could not be remembered: it is not read again and again for that."""
         times = [time for time in (self.memory.last_share(), self._ended) if time is not None]
-        return max(times, default=None)
+        return max((time for time in times if is_believed(time, now)), default=None)
 
     def _judge(self, now: datetime) -> None:
-        if not self.late or self._told_late or (now - self.started < _CATCHING_UP and not self._failures):
+        if (
+            not self.late
+            or self._told_late
+            or (abs(now - self.started) < _CATCHING_UP and not self._failures)
+        ):
             return
         self._told_late = True
         error = "no share of the store was read for longer than verify.schedule allows"
