@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import stat
+import subprocess
+import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from volferry.errors import NoSuchObject, ObjectExists, StoreError
+from tests.parts.mounts import MOUNTS, mounted, through_bindfs
+from volferry import interrupts
+from volferry.errors import Interrupted, NoSuchObject, ObjectExists, StoreError
 from volferry.stores.base import get, put
 from volferry.stores.local import LocalStore
+from volferry.stores.unfinished import temporary_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -31,6 +38,27 @@ def refusing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, *, directo
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(module, name, refuse)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture(params=["store", "store/to/be/made"])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Where a store is, or is to be."""
+    (tmp_path / "store").mkdir()
+    return tmp_path / str(request.param)
+
+
+def everything(directory: Path) -> list[Path]:
+    return sorted(directory.rglob("*"))
 
 
 LINKS = [errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL]
@@ -131,3 +159,137 @@ def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path: Path) -> 
     os.utime(left, (yesterday, yesterday))
     store.clean()
     assert not left.exists()
+
+
+LACKS = {"link": "no hard links", "fsync": "no fsync of directories", "flock": "no locks"}
+
+
+def test_a_probe_says_what_a_disk_lacks_nothing(place: Path, tmp_path: Path) -> None:
+    found = LocalStore(place).probe()
+    assert found.lacks == ()
+    assert found.free_bytes
+    assert everything(tmp_path) == [tmp_path / "store"]
+
+
+@pytest.mark.parametrize(("call", "number"), CASES, ids=lambda each: errno.errorcode.get(each, each))
+def test_a_probe_says_what_is_lacking(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    refusing(monkeypatch, call, number, directories=call == "fsync")
+    (said,) = LocalStore(place).probe().lacks
+    assert said.startswith(LACKS[call])
+    assert everything(tmp_path) == [tmp_path / "store"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.ENOSPC, errno.EROFS])
+def test_a_probe_fails_where_files_do_not_reach_the_disk(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refusing(monkeypatch, "fsync", number)
+    with pytest.raises(StoreError, match="cannot bring files to stable storage"):
+        LocalStore(place).probe()
+    assert everything(tmp_path) == [tmp_path / "store"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ESTALE])
+def test_a_probe_fails_where_files_get_no_names(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refusing(monkeypatch, "link", number)
+    with pytest.raises(StoreError, match=f"cannot hold a store: {os.strerror(number).lower()}"):
+        LocalStore(place).probe()
+    assert everything(tmp_path) == [tmp_path / "store"]
+
+
+def test_a_probe_fails_where_a_name_is_given_twice(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", os.replace)
+    with pytest.raises(StoreError, match="gives a file the name of another one"):
+        LocalStore(place).probe()
+
+
+def test_a_probe_fails_where_locks_keep_nobody_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with pytest.raises(StoreError, match="gives one lock to two"):
+        LocalStore(place).probe()
+
+
+@pytest.mark.parametrize(("limit", "said"), [(143, "no names of more than 143 bytes"), (60, None)])
+def test_a_probe_says_how_long_names_may_be(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, said: str | None
+) -> None:
+    """As eCryptfs has it."""
+    real = os.mkdir
+
+    def mkdir(path: Path, *arguments: int) -> None:
+        if len(path.name) > limit:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        real(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    if said is None:
+        with pytest.raises(StoreError, match="has no names of 64 bytes"):
+            LocalStore(place).probe()
+    else:
+        assert LocalStore(place).probe().lacks[0].startswith(said)
+    assert everything(tmp_path) == [tmp_path / "store"]
+
+
+@pytest.mark.parametrize("call", ["link", "fsync", "statvfs", "rmdir"])
+def test_an_interrupted_probe_leaves_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real: Callable[..., object] = getattr(os, call)
+
+    def interrupted(*arguments: object, **more: object) -> object:
+        monkeypatch.setattr(os, call, real)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(os, call, interrupted)
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    hook = sys.unraisablehook
+    try:
+        interrupts.install()
+        with pytest.raises(Interrupted):
+            LocalStore(place).probe()
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert everything(tmp_path) == [tmp_path / "store"]
+
+
+def test_what_a_killed_probe_left_goes_with_the_next(tmp_path: Path) -> None:
+    left = tmp_path / f".volferry-doctor-{temporary_name()}"
+    (left / "from").mkdir(parents=True)
+    (left / "from" / "file").write_bytes(b"")
+    living = tmp_path / f".volferry-doctor-{temporary_name()}"
+    living.mkdir()
+    store = LocalStore(tmp_path)
+    assert list(store.list("")) == []
+    with locked(living):
+        store.probe()
+        assert everything(tmp_path) == [living]
+    store.probe()
+    assert everything(tmp_path) == []
+
+
+def test_a_probe_says_what_real_file_systems_lack(tmp_path: Path) -> None:
+    said = {}
+    for name, mount in MOUNTS.items():
+        (tmp_path / name).mkdir()
+        with mount(tmp_path / name / "place") as directory:
+            said[name] = [each.split(":")[0] for each in LocalStore(directory / "store").probe().lacks]
+            assert list(directory.iterdir()) == []
+    exfat = ["no hard links", "no difference between upper and lower case"]
+    assert said == {"exfat": exfat, "squashed": [], "ignoring": []}
+
+
+def test_a_probe_fails_where_nothing_can_be_deleted(tmp_path: Path) -> None:
+    with through_bindfs("--delete-deny")(tmp_path / "place") as directory:
+        with pytest.raises(StoreError, match=r"does not delete \.volferry-doctor-"):
+            LocalStore(directory).probe()
+        with mounted(tmp_path / "read-only", "--bind", str(directory)) as read_only:
+            subprocess.run(["mount", "-o", "remount,bind,ro", read_only], check=True)
+            with pytest.raises(StoreError, match="cannot hold a store: read-only file system"):
+                LocalStore(read_only).probe()

@@ -110,3 +110,18 @@ def test_a_volume_that_was_made_for_it_is_kept(world: World, backed_up: str, tmp
         assert contents(directory) == expected
         assert world.exists(volume)
         world.remove(volume)
+
+
+def test_doctor_notes_what_the_file_system_of_a_store_lacks(world: World, tmp_path: Path) -> None:
+    with MOUNTS["exfat"](tmp_path / "place") as directory:
+        cli = world.cli.at(store=directory / "store")
+        said = cli("doctor").exits(0).stdout.splitlines()
+        notes = [line for line in said if line.startswith("note  store: ")]
+        assert len(notes) == 2, said
+        assert "objects get their names by renaming" in notes[0]
+        assert "refuses a second volume or host of the same letters" in notes[1]
+        (store,) = [
+            each for each in cli("doctor", "--json").exits(0).json["checks"] if each["name"] == "store"
+        ]
+        assert len(store["notes"]) == 2
+        assert list(directory.iterdir()) == []

@@ -223,6 +223,25 @@ def test_doctor_tries_everything_and_leaves_nothing(world: World) -> None:
     assert "1 backup" in world.cli("doctor").exits(0).stdout
 
 
+def test_doctor_tries_each_directory_of_the_configuration(world: World) -> None:
+    (world.directory / "file").write_text("mine")
+    file = world.directory / "volferry.toml"
+    file.write_text(
+        f'[stores.main]\nurl = "{world.store}"\n[stores.good]\nurl = "{world.directory}/replica"\nreplica_of = "main"\n'
+        f'[stores.bad]\nurl = "{world.directory}/file"\nreplica_of = "main"\n'
+        '[stores.far]\nurl = "s3://bucket"\nreplica_of = "main"\n'
+    )
+    done = world.cli("doctor", "--json", "--config", str(file)).exits(1)
+    assert {each["name"]: each["ok"] for each in done.json["checks"] if "store" in each["name"]} == {
+        "store": True,
+        "store good": True,
+        "store bad": False,
+    }
+    assert "the first copy makes it" in world.cli("doctor", "--config", str(file)).exits(1).stdout
+    assert_nothing_was_made(world, set())
+    assert not (world.directory / "replica").exists()
+
+
 def test_doctor_says_what_is_wrong(world: World) -> None:
     wrong = world.cli.having(VOLFERRY_HELPER__IMAGE="no-such-image").at(store=world.directory / "file")
     (world.directory / "file").write_text("")

@@ -49,7 +49,9 @@ def exfat(directory: Path) -> Iterator[Path]:
         subprocess.run(["losetup", "--detach", device], check=True)
 
 
-def _through_bindfs(*options: str) -> Callable[[Path], AbstractContextManager[Path]]:
+def through_bindfs(*options: str) -> Callable[[Path], AbstractContextManager[Path]]:
+    """A directory `below` beside the place, seen through bindfs(1)."""
+
     @contextmanager
     def opened(directory: Path) -> Iterator[Path]:
         below = directory.with_name("below")
@@ -68,6 +70,6 @@ def _through_bindfs(*options: str) -> Callable[[Path], AbstractContextManager[Pa
 # owners and modes and forgets them, as CIFS.
 MOUNTS: dict[str, Callable[[Path], AbstractContextManager[Path]]] = {
     "exfat": exfat,
-    "squashed": _through_bindfs("--chown-deny", "--chgrp-deny", "--xattr-none"),
-    "ignoring": _through_bindfs("--chown-ignore", "--chgrp-ignore", "--chmod-ignore", "--xattr-none"),
+    "squashed": through_bindfs("--chown-deny", "--chgrp-deny", "--xattr-none"),
+    "ignoring": through_bindfs("--chown-ignore", "--chgrp-ignore", "--chmod-ignore", "--xattr-none"),
 }

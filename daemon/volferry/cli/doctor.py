@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from volferry import __version__
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json
-from volferry.cli.text import size_text
+from volferry.cli.text import count_text, size_text
 from volferry.errors import NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from volferry.repository import Repository
 
 _OLDEST_API = (1, 41)  # Docker Engine 20.10
 
@@ -24,6 +27,7 @@ class _Check:
     name: str
     ok: bool
     detail: str
+    notes: tuple[str, ...] = ()  # what is lacking, and can be done without
 
 
 def doctor(
@@ -40,25 +44,34 @@ def doctor(
         _tried("engine", lambda: _engine(session)),
         _tried("state directory", lambda: _state(session)),
         _tried("helper", lambda: _helper(session)),
-        _tried("store", lambda: _store(session)),
+        _tried("store", lambda: _store(session, None)),
+        *(_tried(f"store {name}", partial(_store, session, name)) for name in _other_directories(session)),
     ]
     good = all(check.ok for check in checks)
     if json:
         print_json(
             {
                 "ok": good,
-                "checks": [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in checks],
+                "checks": [
+                    {"name": each.name, "ok": each.ok, "detail": each.detail, "notes": list(each.notes)}
+                    for each in checks
+                ],
             }
         )
     else:
         for each in checks:
             print(f"{'ok  ' if each.ok else 'FAIL'}  {each.name}: {each.detail}")
+            for note in each.notes:
+                print(f"note  {each.name}: {note}")
     return 0 if good else 1
 
 
-def _tried(name: str, check: Callable[[], str]) -> _Check:
+def _tried(name: str, check: Callable[[], str | tuple[str, tuple[str, ...]]]) -> _Check:
+    """The check gives its detail, and notes if there are any."""
     try:
-        return _Check(name, True, check())
+        found = check()
+        detail, notes = (found, ()) if isinstance(found, str) else found
+        return _Check(name, True, detail, notes)
     except VolferryError as error:
         return _Check(name, False, str(error))
 
@@ -96,11 +109,32 @@ def _helper(session: Session) -> str:
     return f"image {settings.image}, channel: {way}"
 
 
-def _store(session: Session) -> str:
+def _other_directories(session: Session) -> list[str]:
+    """Names of the stores in the configuration that are directories, without the one in use."""
+    config = session.config
+    return [
+        name
+        for name, store in config.stores.items()
+        if not store.url.startswith("s3://") and store.url != config.store_config.url
+    ]
+
+
+def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
+    """The store in use, or another one of the configuration."""
+    from volferry.stores.local import LocalStore  # noqa: PLC0415
+
+    store = session.store if name is None else session.named_store(name)
+    repository: Repository | None = None
     try:
-        backups = sum(1 for _ in session.repository.refs())
+        repository = session.repository if name is None else session.named_repository(name)
+        holds = count_text(sum(1 for _ in repository.refs()), "backup")
     except NoSuchStore:
-        return f"{session.store.url}: nothing there yet, the first backup makes it"
-    # Says by failing whether it can be written.
-    session.store.create("volferry-doctor").abort()
-    return f"{session.store.url}, {backups:,} backup{'' if backups == 1 else 's'}"
+        holds = f"nothing there yet, the first {'backup' if name is None else 'copy'} makes it"
+    if isinstance(store, LocalStore):
+        found = store.probe()
+        free = f", {size_text(found.free_bytes)} free" if found.free_bytes is not None else ""
+        return f"{store.url}: {holds}{free}", found.lacks
+    if repository is not None:
+        # Says by failing whether it can be written.
+        store.create("volferry-doctor").abort()
+    return f"{store.url}: {holds}", ()

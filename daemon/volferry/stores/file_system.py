@@ -39,6 +39,11 @@ class FileSystem:
         self._syncs_directories: bool | None = None
 
     @property
+    def has_links(self) -> bool:
+        """Whether files get their names by links. Else by renaming."""
+        return self._links is not False
+
+    @property
     def syncs_directories(self) -> bool:
         """Whether a new name is on stable storage once `sync_directory` returns. Else syncing the file again has to do."""
         return self._syncs_directories is not False

@@ -10,12 +10,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import tempfile
 import threading
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,15 +22,18 @@ from volferry.interrupts import held_back
 from volferry.model import ObjectInfo
 from volferry.stores.base import validate_key
 from volferry.stores.file_system import FileSystem, is_exact
+from volferry.stores.probe import probe
+from volferry.stores.unfinished import remove_dead, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
+    from volferry.stores.probe import Probe
+
 _ATTEMPTS = 100  # each lost to another run that removed an empty directory in the moment before
 _SYNC_BYTES = 8 << 20  # written before they are brought to stable storage, beside what is written next
 _TEMPORARY = ".tmp"  # a name that no key has
-_LEFT_FOR = timedelta(days=1)  # what no lock tells of
 
 
 class LocalStore:
@@ -49,6 +50,10 @@ class LocalStore:
     @property
     def url(self) -> str:
         return str(self._root)
+
+    def probe(self) -> Probe:
+        """Tries its file system. Raises StoreError where that cannot keep a store safely."""
+        return probe(self._root)
 
     def create(self, key: str) -> LocalWriter:
         validate_key(key)
@@ -104,7 +109,9 @@ class LocalStore:
         for each in found:
             key = os.path.relpath(each.path, self._root)
             if _is_directory(each):
-                if key != _TEMPORARY and (f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")):
+                if not each.name.startswith(".") and (
+                    f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")
+                ):
                     yield from self._walk(Path(each.path), prefix)
             elif key.startswith(prefix) and not each.name.startswith(".") and not each.is_symlink():
                 try:
@@ -150,17 +157,7 @@ class LocalStore:
             left = list((self._root / _TEMPORARY).iterdir())
         except OSError:
             return
-        oldest: datetime | None = None
-        for path in left:
-            try:
-                if not path.name.endswith(f".{_kernel_mark()}.part"):
-                    # Locks of another machine may be unknown here, as on NFS with local locks.
-                    oldest = oldest or self.now() - _LEFT_FOR
-                    if datetime.fromtimestamp(path.lstat().st_mtime, UTC) >= oldest:
-                        continue
-                _remove_if_unlocked(path)
-            except (OSError, StoreError):  # its writer lives, or another run was faster
-                continue
+        remove_dead(left, self.now)
 
     def _path(self, key: str) -> Path:
         return self._root / validate_key(key)
@@ -177,22 +174,6 @@ class LocalStore:
         return _os_error(error, f"cannot {action} {key} in the store {self._root}")
 
 
-def _remove_if_unlocked(path: Path) -> None:
-    """Raises OSError if its writer lives."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a share without locks
-            if datetime.now(UTC) - datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC) < _LEFT_FOR:
-                raise
-        path.unlink()
-    finally:
-        os.close(descriptor)
-
-
 class LocalWriter:
     """Implements `ObjectWriter`."""
 
@@ -201,7 +182,7 @@ class LocalWriter:
         self._file_system = file_system
         self._key = key
         self._final = root / key
-        self._temporary = root / _TEMPORARY / _temporary_name()
+        self._temporary = root / _TEMPORARY / temporary_name()
         try:
             self._descriptor = self._begin()
         except OSError as error:
@@ -227,7 +208,7 @@ class LocalWriter:
                 if os.fstat(descriptor).st_nlink:
                     return descriptor
                 os.close(descriptor)
-            self._temporary = self._temporary.with_name(_temporary_name())
+            self._temporary = self._temporary.with_name(temporary_name())
 
     def write(self, data: bytes) -> None:
         try:
@@ -367,16 +348,3 @@ def _make_directories(directory: Path, file_system: FileSystem, *, below: Path |
 def _is_directory(entry: os.DirEntry[str]) -> bool:
     """Links are not followed: they may lead anywhere, also back."""
     return entry.is_dir(follow_symlinks=False)
-
-
-def _temporary_name() -> str:
-    """With this kernel's mark: whether its writer lives is for its locks to say."""
-    return f"{secrets.token_hex(8)}.{_kernel_mark()}.part"
-
-
-@cache
-def _kernel_mark() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "")[:16]
-    except OSError:
-        return "unknown"
