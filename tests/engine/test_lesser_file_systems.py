@@ -1,9 +1,10 @@
-"""Restores onto real file systems that hold less than a backup does."""
+"""Real file systems that hold less than a disk's: restores onto them, and stores that are kept on them."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,3 +126,73 @@ def test_doctor_notes_what_the_file_system_of_a_store_lacks(world: World, tmp_pa
         ]
         assert len(store["notes"]) == 2
         assert list(directory.iterdir()) == []
+
+
+def test_a_store_on_a_lesser_file_system_serves_every_command(world: World, place: tuple[str, Path]) -> None:
+    _, directory = place
+    volume = world.filled(one="1", two="2" * 100_000)
+    cli = world.cli = world.cli.at(store=directory / "store")
+    first, second = world.cli.backup(volume)[0]["id"], ""
+    for content in ("3", "4", "5"):
+        (world.data(volume) / "one").write_text(content)
+        second = world.cli.backup(volume)[0]["id"]
+    listed = cli("list", volume, "--json").exits(0).json["backups"]
+    assert (len(listed), listed[0]["id"], listed[-1]["id"]) == (4, first, second)
+    assert all(each["whole"] for each in listed)
+    cli("verify", "--all", "--read").exits(0)
+    cli("verify", "--share").exits(0)
+    cli("restore", f"{volume}@{first}", "--into", "older").exits(0)
+    assert (world.data("older") / "one").read_text() == "1"
+
+    config = world.directory / "volferry.toml"
+    config.write_text('[defaults]\nkeep = { last = 1 }\n[prune]\ngrace = "1d"\n')
+    left = directory / "store" / ".tmp" / "0123.anothermachine.part"
+    left.write_bytes(b"half of a pack")
+    old = time.time() - 9 * 86400
+    for path in [left, *(directory / "store" / "packs").rglob("*.zst")]:
+        os.utime(path, (old, old))
+    cli("prune", "--config", str(config)).exits(0)
+    (kept,) = cli("list", volume, "--json").exits(0).json["backups"]
+    assert kept["id"] == second
+    cli("forget", f"{volume}@{second}").fails_with("always stays", code=2)
+    cli("verify", "--all", "--read").exits(0)
+    cli("restore", volume, "--into", "newer").exits(0)
+    assert contents(world.data("newer")) == {"one": "5", "two": "2" * 100_000}
+    # A replica beside it, and one that is made from it on a disk.
+    for target in (directory / "replica", world.directory / "replica"):
+        cli("copy", "--to", str(target)).exits(0)
+        cli("verify", "--all", "--read", "--store", str(target)).exits(0)
+    assert list((directory / "store" / ".tmp").iterdir()) == []
+
+
+def test_volumes_of_the_same_letters_do_not_mix_in_a_store_that_knows_no_case(
+    world: World, tmp_path: Path
+) -> None:
+    with MOUNTS["exfat"](tmp_path / "place") as directory:
+        cli = world.cli.at(store=directory / "store")
+        world.filled("Data", one="of Data")
+        world.filled("data", one="of data")
+        cli.backup("Data")
+        cli("backup", "data").fails_with("'data'", "tells upper case from lower")
+        assert [each["volume"] for each in cli("list", "--json").exits(0).json["backups"]] == ["Data"]
+        cli("restore", "data", "--into", "other").fails_with("no backup of volume 'data'")
+        cli("restore", "Data", "--into", "restored").exits(0)
+        assert contents(world.data("restored")) == {"one": "of Data"}
+
+
+def test_a_store_on_a_full_file_system_is_whole_once_there_is_room(world: World, tmp_path: Path) -> None:
+    with MOUNTS["exfat"](tmp_path / "place") as directory:
+        volume = world.filled(one="1")
+        (world.data(volume) / "noise").write_bytes(os.urandom(4 << 20))
+        cli = world.cli.at(store=directory / "store")
+        cli.backup(world.filled(two="2"))
+        room = directory / "room"
+        with room.open("wb") as file:
+            free = os.statvfs(directory)
+            file.write(bytes(free.f_bavail * free.f_frsize - (2 << 20)))
+        cli("backup", volume).fails_with("no space is left")
+        assert "cannot hold a store" not in cli("doctor").exits(0).stdout
+        room.unlink()
+        cli.backup(volume)
+        cli("verify", "--all", "--read").exits(0)
+        assert list((directory / "store" / ".tmp").iterdir()) == []
