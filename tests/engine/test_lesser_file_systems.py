@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,41 @@ def test_doctor_notes_what_the_file_system_of_a_store_lacks(world: World, tmp_pa
         ]
         assert len(store["notes"]) == 2
         assert list(directory.iterdir()) == []
+
+
+def test_an_archive_is_imported_and_counts_what_is_not_as_it_was(
+    world: World, backed_up: str, place: tuple[str, Path], tmp_path: Path
+) -> None:
+    kind, directory = place
+    archive = tmp_path / "it.tar"
+    root = world.data(backed_up)
+    subprocess.run(
+        ["tar", "--create", f"--file={archive}", "--format=pax", "--xattrs", f"--directory={root}", "."],
+        check=True,
+    )
+    target = world.volume_at(directory)
+
+    done = world.cli("import", str(archive), "--into", target, "--json").exits(3)
+
+    assert contents(directory) == contents(root)
+    expected = {what: min(count, 4) for what, count in EXPECTED[kind].items()}  # the root is not compared
+    assert counted(done.json["warnings"]) == expected, done.story
+    world.cli("backup", target).exits(0)  # it has no mark
+
+
+def test_an_archive_whose_names_differ_in_case_alone_is_not_imported_in_part(
+    world: World, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("Data", "data"):
+        (source / name).write_text(name)
+    archive = tmp_path / "it.tar"
+    subprocess.run(["tar", "--create", f"--file={archive}", f"--directory={source}", "."], check=True)
+    with MOUNTS["exfat"](tmp_path / "place") as directory:
+        target = world.volume_at(directory)
+        world.cli("import", str(archive), "--into", target).exits(1)
+        world.cli("backup", target).fails_with("interrupted")
 
 
 def test_a_store_on_a_lesser_file_system_serves_every_command(world: World, place: tuple[str, Path]) -> None:

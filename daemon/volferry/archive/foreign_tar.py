@@ -16,7 +16,7 @@ import zstandard
 from volferry.errors import DamagedArchive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _READ_BYTES = 1 << 20
 _BLOCK = 512
@@ -68,9 +68,17 @@ class Seen:
 class ForeignTar:
     """One archive. `pieces` gives a tar stream of what is wanted of it; `seen` is known at its end."""
 
-    def __init__(self, stream: BinaryIO, strip: Strip) -> None:
-        """Raises DamagedArchive if it does not begin as a tar does."""
+    def __init__(
+        self,
+        stream: BinaryIO,
+        strip: Strip,
+        taken: Callable[[tuple[str, ...], tarfile.TarInfo], object] = lambda _parts, _member: None,
+    ) -> None:
+        """`taken` gets each member that is wanted, with the parts of its name that are left. Raises DamagedArchive if it does not begin
+        as a tar does.
+        """
         self._strip = strip
+        self._taken = taken
         self._tee = _Tee(stream)
         self.seen = Seen()
         try:
@@ -123,6 +131,7 @@ class ForeignTar:
             self.seen.first_parts.add(parts[strip.count])
         self.seen.entries += 1
         self.seen.source_bytes += member.size if member.isreg() else 0
+        self._taken(parts[strip.count :], member)
         return True
 
     @property

@@ -22,6 +22,7 @@ from volferry.cli.session import Session, print_json, say
 from volferry.cli.target_volume import check_still_usable, check_usable, made_if_new
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import (
+    FINDINGS_EXIT_CODE,
     EngineError,
     NoSuchVolume,
     RestoreMismatch,
@@ -81,7 +82,7 @@ def import_volume(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Make a named volume of what is none yet, and compare the two where both can be listed."""
+    """Make a named volume of what is none yet, and compare the two."""
     if (source is None) == (container is None):
         raise UsageError("name what to import: a tar, a directory or a volume, or --container NAME:PATH")
     if not VOLUME_NAME.fullmatch(into):
@@ -106,6 +107,9 @@ def import_volume(
         print_json(report.document)
     else:
         report.print()
+    if report.warnings:
+        say(f"not all of it could be imported as it was: {count_text(len(report.warnings), 'warning')}")
+        return FINDINGS_EXIT_CODE
     return 0
 
 
@@ -136,9 +140,9 @@ class _Report:
     entries: int
     source_bytes: int
     seconds: float
-    compared: bool
     place: str
     hint: str = ""
+    warnings: tuple[str, ...] = ()  # what the volume's file system cannot hold
 
     @property
     def document(self) -> dict[str, object]:
@@ -147,15 +151,15 @@ class _Report:
             "volume": self.volume,
             "entries": self.entries,
             "source_bytes": self.source_bytes,
-            "compared": self.compared,
             "seconds": self.seconds,
+            "warnings": list(self.warnings),
         }
 
     def print(self) -> None:
-        compared = ", compared and equal" if self.compared else ""
+        compared = "compared" if self.warnings else "compared and equal"
         print(
             f"imported {self.source} into volume {self.volume}: {count_text(self.entries, 'entry', 'entries')}, "
-            f"{size_text(self.source_bytes)}{compared}, in {duration_text(self.seconds)}"
+            f"{size_text(self.source_bytes)}, {compared}, in {duration_text(self.seconds)}"
         )
         print(f"docker run:  -v {self.volume}:{self.place}")
         print(
@@ -287,6 +291,7 @@ def _imported(
 ) -> _Report:
     from volferry.archive.foreign_tar import ForeignTar, Strip, decompressed  # noqa: PLC0415
     from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.operations.archive_members import ArchiveMembers  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
     from volferry.operations.tar_import import import_tar  # noqa: PLC0415
 
@@ -297,10 +302,11 @@ def _imported(
             chosen = strip if strip.count else Strip(found.strip)
             stream = io.BufferedReader(cast("io.RawIOBase", found.opened()), 1 << 20)
             # Its beginning is looked at before anything is made.
-            archive = ForeignTar(decompressed(stream), chosen)
+            members = stack.enter_context(ArchiveMembers(run.spool / "members"))
+            archive = ForeignTar(decompressed(stream), chosen, members.add)
             target = stack.enter_context(_target(session, run, settings, into, labels))
             free = partial(check_still_usable, session, into)
-            import_tar(archive, chosen.count, target, into, observer, free)
+            warnings = import_tar(archive, members, chosen.count, target, into, run.spool, observer, free)
             seen = archive.seen
             if chosen.below and not seen.tops:
                 raise EngineError(f"nothing in {found.name} is below {'/'.join(chosen.below)}")
@@ -312,7 +318,14 @@ def _imported(
                     f"all of it is in the directory {only}: --strip {chosen.count + 1} would leave that out"
                 )
             return _Report(
-                found.name, into, seen.entries, seen.source_bytes, _since(started), False, found.place, hint
+                found.name,
+                into,
+                seen.entries,
+                seen.source_bytes,
+                _since(started),
+                found.place,
+                hint,
+                warnings,
             )
         reading = stack.enter_context(open_helper(session.engine, run, settings, [found.what]))
         directory = reading.directory(found.what.name)
@@ -320,7 +333,7 @@ def _imported(
         _check_directory(source, found)
         target = stack.enter_context(_target(session, run, settings, into, labels))
         entries, size = _copied(session, source, target, into, run, observer)
-        return _Report(found.name, into, entries, size, _since(started), True, found.place)
+        return _Report(found.name, into, entries, size, _since(started), found.place)
 
 
 def _since(started: float) -> float:

@@ -24,17 +24,25 @@ class Wording:
 
     unexpected: str  # of an entry that should not be there
     summary: str  # after how many there are
+    origin: str  # where they are as they should be
 
 
-_RESTORED = Wording("was not in the backup", "entries of the restored volume are not as they were backed up")
-MIGRATED = Wording("is not in the source", "entries of the target volume are not as they are in the source")
+_RESTORED = Wording(
+    "was not in the backup", "entries of the restored volume are not as they were backed up", "the backup"
+)
+MIGRATED = Wording(
+    "is not in the source", "entries of the target volume are not as they are in the source", "the source"
+)
+IMPORTED = Wording(
+    "is not in the archive", "entries of the volume are not as they are in the archive", "the archive"
+)
 
 
 def check_same(
     expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, wording: Wording = _RESTORED
 ) -> None:
     """Compares what should be there with what is. Raises RestoreMismatch if there is any difference."""
-    _Comparison(observer, wording, strict=True).run(expected, found)
+    _Comparison(observer, wording, strict=True).run(paired(expected, found))
 
 
 def check_restored(
@@ -45,8 +53,19 @@ def check_restored(
     else has changed: those that differ by more than any file system rounds, where others of the same kind of entry are as they were.
     `times_refused`: `tar` could not set them all.
     """
-    comparison = _Comparison(observer, _RESTORED, strict=False, times_refused=times_refused)
-    comparison.run(expected, found)
+    return check_held(paired(expected, found), observer, wording=_RESTORED, times_refused=times_refused)
+
+
+def check_held(
+    pairs: Iterable[tuple[Entry | None, Entry | None]],
+    observer: Observer,
+    *,
+    wording: Wording,
+    times_refused: bool = False,
+) -> dict[str, str]:
+    """As `check_restored`, of pairs: what is expected, and what is there."""
+    comparison = _Comparison(observer, wording, strict=False, times_refused=times_refused)
+    comparison.run(pairs)
     return comparison.tolerated()
 
 
@@ -96,9 +115,9 @@ class _Comparison:
         self._restored_inode: dict[bytes, bytes] = {}
         self._source_inode: dict[bytes, bytes] = {}
 
-    def run(self, all_expected: Iterable[Entry], restored: Iterable[Entry]) -> None:
+    def run(self, pairs: Iterable[tuple[Entry | None, Entry | None]]) -> None:
         """Raises RestoreMismatch if there is any difference, with the first one."""
-        for done, (expected, actual) in enumerate(paired(all_expected, restored)):
+        for done, (expected, actual) in enumerate(pairs):
             if actual is None:
                 self._differences.add(expected.path if expected else b"", "is missing")
             elif expected is None:
@@ -120,7 +139,7 @@ class _Comparison:
     def tolerated(self) -> dict[str, str]:
         """What differed and was no reason to fail, by kind."""
         return {
-            kind: f"{found.count} {'entry has' if found.count == 1 else 'entries have'} another {kind} than in the backup; "
+            kind: f"{found.count} {'entry has' if found.count == 1 else 'entries have'} another {kind} than in {self._wording.origin}; "
             f"the first: {found.first}"
             for kind, found in sorted(self._tolerated.items())
         }

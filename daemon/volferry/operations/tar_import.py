@@ -5,63 +5,104 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import extract_command, foreign_extract_command, sync_command
-from volferry.operations.restore import unmark
-from volferry.operations.transfer import Lines, checked, run
+from volferry.archive.extractlog import ExtractLog
+from volferry.archive.listing import parse_record
+from volferry.errors import CommandFailed
+from volferry.operations.place_listing import list_place
+from volferry.operations.restore import unmark, warnings_of
+from volferry.operations.transfer import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from volferry.archive.foreign_tar import ForeignTar
     from volferry.observer import Observer
+    from volferry.operations.archive_members import ArchiveMembers
     from volferry.operations.places import Place
 
 _READ_BYTES = 1 << 20
 # What is no matter: such names are where they belong nonetheless.
-_EXPECTED = ("tar: Removing leading", "tar: A lone zero block")
+_EXPECTED = (b"tar: Removing leading", b"tar: A lone zero block")
 
-_NO_ACCESS_LIST = "Cannot acl_from_text"
+_NO_ACCESS_LIST = b"Cannot acl_from_text"
 
 
 def import_tar(
     archive: ForeignTar,
+    members: ArchiveMembers,
     strip: int,
     target: Place,
     volume: str,
+    spool: Path,
     observer: Observer,
     check_free: Callable[[], None] = lambda: None,
-) -> None:
-    """All of it is on the disk when it returns, and the mark of what is not whole is gone from `volume`. Raises VolferryError; the
-    target then holds anything. `check_free` is called when all of it is on the disk: if it raises, the mark stays.
+) -> tuple[str, ...]:
+    """All of it is on the disk when it returns, and the mark of what is not whole is gone from `volume`. Returns a line for each kind of
+    thing that the file system could not hold as it was. `members` gets those of `archive` while it is read.
+
+    Raises VolferryError; the target then holds anything. RestoreMismatch where it does not hold what the archive does. `check_free` is
+    called when all of it is on the disk: if it raises, the mark stays.
     """
     observer.phase("importing")
-    _extract(foreign_extract_command(target.directory, strip), archive.pieces(), target, observer)
+    writing = _Writing(target, observer)
+    writing.extract(foreign_extract_command(target.directory, strip), archive.pieces())
+    observer.phase("comparing", total_entries=archive.seen.entries)
+    there = list_place(target, spool / "imported", marked=True)
+    found = (parse_record(record) for record in there.records())
+    differing = members.check(found, observer, times_refused="time" in writing.log.refused)
     run(target, sync_command(target.directory), "writing the volume to the disk")
     check_free()
     unmark(target.helper, volume)
     if archive.seen.root:
-        _extract(extract_command(target.directory), [archive.seen.root], target, observer)
+        writing.extract(extract_command(target.directory), [archive.seen.root])
     run(target, sync_command(target.directory), "writing the volume to the disk")
+    if not members.have_access_lists:
+        writing.log.had_no_access_lists()
+    writing.note_left_out()
+    # Remarks, as about keywords of other programs, have cost nothing.
+    remarks = writing.log.others
+    return tuple(line for line in warnings_of(writing.log, differing, observer) if line not in remarks)
 
 
-def _extract(command: list[str], pieces: Iterable[bytes], target: Place, observer: Observer) -> None:
-    lines = Lines()
-    process = target.helper.start(command, stdin=True, on_stderr=lines.add, bulk="stdin")
-    done = 0
-    try:
-        for piece in pieces:
-            process.write(piece)
-            done += len(piece)
-            observer.advance(done_bytes=done, done_entries=0)
-        process.close_stdin()
-    except BrokenPipeError:
-        pass  # its status and words say why
-    while process.read(_READ_BYTES):
-        pass
-    checked(process.wait(), lines, "writing the volume")
-    lists = sum(_NO_ACCESS_LIST in line for line in lines.kept)
-    if lists:
-        were = "1 access list was" if lists == 1 else f"{lists} access lists were"
-        observer.note(f"{were} left out: the archive has users' names in them, and not numbers")
-    for line in lines.kept:
-        if not line.startswith(_EXPECTED) and _NO_ACCESS_LIST not in line:
-            observer.note(line)
+class _Writing:
+    """What several runs of `tar` have to say."""
+
+    def __init__(self, target: Place, observer: Observer) -> None:
+        self._target = target
+        self._observer = observer
+        self._left_out = 0  # access lists
+        self.log = ExtractLog()
+
+    def extract(self, command: list[str], pieces: Iterable[bytes]) -> None:
+        """Raises CommandFailed."""
+        process = self._target.helper.start(command, stdin=True, on_stderr=self._line, bulk="stdin")
+        done = 0
+        try:
+            for piece in pieces:
+                process.write(piece)
+                done += len(piece)
+                self._observer.advance(done_bytes=done, done_entries=0)
+            process.close_stdin()
+        except BrokenPipeError:
+            pass  # its status and words say why
+        while process.read(_READ_BYTES):
+            pass
+        status = process.wait()
+        if not self.log.succeeded(status):
+            raise CommandFailed(
+                f"writing the volume failed: tar exited with status {status}: {self.log.why()}"
+            )
+
+    def note_left_out(self) -> None:
+        if self._left_out:
+            were = "1 access list was" if self._left_out == 1 else f"{self._left_out} access lists were"
+            self._observer.note(f"{were} left out: the archive has users' names in them, and not numbers")
+        for line in self.log.others:
+            self._observer.note(line)
+
+    def _line(self, line: bytes) -> None:
+        if _NO_ACCESS_LIST in line:
+            self._left_out += 1
+        elif not line.startswith(_EXPECTED):
+            self.log.line(line)

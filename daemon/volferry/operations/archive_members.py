@@ -1,0 +1,117 @@
+"""The members of an archive, and whether a volume holds them: on disk meanwhile, for an archive has any order, and the same name twice."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from decimal import ROUND_FLOOR, Decimal
+from typing import TYPE_CHECKING, Self
+
+from volferry.archive.listing import NANOSECONDS, Entry, paired, time_text, walk_key
+from volferry.operations.comparison import IMPORTED, check_held
+
+if TYPE_CHECKING:
+    import tarfile
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from volferry.observer import Observer
+
+_KINDS = {
+    b"0": b"f",
+    b"\0": b"f",
+    b"7": b"f",
+    b"2": b"l",
+    b"3": b"c",
+    b"4": b"b",
+    b"5": b"d",
+    b"6": b"p",
+    b"S": b"f",
+}
+_HARD_LINK = b"1"  # a name of an entry: all else was said of the other one
+_SYMLINK_MODE = 0o777
+
+
+class ArchiveMembers:
+    """`add` each, in the archive's order; then compare."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        # It is of one run: what a power failure takes is gone anyway.
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(
+            "CREATE TABLE members (key BLOB PRIMARY KEY, path BLOB, meta BLOB) WITHOUT ROWID"
+        )
+        self._database.execute("BEGIN")
+        self.have_access_lists = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    def add(self, parts: tuple[str, ...], member: tarfile.TarInfo) -> None:
+        """What comes later is what `tar` leaves there."""
+        if any(name.startswith("SCHILY.acl.") for name in member.pax_headers):
+            self.have_access_lists = True
+        # `tar` takes names that lead upwards for others.
+        if ".." not in parts and (meta := _meta(member)) is not None:
+            path = b"/".join(os.fsencode(part) for part in parts)
+            self._database.execute(
+                "INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (walk_key(path), path, meta)
+            )
+
+    def check(self, found: Iterable[Entry], observer: Observer, *, times_refused: bool) -> dict[str, str]:
+        """How many of what there is have another owner, mode or time, by kind. Raises RestoreMismatch where something is missing or
+        differs in anything else.
+        """
+        return check_held(self._pairs(found), observer, wording=IMPORTED, times_refused=times_refused)
+
+    def _pairs(self, found: Iterable[Entry]) -> Iterator[tuple[Entry | None, Entry | None]]:
+        rows = self._database.execute("SELECT path, meta FROM members ORDER BY key")
+        for expected, actual in paired((Entry(path, meta) for path, meta in rows), found):
+            if expected is None:
+                continue  # a directory that the archive has no member for
+            if actual is None and self._is_elsewhere(expected.path):
+                continue
+            yield (actual if actual is not None and expected.kind == _HARD_LINK else expected), actual
+
+    def _is_elsewhere(self, path: bytes) -> bool:
+        """Whether a link of the archive's own led `tar` to another directory."""
+        while b"/" in path:
+            path = path.rpartition(b"/")[0]
+            row = self._database.execute(
+                "SELECT meta FROM members WHERE key = ?", (walk_key(path),)
+            ).fetchone()
+            if row is not None and row[0].startswith(b"l "):
+                return True
+        return False
+
+
+def _meta(member: tarfile.TarInfo) -> bytes | None:
+    """As in a record of a listing; None for what is no entry."""
+    if member.type == _HARD_LINK:
+        return b"1 0 0 0 0 0.0 0.0 0 1 "
+    kind = _KINDS.get(member.type)
+    if kind is None:
+        return None
+    mode = _SYMLINK_MODE if kind == b"l" else member.mode & 0o7777
+    target = os.fsencode(member.linkname) if kind == b"l" else b""
+    size = member.size if kind == b"f" else 0
+    numbers = b"%o %d %d %d %s 0.0 0 1" % (mode, member.uid, member.gid, size, time_text(_time_ns(member)))
+    return kind + b" " + numbers + b" " + target
+
+
+def _time_ns(member: tarfile.TarInfo) -> int:
+    """To the nanosecond: the one that tarfile gives is a float."""
+    text = member.pax_headers.get("mtime")
+    try:
+        seconds = Decimal(text if text is not None else member.mtime)
+        return int((seconds * NANOSECONDS).to_integral_value(ROUND_FLOOR))
+    except (ArithmeticError, ValueError):  # `tar` takes none of it, either
+        return 0
