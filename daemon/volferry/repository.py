@@ -228,13 +228,6 @@ class Repository:
             if wrong := expected.other_size(size):
                 raise DamagedObject(key, wrong)
 
-    def pack_sizes(self, host: str, volume: str) -> dict[str, int]:
-        """Name and stored bytes of every pack of a volume that is in the store, of whatever backup."""
-        return {
-            info.key.rpartition("/")[2].removesuffix(".tar.zst"): info.size
-            for info in self.objects("packs", host, volume)
-        }
-
     def sizes(self, host: str, volume: str) -> dict[str, int]:
         """Stored bytes of every pack and index object of a volume, by key."""
         return {

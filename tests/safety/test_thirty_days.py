@@ -473,7 +473,7 @@ def _check_retention(world: World) -> None:
         days = {time.date() for time in made}
         wanted = sorted(days)[-keep.daily :]
         assert {ref.time.astimezone().date() for ref in there} >= set(wanted), name
-        packs = world.repository.pack_sizes(HOST, name)
+        packs = [info.key.rpartition("/")[2] for info in world.repository.objects("packs", HOST, name)]
         assert {ref.id for ref in there} <= {pack.partition(".")[0] for pack in packs}, name
         young = {time for time in made if time > made[-1] - timedelta(days=8)}
         assert len(packs) <= len(there) + len(young), name

@@ -9,8 +9,9 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from volferry.archive.agreement import difference
 from volferry.archive.frames import FrameCutter
-from volferry.archive.listing import UNTRUSTED, Entry, Stat, nanoseconds, time_text
+from volferry.archive.listing import UNTRUSTED, Entry, Stat, time_text
 from volferry.archive.made_members import directory_member
 from volferry.archive.tarstream import BLOCK, DIRECTORY, HARD_LINK, KIND_OF_TYPEFLAG, Member, TarReader
 from volferry.errors import CommandFailed
@@ -75,10 +76,11 @@ def align(
 
 
 class _Lost:
-    """What was to be read and is not taken; and the topmost of the directories among that, as long as the walk is below it.
+    """Keeps account of entries that were to be read and are not taken, and of the topmost directory among them, as long as the walk is
+    below it.
 
-    What lies below a directory that was not read as one may lie anywhere, for a symlink may be in its place; and it could not be
-    restored.
+    Nothing is taken from below a directory that was not read as one: a symlink may be in its place, so it may lie anywhere, and it
+    could not be restored.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class _Settler:
         self._inodes: set[bytes] = set()
 
     def remember(self, path: bytes, stat: Stat) -> None:
-        """What holds the data of hard links to it."""
+        """Records the member that holds the data of hard links to it."""
         self._recorded[path] = stat
         self._inodes.add(stat.inode)
 
@@ -190,17 +192,9 @@ class _Settler:
             return first._replace(
                 ctime=listed.ctime if same else UNTRUSTED, inode=listed.inode, links=listed.links
             )
-        kind = KIND_OF_TYPEFLAG.get(member.typeflag, b"?")
-        if (
-            kind == listed.kind
-            and (kind != b"f" or member.size == int(listed.size))
-            and (kind != b"l" or member.target == listed.target)
-            and nanoseconds(listed.mtime) == member.mtime_ns
-            and int(listed.mode, 8) == member.mode
-            and int(listed.uid) == member.uid
-            and int(listed.gid) == member.gid
-        ):
+        if not difference(listed, member):
             return listed
+        kind = KIND_OF_TYPEFLAG.get(member.typeflag, b"?")
         return listed._replace(
             kind=kind,
             mode=b"%o" % member.mode,
@@ -212,7 +206,7 @@ class _Settler:
         )
 
     def _first(self, path: bytes) -> Stat:
-        """What was recorded of the first name of a file."""
+        """The record of the first name of a file."""
         if (recorded := self._recorded.get(path)) is not None:
             return recorded
         # It had one name only when it was listed, and was read as it was listed.

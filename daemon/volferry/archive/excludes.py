@@ -1,4 +1,4 @@
-"""What is left out of a backup on purpose: patterns as in a `.gitignore`, and caches that say so themselves.
+"""Leaves entries out of a backup on purpose: patterns as in a `.gitignore`, and caches that say so themselves.
 
 Patterns: https://git-scm.com/docs/gitignore#_pattern_format; the root of the volume is where the `.gitignore` would be.
 Caches: https://bford.info/cachedir/, a directory with a file CACHEDIR.TAG that begins with a known signature.
@@ -24,7 +24,7 @@ MOST_PATHS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Excludes:
-    """What a user asked to be left out."""
+    """Patterns that a user gave, and whether caches are left out."""
 
     patterns: tuple[str, ...] = ()
     caches: bool = False
@@ -72,7 +72,7 @@ def _expression(pattern: str) -> str | None:
 
 @dataclass(slots=True)
 class LeftOut:
-    """What was left out: how much of what was listed, and the topmost entries of it. Of a directory that was not walked, it is one entry."""
+    """Counts the entries that were listed and left out, and names the topmost of them. A directory that was not walked is one entry."""
 
     entries: int = 0
     source_bytes: int = 0

@@ -1,4 +1,4 @@
-"""What `tar` says on stderr while it writes a volume, told apart: what the file system cannot hold, remarks, and failures."""
+"""Sorts the lines that `tar` writes to stderr while it fills a volume: metadata that the file system cannot hold, remarks, failures."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ExtractLog:
         return False
 
     def _give_up(self) -> None:
-        """What has begun as a message of the table is none: all of its lines are others."""
+        """Ends a message that began as one of the table and is none: all of its lines are others."""
         begun, self._begun = self._begun, []
         for line in begun:
             if line:
@@ -118,7 +118,7 @@ class ExtractLog:
     def why(self) -> str:
         """The first thing that can be the reason of a failure."""
         return next(iter(self.others), "") or next(
-            (first for _, first in self.refused.values()), "without a word"
+            (first for _, first in self.refused.values()), "with no message"
         )
 
 

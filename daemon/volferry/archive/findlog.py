@@ -1,4 +1,4 @@
-"""What `find` and `sync` say on stderr while a volume is listed, told apart as in tarlog.py: findings, and failures.
+"""Sorts the lines that `find` and `sync` write to stderr while a volume is listed, as tarlog.py does: findings, failures.
 
 A message is about an entry that could not be looked at, which the listing then lacks, or about a directory, of which the listing then lacks
 some or all of what is in it.

@@ -42,7 +42,7 @@ _SKIPPABLE = frozenset(bytes([0x50 + number]) for number in range(16))
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """What of each name is left out: so many leading parts; or those of one path, and with them everything that is not below it."""
+    """The part of each name that is left out: so many leading parts; or those of one path, and with them everything not below it."""
 
     parts: int = 0
     below: tuple[str, ...] | None = None
@@ -54,7 +54,7 @@ class Strip:
 
 @dataclass(slots=True)
 class Seen:
-    """What has gone by."""
+    """Counts of members that went by, and the parts of their names that matter."""
 
     entries: int = 0
     source_bytes: int = 0
@@ -155,7 +155,7 @@ def _words(error: BaseException) -> str:
 
 
 class _Tee(io.RawIOBase):
-    """What is read through it is kept until it is decided what becomes of it: `keep` or not, up to an offset."""
+    """Keeps the bytes that are read through it until `decide` says, up to an offset, whether they are passed on."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

@@ -130,7 +130,7 @@ def read_listing(blocks: Iterable[bytes], *, may_have_missed: bool = True) -> It
 
 
 class ListingReader:
-    """What `list_command` wrote, without its first and last record, and without what stands behind each record."""
+    """Reads the output of `list_command`: its records, without the first and the last, and without the field that is not stored."""
 
     def __init__(
         self, blocks: Iterable[bytes], *, unallocated: Callable[[bytes], object] = lambda _: None

@@ -1,4 +1,4 @@
-"""What `tar` says on stderr while it reads a volume that is in use, told apart: findings, the expected, failures.
+"""Sorts the lines that `tar` writes to stderr while it reads a volume in use: findings, the expected, failures.
 
 The table was made by running GNU tar under injected errors (tests/safety/test_read_faults.py); what is not in it is `unexplained`, and fails
 whatever was being done.

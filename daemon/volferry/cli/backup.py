@@ -96,7 +96,7 @@ def backup(
         bind_mounts=(lambda name: _bind_mounts(session, name)) if binds else None,
         nothing="nothing to back up: name volumes, or use --all, --project or --container",
     )
-    # All of them before the first: what cannot be understood is said before anything is done.
+    # All of them before the first: a name that cannot be understood is an error before anything is done.
     wanted = {
         volume.name: wanted_of(
             session,
@@ -156,7 +156,7 @@ def backup(
 
 
 def _bind_mounts(session: Session, container: str) -> list[Volume]:
-    """Of a container; what is no data is said and left out. Raises NoSuchContainer, EngineError."""
+    """Of a container. Mounts that hold no data are left out, with a note. Raises NoSuchContainer, EngineError."""
     from volferry.engine.bind_mounts import bind_mounts  # noqa: PLC0415 -- docker-py is slow to import
 
     image = session.helper_settings().image
@@ -170,7 +170,7 @@ def _bind_mounts(session: Session, container: str) -> list[Volume]:
 
 
 class Quiesce(StrEnum):
-    """What is done to those who write."""
+    """Whether containers that write are stopped or paused."""
 
     none = "none"
     pause = "pause"

@@ -165,7 +165,7 @@ def wanted_of(
     warm: bool | None,
     full: bool,
 ) -> Wanted:
-    """What the command line says, else what is in force for the volume. Raises ConfigError, UsageError for a pattern that
+    """The options of the command line, else those in force for the volume. Raises ConfigError, UsageError for a pattern that
     cannot be understood.
     """
     from volferry.archive.excludes import Excludes  # noqa: PLC0415

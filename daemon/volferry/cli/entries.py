@@ -62,7 +62,7 @@ def mtime_iso(found: Stat) -> str:
 
 @lru_cache(maxsize=4096)
 def _iso_time(seconds: int) -> tuple[str, str]:
-    """What comes before the fraction of a second, and after it."""
+    """Splits a time before and after its fraction of a second."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}", "Z"
     except (OverflowError, ValueError, OSError):

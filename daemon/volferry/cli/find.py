@@ -95,7 +95,7 @@ def _volumes(session: Session, names: list[str], host: str | None) -> list[list[
 
 
 class _Search:
-    """Looks through one volume after another. What cannot be read is said, and the search goes on."""
+    """Looks through one volume after another. Unreadable backups are reported, and the search goes on."""
 
     def __init__(
         self, session: Session, matches: Callable[[bytes], bool], spool: Path, failed: list[dict[str, str]]

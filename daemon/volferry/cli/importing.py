@@ -125,7 +125,7 @@ class _Archive:
 
 @dataclass(frozen=True, slots=True)
 class _Mounted:
-    """What a helper can mount, and a path below it."""
+    """A volume or directory that a helper can mount, and a path below it."""
 
     name: str
     what: Volume | HostPath
@@ -191,7 +191,7 @@ def _strip(text: str | None) -> Strip:
 
 
 def _found(session: Session, settings: HelperSettings, source: str) -> _Archive | _Mounted:
-    """What a word names. Raises UsageError, EngineError."""
+    """The source that a word names. Raises UsageError, EngineError."""
     from volferry.engine.host_paths import kind_of_path  # noqa: PLC0415
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
 
@@ -225,7 +225,7 @@ def _opened(path: Path) -> Any:
 
 
 def _of_container(session: Session, settings: HelperSettings, text: str) -> _Archive | _Mounted:
-    """What a container has at a path. Raises UsageError, NoSuchContainer, EngineError."""
+    """The source at a path of a container. Raises UsageError, NoSuchContainer, EngineError."""
     from volferry.engine.host_paths import archive_of_path, kind_in_container, kind_of_path  # noqa: PLC0415
     from volferry.engine.volumes import container_mounts, find_volume  # noqa: PLC0415
 

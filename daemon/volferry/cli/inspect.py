@@ -86,7 +86,7 @@ def list_backups(
 def _troubles(
     repository: Repository, host: str | None, volume: str | None, found: list[tuple[BackupRef, Manifest]]
 ) -> dict[BackupRef, Trouble]:
-    """Backups that need what is missing or damaged; each is said."""
+    """Backups that need objects which are missing or damaged; each is reported."""
     from volferry.damage import Condition, troubled  # noqa: PLC0415
 
     if not found:

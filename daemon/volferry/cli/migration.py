@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the command line says."""
+    """The command line's options."""
 
     names: list[str]
     everything: bool
@@ -146,7 +146,7 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
 
 
 def _planned(volumes: list[Volume], wanted: Wanted) -> list[PlannedVolume]:
-    """Raises UsageError for what is said of volumes that are not moved."""
+    """Raises UsageError for options that name volumes which are not moved."""
     from volferry.operations.migration_plan import PlannedVolume, target_volume  # noqa: PLC0415
 
     names = {volume.name for volume in volumes}
@@ -368,7 +368,7 @@ def _legs(
 
 
 def _say_who_comes_back(source: Engine, still: Quiesced, observer: TerminalObserver) -> None:
-    """What the engine itself starts again when it restarts, beside what has taken over."""
+    """Warns of containers that the engine itself would start when it restarts, beside those that took over."""
     for name in still.restarted_by_engine(source):
         observer.note(
             f"container {name} has the restart policy 'always': it is started again with the source's engine, unless "

@@ -91,7 +91,7 @@ def carry_along(
     binds: Mapping[str, str],
     kept: frozenset[str],
 ) -> None:
-    """What becomes of the containers, and what is in the way of that: goes into the plan."""
+    """Puts the new containers, and the obstacles to them, into the plan."""
     from volferry.operations.carrying import Places, carried  # noqa: PLC0415
 
     plan.carried = carried(

@@ -1,4 +1,4 @@
-"""What a migration is going to do, and what it has done, for people and for machines."""
+"""The plan of a migration and its result, for people and for machines."""
 
 from __future__ import annotations
 

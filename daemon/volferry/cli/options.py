@@ -74,7 +74,7 @@ LabelsOption = Annotated[
 
 
 def every_label(labels: str | None) -> bool:
-    """What `--labels` says. Raises UsageError."""
+    """Whether `--labels` asks for every label. Raises UsageError."""
     if labels not in {None, "all"}:
         raise UsageError(f"--labels {labels}: all is the only value that it has")
     return labels == "all"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a restore has to say: as JSON, and for people."""
+    """The result of a restore: as JSON, and for people."""
 
     document: dict[str, object]
     line: str
@@ -33,7 +33,7 @@ class Report:
 def selected(
     backup: BackupReader, paths: list[str], *, glob: bool, dump: str | None = None
 ) -> Selection | None:
-    """What `paths` choose, or a dump; None for all of the backup. Raises NoSuchPath."""
+    """The entries that `paths` choose, or a dump; None for all of the backup. Raises NoSuchPath."""
     from volferry.operations.export import selected_dump  # noqa: PLC0415
     from volferry.operations.selecting import select_matching, select_paths  # noqa: PLC0415
 

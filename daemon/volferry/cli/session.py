@@ -1,4 +1,4 @@
-"""What a command works with: settings, engine, store and repository, each opened when it is first needed."""
+"""A command's settings, engine, store and repository, each opened when it is first needed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Session:
         return open_store(self.config.named_store(name), state=self.config.state_dir, note=say)
 
     def state_of(self, repository: Repository) -> Path:
-        """What this machine keeps of a store."""
+        """Where this machine keeps its data about a store."""
         return self.config.state_dir / "stores" / repository.id
 
     def state_of_volume(self, repository: Repository, host: str, volume: str) -> Path:

@@ -116,7 +116,7 @@ def _listens(config: Path | None) -> Listen:
 def _appointments(
     session: Session, history: History, now: datetime
 ) -> tuple[list[Appointment], dict[str, str], str]:
-    """What is due, what is wrong with settings, and why nothing is known of either."""
+    """Appointments, wrong settings by volume, and why neither is known."""
     from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
     try:

@@ -1,4 +1,4 @@
-"""What `status` says of the store: backups that need what is missing or damaged, and how reading it again goes."""
+"""The state of the store for `status`: backups that need missing or damaged objects, and how far verifying is."""
 
 from __future__ import annotations
 

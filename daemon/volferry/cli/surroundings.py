@@ -1,4 +1,4 @@
-"""What the daemon and `status` look at: the volumes of the engine, and the backups in the store."""
+"""The volumes of the engine and the backups in the store, as the daemon and `status` look at them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Overview:
-    """What is on an engine."""
+    """The volumes of an engine, with sizes and newest backups."""
 
     volumes: list[Volume]
     sizes: dict[str, int]  # bytes by volume, where the engine knows
@@ -63,7 +63,7 @@ def volumes(
 
 
 def _newest_backups(session: Session) -> dict[str, str]:
-    """Volume -> id of its newest backup from this host. A store that cannot be read is said, not fatal here."""
+    """Volume -> id of its newest backup from this host. A store that cannot be read is a note here, and no failure."""
     from volferry.errors import NoSuchStore  # noqa: PLC0415
 
     try:

@@ -56,7 +56,7 @@ class ArchiveMembers:
         self._database.close()
 
     def add(self, parts: tuple[str, ...], member: tarfile.TarInfo) -> None:
-        """What comes later is what `tar` leaves there."""
+        """A later member of the same name takes the place of an earlier one, as with `tar`."""
         if any(name.startswith("SCHILY.acl.") for name in member.pax_headers):
             self.have_access_lists = True
         # `tar` takes names that lead upwards for others.

@@ -66,7 +66,7 @@ def import_tar(
 
 
 class _Writing:
-    """What several runs of `tar` have to say."""
+    """Runs `tar` on the target, and gathers its messages."""
 
     def __init__(self, target: Place, observer: Observer) -> None:
         self._target = target

@@ -29,7 +29,7 @@ _SHORTEST_LIMIT = 64  # bytes of names that volferry gives itself
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a file system can do."""
+    """The abilities of a file system."""
 
     free_bytes: int | None  # None: it does not tell
     lacks: tuple[str, ...]  # a sentence each: what it lacks, and what volferry does instead
