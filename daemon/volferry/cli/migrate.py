@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from volferry.cli.migration import Wanted, migrate_volumes
+from volferry.cli.migration import migrate_volumes
+from volferry.cli.migration_options import Wanted
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption, LabelsOption, every_label
 from volferry.cli.session import Session
 from volferry.errors import UsageError

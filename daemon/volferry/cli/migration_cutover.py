@@ -1,0 +1,196 @@
+"""The move of a migration: passes, cut-over, and which side runs afterwards."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from volferry.cli.migration_containers import Crew, await_health_on_target, copy_images, start_on_target
+from volferry.cli.migration_report import MigrationReport
+from volferry.cli.progress import TerminalObserver
+from volferry.cli.session import Session, say
+from volferry.errors import VolferryError
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from volferry.cli.migration_options import Wanted
+    from volferry.engine.client import Engine
+    from volferry.engine.helper import Helper, HelperSettings
+    from volferry.operations.migration import Leg
+    from volferry.operations.migration_plan import MigrationPlan
+    from volferry.operations.quiesce import Quiesced
+    from volferry.run import Run
+
+
+@dataclass(slots=True)
+class BothEngines:
+    """Both engines, and what a helper on each is made with."""
+
+    source: Engine
+    target: Engine
+    source_settings: HelperSettings
+    target_settings: HelperSettings
+    run: Run
+    made: list[str] = field(default_factory=list)  # volumes of the target that this run has made
+
+    @property
+    def own(self) -> list[str]:
+        """Ids of the container of the source that we run in, if any: it is never stopped, nor moved."""
+        return [self.source_settings.own.id] if self.source_settings.own else []
+
+
+def move(
+    session: Session, sides: BothEngines, plan: MigrationPlan, reading: Helper, wanted: Wanted
+) -> MigrationReport:
+    """Raises VolferryError; unless the target has taken over, the source's services run again."""
+    from volferry.engine.incomplete import say_complete, say_incomplete  # noqa: PLC0415
+    from volferry.journal import Journal  # noqa: PLC0415
+    from volferry.operations.migration import cut_over, pass_by_pass  # noqa: PLC0415
+    from volferry.operations.migration_plan import mark_of  # noqa: PLC0415
+    from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
+
+    subject = plan.volumes[0].source.name if len(plan.volumes) == 1 else f"{len(plan.volumes)} volumes"
+    with TerminalObserver(subject) as observer, _targets(sides, plan) as writing:
+        for each in plan.volumes:
+            say_incomplete(
+                sides.target,
+                sides.target_settings.image,
+                each.target.name,
+                mark_of(sides.source, each.source.name),
+            )
+        sides.made.clear()  # from here on they hold something
+        legs = _legs(sides, plan, reading, writing, observer)
+        still = Quiesced(
+            sides.source,
+            [each.source.writers_by for each in plan.volumes],
+            "stop",
+            warm=True,
+            journal=Journal.of_run(
+                session.config.state_dir, sides.run.id, (sides.source.id, sides.source.url)
+            ),
+            own=sides.own,
+            note=observer.note,
+            also=[each.id for each in plan.carried.containers] if plan.carried else [],
+        )
+        crew = Crew(sides.target, plan.carried, observer) if plan.carried is not None else None
+        complete = False
+        report = MigrationReport(sides.source.url, sides.target.url, plan, legs, checksum=wanted.checksum)
+        try:
+            if plan.carried is not None:
+                copy_images(sides.source, sides.target, plan.carried, observer)
+            pass_by_pass(legs, observer)
+            if crew is not None:  # what the engine refuses is known before anything is stopped
+                crew.make()
+                report.made = crew.names
+            cut_over(legs, still, checksum=wanted.checksum)
+            for each in plan.volumes:
+                say_complete(sides.target, each.target.name)
+            complete = True
+            report.stopped = still.stopped
+            _hand_over(sides, wanted, still, crew, report, observer)
+        except BaseException:
+            with held_back():
+                if crew is not None and not report.took_over:
+                    crew.remove()
+                still.end()
+                for problem in still.problems:
+                    say(f"volferry: {problem}")
+                say(
+                    "the target has taken over"
+                    if report.took_over
+                    else "the volumes on the target are complete, but what was stopped runs on the source again"
+                    if complete
+                    else "what has been moved is incomplete, and marked so on the target; the same command, run again, goes on from there"
+                )
+            raise
+        still.end()  # does nothing where the target has taken over
+        if not report.took_over:
+            still.await_health()
+        report.downtime_seconds = still.downtime_seconds
+        report.problems = still.problems
+        for problem in still.problems:
+            say(f"volferry: {problem}")
+    return report
+
+
+def _hand_over(
+    sides: BothEngines,
+    wanted: Wanted,
+    still: Quiesced,
+    crew: Crew | None,
+    report: MigrationReport,
+    observer: TerminalObserver,
+) -> None:
+    """To containers of the target, where that is asked for. Raises EngineError; then the source has to go on."""
+    if wanted.start:
+        report.started = start_on_target(sides.target, wanted.start)
+    if crew is not None and not wanted.leave_stopped:
+        report.started = crew.start()
+    if wanted.takes_over:
+        still.leave()
+        report.took_over = True
+        await_health_on_target(sides.target, report.started, observer)
+        _say_who_comes_back(sides.source, still, observer)
+
+
+@contextmanager
+def _targets(sides: BothEngines, plan: MigrationPlan) -> Iterator[Helper]:
+    """A helper that writes to the volumes of the target, which are made. Those are gone again where that fails."""
+    from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.volumes import create_volume, find_volume, remove_volume  # noqa: PLC0415
+
+    try:
+        for each in plan.volumes:
+            if each.state == "new":
+                with held_back():
+                    create_volume(sides.target, each.target)
+                    sides.made.append(each.target.name)
+                each.target = find_volume(sides.target, each.target.name)
+        with open_helper(
+            sides.target, sides.run, sides.target_settings, [each.target for each in plan.volumes], write=True
+        ) as helper:
+            yield helper
+    finally:
+        with held_back():
+            for name in sides.made:
+                try:
+                    remove_volume(sides.target, name)
+                except VolferryError as error:
+                    say(f"volferry: volume {name} is left behind on the target, empty: {error}")
+
+
+def _legs(
+    sides: BothEngines, plan: MigrationPlan, reading: Helper, writing: Helper, observer: TerminalObserver
+) -> list[Leg]:
+    from volferry.operations.migration import Leg  # noqa: PLC0415
+    from volferry.operations.migration_plan import mark_of  # noqa: PLC0415
+    from volferry.operations.places import Place  # noqa: PLC0415
+    from volferry.operations.transfer import Transfer  # noqa: PLC0415
+
+    legs = []
+    for number, each in enumerate(plan.volumes):
+        source = Place(reading, reading.directory(each.source.name))
+        target = Place(writing, writing.directory(each.target.name))
+        legs.append(
+            Leg(
+                volume=each.source.name,
+                target=each.target.name,
+                target_helper=writing,
+                transfer=Transfer(source, target, sides.run.spool / f"leg.{number}", observer),
+                holds_something=each.state in {"resumed", "existing"},
+                mark_text=mark_of(sides.source, each.source.name),
+            )
+        )
+    return legs
+
+
+def _say_who_comes_back(source: Engine, still: Quiesced, observer: TerminalObserver) -> None:
+    """Warns of containers that the engine itself would start when it restarts, beside those that took over."""
+    for name in still.restarted_by_engine(source):
+        observer.note(
+            f"container {name} has the restart policy 'always': it is started again with the source's engine, unless "
+            f"`docker update --restart=unless-stopped {name}` changes that"
+        )
