@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
-import re
-import sys
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from volferry.cli.import_source import Archive, Mounted, source_in_container, source_named
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.restore import VOLUME_NAME
@@ -27,11 +24,9 @@ from volferry.errors import (
     NoSuchVolume,
     RestoreMismatch,
     UsageError,
-    VolferryError,
     VolumeNotEmpty,
-    reason,
 )
-from volferry.model import HostPath, Volume
+from volferry.model import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +37,6 @@ if TYPE_CHECKING:
     from volferry.run import Run
 
 _PASSES = 3
-_USUAL_PLACE = "/data"
-_TAR_NAME = re.compile(r".*\.(tar|t[gbx]z|tar\.\w+|tzst)")
 
 
 def import_volume(
@@ -96,11 +89,11 @@ def import_volume(
         session.reap(run)
         settings = session.helper_settings()
         found = (
-            _of_container(session, settings, container)
+            source_in_container(session, settings, container)
             if container is not None
-            else _found(session, settings, source or "")
+            else source_named(session, settings, source or "")
         )
-        if strip is not None and not isinstance(found, _Archive):
+        if strip is not None and not isinstance(found, Archive):
             raise UsageError("--strip is for archives: a directory's names are already below it")
         report = _imported(session, run, settings, found, _strip(strip), into, labels)
     if json:
@@ -111,26 +104,6 @@ def import_volume(
         say(f"not all of it could be imported as it was: {count_text(len(report.warnings), 'warning')}")
         return FINDINGS_EXIT_CODE
     return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Archive:
-    """A tar stream: a file, stdin, or what an engine makes of a path in a container."""
-
-    name: str
-    opened: Any  # () -> BinaryIO
-    strip: int = 0
-    place: str = _USUAL_PLACE
-
-
-@dataclass(frozen=True, slots=True)
-class _Mounted:
-    """A volume or directory that a helper can mount, and a path below it."""
-
-    name: str
-    what: Volume | HostPath
-    below: str = ""
-    place: str = _USUAL_PLACE
 
 
 @dataclass(slots=True)
@@ -190,101 +163,11 @@ def _strip(text: str | None) -> Strip:
     return Strip(below=parts)
 
 
-def _found(session: Session, settings: HelperSettings, source: str) -> _Archive | _Mounted:
-    """The source that a word names. Raises UsageError, EngineError."""
-    from volferry.engine.host_paths import kind_of_path  # noqa: PLC0415
-    from volferry.engine.volumes import find_volume  # noqa: PLC0415
-
-    if source == "-":
-        return _Archive("stdin", lambda: sys.stdin.buffer)
-    here = Path(source).expanduser()
-    if here.is_file() or here.is_fifo():
-        return _Archive(source, lambda: _opened(here))
-    if "/" in source or source in {".", ".."} or _TAR_NAME.fullmatch(source):
-        if _TAR_NAME.fullmatch(source) and not here.is_dir():
-            raise UsageError(f"there is no file {source}")
-        if not session.engine.shares_our_kernel and not source.startswith("/"):
-            raise UsageError(
-                f"{source} is to be on the machine of {session.engine.url}: give an absolute path"
-            )
-        path = str(here.resolve()) if session.engine.shares_our_kernel else source
-        if kind_of_path(session.engine, settings.image, path) != "directory":
-            raise EngineError(f"there is no directory {path} on the machine of {session.engine.url}")
-        return _Mounted(path, HostPath("source", path))
-    try:
-        return _Mounted(f"volume {source}", find_volume(session.engine, source))
-    except NoSuchVolume as error:
-        raise NoSuchVolume(f"there is no file {source}, and {error}") from error
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise VolferryError(f"cannot read {path}: {reason(error)}") from error
-
-
-def _of_container(session: Session, settings: HelperSettings, text: str) -> _Archive | _Mounted:
-    """The source at a path of a container. Raises UsageError, NoSuchContainer, EngineError."""
-    from volferry.engine.host_paths import archive_of_path, kind_in_container, kind_of_path  # noqa: PLC0415
-    from volferry.engine.volumes import container_mounts, find_volume  # noqa: PLC0415
-
-    name, colon, path = text.rpartition(":")
-    if not colon or not name or not path.startswith("/"):
-        raise UsageError(f"--container {text}: it is NAME:PATH, and the path is absolute")
-    wanted = PurePosixPath(os.path.normpath(path))
-    if wanted == PurePosixPath("/"):
-        raise UsageError("a container's whole file system is no volume: name a path in it")
-    mounts = container_mounts(session.engine, name)
-    best = max(
-        (mount for mount in mounts if wanted.is_relative_to(mount["Destination"])),
-        key=lambda mount: len(PurePosixPath(mount["Destination"]).parts),
-        default=None,
-    )
-    shown = f"{name}:{wanted}"
-    if best is not None and best.get("Type") in {"volume", "bind"}:
-        below = str(wanted.relative_to(best["Destination"]))
-        if best["Type"] == "volume":
-            return _Mounted(shown, find_volume(session.engine, best["Name"]), below, str(wanted))
-        if kind_of_path(session.engine, settings.image, best["Source"]) == "directory":
-            return _Mounted(shown, HostPath("source", best["Source"]), below, str(wanted))
-    kind = kind_in_container(session.engine, name, str(wanted))
-    if kind is None:
-        raise EngineError(f"there is no {wanted} in container {name}")
-    if kind == "other":
-        raise EngineError(f"{wanted} in container {name} is neither a directory nor a file")
-    archive = archive_of_path(session.engine, name, str(wanted))
-    place = str(wanted if kind == "directory" else wanted.parent)
-    return _Archive(shown, lambda: _Stream(archive), strip=1 if kind == "directory" else 0, place=place)
-
-
-class _Stream(io.RawIOBase):
-    """Pieces of bytes as a file."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = piece
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
-
-
 def _imported(
     session: Session,
     run: Run,
     settings: HelperSettings,
-    found: _Archive | _Mounted,
+    found: Archive | Mounted,
     strip: Strip,
     into: str,
     labels: dict[str, str],
@@ -298,7 +181,7 @@ def _imported(
     started = time.monotonic()
     with ExitStack() as stack:
         observer = stack.enter_context(TerminalObserver(into))
-        if isinstance(found, _Archive):
+        if isinstance(found, Archive):
             chosen = strip if strip.count else Strip(found.strip)
             stream = io.BufferedReader(cast("io.RawIOBase", found.opened()), 1 << 20)
             # Its beginning is looked at before anything is made.
@@ -340,7 +223,7 @@ def _since(started: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def _check_directory(source: Place, found: _Mounted) -> None:
+def _check_directory(source: Place, found: Mounted) -> None:
     from volferry.archive.commands import kind_command  # noqa: PLC0415
     from volferry.errors import CommandFailed  # noqa: PLC0415
     from volferry.operations.transfer import run as run_there  # noqa: PLC0415
