@@ -78,8 +78,8 @@ def restore(
         bool,
         typer.Option(
             "--replace",
-            help="Delete what the volume holds, and put the backup in its place; with PATHs or --to, only what is "
-            "restored is replaced.",
+            help="Put the backup in place of what the volume holds, which is deleted once the backup is there, where there is room "
+            "for both; with PATHs or --to, only what is restored is replaced.",
         ),
     ] = False,
     with_options: Annotated[
@@ -265,7 +265,7 @@ def _not_empty(volume: Volume, ref: BackupRef, *, new: bool, named: bool, marked
         return f"a new volume like {ref.volume} would not be empty: its options name {device}, which holds data already"
     what = "the rest of an interrupted restore" if marked else "data"
     other = "" if named else ", or --into NAME restores into another volume"
-    return f"volume {volume.name} holds {what}: --replace deletes that first{other}"
+    return f"volume {volume.name} holds {what}: --replace puts the backup in its place{other}"
 
 
 def _document(stats: RestoreStats) -> dict[str, object]:
