@@ -9,12 +9,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
-from volferry.layout import pack_key
+from volferry.layout import manifest_key, pack_key
 from volferry.manifest_cache import ManifestCache
 from volferry.observer import Silent
+from volferry.operations.copy import copy_volume
 from volferry.operations.prune import Pruning, prune_volume
 from volferry.operations.verify import Verifier
 from volferry.repository import Repository
@@ -84,6 +86,30 @@ def test_a_backup_that_misses_objects_is_not_kept_in_place_of_a_good_one(
     assert result.hollow == [made[-1]]
     assert set(repository.refs()) == {made[-2], made[-1]}  # the newest whole one, and the newest
     assert set(result.forgotten) == set(made[:2])
+
+
+@pytest.mark.parametrize("lost", ["a pack", "all packs"])
+def test_a_copy_takes_a_good_backup_along_where_a_newer_one_misses_objects(
+    contents: Contents, repository: Repository, volume: LocalVolume, lost: str, tmp_path: Path
+) -> None:
+    made = [each.ref for each in backups(volume, repository, 4)]
+    if lost == "a pack":
+        (own,) = {
+            pack.name for pack in repository.manifest(made[-1]).packs if pack.name.startswith(made[-1].id)
+        }
+        repository.store.delete(pack_key(made[-1], own))
+    else:
+        manifest = repository.manifest(made[-1])
+        repository.store.delete(manifest_key(made[-1]))
+        repository.writer(made[-1]).put_manifest(replace(manifest, packs=()))
+    target, _ = Repository.open_or_create(MemoryStore(Contents("target", Clock())))
+    copied = copy_volume(
+        repository, target, "host", "vol", keep=lambda _: Keep(last=1), source_cache=None, target_cache=None,
+        observer=Silent(),
+    )  # fmt: skip
+    assert made[-2] in copied.copied
+    assert made[-3] not in copied.copied
+    assert (lost == "a pack") == (str(made[-1]) in copied.failed)
 
 
 def test_hollow_backups_go_when_the_policy_lets_them_go(

@@ -26,8 +26,7 @@ from volferry.errors import (
 from volferry.interrupts import held_back
 from volferry.layout import needed_objects
 from volferry.operations.acceptance import DEFAULT_HOLD, copy_accepted, find_hold, is_suspicious
-from volferry.operations.prune import volume_of
-from volferry.retention import judge
+from volferry.operations.prune import is_hollow, judged, volume_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -82,7 +81,9 @@ def copy_volume(
         else:
             result.failed[str(ref)] = str(manifest)
     there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
-    wanted = {only} if only else _kept(source, manifests, there, keep, hold)
+    condition = Condition.of(target, host, volume)
+    hollow = _hollow(manifests, there, source.sizes(host, volume), condition.sizes)
+    wanted = {only} if only else _kept(source, manifests, there, hollow, keep, hold)
     result.left_out = len(manifests.keys() - wanted - there.keys())
     needed = {
         key
@@ -90,7 +91,7 @@ def copy_volume(
         if ref in there and isinstance(manifest, Manifest)
         for key in needed_objects(ref, manifest)
     }
-    sender = _Sender(source, target, host, volume, observer, needed)
+    sender = _Sender(source, target, condition, observer, needed)
     for ref in sorted(manifests, key=lambda each: each.id):
         if ref not in wanted and ref not in there:
             continue
@@ -115,6 +116,7 @@ def _kept(
     source: Repository,
     manifests: dict[BackupRef, Manifest],
     there: Collection[BackupRef],
+    hollow: Collection[str],
     keep: Callable[[Volume], Keep],
     hold: Within,
 ) -> set[BackupRef]:
@@ -124,20 +126,35 @@ def _kept(
     times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
     times |= {ref.id: ref.time.astimezone() for ref in there if ref.id not in times}
     newest = manifests[max(manifests, key=lambda ref: ref.id)]
-    verdicts = judge(list(times.items()), keep(volume_of(newest)))
+    verdicts = judged(times, hollow, keep(volume_of(newest)))
     held = find_hold(source, manifests, hold)
     kept = {verdict.id for verdict in (held.on(verdicts) if held else verdicts) if verdict.kept}
     return {ref for ref in manifests if ref.id in kept}
 
 
+def _hollow(
+    manifests: Mapping[BackupRef, Manifest],
+    there: Mapping[BackupRef, object],
+    source_sizes: Mapping[str, int],
+    target_sizes: Mapping[str, int],
+) -> set[str]:
+    """Ids of backups that are whole neither in the source nor in the target."""
+    whole = {
+        ref
+        for found, sizes in ((manifests, source_sizes), (there, target_sizes))
+        for ref, manifest in found.items()
+        if isinstance(manifest, Manifest) and not is_hollow(ref, manifest, sizes)
+    }
+    return {ref.id for ref in (manifests.keys() | there.keys()) - whole}
+
+
 def _to_be_relied_on(
-    target: Repository, host: str, volume: str, needed: Collection[str]
+    target: Repository, condition: Condition, needed: Collection[str]
 ) -> tuple[dict[str, int], Collection[str]]:
     """Stored bytes of what is there, by key, but for what no backup there needs and is old: a prune of another machine may
     be about to delete it. It is sent again, as is what `verify` found damaged there; and the keys of that.
     """
     oldest = target.store.now() - _RELIABLE_AGE
-    condition = Condition.of(target, host, volume)
     return {
         key: info.size if (key in needed or info.modified >= oldest) and key not in condition.marks else -1
         for key, info in condition.objects.items()
@@ -151,8 +168,7 @@ class _Sender:
         self,
         source: Repository,
         target: Repository,
-        host: str,
-        volume: str,
+        condition: Condition,
         observer: Observer,
         needed: Collection[str],
     ) -> None:
@@ -161,7 +177,7 @@ class _Sender:
         self._observer = observer
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._sizes, self._damaged = _to_be_relied_on(target, host, volume, needed)
+        self._sizes, self._damaged = _to_be_relied_on(target, condition, needed)
         self.sent_bytes = 0
         self._done_bytes = 0  # of the backup at hand
 

@@ -67,8 +67,9 @@ def prune_volume(
     if manifests:
         newest = manifests[max(manifests, key=lambda ref: ref.id)]
         sizes = {info.key: info.size for info in [*packs, *indexes]}
-        result.hollow = [ref for ref, manifest in manifests.items() if _is_hollow(ref, manifest, sizes)]
-        result.verdicts = _judged(manifests, result.hollow, keep(volume_of(newest)))
+        result.hollow = [ref for ref, manifest in manifests.items() if is_hollow(ref, manifest, sizes)]
+        times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
+        result.verdicts = judged(times, {ref.id for ref in result.hollow}, keep(volume_of(newest)))
         # A backup that another machine has made meanwhile is newer than all of these, and only holds more.
         result.hold = find_hold(repository, manifests, hold)
         if result.hold is not None:
@@ -109,27 +110,25 @@ def _forget_marks(
     result.locked += damage.forget(repository, damage.Condition.from_lists(there, marks).void)
 
 
-def _is_hollow(ref: BackupRef, manifest: Manifest, sizes: Mapping[str, int]) -> bool:
-    """Whether an object that it needs is missing or of another size. One that has just ended may seem so."""
-    return any(
+def is_hollow(ref: BackupRef, manifest: Manifest, sizes: Mapping[str, int]) -> bool:
+    """Whether an object that it needs is missing or of another size, or it names no pack, which no backup does: the end of the
+    stream alone is one. One that has just ended may seem so.
+    """
+    return not manifest.packs or any(
         expected.other_size(sizes.get(key, -1)) for key, expected in needed_objects(ref, manifest).items()
     )
 
 
-def _judged(
-    manifests: Mapping[BackupRef, Manifest], hollow: Collection[BackupRef], policy: Keep
-) -> list[Verdict]:
-    """Newest first. What a policy keeps is counted in whole backups; a hollow one goes when the policy lets it go, and takes
-    no whole one's place.
+def judged(times: Mapping[str, datetime], hollow: Collection[str], policy: Keep) -> list[Verdict]:
+    """Of backups by their ids, newest first. What a policy keeps is counted in whole backups; a hollow one goes when the policy lets
+    it go, and takes no whole one's place.
     """
-    times = {ref: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
-    verdicts = judge([(ref.id, time) for ref, time in times.items()], policy)
+    verdicts = judge(list(times.items()), policy)
     if not hollow:
         return verdicts
-    whole = judge([(ref.id, time) for ref, time in times.items() if ref not in hollow], policy)
-    hollow_ids = {ref.id for ref in hollow}
+    whole = judge([each for each in times.items() if each[0] not in hollow], policy)
     return sorted(
-        [*whole, *(verdict for verdict in verdicts if verdict.id in hollow_ids)],
+        [*whole, *(verdict for verdict in verdicts if verdict.id in hollow)],
         key=lambda verdict: verdict.id,
         reverse=True,
     )
