@@ -178,9 +178,11 @@ class NoSuchPath(RepositoryError):
 
 
 class DamagedObject(RepositoryError):
-    """Names the object and what is wrong with it."""
+    """Names the object and what is wrong with it: on one line, whatever of the object's own text is in the reason."""
 
     def __init__(self, key: str, reason: str) -> None:
+        if not reason.isprintable():
+            reason = "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in reason)
         super().__init__(f"{key} is damaged: {reason}")
         self.key = key
         self.reason = reason

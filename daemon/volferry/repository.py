@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from volferry.stores.base import ObjectWriter, Store
 
 MARKER_KEY = "volferry.json"
+_STORE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FEW_OBJECTS = 8
 _READ_BYTES = 1 << 20
 _FETCHES_AT_ONCE = 16
@@ -95,9 +97,13 @@ class Repository:
             ) from error
         check_format(data, key=MARKER_KEY)
         try:
-            return cls(store, str(unseal(data)["store_id"]))
-        except (ValueError, KeyError) as error:
+            store_id = unseal(data).get("store_id")
+        except ValueError as error:
             raise DamagedObject(MARKER_KEY, str(error)) from error
+        # It becomes the name of a directory in the state directory.
+        if not isinstance(store_id, str) or _STORE_ID.fullmatch(store_id) is None:
+            raise DamagedObject(MARKER_KEY, "its store_id is not a UUID")
+        return cls(store, store_id)
 
     @classmethod
     def open_or_create(cls, store: Store) -> tuple[Repository, bool]:

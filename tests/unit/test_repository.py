@@ -246,6 +246,9 @@ def test_a_directory_of_other_things_is_no_place_for_a_store(tmp_path: Path) -> 
         (b"{}", DamagedObject),
         (seal({"format": FORMAT_VERSION}), DamagedObject),
         (seal({"format": FORMAT_VERSION, "store_id": "x"}).replace(b"x", b"y"), DamagedObject),
+        (seal({"format": FORMAT_VERSION, "store_id": "../../../etc"}), DamagedObject),
+        (seal({"format": FORMAT_VERSION, "store_id": "/etc"}), DamagedObject),
+        (seal({"format": FORMAT_VERSION, "store_id": 5}), DamagedObject),
         (seal({"format": FORMAT_VERSION + 1, "anything": "else"}), NewerFormat),
     ],
 )
@@ -267,13 +270,17 @@ class Racing:
 
     def __getattr__(self, name: str) -> object:
         if name == "create":
-            put(self._store, MARKER_KEY, seal({"format": FORMAT_VERSION, "store_id": "theirs"}))
+            put(
+                self._store,
+                MARKER_KEY,
+                seal({"format": FORMAT_VERSION, "store_id": "12345678-1234-1234-1234-123456789abc"}),
+            )
         return getattr(self._store, name)
 
 
 def test_of_two_that_make_a_store_at_once_both_use_the_same(store: LocalStore) -> None:
     repository, made = Repository.open_or_create(Racing(store))  # type: ignore[arg-type]
-    assert (repository.id, made) == ("theirs", False)
+    assert (repository.id, made) == ("12345678-1234-1234-1234-123456789abc", False)
 
 
 def written(repository: Repository, ref: BackupRef, spool: Path) -> Manifest:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,3 +74,18 @@ def test_anything_else_is_refused(data: bytes) -> None:
 def test_a_document_that_was_sealed_again_by_another_program_is_refused() -> None:
     with pytest.raises(ValueError, match="not sealed"):
         unseal(json.dumps(json.loads(seal(DOCUMENT))).encode())
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\udFFF", "\\uDbff", "\\ude00\\ud83d"])
+@pytest.mark.parametrize("where", ['{\n  "%s": 1,\n', '{\n  "a": ["x%s"],\n'])
+def test_half_a_character_is_refused(half: str, where: str) -> None:
+    body = where % half
+    sealed = f'{body}  "blake3": "{blake3(body.encode()).hexdigest()}"\n}}\n'
+    with pytest.raises(ValueError, match="text that is no text"):
+        unseal(sealed.encode())
+
+
+def test_a_character_in_two_halves_is_one() -> None:
+    body = '{\n  "a": "\\ud83d\\ude00",\n'
+    sealed = f'{body}  "blake3": "{blake3(body.encode()).hexdigest()}"\n}}\n'
+    assert unseal(sealed.encode()) == {"a": "\N{GRINNING FACE}"}

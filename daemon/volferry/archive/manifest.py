@@ -19,7 +19,7 @@ FORMAT_VERSION = 2
 MOST_FINDINGS = 1000
 
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
 BackupId = Annotated[str, Meta(pattern=rf"\A{BACKUP_ID.pattern}\Z")]
 PackName = Annotated[str, Meta(pattern=rf"\A{BACKUP_ID.pattern}\.[0-9]{{4,}}\Z")]
