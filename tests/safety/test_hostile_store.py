@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import tarfile
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 
-from tests.parts.local_helper import LocalVolume
+from tests.parts.forgery import forged, made_up, member, record
+from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
-from volferry.archive.index import compress_file, decompress
-from volferry.archive.manifest import IndexObjectPart, IndexPart
 from volferry.errors import DamagedObject, VolferryError
-from volferry.layout import files_key, frames_key
-from volferry.model import BackupRef
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
+from volferry.operations.restore import restore_backup
 from volferry.operations.restore_directory import _delete, restore_into_directory
 from volferry.operations.selecting import select_matching
 from volferry.operations.verify import Verifier
@@ -24,6 +23,8 @@ from volferry.repository import Repository
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from volferry.model import BackupRef
 
 LATER = "20991127T104639Z-39b1ad"
 
@@ -49,29 +50,6 @@ def canary(tmp_path: Path) -> Path:
     (place / "target").mkdir(parents=True)
     (place / "thesis").write_text("years of work")
     return place / "thesis"
-
-
-def forged(
-    repository: Repository,
-    ref: BackupRef,
-    place: Path,
-    *,
-    files: Callable[[bytes], bytes] = lambda raw: raw,
-    frames: Callable[[bytes], bytes] = lambda raw: raw,
-) -> BackupRef:
-    """A backup of the same packs, with another index, as somebody who can write to the store would make it."""
-    other = BackupRef(ref.host, ref.volume, LATER)
-    parts = {}
-    for name, key, change in (("files", files_key(ref), files), ("frames", frames_key(ref), frames)):
-        raw = change(b"".join(decompress(repository.blocks(key))))
-        digest = compress_file(place / name, iter([raw]))
-        parts[name] = IndexObjectPart(stored_bytes=digest.stored_bytes, blake3=digest.hex)
-    writer = repository.writer(other)
-    writer.put_index(place / "frames", place / "files")
-    writer.put_manifest(
-        msgspec.structs.replace(repository.manifest(ref), id=other.id, index=IndexPart(**parts))
-    )
-    return other
 
 
 def renamed(name: bytes) -> Callable[[bytes], bytes]:
@@ -101,7 +79,7 @@ CRAFTED: dict[str, Callable[[bytes], bytes]] = {
 def test_a_made_up_index_leads_nowhere(
     repository: Repository, good: BackupRef, tmp_path: Path, canary: Path, what: str
 ) -> None:
-    ref = forged(repository, good, tmp_path, files=CRAFTED[what])
+    ref = forged(repository, good, LATER, tmp_path, files=CRAFTED[what])
     before = (repository.manifest(ref).index.files, repository.manifest(good).index.files)
     assert before[0] != before[1]
     backup = BackupReader(repository, ref, spool=tmp_path)
@@ -134,7 +112,7 @@ def test_a_frame_of_a_length_that_none_has_is_not_fetched(
         parts[4] = b"%d" % raw if raw is not None else parts[4]
         return b" ".join(parts) + b"\n" + rest
 
-    ref = forged(repository, good, tmp_path, frames=change)
+    ref = forged(repository, good, LATER, tmp_path, frames=change)
     backup = BackupReader(repository, ref, spool=tmp_path)
     with pytest.raises(DamagedObject, match="a length that none has"):
         list(backup.tar_stream())
@@ -149,3 +127,204 @@ def test_a_link_in_the_way_of_what_is_deleted_is_not_followed(tmp_path: Path, ca
     _delete(target, b"dir")
     assert canary.exists()
     assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "what", [*CRAFTED, "no frames", "beyond its pack", "of another pack", "another count"]
+)
+def test_nothing_is_built_upon_a_made_up_index(
+    repository: Repository, good: BackupRef, tmp_path: Path, what: str
+) -> None:
+    pack = repository.manifest(good).packs[0]
+    frames: dict[str, Callable[[bytes], bytes]] = {
+        "no frames": lambda lines: b"\n".join(lines.split(b"\n")[1:]),
+        "beyond its pack": lambda lines: lines.replace(b" 0 ", b" %d " % pack.stored_bytes, 1),
+        "of another pack": lambda lines: lines.replace(pack.name.encode(), b"20260101T000000Z-abcdef.0000"),
+    }
+    forged(
+        repository,
+        good,
+        LATER,
+        tmp_path,
+        files=CRAFTED.get(what, lambda raw: raw),
+        frames=frames.get(what, lambda raw: raw),
+        entries=1 if what == "another count" else None,
+    )
+    # Another machine's: what this one has made of a listing of its own is not fetched.
+    stats = LocalVolume(tmp_path / "data", tmp_path / "other-state").back_up(repository)
+    assert stats.base is None
+    target = tmp_path / "restored"
+    restore_into_directory(
+        BackupReader(repository, stats.ref, spool=tmp_path), None, target, observer=Silent(), replace=False
+    )
+    assert (target / "dir" / "below").read_text() == "below"
+    assert (target / "zz").read_text() == "content"
+
+
+def test_a_good_index_that_was_fetched_is_built_upon(
+    repository: Repository, good: BackupRef, tmp_path: Path
+) -> None:
+    stats = LocalVolume(tmp_path / "data", tmp_path / "other-state").back_up(repository)
+    assert stats.base == good.id
+
+
+@pytest.mark.parametrize("change", ["beyond its pack", "of another pack"])
+def test_no_frame_is_taken_from_elsewhere(
+    repository: Repository, good: BackupRef, tmp_path: Path, change: str
+) -> None:
+    pack = repository.manifest(good).packs[0]
+    old, new = {
+        "beyond its pack": (b" 0 ", b" %d " % pack.stored_bytes),
+        "of another pack": (pack.name.encode(), b"20260101T000000Z-abcdef.0000"),
+    }[change]
+    ref = forged(repository, good, LATER, tmp_path, frames=lambda lines: lines.replace(old, new, 1))
+    with pytest.raises(DamagedObject, match="lies beyond the end of pack"):
+        list(BackupReader(repository, ref, spool=tmp_path).tar_stream())
+
+
+ROOT = (record(b"", b"d"), member("./", tarfile.DIRTYPE))
+
+
+def file(name: str, content: bytes = b"evil", **more: Any) -> tuple[bytes, bytes]:
+    path = name.encode()
+    return record(path, b"f", size=len(content)), member(name, tarfile.REGTYPE, content=content, **more)
+
+
+def link(name: str, target: str) -> tuple[bytes, bytes]:
+    return record(name.encode(), b"l", target=target.encode()), member(name, tarfile.SYMTYPE, target=target)
+
+
+def hard_link(name: str, target: str) -> tuple[bytes, bytes]:
+    return record(name.encode(), b"f", size=4), member(name, tarfile.LNKTYPE, target=target)
+
+
+def lying(said: tuple[bytes, bytes], done: bytes) -> tuple[bytes, bytes]:
+    """The index says the one, the stream does the other."""
+    return said[0], done
+
+
+HIDDEN = member("../thesis", tarfile.REGTYPE, content=b"evil")
+UNSUMMED = b"yz" + file("zz", HIDDEN)[1][2:]
+
+STREAMS: dict[str, list[tuple[bytes, bytes]]] = {
+    "up": [ROOT, lying(file("zz"), member("../thesis", tarfile.REGTYPE, content=b"evil"))],
+    "absolute": [ROOT, lying(file("zz"), member("{home}/thesis", tarfile.REGTYPE, content=b"evil"))],
+    "up, by an extended header": [
+        ROOT,
+        lying(file("zz"), member("zz", tarfile.REGTYPE, content=b"evil", pax={"path": "../thesis"})),
+    ],
+    "up, by the name of a sparse file": [
+        ROOT,
+        lying(
+            file("zz"),
+            member(
+                "zz", tarfile.REGTYPE, content=b"evil", pax={"path": "zz", "GNU.sparse.name": "../thesis"}
+            ),
+        ),
+    ],
+    "one more": [ROOT, lying(file("zz"), file("zz")[1] + HIDDEN)],
+    "through a symlink of its own": [
+        ROOT,
+        lying(link("zz", "{home}"), link("zz", "{home}")[1] + file("zz/thesis")[1]),
+    ],
+    "a symlink in place of a directory": [
+        ROOT,
+        lying((record(b"dir", b"d"), b""), link("dir", "{home}")[1]),
+        file("dir/thesis"),
+    ],
+    "a symlink that leads elsewhere": [ROOT, lying(link("zz", "here"), link("zz", "{home}")[1])],
+    "a hard link to what is above": [ROOT, hard_link("zz", "../thesis")],
+    "a hard link to an absolute name": [ROOT, hard_link("zz", "{home}/thesis")],
+    "a hard link through a symlink": [ROOT, link("aa", "{home}"), hard_link("zz", "aa/thesis")],
+    "a link in place of a directory": [
+        ROOT,
+        lying((record(b"zz", b"d"), b""), hard_link("zz", "../thesis")[1]),
+    ],
+    "hidden behind a link with a content": [
+        ROOT,
+        lying(link("zz", "a"), link("zz", "a")[1].replace(b"%011o" % 0, b"%011o" % len(HIDDEN), 1) + HIDDEN),
+    ],
+    "hidden behind a header with a wrong sum": [ROOT, lying(file("yz", HIDDEN), UNSUMMED)],
+    "hidden behind the end": [ROOT, lying(file("zz"), file("zz")[1] + bytes(1024) + HIDDEN)],
+    "another kind of header": [ROOT, lying(file("zz"), member("zz", b"g") + HIDDEN)],
+    "a long name": [ROOT, lying(file("zz"), member("zz", b"L", content=b"../thesis\0") + file("zz")[1])],
+    "a size that is said in two ways": [
+        ROOT,
+        lying(
+            file("zz", HIDDEN),
+            member("zz", tarfile.REGTYPE, content=HIDDEN, pax={"size": "0", "comment": "\n10 size=9\n"}),
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("what", STREAMS)
+@pytest.mark.parametrize("how", ["into a directory", "over a directory", "some of it"])
+def test_a_made_up_stream_leaves_nothing_outside_of_the_target(
+    repository: Repository, good: BackupRef, tmp_path: Path, canary: Path, what: str, how: str
+) -> None:
+    home = os.fsencode(canary.parent)
+    groups = [([each.replace(b"{home}", home)], _with_home(raw, home)) for each, raw in STREAMS[what]]
+    ref = made_up(repository, good, LATER, tmp_path, groups)
+    backup = BackupReader(repository, ref, spool=tmp_path)
+    target = canary.parent / "target"
+    if how == "into a directory":
+        target.rmdir()
+    before = tree(canary.parent, but=target)
+    selection = select_matching(backup, ["*"]) if how == "some of it" else None
+    with pytest.raises(DamagedObject) as caught:
+        restore_into_directory(backup, selection, target, observer=Silent(), replace=False)
+    assert "\n" not in str(caught.value)
+    assert tree(canary.parent, but=target) == before
+    assert canary.stat().st_nlink == 1
+    with pytest.raises(DamagedObject):
+        list(backup.tar_stream())
+
+
+def _with_home(raw: bytes, home: bytes) -> bytes:
+    """In the fields of a header, which is summed anew."""
+    if b"{home}" not in raw:
+        return raw
+    blocks = [raw[at : at + 512] for at in range(0, len(raw), 512)]
+    for number, block in enumerate(blocks):
+        if b"{home}" in block:
+            for start, end in ((0, 100), (157, 257)):
+                field = block[start:end].rstrip(b"\0").replace(b"{home}", home)
+                block = block[:start] + field.ljust(end - start, b"\0") + block[end:]  # noqa: PLW2901
+            unsummed = block[:148] + b" " * 8 + block[156:]
+            blocks[number] = unsummed[:148] + b"%06o\0 " % sum(unsummed) + unsummed[156:]
+    return b"".join(blocks)
+
+
+def tree(directory: Path, *, but: Path) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes() if path.is_file() else b""
+        for path in directory.rglob("*")
+        if path != but and but not in path.parents
+    }
+
+
+def test_an_entry_whose_directory_the_backup_lacks_is_restored_and_nothing_is_built_upon_that(
+    repository: Repository, good: BackupRef, tmp_path: Path
+) -> None:
+    # As versions did that took what was below a directory that had vanished.
+    ref = made_up(
+        repository,
+        good,
+        LATER,
+        tmp_path,
+        [([each], raw) for each, raw in (ROOT, file("gone/below", b"content"), file("zz"))],
+    )
+    backup = BackupReader(repository, ref, spool=tmp_path)
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "spool").mkdir()
+    helper: Any = LocalHelper(target, tmp_path / "spool")
+    try:
+        stats = restore_backup(backup, "v", helper=helper, observer=Silent(), empty_first=False)
+    finally:
+        helper.end()
+    assert (target / "gone" / "below").read_text() == "content"
+    (warning,) = stats.warnings
+    assert warning == "1 directory was made for what is below it; the first: 'gone' was not in the backup"
+    assert LocalVolume(tmp_path / "data", tmp_path / "other-state").back_up(repository).base is None

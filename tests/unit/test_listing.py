@@ -183,3 +183,13 @@ def test_a_directory_that_is_not_there_gives_no_listing(tmp_path: Path) -> None:
     assert b"missing" in done.stderr
     with pytest.raises(CommandFailed):
         list(read_listing([done.stdout]))
+
+
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_a_name_that_the_file_system_gave_twice_is_one_entry(newer_first: bool) -> None:
+    root = b"//d 755 0 0 4096 1.0000000000 1.0000000000 2 2  8"
+    old = b"name//f 644 0 0 9 3.0000000000 4.0000000000 12 1  8"
+    new = b"name//f 644 0 0 10 3.0000000000 5.0000000000 13 1  8"
+    found = list(read_listing([whole(root, *([new, old] if newer_first else [old, new]))]))
+    assert [entry.path for entry in found] == [b"", b"name"]
+    assert found[1].size == 10

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from msgspec.structs import replace
 
+from tests.parts.forgery import forged
 from tests.parts.local_helper import LocalVolume
-from volferry.archive.index import compress_file, decompress
-from volferry.archive.manifest import IndexObjectPart, IndexPart
-from volferry.layout import files_key, frames_key
-from volferry.model import BackupRef
+from volferry.layout import files_key
 from volferry.observer import Silent
 from volferry.operations.verify import Verifier
 from volferry.repository import Repository
@@ -23,6 +20,8 @@ from volferry.stores.local import LocalStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from volferry.model import BackupRef
 
 
 @dataclass
@@ -48,18 +47,8 @@ class Lab:
     ) -> BackupRef:
         """Another backup whose index is a changed one, and sealed as it should be: as a planner's mistake would make it."""
         self._forged += 1
-        ref = BackupRef(of.host, of.volume, f"2099112{self._forged}T104639Z-39b1ad")
-        parts = []
-        for name, key, change in (("frames", frames_key(of), frames), ("files", files_key(of), files)):
-            before = b"".join(decompress(self.repository.blocks(key)))
-            after = change(before)
-            digest = compress_file(self.directory / name, iter([after]))
-            parts.append(IndexObjectPart(stored_bytes=digest.stored_bytes, blake3=digest.hex))
-        writer = self.repository.writer(ref)
-        writer.put_index(self.directory / "frames", self.directory / "files")
-        index = IndexPart(frames=parts[0], files=parts[1])
-        writer.put_manifest(replace(self.repository.manifest(of), id=ref.id, index=index))
-        return ref
+        backup_id = f"2099112{self._forged}T104639Z-39b1ad"
+        return forged(self.repository, of, backup_id, self.directory, files=files, frames=frames)
 
 
 @pytest.fixture

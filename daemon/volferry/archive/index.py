@@ -15,6 +15,7 @@ import zstandard
 
 from volferry.archive.digests import digested
 from volferry.archive.frames import MAX_BYTES
+from volferry.archive.groups import MOST_ENTRIES
 from volferry.archive.index_check import checked_groups
 from volferry.archive.listing import UNTRUSTED, Entry, parse_record, path_of, split_records
 
@@ -24,13 +25,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.archive.digests import ObjectDigest
+    from volferry.archive.manifest import Manifest
 
 _LEVEL = 3
 _BLOCK_BYTES = 1 << 18
 _PIECE_BYTES = 1 << 10
 _MOST_STORED_BYTES = MAX_BYTES + (MAX_BYTES >> 7) + (1 << 10)  # zstd's own bound is below that
-_FRAME_LINE = re.compile(rb"(\d+) ([0-9TZ]+-[0-9a-f]{6}\.\d{4,}) (\d+) (\d+) (\d+) ([0-9a-f]{64})")
-_GROUP_RECORD = re.compile(rb"/(\d+) (\d+)")
+_LONGEST_LINE = 1 << 10
+# 18 digits are more than there will ever be, and a number of 64 bits.
+_FRAME_LINE = re.compile(
+    rb"(\d{1,18}) ([0-9TZ]{1,32}-[0-9a-f]{6}\.\d{4,18}) (\d{1,18}) (\d{1,18}) (\d{1,18}) ([0-9a-f]{64})"
+)
+_GROUP_RECORD = re.compile(rb"/(\d{1,18}) (\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +143,56 @@ def parse_frames(blocks: Iterable[bytes]) -> Iterator[FrameLocation]:
                 raise ValueError("its groups are out of order")
             last_group = location.group
             yield location
+        if len(rest) > _LONGEST_LINE:
+            raise ValueError("a line is longer than any can be")
     if rest:
         raise ValueError("its last line is cut off")
+
+
+def frames_of(manifest: Manifest, blocks: Iterable[bytes]) -> Iterator[FrameLocation]:
+    """As `read_frames`, of a backup's own `frames` object. Also raises ValueError for a frame that does not lie in one of the backup's
+    packs, and if they are not as many, or not as long, as the manifest says.
+    """
+    pack_bytes = {pack.name: pack.stored_bytes for pack in manifest.packs}
+    frames = raw_bytes = 0
+    for location in read_frames(blocks):
+        # A pack that the manifest does not name has no bytes.
+        if location.offset + location.stored_bytes > pack_bytes.get(location.pack, 0):
+            raise ValueError(f"a frame lies beyond the end of pack {location.pack}")
+        frames += 1
+        raw_bytes += location.raw_bytes
+        if frames > manifest.counts.frames or raw_bytes > manifest.counts.tar_bytes:
+            break
+        yield location
+    _check_total("frames", frames, manifest.counts.frames)
+    _check_total("bytes of a tar stream", raw_bytes, manifest.counts.tar_bytes)
+
+
+def files_of(
+    manifest: Manifest, blocks: Iterable[bytes], *, parents: bool = False
+) -> Iterator[tuple[int, list[bytes]]]:
+    """The groups of a backup's own `files` object, as records. Raises ValueError if it is damaged, breaks a rule of `checked_groups`, or
+    has not as many entries as the manifest says.
+    """
+    entries = 0
+    for number, records in checked_groups(parse_groups(decompress(blocks)), parents=parents):
+        entries += len(records)
+        if entries > manifest.counts.entries:
+            break
+        yield number, records
+    _check_total("entries", entries, manifest.counts.entries)
+
+
+def _check_total(what: str, found: int, expected: int) -> None:
+    """Raises ValueError."""
+    if found != expected:
+        more = " or more" if found > expected else ""
+        raise ValueError(f"it has {found}{more} {what}, and the manifest says {expected}")
 
 
 def group_bytes(number: int, records: list[bytes]) -> bytes:
     """One group of a `files` object, before compression."""
     return b"\0".join([b"/%d %d" % (number, len(records)), *records, b""])
-
-
-def read_files(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[Entry]]]:
-    """The groups of a `files` object, in order. Raises ValueError if it is damaged, or breaks a rule of `checked_groups`."""
-    yield from checked_groups(parse_groups(decompress(blocks)))
 
 
 def parse_groups(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
@@ -159,6 +203,8 @@ def parse_groups(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
         if match is None:
             raise ValueError(f"not a group record: {record[:80]!r}")
         count = int(match[2])
+        if count > MOST_ENTRIES:
+            raise ValueError(f"group {int(match[1])} has more entries than a group can have")
         group = list(islice(records, count))
         if len(group) != count:
             raise ValueError("its last group is cut off")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NANOSECONDS = 1_000_000_000
 CHANGED_WITHIN_SECONDS = 2
 _MOST_LAG_SECONDS = 3600
+_LONGEST_RECORD = 16 << 20  # a path of 65,536 names
 # File systems whose times the engine's own kernel sets. All others, such as NFS, CIFS and FUSE, may have the clock of a server.
 _OWN_CLOCK = frozenset({
     "bcachefs", "btrfs", "ecryptfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "ntfs3", "overlay", "ramfs", "reiserfs", "tmpfs",
@@ -106,12 +107,14 @@ def path_of(record: bytes) -> bytes:
 
 
 def split_records(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """NUL-ended records out of blocks of any size. Raises ValueError if the last one is cut off."""
+    """NUL-ended records out of blocks of any size. Raises ValueError if the last one is cut off, or if one has no end."""
     rest = b""
     for block in blocks:
         records = (rest + block).split(b"\0")
         rest = records.pop()
         yield from records
+        if len(rest) > _LONGEST_RECORD:
+            raise ValueError("a record is longer than any can be")
     if rest:
         raise ValueError("the last record is cut off")
 
@@ -160,7 +163,7 @@ class ListingReader:
                     f"listing the volume failed: `find` exited with status {self.find_status}"
                 )
             other_clock = self.file_system not in _OWN_CLOCK
-            for record in records:
+            for record in _each_once(records):
                 if record.startswith(b"///"):
                     if record != END_RECORD or next(records, None) is not None:
                         raise CommandFailed("listing the volume failed: it does not end where it says")
@@ -189,6 +192,29 @@ class ListingReader:
             return trusted
         lagging = max(self._newest_change - CHANGED_WITHIN_SECONDS, trusted - _MOST_LAG_SECONDS)
         return min(trusted, lagging)
+
+
+def _each_once(records: Iterator[bytes]) -> Iterator[bytes]:
+    """Without the older record of what is there twice: of a name that was replaced while its directory was read, some file systems (btrfs,
+    XFS, tmpfs) give both. The last record, of the end, has no path.
+    """
+    last, last_path = b"", None
+    for record in records:
+        path = record.partition(b"//")[0] or record[:3]
+        if path == last_path:
+            last = max(last, record, key=_changed_at)
+            continue
+        if last:
+            yield last
+        last, last_path = record, path
+        if path == b"///":
+            break
+    if last:
+        yield last
+
+
+def _changed_at(record: bytes) -> int:
+    return nanoseconds(record.partition(b"//")[2].split(b" ", 7)[6])
 
 
 def _change_seconds(record: bytes) -> int:

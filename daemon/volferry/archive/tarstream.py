@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
-_LARGEST_EXTENDED_HEADER = 64 << 20
+LARGEST_EXTENDED_HEADER = 64 << 20
 
 # Type flags of POSIX.1-2001 as `find -printf %y` names the same things; "1" is a hard link to an earlier member.
 HARD_LINK = b"1"
@@ -98,7 +98,7 @@ class TarReader:
         extended = b""
         if block[156:157] == b"x":
             size = _octal(block, 124, 136)
-            if not 0 <= size <= _LARGEST_EXTENDED_HEADER:
+            if not 0 <= size <= LARGEST_EXTENDED_HEADER:
                 raise ValueError("an extended header of a size that none has")
             data = take(_padded(size))
             pax = parse_pax(data[:size])

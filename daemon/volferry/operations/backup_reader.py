@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import closing
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from volferry.archive.frames import StoredFrame, decode_frames
-from volferry.archive.index import file_blocks, read_files, read_frames
-from volferry.archive.listing import is_reserved
+from volferry.archive.index import decompress, file_blocks, files_of, frames_of, parse_groups
+from volferry.archive.listing import Entry, is_reserved, path_of
+from volferry.archive.stream_check import checked_stream
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import DamagedObject, StoreError
 from volferry.layout import files_key, frames_key, pack_key
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.archive.index import FrameLocation
-    from volferry.archive.listing import Entry
     from volferry.archive.manifest import Manifest
     from volferry.model import BackupRef
     from volferry.repository import Repository
@@ -41,6 +42,7 @@ class BackupIndex:
         self._repository = repository
         self._check()
         self._files_path = spool / f"{ref.id}.files"
+        self._keeps_rules = False  # whether it is known that the index does
         self.fetched_bytes = 0
         self.fetched_bytes += repository.fetch(
             files_key(ref), self._files_path, expected=self.manifest.index.files
@@ -48,8 +50,21 @@ class BackupIndex:
 
     def groups(self) -> Iterator[tuple[int, list[Entry]]]:
         """Entries by group, in the order of the listing."""
+        for number, records in self.records():
+            yield (
+                number,
+                [Entry(path, meta) for path, _, meta in (record.partition(b"//") for record in records)],
+            )
+
+    def records(self) -> Iterator[tuple[int, list[bytes]]]:
+        """As `groups`, without parsing. What was looked at once, from its first to its last entry, is not looked at again."""
+        blocks = file_blocks(self._files_path)
         try:
-            yield from read_files(file_blocks(self._files_path))
+            if self._keeps_rules:
+                yield from parse_groups(decompress(blocks))
+            else:
+                yield from files_of(self.manifest, blocks)
+                self._keeps_rules = True
         except ValueError as error:
             raise DamagedObject(files_key(self.ref), str(error)) from error
 
@@ -88,12 +103,13 @@ class BackupReader(BackupIndex):
         self._repository.check_objects(self.ref, self.manifest)
 
     def tar_stream(self) -> Iterator[bytes]:
-        """The whole tar stream, in pieces of up to 4 MiB, each checked against its digest before it is given out.
+        """The whole tar stream, in pieces of up to 4 MiB, each checked before it is given out: against its digest, and its members
+        against the index.
 
         Raises DamagedObject, StoreError.
         """
         total = 0
-        for raw in self._raw_frames(self.locations()):
+        for raw in self._checked(self._raw_frames(self.locations()), self.records()):
             total += len(raw)
             yield raw
         if total != self.manifest.counts.tar_bytes:
@@ -108,7 +124,7 @@ class BackupReader(BackupIndex):
             return self.tar_stream()
         # Each entry of theirs is a group of its own.
         return self.group_stream(
-            frozenset(number for number, entries in self.groups() if not is_reserved(entries[0].path))
+            frozenset(number for number, records in self.records() if not is_reserved(path_of(records[0])))
         )
 
     def group_stream(self, groups: Container[int]) -> Iterator[bytes]:
@@ -116,8 +132,9 @@ class BackupReader(BackupIndex):
 
         Raises DamagedObject, StoreError.
         """
-        yield from self._raw_frames(location for location in self.locations() if location.group in groups)
-        yield END_OF_ARCHIVE
+        chosen = (location for location in self.locations() if location.group in groups)
+        pieces = chain(self._raw_frames(chosen), (END_OF_ARCHIVE,))
+        yield from self._checked(pieces, (group for group in self.records() if group[0] in groups))
 
     def frames(
         self, wanted: Callable[[int], bool], on_stored: Callable[[FrameLocation, bytes], object]
@@ -147,9 +164,19 @@ class BackupReader(BackupIndex):
         ):
             yield from decoded
 
+    def _checked(self, pieces: Iterator[bytes], groups: Iterator[tuple[int, list[bytes]]]) -> Iterator[bytes]:
+        """The tar stream of some groups, once its members were compared with their entries."""
+        directories = _Directories(self)
+        try:
+            yield from checked_stream(
+                pieces, (record for _, records in groups for record in records), directories.has
+            )
+        except ValueError as error:
+            raise DamagedObject(files_key(self.ref), str(error)) from error
+
     def locations(self) -> Iterator[FrameLocation]:
         try:
-            yield from read_frames(file_blocks(self._frames_path))
+            yield from frames_of(self.manifest, file_blocks(self._frames_path))
         except ValueError as error:
             raise DamagedObject(frames_key(self.ref), str(error)) from error
 
@@ -181,6 +208,25 @@ class BackupReader(BackupIndex):
     def _fetched_again(self, key: str, location: FrameLocation) -> bytes:
         with self._repository.store.open(key, offset=location.offset, length=location.stored_bytes) as reader:
             return _exactly(reader, location.stored_bytes)
+
+
+class _Directories:
+    """In which directories the entries of an index are. Only what was known to have one name when it was listed, and has
+    hard links all the same, makes anybody ask.
+    """
+
+    def __init__(self, index: BackupIndex) -> None:
+        self._index = index
+        self._known: set[int] | None = None  # hashes: so that memory hardly follows the size of a volume
+
+    def has(self, path: bytes) -> bool:
+        if self._known is None:
+            self._known = {
+                hash(path_of(record).rpartition(b"/")[0])
+                for _, records in self._index.records()
+                for record in records
+            }
+        return hash(path) in self._known
 
 
 def _runs(locations: Iterator[FrameLocation]) -> Iterator[list[FrameLocation]]:

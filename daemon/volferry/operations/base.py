@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from volferry.archive.excludes import Excludes
-from volferry.archive.index import decompress, file_blocks, parse_groups, read_frames
+from volferry.archive.index import decompress, file_blocks, files_of, frames_of, parse_groups
 from volferry.damage import Condition
 from volferry.errors import DamagedObject, RepositoryError, StoreError
 from volferry.index_cache import IndexFiles
@@ -43,12 +43,23 @@ class IndexSource:
     """Implements `Source`: the index of a backup, whose digests were checked."""
 
     files: IndexFiles
+    manifest: Manifest
 
     def groups(self) -> Iterator[tuple[int, list[bytes]]]:
         yield from parse_groups(decompress(file_blocks(self.files.files)))
 
     def frames(self) -> Iterator[FrameLocation]:
-        yield from read_frames(file_blocks(self.files.frames))
+        yield from frames_of(self.manifest, file_blocks(self.files.frames))
+
+    def check(self) -> None:
+        """Before it is built upon: that it keeps the rules of an index, and that each group has frames. Raises ValueError."""
+        framed = -1
+        frames = self.frames()
+        for number, _ in files_of(self.manifest, file_blocks(self.files.files), parents=True):
+            while framed < number:
+                framed = next((frame.group for frame in frames), number + 1)
+            if framed != number:
+                raise ValueError(f"it has no frame of group {number}")
 
 
 class KnownFrame(NamedTuple):
@@ -119,10 +130,10 @@ def find_base(
         try:
             manifest = base.manifest = repository.manifest(refs[-1])
             _check_index(refs[-1], condition)
-            files = cache.find(refs[-1], manifest) or _fetch(repository, refs[-1], manifest, spool)
+            source = _find_index(repository, refs[-1], manifest, cache, spool)
             newest = _usable(manifest, there, observer)
             before = Excludes(manifest.excluded.patterns, manifest.excluded.caches)
-            base.add(IndexSource(files), newest, reuse_groups=before == excludes)
+            base.add(source, newest, reuse_groups=before == excludes)
             base.id = refs[-1].id
         except (RepositoryError, StoreError, ValueError) as error:
             observer.note(f"the newest backup cannot be built upon, so all is read again: {error}")
@@ -179,6 +190,22 @@ def _check_index(ref: BackupRef, condition: Condition) -> None:
     for key in (frames_key(ref), files_key(ref)):
         if key in condition.marks:
             raise DamagedObject(key, "verify found it so")
+
+
+def _find_index(
+    repository: Repository, ref: BackupRef, manifest: Manifest, cache: IndexCache, spool: Path
+) -> IndexSource:
+    """Raises DamagedObject, StoreError or ValueError."""
+    if (cached := cache.find(ref, manifest)) is not None:
+        return IndexSource(
+            cached, manifest
+        )  # byte for byte what this machine has made of a listing of its own
+    source = IndexSource(_fetch(repository, ref, manifest, spool), manifest)
+    try:
+        source.check()
+    except ValueError as error:
+        raise DamagedObject(files_key(ref), str(error)) from error
+    return source
 
 
 def _fetch(repository: Repository, ref: BackupRef, manifest: Manifest, spool: Path) -> IndexFiles:

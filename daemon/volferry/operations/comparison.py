@@ -109,6 +109,8 @@ class _Comparison:
         self._wording = wording
         self._strict = strict
         self._differences = _Differences()
+        self._unexpected: list[bytes] = []  # directories that what is expected next may be below
+        self._made = _Differences()  # of these, those that `tar` has made
         self._times_refused = times_refused
         self._tolerated: dict[str, _Differences] = {}
         self._times: dict[bytes, _Times] = {}
@@ -118,14 +120,19 @@ class _Comparison:
     def run(self, pairs: Iterable[tuple[Entry | None, Entry | None]]) -> None:
         """Raises RestoreMismatch if there is any difference, with the first one."""
         for done, (expected, actual) in enumerate(pairs):
+            if self._unexpected and expected is not None:
+                self._settle_unexpected(expected.path)
             if actual is None:
                 self._differences.add(expected.path if expected else b"", "is missing")
+            elif expected is None and actual.kind == b"d" and not self._strict:
+                self._unexpected.append(actual.path)
             elif expected is None:
                 self._differences.add(actual.path, self._wording.unexpected)
             else:
                 self._compare(expected, actual)
             if done % _PROGRESS_ENTRIES == 0:
                 self._observer.advance(done_bytes=0, done_entries=done)
+        self._settle_unexpected(b"")
         for times in self._times.values():
             if times.other.count:
                 # A file system that ignores times, as some of FUSE do, holds none of a kind.
@@ -136,9 +143,25 @@ class _Comparison:
                 f"{self._differences.count} {self._wording.summary}; the first: {self._differences.first}"
             )
 
+    def _settle_unexpected(self, expected: bytes) -> None:
+        """Of a backup that has an entry and not the directory that it is in, as earlier versions made them, `tar` makes the directory:
+        without it, nothing of what is below could be restored.
+        """
+        for path in self._unexpected:
+            found = self._made if expected.startswith(path + b"/") else self._differences
+            found.add(path, self._wording.unexpected)
+        self._unexpected = []
+
     def tolerated(self) -> dict[str, str]:
         """What differed and was no reason to fail, by kind."""
-        return {
+        made = self._made
+        which = (
+            "directory was made for what is below it"
+            if made.count == 1
+            else "directories were made for what is below"
+        )
+        lines = {"directory": f"{made.count} {which}; the first: {made.first}"} if made.count else {}
+        return lines | {
             kind: f"{found.count} {'entry has' if found.count == 1 else 'entries have'} another {kind} than in {self._wording.origin}; "
             f"the first: {found.first}"
             for kind, found in sorted(self._tolerated.items())

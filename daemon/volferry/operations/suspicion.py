@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volferry.archive.excludes import Excludes
-from volferry.archive.index import decompress, file_blocks, parse_groups
+from volferry.archive.index import file_blocks, files_of
 from volferry.archive.listing import path_of, walk_key
 from volferry.errors import RepositoryError, StoreError
 from volferry.layout import files_key
@@ -61,7 +61,7 @@ def suspicion(
             return _finding("shrunk", gone, manifest, reference)
         if rewritten_before or not _is_new(manifest, reference) or _always_changes(reference):
             return None
-        changed = _rewritten(repository, reference, files, cache, spool)
+        changed = _rewritten(repository, manifest, reference, files, cache, spool)
     except (RepositoryError, StoreError, ValueError, OSError) as error:
         observer.note(f"the backup could not be compared with the one before: {error}")
         return None
@@ -139,7 +139,12 @@ def _always_changes(reference: Manifest) -> bool:
 
 
 def _rewritten(
-    repository: Repository, reference: Manifest, files: Path, cache: IndexCache, spool: Path
+    repository: Repository,
+    manifest: Manifest,
+    reference: Manifest,
+    files: Path,
+    cache: IndexCache,
+    spool: Path,
 ) -> str:
     """How many files have another content, by size and time, or another name; empty if that is not suspicious. Owners,
     modes and change times count for nothing: of a volume that was restored or migrated, all of the latter are others.
@@ -150,9 +155,9 @@ def _rewritten(
     if cached is None:
         repository.fetch(files_key(ref), then, expected=reference.index.files)
     total = same = 0
-    new = _contents(files, dumps=True)
+    new = _contents(manifest, files, dumps=True)
     key, content = next(new, (None, b""))
-    for wanted, before in _contents(then, dumps=not reference.dumps):
+    for wanted, before in _contents(reference, then, dumps=not reference.dumps):
         total += 1
         while key is not None and key < wanted:
             key, content = next(new, (None, b""))
@@ -162,9 +167,9 @@ def _rewritten(
     return f"{total - same:,} of {total:,} files have another content or name"
 
 
-def _contents(files: Path, *, dumps: bool) -> Iterator[tuple[bytes, bytes]]:
+def _contents(manifest: Manifest, files: Path, *, dumps: bool) -> Iterator[tuple[bytes, bytes]]:
     """In walk order, each regular file that is not empty: its place in that order, and its size and time."""
-    for _, records in parse_groups(decompress(file_blocks(files))):
+    for _, records in files_of(manifest, file_blocks(files)):
         for record in records:
             path = path_of(record)
             kind, _, _, _, size, mtime, _ = record[len(path) + 2 :].split(b" ", 6)
