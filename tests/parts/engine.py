@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -131,8 +132,13 @@ class PrivateEngine:
             time.sleep(POLL_SECONDS)
 
     def _answers(self) -> bool:
-        if not (self.root / "docker.sock").exists():
-            return False
+        # docker-py leaves a socket open whose connection is refused, as before dockerd listens
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(5)
+            try:
+                probe.connect(str(self.root / "docker.sock"))
+            except OSError:
+                return False
         with contextlib.suppress(DockerException, OSError), self._api(timeout=5) as api:
             return bool(api.ping())
         return False
