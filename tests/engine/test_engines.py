@@ -41,7 +41,7 @@ def other(other_engine: PrivateEngine, sshd: Sshd, tmp_path: Path) -> Iterator[W
 
 def test_a_volume_of_another_machine_is_backed_up_and_comes_back(other: World) -> None:
     volume = other.filled()
-    large(other, volume)
+    large(other, volume, 60)
     container = writing(other, volume)
     (done,) = other.cli("backup", volume, "--quiesce", "stop", "--json").exits(0).json["backups"]
     assert done["downtime_seconds"] > 0

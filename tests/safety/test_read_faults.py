@@ -258,7 +258,7 @@ def test_a_file_that_is_said_to_have_no_blocks_is_kept_with_its_data(
     library: Path, repository: Repository, volume: LocalVolume, tmp_path: Path
 ) -> None:
     with (volume.data / "hole").open("wb") as file:
-        file.truncate(1 << 30)
+        file.truncate(64 << 20)
     volume.environment = environment(
         library, fault("blocks", 1, "/dir/large"), fault("blocks", 1, "/dir/small")
     )
