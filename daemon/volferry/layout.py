@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _LONGEST_SEGMENT = 220  # filesystems take 255 bytes
 
 
+# A listing has few names, each of them in thousands of keys.
+@lru_cache(maxsize=1024)
 def encode_name(name: str) -> str:
     """A host's or volume's name as one segment of a key: percent-encoded, also a leading dot."""
     encoded = quote(name, safe="")
@@ -26,6 +29,7 @@ def encode_name(name: str) -> str:
     return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded
 
 
+@lru_cache(maxsize=1024)
 def decode_name(segment: str) -> str | None:
     """The inverse of `encode_name`; None for a segment that it gives for no name."""
     try:

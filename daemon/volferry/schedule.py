@@ -89,10 +89,9 @@ def due(
     if newest is None:
         first = schedule.after(seen or now, zone)
         return Due(now, late=first is not None and first <= now)
-    first = schedule.after(newest, zone)
+    first, second = _next_two(schedule, newest, zone)
     if first is None:
         return None
-    second = schedule.after(first, zone)
     return Due(first, late=second is not None and second <= now)
 
 
@@ -137,6 +136,14 @@ def parse_span(text: str) -> timedelta:
 
 
 # The daemon asks for the same few times again and again.
+@lru_cache(maxsize=4096)
+def _next_two(
+    schedule: Schedule, time: datetime, zone: tzinfo
+) -> tuple[datetime, datetime | None] | tuple[None, None]:
+    first = schedule.after(time, zone)
+    return (first, schedule.after(first, zone)) if first is not None else (None, None)
+
+
 @lru_cache(maxsize=4096)
 def _next(part: str, time: datetime, zone: tzinfo) -> datetime | None:
     if match := _INTERVAL.fullmatch(part.lower()):

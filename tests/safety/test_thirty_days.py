@@ -45,10 +45,11 @@ from volferry.scheduler.loop import Ending, Loop, View
 from volferry.stores.base import put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from volferry.archive.manifest import Manifest
     from volferry.scheduler.events import Event
+    from volferry.volume_settings import VolumeSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format-2" / "store"
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -164,6 +165,7 @@ class World:
         self.volumes = {f"vol{number:02}": schedule for number, schedule in enumerate(SCHEDULES)}
         for number, name in enumerate(self.volumes):
             self.api.add(f"app-{name}", name, {"volferry.quiesce": "stop"} if number % 3 else {})
+        self.as_seen = [self._volume(name) for name in self.volumes]  # nobody labels them anew
         self.running: dict[str, RunOfVolume] = {}
         self.ends: list[tuple[datetime, int, str]] = []
         self.made: dict[str, list[datetime]] = {name: [] for name in self.volumes}
@@ -211,8 +213,7 @@ class World:
         self.engine_step()
         refs = {ref.volume: ref for ref in self.repository.refs(host=HOST)}
         newest = {volume: ref.time for volume, ref in refs.items()}
-        volumes = [self._volume(name) for name in self.volumes]
-        return View(volumes, newest, dict.fromkeys(self.volumes, BEGIN), left)
+        return View(self.as_seen, newest, dict.fromkeys(self.volumes, BEGIN), left)
 
     def _volume(self, name: str) -> Volume:
         labels = self.api.containers_[f"app-{name}"]["Labels"]
@@ -400,12 +401,26 @@ def random_faults(noise: random.Random, until: datetime) -> list[tuple[datetime,
     return found
 
 
+def _settings_once() -> Callable[[Config, Volume], VolumeSettings]:
+    """A volume's, which stay the same for all the days: found out once, and not at each of a hundred thousand looks."""
+    found: dict[str, VolumeSettings] = {}
+    real = Config.settings_of
+
+    def settings_of(config: Config, volume: Volume) -> VolumeSettings:
+        if volume.name not in found:
+            found[volume.name] = real(config, volume)
+        return found[volume.name]
+
+    return settings_of
+
+
 @contextmanager
 def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing waits for what nobody makes up."""
     monkeypatch.setattr(quiesce, "_LONGER_SECONDS", -1)
     monkeypatch.setattr(loops, "_LONGEST_LOOK", timedelta(hours=2))
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(Config, "settings_of", _settings_once())
     NAMES.clear()
     yield
 

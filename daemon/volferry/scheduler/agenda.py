@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,7 +113,7 @@ class Agenda:
     def _time_of(self, volume: str, next_due: Due, jitter: timedelta, now: datetime) -> datetime:
         at = next_due.at
         if next_due.at != now:  # of a volume without a backup, it would be another one at each look
-            at += _share(f"{volume} {next_due.at.isoformat()}", jitter)
+            at += _share(volume, next_due.at, jitter)
         if volume in self._failures:
             count, last = self._failures[volume]
             if last <= now:  # else the clock was put back since
@@ -130,6 +131,8 @@ def _retry(count: int) -> timedelta:
     return min(_LAST_RETRY, _FIRST_RETRY * (1 << min(count - 1, 10)))
 
 
-def _share(of: str, jitter: timedelta) -> timedelta:
+@lru_cache(maxsize=4096)
+def _share(volume: str, at: datetime, jitter: timedelta) -> timedelta:
     """The same each time that it is asked for, and different from volume to volume, and from time to time."""
+    of = f"{volume} {at.isoformat()}"
     return jitter * (int.from_bytes(sha256(of.encode()).digest()[:4], "big") / 2**32)
