@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -21,6 +23,21 @@ if TYPE_CHECKING:
 
 
 read_once()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each of pytest-xdist's workers begins with its part of the long tests: one that comes last would run alone."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = iter([item for item in items if not item.get_closest_marker("long")])
+    total = len(items)
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        first = long[worker::workers]
+        # as `worksteal` divides them
+        share = (total - len(ordered)) // (workers - worker)
+        ordered += [*first, *islice(others, max(0, share - len(first)))]
+    items[:] = [*ordered, *others]
 
 
 def pytest_collection_finish() -> None:

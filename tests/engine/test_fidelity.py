@@ -157,6 +157,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         yield directory
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_small_files_are_restored(world: World, memory: Path) -> None:
     places = {}
     for name in ("source", "target"):
@@ -217,6 +218,7 @@ def test_a_file_of_many_frames_is_restored_with_them_in_order(world: World) -> N
     assert_restored(world, volume, expected)
 
 
+@pytest.mark.long
 @settings(
     max_examples=15,
     deadline=None,

@@ -244,6 +244,7 @@ def start_anew(bench: Bench) -> None:
     fill(bench)
 
 
+@pytest.mark.long
 @relaxed
 @given(steps=changes)
 def test_every_backup_restores_to_what_the_volume_was_and_exports_as_a_full_one(
@@ -262,6 +263,7 @@ def test_every_backup_restores_to_what_the_volume_was_and_exports_as_a_full_one(
         bench.check(stats, expected)
 
 
+@pytest.mark.long
 @relaxed
 @given(steps=changes, seed=st.integers(0, 1 << 32))
 def test_every_backup_restores_though_runs_were_killed_and_state_was_lost_or_damaged(

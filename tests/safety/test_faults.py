@@ -71,6 +71,7 @@ def tar_of(repository: Repository, ref: Any, spool: Path) -> bytes:
     return b"".join(BackupReader(repository, ref, spool=spool).tar_stream())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", range(0, RUNS, RUNS_A_TEST))
 def test_whatever_the_network_does_nothing_is_lost_or_wrongly_called_good(
     server: S3Server, tmp_path: Path, first: int

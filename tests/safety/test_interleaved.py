@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import pytest
 from blake3 import blake3
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from volferry.model import BackupRef
 
+pytestmark = pytest.mark.long
 _STEP_SECONDS = 60
 
 

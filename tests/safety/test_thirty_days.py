@@ -433,6 +433,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1])
 def test_thirty_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     with quickly(monkeypatch):

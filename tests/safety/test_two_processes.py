@@ -151,6 +151,7 @@ class Shared:
             yield from (pack_key(newest, pack.name) for pack in self.main.manifest(newest).packs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hosts", [NAMES, ("one",) * len(NAMES)], ids=["hosts", "one-host"])
 @pytest.mark.parametrize("seed", [1])
 def test_whoever_is_killed_what_is_listed_restores(tmp_path: Path, hosts: tuple[str, ...], seed: int) -> None:
