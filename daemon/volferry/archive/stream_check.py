@@ -161,8 +161,12 @@ def _is_named(name: bytes, path: bytes, *, directory: bool) -> bool:
 def _check_block(block: bytes) -> None:
     """Raises ValueError for a block that `tar` would not take for a header, and look for one in what follows."""
     field = block[148:156]
-    # Adler-32 has the sum of up to 256 bytes, plus one, in its lower half; the field itself counts as eight blanks.
-    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - (adler32(field) & 0xFFFF)
+    # Adler-32 has the sum of the bytes, plus one, in its lower half, as long as that is below 65,521. The field itself counts as eight
+    # blanks.
+    if block.isascii():
+        total = (adler32(block) & 0xFFFF) - (adler32(field) & 0xFFFF) + 1
+    else:
+        total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - (adler32(field) & 0xFFFF)
     if field != _sum_field(total + 255) or block[257:265] != _MAGIC:
         raise ValueError("a header of its tar stream is damaged")
 
