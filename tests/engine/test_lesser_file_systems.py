@@ -129,6 +129,32 @@ def test_doctor_notes_what_the_file_system_of_a_store_lacks(world: World, tmp_pa
         assert list(directory.iterdir()) == []
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "paths"])
+def test_a_restore_into_a_directory_counts_what_is_not_as_it_was(
+    world: World, backed_up: str, place: tuple[str, Path], whole: bool
+) -> None:
+    kind, directory = place
+    target = directory / "below"
+    chosen = [] if whole else ["directory", "large"]
+    done = world.cli("restore", backed_up, *chosen, "--to", str(target), "--json").exits(3)
+    assert contents(target) == contents(world.data(backed_up))
+    expected = {what: count if whole else min(count, 4) for what, count in EXPECTED[kind].items()}
+    found = counted(done.json["warnings"])
+    if whole and kind != "exfat":  # a new root directory has the mode that it is made with
+        expected.pop("mode", None)
+        found.pop("mode", None)
+    assert found == expected, done.story
+
+
+def test_a_restore_into_a_directory_that_knows_no_case_is_not_called_whole(
+    world: World, tmp_path: Path
+) -> None:
+    volume = world.filled(Data="of Data", data="of data")
+    world.cli.backup(volume)
+    with MOUNTS["exfat"](tmp_path / "place") as directory:
+        world.cli("restore", volume, "--to", str(directory / "out")).fails_with("is missing")
+
+
 def test_an_archive_is_imported_and_counts_what_is_not_as_it_was(
     world: World, backed_up: str, place: tuple[str, Path], tmp_path: Path
 ) -> None:

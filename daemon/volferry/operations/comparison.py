@@ -27,8 +27,8 @@ class Wording:
     origin: str  # where they are as they should be
 
 
-_RESTORED = Wording(
-    "was not in the backup", "entries of the restored volume are not as they were backed up", "the backup"
+RESTORED = Wording(
+    "was not in the backup", "entries that were restored are not as they were backed up", "the backup"
 )
 MIGRATED = Wording(
     "is not in the source", "entries of the target volume are not as they are in the source", "the source"
@@ -39,7 +39,7 @@ IMPORTED = Wording(
 
 
 def check_same(
-    expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, wording: Wording = _RESTORED
+    expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, wording: Wording = RESTORED
 ) -> None:
     """Compares what should be there with what is. Raises RestoreMismatch if there is any difference."""
     _Comparison(observer, wording, strict=True).run(paired(expected, found))
@@ -53,7 +53,7 @@ def check_restored(
     else has changed: those that differ by more than any file system rounds, where others of the same kind of entry are as they were.
     `times_refused`: `tar` could not set them all.
     """
-    return check_held(paired(expected, found), observer, wording=_RESTORED, times_refused=times_refused)
+    return check_held(paired(expected, found), observer, wording=RESTORED, times_refused=times_refused)
 
 
 def check_held(

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import local_extract_command
+from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.selection import Selection
 from volferry.errors import ExtractionFailed, VolferryError, reason
+from volferry.operations.comparison import RESTORED, check_held
+from volferry.operations.directory_check import pairs_in
 from volferry.operations.excerpt import BackupExcerpt
+from volferry.operations.restore import warnings_of
 from volferry.operations.restore_paths import places, plan
 
 if TYPE_CHECKING:
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
     from volferry.observer import Observer
     from volferry.operations.backup_reader import BackupReader
 
-_MOST_STDERR_BYTES = 64 << 10
 _KINDS = {0o040000: b"d", 0o100000: b"f", 0o120000: b"l"}
 _TYPE_BITS = 0o170000
 
@@ -32,7 +35,7 @@ _TYPE_BITS = 0o170000
 class Restored:
     entries: int
     source_bytes: int
-    warnings: tuple[str, ...]  # what tar had to say
+    warnings: tuple[str, ...]  # what could not be restored as it was
 
 
 def restore_into_directory(
@@ -41,7 +44,8 @@ def restore_into_directory(
     """Puts the chosen paths, or all of the backup, into `directory`, which is made if need be.
 
     A directory that was there keeps its owner, mode and all that is not replaced; a new one becomes the volume's root
-    directory where all of the backup is restored. Raises PathExists before anything is changed.
+    directory where all of the backup is restored. Raises PathExists before anything is changed, and RestoreMismatch if it does not
+    hold what was backed up; owners, modes and times that the file system cannot hold are warnings.
     """
     tar = _gnu_tar()
     whole = selection is None or selection.everything
@@ -61,8 +65,20 @@ def restore_into_directory(
     except OSError as error:
         raise VolferryError(f"cannot write to {directory}: {reason(error)}") from error
     pieces = backup.volume_stream() if whole and new else excerpt.tar_stream(parents - {b""})
-    warnings = _extract(tar, pieces, directory, observer)
-    return Restored(excerpt.count + (whole and new), excerpt.source_bytes, tuple(warnings))
+    log = _extract(tar, pieces, directory, observer)
+    count = excerpt.count + (whole and new)
+    observer.phase("comparing", total_entries=count)
+    expected = backup.volume_entries() if whole and new else excerpt.entries()
+    try:
+        differing = check_held(
+            pairs_in(directory, expected, owners=os.geteuid() == 0),
+            observer,
+            wording=RESTORED,
+            times_refused="time" in log.refused,
+        )
+    except OSError as error:
+        raise VolferryError(f"cannot read {directory}: {reason(error)}") from error
+    return Restored(count, excerpt.source_bytes, warnings_of(log, differing, observer))
 
 
 def _gnu_tar() -> str:
@@ -112,14 +128,16 @@ def _delete(directory: Path, path: bytes) -> None:
         os.close(place)
 
 
-def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Observer) -> list[str]:
-    """Gives what tar had to say. Raises ExtractionFailed with tar's own words."""
+def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Observer) -> ExtractLog:
+    """Owners, modes and times that the file system does not take are no failure. Raises ExtractionFailed with tar's own words."""
+    log, lists = ExtractLog(), AccessLists()
     command = local_extract_command(str(directory), root=os.geteuid() == 0)
     done = 0
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
-            [tar, *command[1:]],
+            command,  # it names itself by its first word in its messages
+            executable=tar,
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -130,6 +148,7 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
         stdin = process.stdin
         try:
             for piece in pieces:
+                lists.look(piece)
                 view = memoryview(piece)
                 while stdin is not None and view:
                     view = view[stdin.write(view) :]
@@ -144,10 +163,12 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
             stdin.close()
         status = process.wait()
         stderr.seek(0)
-        lines = stderr.read(_MOST_STDERR_BYTES).decode("utf-8", "backslashreplace").splitlines()
-    if status:
-        why = lines[0] if lines else "without a word"
-        raise ExtractionFailed(f"writing {directory} failed: tar exited with status {status}: {why}")
-    for line in lines:
-        observer.note(line)
-    return lines
+        for line in stderr:
+            log.line(line.rstrip(b"\n"))
+    if not log.succeeded(status):
+        raise ExtractionFailed(f"writing {directory} failed: tar exited with status {status}: {log.why()}")
+    if not lists.found:
+        log.had_no_access_lists()
+    for remark in log.others:
+        observer.note(remark)
+    return log
