@@ -13,7 +13,7 @@ import pytest
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.trees import Node, assert_same, snapshot
 from volferry.archive.commands import NEW_TREE, OLD_TREE, RESTORE_MARK
-from volferry.errors import CommandFailed, VolferryError, VolumeInUse
+from volferry.errors import CommandFailed, RestoreMismatch, VolferryError, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.restore_beside import has_room_beside, restore_beside
@@ -209,6 +209,54 @@ def test_what_comes_in_between_is_said_and_costs_nothing(case: Case) -> None:
         assert [place.read_text() for place in places if place.is_file()] == ["old"], name
 
 
+def test_what_others_write_after_the_exchange_is_no_whole_restore(case: Case) -> None:
+    class Late(LocalHelper):
+        def start(self, command: Sequence[str], **more: Any) -> LocalProcess:
+            if (self._directory / OLD_TREE).exists():
+                (self._directory / "directory/one").write_text("of another client")
+            return super().start(command, **more)
+
+    with pytest.raises(RestoreMismatch, match="directory/one"):
+        case.restore(helper=case.helper(Late(case.target, case.spool)))
+    assert RESTORE_MARK in own(case.target)
+    assert (case.target / OLD_TREE / "only here").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", [NEW_TREE, OLD_TREE])
+@pytest.mark.parametrize("kind", ["symlink", "file"])
+def test_what_has_the_name_of_its_own_trees_is_no_obstacle(case: Case, name: str, kind: str) -> None:
+    place = case.target / name
+    place.symlink_to("nowhere") if kind == "symlink" else place.touch()
+    case.restore()
+    assert_same(snapshot(case.source), snapshot(case.target))
+
+
+def test_a_mark_that_cannot_be_made_costs_nothing(case: Case) -> None:
+    (case.target / RESTORE_MARK).mkdir()
+    before = snapshot(case.target)
+    told = Told()
+    with pytest.raises(CommandFailed, match=RESTORE_MARK):
+        case.restore(observer=told)
+    assert_same(before, snapshot(case.target))
+    assert "holds what it held" in told.notes[-1]
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink", "file"])
+def test_the_rest_of_a_restore_is_in_no_backup(case: Case, tmp_path: Path, kind: str) -> None:
+    place = case.source / NEW_TREE
+    if kind == "directory":
+        (place / "deep").mkdir(parents=True)
+        (place / "deep/file").write_text("half")
+    elif kind == "symlink":
+        place.symlink_to("nowhere")
+    else:
+        place.touch()
+    stats = LocalVolume(case.source, tmp_path / "other state", name="other").back_up(case.repository)
+    backup = BackupReader(case.repository, stats.ref, spool=case.spool)
+    assert not any(NEW_TREE.encode() in entry.path for entry in backup.volume_entries())
+    assert backup.manifest.excluded.paths == (NEW_TREE,)
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_anywhere_the_old_content_or_the_new_one_is_there_and_once_more_completes_it(
     case: Case, tmp_path: Path, after: bool
@@ -242,7 +290,7 @@ def test_killed_anywhere_the_old_content_or_the_new_one_is_there_and_once_more_c
             assert {entry.path for entry in entries if entry.path} in (old.keys(), new.keys())
         case.restore()
         assert_same(snapshot(case.source), snapshot(case.target))
-    assert steps > 12
+    assert steps > 15
 
 
 def without_own(found: dict[bytes, Node]) -> dict[bytes, Node]:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 # of all be backed up as one, whoever looks at the volume next.
 RESTORE_MARK = ".volferry-restore-in-progress"
 # Directories in the root of a volume while a backup is restored beside what is there: what is being restored, and, once the two have
-# been exchanged, what the volume held. No listing has them.
+# been exchanged, what the volume held. Listings have them, and nothing below them.
 NEW_TREE = ".volferry-restore-new"
 OLD_TREE = ".volferry-restore-old"
+OWN_TREES = (NEW_TREE.encode(), OLD_TREE.encode())
 
 # One NUL-ended record an entry. The path comes first and no path holds "//", so the first "//" ends it. The last field is the first
 # digit of the entry's number of blocks, for whoever takes the listing; it is no part of the record that is stored.
@@ -36,7 +37,7 @@ cd "$2" || exit 1
 shift 4
 [ -z "$written_back" ] || sync -f .
 for tree in @trees@; do
-    [ -e "$tree" ] && set -- -path "./$tree" -prune -o "$@"
+    [ -d "$tree" ] && set -- "$@" -path "./$tree" -printf "$0" -prune -o
 done
 {
     find . -noleaf ${one_file_system:+-xdev} "$@" -printf "$0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import RESTORE_MARK, list_command
+from volferry.archive.commands import OWN_TREES, RESTORE_MARK, list_command
 from volferry.archive.findlog import FindLog
 from volferry.archive.listing import ListingReader, path_of
 from volferry.errors import CommandFailed, RestoreMismatch
@@ -79,7 +79,9 @@ def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, i
                         "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"
                     )
                 continue
-            meta = record.partition(b"//")[2]
+            name, _, meta = record.partition(b"//")
+            if name in OWN_TREES:
+                continue
             if meta.startswith(b"s ") and not marked:
                 continue  # a socket means nothing without the process that made it
             out.write(record + b"\0")

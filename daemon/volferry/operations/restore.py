@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import (
+    OWN_TREES,
     RESTORE_MARK,
     empty_command,
     extract_command,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
 _LOOKED_BYTES = 64 << 20
-_RESTORE_MARK = RESTORE_MARK.encode()
+_OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
 
 
 def sync(helper: Helper, volume: str) -> None:
@@ -222,14 +223,14 @@ def _keep(lines: list[str], line: bytes) -> None:
 
 
 def entries_below(helper: Helper, directory: str) -> Iterator[Entry]:
-    """The entries of a directory of the helper, in walk order, without the mark. Raises CommandFailed."""
+    """The entries of a directory of the helper, in walk order, without what a restore itself puts there. Raises CommandFailed."""
     lines: list[str] = []
     process = helper.start(
         list_command(directory, helper.spool), on_stderr=lambda line: _keep(lines, line), bulk="stdout"
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     for entry in read_listing(blocks, may_have_missed=False):
-        if entry.path != _RESTORE_MARK:
+        if entry.path not in _OWN_NAMES:
             yield entry
     if status := process.wait():
         raise CommandFailed(f"listing the volume failed: {lines[0] if lines else f'status {status}'}")

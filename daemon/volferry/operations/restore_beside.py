@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import NEW_TREE, OLD_TREE
@@ -34,6 +35,7 @@ from volferry.operations.restore import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from volferry.archive.extractlog import ExtractLog
     from volferry.archive.manifest import CountsPart
     from volferry.engine.helper import Helper
     from volferry.model import RestoreStats
@@ -82,71 +84,88 @@ def restore_beside(
     run_in_helper(helper, delete_new, "deleting the rest of an earlier restore")
     made = run_in_helper(helper, make_new_tree_command(directory), "making a directory in the volume")
     time_before = int(made)
+    exchanged = False
     try:
-        root, warnings = _restore_new_tree(backup, f"{directory}/{NEW_TREE}", helper, observer)
+        restored = _restore_new_tree(backup, f"{directory}/{NEW_TREE}", helper, observer)
         sync(helper, volume)
         check_free()
         observer.phase("replacing what the volume held")
         run_in_helper(helper, delete_old, "deleting the rest of an earlier restore")
-    except BaseException:
-        _give_up(helper, directory, time_before, observer)
-        raise
-    mark(helper, volume, str(backup.ref))
-    try:
+        mark(helper, volume, str(backup.ref))
         sync(helper, volume)  # no half of an exchange is on the disk before the mark is
-        taken_back = _exchange(helper, directory)
-        if taken_back is None:
-            sync(helper, volume)
-            run_in_helper(helper, delete_old, "deleting what the volume held")
-            sync(helper, volume)
-            check_free()
+        exchanged = True  # for all that is known, once it has begun
+        if why_not := _exchange(helper, directory):
+            exchanged = False
+            raise CommandFailed(f"replacing what the volume held failed: {why_not}")
+        _set_root(restored, directory, helper)
+        # Whoever else writes the volume, as another client of a share, has had time for that.
+        _compare(backup, directory, restored.log, helper, observer)
+        run_in_helper(helper, delete_old, "deleting what the volume held")
+        sync(helper, volume)
+        check_free()
     except BaseException:
-        observer.note("it may not hold the whole backup: run the restore again, with --replace")
+        if exchanged:
+            observer.note("it may not hold the whole backup: run the restore again, with --replace")
+        else:
+            _give_up(helper, volume, time_before, observer, marked=marked)
         raise
-    if taken_back is not None:
-        if not marked:
-            unmark(helper, volume)
-        _give_up(helper, directory, time_before, observer)
-        raise CommandFailed(f"replacing what the volume held failed: {taken_back}")
     unmark(helper, volume)
-    # Renaming, and taking the mark away, have changed what the root was.
-    extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
-    return stats_of(backup, volume, started, warnings)
+    _set_root(restored, directory, helper)  # its time is another one without the mark
+    return stats_of(backup, volume, started, restored.warnings)
 
 
-def _restore_new_tree(
-    backup: BackupReader, new: str, helper: Helper, observer: Observer
-) -> tuple[bytes, tuple[str, ...]]:
-    """Gives the header of the root, and what could not be restored as it was. Raises RestoreMismatch."""
-    counts = backup.manifest.volume_counts
-    observer.phase("restoring", total_bytes=counts.tar_bytes)
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    root: bytes  # the header of the root directory's member
+    log: ExtractLog
+    warnings: tuple[str, ...]  # what could not be restored as it was
+
+
+def _restore_new_tree(backup: BackupReader, new: str, helper: Helper, observer: Observer) -> _Restored:
+    """Raises RestoreMismatch."""
+    observer.phase("restoring", total_bytes=backup.manifest.volume_counts.tar_bytes)
     root, log = extract(backup.volume_stream(), new, helper=helper, observer=observer)
-    observer.phase("comparing", total_entries=counts.entries)
-    differing = check_restored(
-        backup.volume_entries(), entries_below(helper, new), observer, times_refused="time" in log.refused
+    differing = _compare(backup, new, log, helper, observer)
+    return _Restored(root, log, warnings_of(log, differing, observer))
+
+
+def _compare(
+    backup: BackupReader, directory: str, log: ExtractLog, helper: Helper, observer: Observer
+) -> dict[str, str]:
+    """As `check_restored`."""
+    observer.phase("comparing", total_entries=backup.manifest.volume_counts.entries)
+    return check_restored(
+        backup.volume_entries(),
+        entries_below(helper, directory),
+        observer,
+        times_refused="time" in log.refused,
     )
-    return root, warnings_of(log, differing, observer)
 
 
-def _exchange(helper: Helper, directory: str) -> str | None:
-    """Gives the reason if it could not be done, and all is where it was. Raises CommandFailed if not even that could be done."""
+def _set_root(restored: _Restored, directory: str, helper: Helper) -> None:
+    extract(iter([restored.root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
+
+
+def _exchange(helper: Helper, directory: str) -> str:
+    """Gives the reason if it could not be done, and all is where it was. Raises CommandFailed if not even that is certain."""
     lines: list[bytes] = []
     process = helper.start(exchange_command(directory), on_stderr=lines.append)
     while process.read(_READ_BYTES):
         pass
     status = process.wait()
-    if not status:
-        return None
     why = printable(lines[0]) if lines else f"status {status}"
-    if status != TAKEN_BACK:
+    if status not in {0, TAKEN_BACK}:
         raise CommandFailed(f"replacing what the volume held failed: {why}")
-    return why
+    return why if status else ""
 
 
-def _give_up(helper: Helper, directory: str, time_before: int, observer: Observer) -> None:
-    """Nothing has been changed but that the new tree is there."""
+def _give_up(helper: Helper, volume: str, time_before: int, observer: Observer, *, marked: bool) -> None:
+    """Nothing has been changed but that the new tree is there, and perhaps the mark."""
+    directory = helper.directory(volume)
     try:
         run_in_helper(helper, delete_tree_command(directory, NEW_TREE), "deleting what was restored")
+        if not marked:
+            unmark(helper, volume)
         run_in_helper(helper, set_time_command(directory, time_before), "writing the volume")
     except BaseException:
         observer.note(f"it holds what it held, and {NEW_TREE}, which the next restore deletes")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from volferry.archive.alignment import ANCHOR
-from volferry.archive.commands import RESTORE_MARK, create_command, find_command, list_command
+from volferry.archive.commands import OWN_TREES, RESTORE_MARK, create_command, find_command, list_command
 from volferry.archive.dumps import DumpFile, with_dumps
 from volferry.archive.excludes import CACHE_SIGNATURE, CACHE_TAG, Excludes, LeftOut, without_excluded
 from volferry.archive.findlog import FindLog
@@ -35,6 +35,7 @@ _READ_BYTES = 1 << 20
 _LISTING_PROGRESS_GROUPS = 256
 _MOST_MET = 1 << 14
 _MARK_RECORD = RESTORE_MARK.encode() + b"//"
+_OWN_PREFIX = b".volferry-"
 
 
 @dataclass(slots=True)
@@ -134,7 +135,7 @@ def list_volume(
     unallocated = _Unallocated(spool / "unallocated")
     reader = ListingReader(blocks, unallocated=unallocated.add)
     try:
-        records = _of_interest(reader.records(), listing)
+        records = _of_interest(reader.records(), listing, observer)
         if excludes:
             records = without_excluded(records, excludes, cache_directories=caches, left_out=listing.left_out)
         with unallocated.path.open("wb") as unallocated.file:
@@ -274,9 +275,15 @@ def _feed_all(process: Process, data: bytes) -> None:
         pass
 
 
-def _of_interest(records: Iterable[bytes], listing: Listing) -> Iterator[bytes]:
+def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer) -> Iterator[bytes]:
     """Raises CommandFailed if the volume holds half of a backup."""
     for record in records:
+        if record.startswith(_OWN_PREFIX) and path_of(record) in OWN_TREES:
+            listing.left_out.add(path_of(record), top=True, source_bytes=0)
+            observer.note(
+                f"{path_of(record).decode()} is left out: it is the rest of an interrupted restore, and the next one deletes it"
+            )
+            continue
         if b"//s " in record and record.partition(b"//")[2].startswith(b"s "):
             # A socket means nothing without the process that made it, and tar stores none.
             listing.sockets += 1
