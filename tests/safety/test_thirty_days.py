@@ -166,6 +166,8 @@ class World:
         for number, name in enumerate(self.volumes):
             self.api.add(f"app-{name}", name, {"volferry.quiesce": "stop"} if number % 3 else {})
         self.as_seen = [self._volume(name) for name in self.volumes]  # nobody labels them anew
+        self.newest: dict[str, datetime] = {}
+        self.changed: set[str] = set()  # volumes whose backups are to be listed again
         self.running: dict[str, RunOfVolume] = {}
         self.ends: list[tuple[datetime, int, str]] = []
         self.made: dict[str, list[datetime]] = {name: [] for name in self.volumes}
@@ -211,9 +213,13 @@ class World:
     def look(self) -> View:
         left = replay(self.engine, self.state, lambda _: None)
         self.engine_step()
-        refs = {ref.volume: ref for ref in self.repository.refs(host=HOST)}
-        newest = {volume: ref.time for volume, ref in refs.items()}
-        return View(self.as_seen, newest, dict.fromkeys(self.volumes, BEGIN), left)
+        self._store_step("list")
+        for volume in sorted(self.changed):
+            self.newest.pop(volume, None)
+            for ref in self.repository.refs(host=HOST, volume=volume):
+                self.newest[volume] = ref.time
+            self.changed.remove(volume)
+        return View(self.as_seen, dict(self.newest), dict.fromkeys(self.volumes, BEGIN), left)
 
     def _volume(self, name: str) -> Volume:
         labels = self.api.containers_[f"app-{name}"]["Labels"]
@@ -281,6 +287,7 @@ class World:
             still.end()
 
     def _back_up(self, volume: str, began: datetime) -> None:
+        self.changed.add(volume)
         refs = list(self.repository.refs(host=HOST, volume=volume))
         ref = BackupRef(HOST, volume, new_backup_id(began, newest=refs[-1].id if refs else None))
         pack = f"{ref.id}.0000"
@@ -312,6 +319,7 @@ class World:
         )
 
     def _prune(self, volume: str) -> None:
+        self.changed.add(volume)
         prune_volume(
             self.repository, HOST, volume,
             keep=lambda found: CONFIG.keep_of(found, CONFIG.store_config), grace=Within("7d"), cache=None, dry_run=False,
