@@ -46,6 +46,8 @@ SOURCE = Path(volferry.__file__).parent.parent
 CHANNELS = ("fifo", "stream", "ssh", "tls")
 # The assembled image has no `cat`.
 CAT = ["tr", "-d", ""]
+# Of noise, a compressor lets some out at once; of the other, after many millions of lines.
+ENDLESS_NOISE = ["sh", "-c", "exec tr -d '' </dev/urandom"]
 ENDLESS = ["sh", "-c", "while :; do echo yes; done"]
 ECHO = ["sh", "-c", "while read -r line; do echo got $line; done"]
 SILENT = ["sh", "-c", "read -r _"]
@@ -237,7 +239,7 @@ def test_a_command_whose_data_is_bulk_fails_with_its_own_status_and_words(helper
 
 def test_a_helper_that_is_killed_while_it_sends_bulk_has_died(setting: Setting) -> None:
     with setting.helper() as helper:
-        command = Command(helper, ENDLESS, bulk="stdout")
+        command = Command(helper, ENDLESS_NOISE, bulk="stdout")
         assert command.process.read(1 << 16)
         kill(setting, helper)
         with pytest.raises(HelperDied):
