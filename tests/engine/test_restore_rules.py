@@ -323,6 +323,16 @@ def test_a_damaged_backup_costs_nothing_of_what_it_would_replace(
     assert world.own_containers() == []
 
 
+def test_no_restore_goes_into_what_is_volferrys_own(
+    world: World, backed_up: tuple[str, dict[bytes, Node]]
+) -> None:
+    volume, _ = backed_up
+    before = snapshot(world.store)
+    for place in (world.store, world.store / "packs", world.cli.state):
+        world.cli("restore", volume, "--to", str(place)).fails_with("volferry's own", code=2)
+    assert_same(before, snapshot(world.store))
+
+
 def test_where_there_is_no_room_beside_a_backup_is_read_once_before_anything_is_deleted(
     world: World, backed_up: tuple[str, dict[bytes, Node]], tmp_path: Path
 ) -> None:
@@ -340,7 +350,8 @@ def test_where_there_is_no_room_beside_a_backup_is_read_once_before_anything_is_
         world.cli("restore", volume, "--into", target, "--replace").fails_with("is damaged")
         assert_same(before, snapshot(directory))
         pack.write_bytes(good)
-        world.cli("restore", volume, "--into", target, "--replace").exits(0)
+        done = world.cli("restore", volume, "--into", target, "--replace").exits(0)
+        assert "no room for both" in done.stderr
         assert_same(expected, snapshot(directory))
         world.remove(target)
 

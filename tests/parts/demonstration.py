@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from docker.models.volumes import Volume
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-STORE = Path(".demo") / "store"
+OWN_PLACES = {"VOLFERRY_STORE": ".demo/store", "VOLFERRY_STATE_DIR": ".demo/state"}
 DEMO_VOLUME = "volferry-demo"
 DEMO_LABELS = {"volferry-demo": "1"}
 IMAGE = "volferry-demo-empty"
@@ -199,7 +199,8 @@ def volferry(*arguments: str) -> None:
         raise DemoError("the volferry command is not installed; get it with: ./dev setup")
     sys.stdout.write(f"\n$ {shlex.join(['volferry', *arguments])}\n")
     sys.stdout.flush()
-    code = _ended(subprocess.Popen([program, *arguments], cwd=PROJECT))
+    places = {name: str(Path.cwd() / place) for name, place in OWN_PLACES.items()}
+    code = _ended(subprocess.Popen([program, *arguments], cwd=PROJECT, env=os.environ | places))
     if code == 130 or code < 0:
         # It has said so, and cleaned up; or a signal came before it had begun.
         raise SystemExit(code if code > 0 else 128 - code)
@@ -274,13 +275,12 @@ def run(client: docker.DockerClient, named: str | None, *, throwaway_engine: boo
         except NotFound as error:
             raise DemoError(f"there is no volume {named} on this engine") from error
     target = target_name(client, source, made_up=named is None)
-    store = str(STORE)
 
     volferry("volumes")
-    volferry("backup", source, "--store", store)
-    volferry("list", "--store", store)
-    volferry("show", source, "--store", store)
-    volferry("restore", source, "--into", target, "--store", store)
+    volferry("backup", source)
+    volferry("list")
+    volferry("show", source)
+    volferry("restore", source, "--into", target)
 
     sys.stdout.write(f"\nReading {source} and {target} through the Docker API, without volferry:\n")
     sys.stdout.write(compare(nodes(client, source), nodes(client, target)) + "\n")
@@ -290,15 +290,20 @@ def run(client: docker.DockerClient, named: str | None, *, throwaway_engine: boo
 def next_steps(source: str, target: str, *, throwaway_engine: bool) -> str:
     """What to try now."""
     program = ".venv/bin/volferry"
+    exports = " ".join(f"{name}=$PWD/{place}" for name, place in OWN_PLACES.items())
     lines = [
-        ("what is in the backup", f"{program} ls {source} --store {STORE}"),
-        ("as a plain tar", f"{program} export {source} --store {STORE} -o {source}.tar"),
-        ("without volferry", f"see docs/recover-by-hand.md; the packs are below {STORE}/packs"),
+        ("first, in your shell", f"export {exports}"),
+        ("what is in the backup", f"{program} ls {source}"),
+        ("as a plain tar", f"{program} export {source} -o {source}.tar"),
+        (
+            "without volferry",
+            f"see docs/recover-by-hand.md; the packs are below {OWN_PLACES['VOLFERRY_STORE']}/packs",
+        ),
     ]
     if throwaway_engine:
         lines.append(("the volumes", "go with the private engine, now; the store stays"))
     else:
-        lines.append(("back up again (only what changed)", f"{program} backup {source} --store {STORE}"))
+        lines.append(("back up again (only what changed)", f"{program} backup {source}"))
         volumes = f"{source} {target}" if source == DEMO_VOLUME else target
         lines.append(("remove what the demo made", f"docker volume rm {volumes}; rm -r .demo"))
     if throwaway_engine:

@@ -16,7 +16,7 @@ from volferry.archive.commands import NEW_TREE, OLD_TREE, RESTORE_MARK
 from volferry.errors import CommandFailed, RestoreMismatch, VolferryError, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
-from volferry.operations.restore_beside import has_room_beside, restore_beside
+from volferry.operations.restore_beside import restore_beside, room_beside
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
@@ -167,7 +167,7 @@ def test_until_it_is_there_and_equal_nothing_of_the_volume_is_lost(case: Case, d
         case.restore(helper=case.helper(Changing(case.target, case.spool)), observer=told, check=check)
 
     assert_same(before, snapshot(case.target))
-    assert "holds what it held" in told.notes[-1]
+    assert "nothing of what it holds was changed" in told.notes[-1]
 
 
 def test_what_cannot_be_moved_takes_all_back(case: Case) -> None:
@@ -182,7 +182,7 @@ def test_what_cannot_be_moved_takes_all_back(case: Case) -> None:
         with pytest.raises(CommandFailed, match=r"busy: .*mounted"):
             case.restore(observer=told)
         assert_same(before, snapshot(case.target))
-        assert "holds what it held" in told.notes[-1]
+        assert "nothing of what it holds was changed" in told.notes[-1]
         assert own(case.target) == set()
     finally:
         subprocess.run(["umount", place], check=True)
@@ -238,7 +238,7 @@ def test_a_mark_that_cannot_be_made_costs_nothing(case: Case) -> None:
     with pytest.raises(CommandFailed, match=RESTORE_MARK):
         case.restore(observer=told)
     assert_same(before, snapshot(case.target))
-    assert "holds what it held" in told.notes[-1]
+    assert "nothing of what it holds was changed" in told.notes[-1]
 
 
 @pytest.mark.parametrize("kind", ["directory", "symlink", "file"])
@@ -311,6 +311,6 @@ def test_room_is_judged_by_bytes_and_inodes(case: Case, tmp_path: Path) -> None:
         place.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", place], check=True)
         try:
-            assert has_room_beside(case.helper(LocalHelper(place, case.spool)), "v", counts) is room
+            assert room_beside(case.helper(LocalHelper(place, case.spool)), "v", counts).enough is room
         finally:
             subprocess.run(["umount", place], check=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,10 @@ def test_of_a_cache_the_directory_and_its_tag_stay() -> None:
     assert left_out.source_bytes == 10
 
 
-def test_a_pattern_that_cannot_be_understood_is_refused() -> None:
-    with pytest.raises(ValueError, match="!"):
-        Excludes(("!",)).check()
+@pytest.mark.parametrize("pattern", ["!", "[z-a]", "[[:foo:]]"])
+def test_a_pattern_that_cannot_be_understood_is_refused_by_its_text(pattern: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(pattern))):
+        Excludes(("*.tmp", pattern)).check()
 
 
 def volume(labels: dict[str, str], *uses: dict[str, str]) -> Volume:

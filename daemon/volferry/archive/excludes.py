@@ -7,6 +7,7 @@ Caches: https://bford.info/cachedir/, a directory with a file CACHEDIR.TAG that 
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,15 @@ def without_excluded(
 def _spec(patterns: tuple[str, ...]) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec  # noqa: PLC0415 -- takes its time, and most backups leave nothing out
 
+    for pattern in patterns:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "error"
+                )  # of what Python's expressions will understand in another way one day
+                GitIgnoreSpec.from_lines([pattern])
+        except (ValueError, re.error, Warning) as error:
+            raise ValueError(f"{pattern!r} is no pattern of excludes: {error}") from error
     return GitIgnoreSpec.from_lines(patterns)
 
 

@@ -20,7 +20,14 @@ from volferry.cli.options import (
     StoreOption,
     every_label,
 )
-from volferry.cli.restore_selected import Report, restore_dump, restore_selected, restore_to, selected
+from volferry.cli.restore_selected import (
+    Report,
+    check_no_own_place,
+    restore_dump,
+    restore_selected,
+    restore_to,
+    selected,
+)
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.target_volume import Wishes, opened_target
 from volferry.cli.text import count_text, duration_text, size_text
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from volferry.archive.selection import Selection
     from volferry.model import BackupRef, RestoreStats, Volume
     from volferry.operations.backup_reader import BackupReader
+    from volferry.operations.restore_beside import Room
     from volferry.run import Run
 
 
@@ -133,6 +141,7 @@ def restore(
         if dump is not None and to is not None:
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:
+            check_no_own_place(session, to)
             report = restore_to(backup, selection, to, replace=replace, prove_first=safety.proves)
         else:
             report = _into_volume(
@@ -225,7 +234,7 @@ def _restore(
     safety: Safety,
 ) -> RestoreStats:
     from volferry.operations.restore import is_marked, prove, restore_backup  # noqa: PLC0415
-    from volferry.operations.restore_beside import has_room_beside, restore_beside  # noqa: PLC0415
+    from volferry.operations.restore_beside import restore_beside, room_beside  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
         helper, observer = found.helper, found.observer
@@ -234,16 +243,15 @@ def _restore(
             raise VolumeNotEmpty(
                 _not_empty(found.volume, backup.ref, new=found.new, named=named, marked=marked)
             )
-        if (
-            not found.empty
-            and safety.beside
-            and has_room_beside(helper, target, backup.manifest.volume_counts)
-        ):
-            return restore_beside(
-                backup, target, helper=helper, observer=observer, check_free=found.check_free
-            )
-        if safety.proves and not found.empty:
-            prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
+        if not found.empty:
+            room = room_beside(helper, target, backup.manifest.volume_counts) if safety.beside else None
+            if room is not None and room.enough:
+                return restore_beside(
+                    backup, target, helper=helper, observer=observer, check_free=found.check_free
+                )
+            observer.note(_deletes_first(room, proves=safety.proves))
+            if safety.proves:
+                prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
         try:
             return restore_backup(
                 backup,
@@ -257,6 +265,17 @@ def _restore(
             if not found.new:
                 say(f"volume {target} does not hold the whole backup: run the restore again, with --replace")
             raise
+
+
+def _deletes_first(room: Room | None, *, proves: bool) -> str:
+    """Why the volume's content goes before the backup is there."""
+    how = "what it holds is deleted before the backup is restored"
+    if proves:
+        how = f"the backup is read whole, and then {how}"
+    if room is None:
+        return how
+    why = room.why_not or (f"{size_text(room.needed_bytes)} needed, {size_text(room.free_bytes)} free")
+    return f"there is no room for both ({why}): {how}{'' if proves else '; --prove reads all of it first'}"
 
 
 def _not_empty(volume: Volume, ref: BackupRef, *, new: bool, named: bool, marked: bool) -> str:

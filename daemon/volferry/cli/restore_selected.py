@@ -12,7 +12,7 @@ from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
 from volferry.cli.target_volume import Wishes, opened_target
 from volferry.cli.text import count_text, size_text
-from volferry.errors import PathExists, VolumeNotEmpty
+from volferry.errors import PathExists, UsageError, VolumeNotEmpty
 
 if TYPE_CHECKING:
     from volferry.archive.selection import Selection
@@ -119,6 +119,18 @@ def restore_dump(backup: BackupReader, name: str, to: str, *, replace: bool) -> 
         "warnings": [],
     }
     return Report(document, f"restored dump {name} of {ref} as {place}: {size_text(total)}")
+
+
+def check_no_own_place(session: Session, to: str) -> None:
+    """Raises UsageError for a directory in a store, or in the state directory."""
+    if to == "-":
+        return
+    place = Path(to).absolute().resolve()
+    urls = [session.store.url, *(store.url for store in session.config.stores.values())]
+    own = [Path(url) for url in urls if "://" not in url]
+    for each in (*own, session.config.state_dir):
+        if place.is_relative_to(each.absolute().resolve()):
+            raise UsageError(f"{to} is in {each}, which is volferry's own: restore into another directory")
 
 
 def restore_to(

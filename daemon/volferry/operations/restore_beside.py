@@ -51,16 +51,28 @@ _MOST_SPARE_BYTES = 10 << 30
 _SPARE_ENTRIES = 1000
 
 
-def has_room_beside(helper: Helper, volume: str, counts: CountsPart) -> bool:
-    """Whether a backup with these counts can be restored beside what the volume holds. If that cannot be found out, it cannot."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For a backup beside what a volume holds."""
+
+    enough: bool
+    why_not: str = ""  # empty if it is a matter of bytes
+    needed_bytes: int = 0
+    free_bytes: int = 0  # that may be used: some stay free
+
+
+def room_beside(helper: Helper, volume: str, counts: CountsPart) -> Room:
+    """For a backup with these counts. If that cannot be found out, there is none."""
     try:
         found = run_in_helper(helper, room_command(helper.directory(volume)), "looking for room")
         free_bytes, free_entries, total_bytes = map(int, found.split())
     except (CommandFailed, ValueError):
-        return False
-    spare = min(total_bytes * _SPARE_PART, _MOST_SPARE_BYTES)
+        return Room(enough=False, why_not="the helper's image lacks volferry's Python")
+    if 0 <= free_entries < counts.entries + _SPARE_ENTRIES:
+        return Room(enough=False, why_not=f"the file system has {free_entries} entries left")
+    free_bytes -= int(min(total_bytes * _SPARE_PART, _MOST_SPARE_BYTES))
     needed = counts.tar_bytes + counts.entries * _ENTRY_BYTES
-    return free_bytes >= needed + spare and not 0 <= free_entries < counts.entries + _SPARE_ENTRIES
+    return Room(free_bytes >= needed, needed_bytes=needed, free_bytes=max(free_bytes, 0))
 
 
 def restore_beside(
@@ -168,6 +180,8 @@ def _give_up(helper: Helper, volume: str, time_before: int, observer: Observer, 
             unmark(helper, volume)
         run_in_helper(helper, set_time_command(directory, time_before), "writing the volume")
     except BaseException:
-        observer.note(f"it holds what it held, and {NEW_TREE}, which the next restore deletes")
+        observer.note(
+            f"nothing of what it holds was changed, but {NEW_TREE} is in it, which the next restore deletes"
+        )
         raise
-    observer.note("it holds what it held before")
+    observer.note("nothing of what it holds was changed")

@@ -65,11 +65,11 @@ def restore_into_directory(
     except OSError as error:
         raise VolferryError(f"cannot write to {directory}: {reason(error)}") from error
     pieces = backup.volume_stream() if whole and new else excerpt.tar_stream(parents - {b""})
-    log = _extract(tar, pieces, directory, observer)
     count = excerpt.count + (whole and new)
-    observer.phase("comparing", total_entries=count)
-    expected = backup.volume_entries() if whole and new else excerpt.entries()
     try:
+        log = _extract(tar, pieces, directory, observer)
+        observer.phase("comparing", total_entries=count)
+        expected = backup.volume_entries() if whole and new else excerpt.entries()
         differing = check_held(
             pairs_in(directory, expected, owners=os.geteuid() == 0),
             observer,
@@ -78,7 +78,22 @@ def restore_into_directory(
         )
     except OSError as error:
         raise VolferryError(f"cannot read {directory}: {reason(error)}") from error
+    except BaseException:
+        _tell_what_is_left(directory, observer, new=new)
+        raise
     return Restored(count, excerpt.source_bytes, warnings_of(log, differing, observer))
+
+
+def _tell_what_is_left(directory: Path, observer: Observer, *, new: bool) -> None:
+    try:
+        if new:
+            directory.rmdir()  # nothing had come yet
+            return
+    except OSError:
+        pass
+    observer.note(
+        f"{directory} may hold the chosen paths in part, and the last file cut off: run the restore again, with --replace"
+    )
 
 
 def _gnu_tar() -> str:
