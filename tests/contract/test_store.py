@@ -10,7 +10,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -499,9 +499,10 @@ class Record:
             fsync(descriptor)
             self.calls.append(("sync", os.path.relpath(Path(f"/proc/self/fd/{descriptor}").readlink(), root)))
 
-        def recorded_link(source: Path, target: Path) -> None:
-            link(source, target)
-            self.calls.append(("link", os.path.relpath(target, root)))
+        def recorded_link(source: str, target: str, *, dst_dir_fd: int, **more: Any) -> None:
+            link(source, target, dst_dir_fd=dst_dir_fd, **more)
+            directory = Path(f"/proc/self/fd/{dst_dir_fd}").readlink()
+            self.calls.append(("link", os.path.relpath(directory / target, root)))
 
         monkeypatch.setattr(os, "fsync", recorded_fsync)
         monkeypatch.setattr(os, "link", recorded_link)
@@ -537,7 +538,7 @@ def test_a_deleted_object_stays_deleted_after_a_crash(
 
 
 def test_a_filesystem_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)

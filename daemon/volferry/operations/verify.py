@@ -255,7 +255,7 @@ def wrong_object(
     for _ in range(_READ_ATTEMPTS):
         try:
             found = digested(repository.blocks(key), algorithm=expected.digest)
-        except StoreError as error:
+        except (DamagedObject, StoreError) as error:
             return error
         wrong = found.difference(expected)
         if wrong is None:

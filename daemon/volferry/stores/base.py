@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from volferry.model import ObjectInfo
 
+MOST_KEY_CHARACTERS = 1024
 # Percent-encoded segments: no empty one, none that a filesystem takes for "here", "up" or hidden.
 _KEY = re.compile(r"[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*(/[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*)*")
 
 
 def is_valid_key(key: str) -> bool:
     """Whether it stays in the store, on the way in and on the way out."""
-    return len(key) <= 1024 and _KEY.fullmatch(key) is not None
+    return len(key) <= MOST_KEY_CHARACTERS and _KEY.fullmatch(key) is not None
 
 
 def validate_key(key: str) -> str:
@@ -56,7 +57,9 @@ class ObjectReader(Protocol):
 
 
 class Store(Protocol):
-    """All methods raise StoreError when the store cannot be read or written, and NoSuchObject for a missing key."""
+    """All methods raise StoreError when the store cannot be read or written, and NoSuchObject for a missing key. Opening and reading
+    an object raise DamagedObject where it alone cannot be read.
+    """
 
     @property
     def url(self) -> str:

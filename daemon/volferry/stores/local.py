@@ -8,32 +8,32 @@ so that a later run can tell those of the dead from those of the living.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import tempfile
-import threading
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from volferry.errors import NoSuchObject, NoSuchStore, ObjectExists, StoreError
-from volferry.interrupts import held_back
+from volferry.errors import DamagedObject, NoSuchObject, NoSuchStore, StoreError, reason
 from volferry.model import ObjectInfo
-from volferry.stores.base import validate_key
-from volferry.stores.file_system import FileSystem, is_exact
+from volferry.stores.base import MOST_KEY_CHARACTERS, validate_key
+from volferry.stores.directories import ATTEMPTS, TEMPORARY, Directories, open_readable, open_regular
+from volferry.stores.file_system import FileSystem, time_of
+from volferry.stores.local_writer import LocalWriter, store_error
 from volferry.stores.probe import probe
-from volferry.stores.unfinished import remove_dead, temporary_name
+from volferry.stores.unfinished import UNFINISHED, remove_dead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
     from types import TracebackType
 
     from volferry.stores.probe import Probe
 
-_ATTEMPTS = 100  # each lost to another run that removed an empty directory in the moment before
-_SYNC_BYTES = 8 << 20  # written before they are brought to stable storage, beside what is written next
-_TEMPORARY = ".tmp"  # a name that no key has
+# How a file system says that a part of it is damaged, where the rest is well.
+_DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})
+
+T = TypeVar("T")
 
 
 class LocalStore:
@@ -43,6 +43,7 @@ class LocalStore:
         """`note` is told, once, of each thing that the file system lacks."""
         self._root = directory
         self._file_system = FileSystem(directory, note)
+        self._directories = Directories(directory, self._file_system)
         self._was_there = (
             False  # a store that was there and is gone is not made anew: its share was unmounted
         )
@@ -59,91 +60,120 @@ class LocalStore:
         validate_key(key)
         if not self._was_there:
             try:
-                _make_directories(self._root, self._file_system)
+                _make_root(self._root, self._file_system)
             except OSError as error:
-                raise _os_error(error, f"cannot write to the store {self._root}") from error
-        elif not self._root.is_dir():
-            raise NoSuchStore(f"the store {self._root} is gone: is it still mounted?")
+                raise store_error(error, f"cannot write to the store {self._root}") from error
+        try:
+            writer = LocalWriter(self._root, key, self._directories, self._file_system)
+        except NoSuchStore as error:
+            raise NoSuchStore(f"the store {self._root} is gone: is it still mounted?") from error
         self._was_there = True
-        return LocalWriter(self._root, key, self._file_system)
+        return writer
 
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> LocalReader:
+        parent, _, name = validate_key(key).rpartition("/")
         try:
-            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            with self._directories.way(parent) as way:
+                descriptor = twice(lambda: open_regular(way[-1], name))
         except OSError as error:
-            raise self._error(error, key, "read") from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise NoSuchObject(
-                f"{key} is missing from the store {self._root}: something else is in its place"
-            )
+            raise self.unreadable(error, key) from error
+        if descriptor is None:
+            raise self._something_else(key)
         self._was_there = True
         return LocalReader(self, key, descriptor, offset, length)
 
     def size(self, key: str) -> int:
+        parent, _, name = validate_key(key).rpartition("/")
         try:
-            status = self._path(key).stat()
+            with self._directories.way(parent) as way:
+                status = os.stat(name, dir_fd=way[-1], follow_symlinks=False)
         except OSError as error:
             raise self._error(error, key, "read") from error
         if not stat.S_ISREG(status.st_mode):
-            raise NoSuchObject(
-                f"{key} is missing from the store {self._root}: something else is in its place"
-            )
+            raise self._something_else(key)
         return status.st_size
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         # Whole directories first: `packs/a/b` may be part of the last name as well as a directory.
-        directory = self._root / prefix.rpartition("/")[0]
-        if is_exact(directory, self._root):
-            yield from self._walk(directory, prefix)
-
-    def _walk(self, directory: Path, prefix: str) -> Iterator[ObjectInfo]:
+        path = prefix.rpartition("/")[0]
         try:
-            with os.scandir(directory) as scan:
-                # "/" counts in the order of keys: `a/x` comes after `a-x`.
-                found = sorted(scan, key=lambda each: each.name + "/" if _is_directory(each) else each.name)
-        except (FileNotFoundError, NotADirectoryError):
+            with self._directories.way(path) as way:
+                if not self._directories.is_exact(way, path):
+                    return
+                directory = open_readable(way[-1])
+        except (FileNotFoundError, NotADirectoryError, NoSuchStore):
             return
         except OSError as error:
-            raise self._error(error, str(directory), "list") from error
-        for each in found:
-            key = os.path.relpath(each.path, self._root)
-            if _is_directory(each):
-                if not each.name.startswith(".") and (
-                    f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")
-                ):
-                    yield from self._walk(Path(each.path), prefix)
-            elif key.startswith(prefix) and not each.name.startswith(".") and not each.is_symlink():
-                try:
-                    status = each.stat()
-                except FileNotFoundError:
-                    continue
-                yield ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+            raise self._error(error, path or "the objects", "list") from error
+        yield from self._walk(directory, f"{path}/" if path else "", prefix)
+
+    def _walk(self, directory: int, path: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Of an open directory, which is closed at the end. `path` is empty or ends with a slash."""
+        try:
+            for key, each, is_directory in self._entries(directory, path):
+                if is_directory:
+                    # What lies deeper than a key can be long is no object.
+                    if len(key) < MOST_KEY_CHARACTERS and (
+                        f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")
+                    ):
+                        below = self._look(lambda: open_readable(directory, each.name), key)  # noqa: B023 -- called at once
+                        if below is not None:
+                            yield from self._walk(below, f"{key}/", prefix)
+                elif key.startswith(prefix):
+                    status = self._look(lambda: each.stat(follow_symlinks=False), key)  # noqa: B023
+                    if status is not None and stat.S_ISREG(status.st_mode):
+                        yield ObjectInfo(key, status.st_size, time_of(status))
+        finally:
+            os.close(directory)
+
+    def _entries(self, directory: int, path: str) -> Sequence[tuple[str, os.DirEntry[str], bool]]:
+        """Key, entry, and whether it is a directory, in the order of keys. Links are none: they may lead anywhere, also back."""
+        try:
+            with os.scandir(directory) as scan:
+                found = [
+                    (f"{path}{each.name}", each, each.is_dir(follow_symlinks=False))
+                    for each in scan
+                    if not each.name.startswith(".")
+                ]
+        except FileNotFoundError:  # another run has just removed the directory
+            return []
+        except OSError as error:
+            raise store_error(
+                error, f"cannot list {path.rstrip('/') or 'the objects'} in the store {self._root}"
+            ) from error
+        # "/" counts in the order of keys: `a/x` comes after `a-x`.
+        return sorted(found, key=lambda each: f"{each[0]}/" if each[2] else each[0])
+
+    def _look(self, call: Callable[[], T], key: str) -> T | None:
+        """None for what is gone since its directory was read, or is another kind of thing. Raises StoreError."""
+        try:
+            return call()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            raise store_error(error, f"cannot list {key} in the store {self._root}") from error
 
     def delete(self, key: str) -> None:
-        path = self._path(key)
+        parent, _, name = validate_key(key).rpartition("/")
         try:
-            path.unlink()
-            self._file_system.sync_directory(path.parent)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            with self._directories.way(parent) as way:
+                os.unlink(name, dir_fd=way[-1])
+                self._file_system.sync_directory(way[-1])
+                _remove_empty(way, parent)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NoSuchStore):
             return
         except OSError as error:
             raise self._error(error, key, "delete") from error
-        for parent in path.parents:
-            if parent == self._root:
-                break
-            try:
-                parent.rmdir()
-            except OSError:
-                break
 
     def now(self) -> datetime:
         # A share has the clock of its server: what it says of a new file is asked for.
         try:
             with tempfile.TemporaryFile(dir=self._root) as file:
-                return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+                return time_of(os.fstat(file.fileno()))
         except OSError as error:
-            raise _os_error(error, f"cannot write to the store {self._root}") from error
+            raise store_error(error, f"cannot write to the store {self._root}") from error
 
     def protect(self, keys: Iterable[str]) -> None:
         """A directory keeps nobody from deleting."""
@@ -154,127 +184,40 @@ class LocalStore:
 
     def clean(self) -> None:
         try:
-            left = list((self._root / _TEMPORARY).iterdir())
+            with self._directories.way(TEMPORARY) as way:
+                directory = open_readable(way[-1])
+        except (OSError, StoreError):
+            return
+        try:
+            # Nothing else: nobody knows whose it is.
+            left = [each for each in os.listdir(directory) if each.endswith(UNFINISHED)]  # noqa: PTH208 -- by descriptor
+            remove_dead(directory, left, self.now, lambda name: os.unlink(name, dir_fd=directory))
         except OSError:
             return
-        remove_dead(left, self.now)
+        finally:
+            os.close(directory)
 
-    def _path(self, key: str) -> Path:
-        return self._root / validate_key(key)
+    def unreadable(self, error: OSError, key: str) -> StoreError | DamagedObject:
+        """What to say of an object that is there and could not be read, `twice`."""
+        if error.errno in _DAMAGE and self._answers():
+            return DamagedObject(key, f"the disk cannot read it ({reason(error)})")
+        return self._error(error, key, "read")
+
+    def _answers(self) -> bool:
+        """Whether it is the object, and not the whole file system, as after a server that has gone."""
+        try:
+            os.statvfs(self._root)
+        except OSError:
+            return False
+        return True
+
+    def _something_else(self, key: str) -> NoSuchObject:
+        return NoSuchObject(f"{key} is missing from the store {self._root}: something else is in its place")
 
     def _error(self, error: OSError, key: str, action: str) -> StoreError:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            if self._root.exists() and not self._root.is_dir():
-                return StoreError(f"{self._root} is not a directory: a store needs one of its own")
-            if not self._root.is_dir():
-                return NoSuchStore(
-                    f"there is no store at {self._root}: check the path, or whether it is mounted"
-                )
             return NoSuchObject(f"{key} is missing from the store {self._root}")
-        return _os_error(error, f"cannot {action} {key} in the store {self._root}")
-
-
-class LocalWriter:
-    """Implements `ObjectWriter`."""
-
-    def __init__(self, root: Path, key: str, file_system: FileSystem) -> None:
-        self._root = root
-        self._file_system = file_system
-        self._key = key
-        self._final = root / key
-        self._temporary = root / _TEMPORARY / temporary_name()
-        try:
-            self._descriptor = self._begin()
-        except OSError as error:
-            raise _os_error(error, f"cannot write to the store {root}") from error
-        self._open = True
-        self._unsynced_bytes = 0
-        self._syncing: threading.Thread | None = None
-        self._sync_error: OSError | None = None
-
-    def _begin(self) -> int:
-        """A locked file of its own."""
-        while True:
-            _make_directories(self._temporary.parent, self._file_system, below=self._root)
-            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # A `clean` of another run takes it for one of a dead writer: it may have that one.
-                os.close(descriptor)
-            except OSError:  # a share without locks, on which `clean` does nothing either
-                return descriptor
-            else:
-                if os.fstat(descriptor).st_nlink:
-                    return descriptor
-                os.close(descriptor)
-            self._temporary = self._temporary.with_name(temporary_name())
-
-    def write(self, data: bytes) -> None:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        except OSError as error:
-            raise _os_error(error, f"cannot write {self._key} to the store {self._root}") from error
-        self._unsynced_bytes += len(data)
-        if self._unsynced_bytes >= _SYNC_BYTES and (self._syncing is None or not self._syncing.is_alive()):
-            self._unsynced_bytes = 0
-            self._syncing = threading.Thread(target=self._sync, daemon=True, name="sync")
-            with held_back():
-                self._syncing.start()
-
-    def _sync(self) -> None:
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            # The kernel says it once (fsync(2)): the next one would seem to be good.
-            self._sync_error = error
-
-    def commit(self) -> None:
-        try:
-            self._await_sync()
-            if self._sync_error is not None:
-                raise self._sync_error
-            os.fsync(self._descriptor)
-            self._name_it()
-            self._file_system.sync_directory(self._final.parent)
-            if not self._file_system.syncs_directories:
-                os.fsync(self._descriptor)  # with its name, on some of them
-        except FileExistsError as error:
-            raise ObjectExists(f"{self._key} is in the store {self._root} already") from error
-        except OSError as error:
-            raise _os_error(error, f"cannot write {self._key} to the store {self._root}") from error
-        finally:
-            self.abort()
-
-    def _name_it(self) -> None:
-        for attempt in range(_ATTEMPTS):
-            _make_directories(self._final.parent, self._file_system, below=self._root)
-            try:
-                return self._file_system.name(self._temporary, self._final)
-            except FileNotFoundError:
-                # Another run has deleted the last object of the directory, and the directory with it.
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        return None
-
-    def abort(self) -> None:
-        if not self._open:
-            return
-        with held_back():
-            self._open = False
-            self._await_sync()  # the descriptor must not become another file's meanwhile
-            try:
-                self._temporary.unlink(missing_ok=True)
-            except OSError:  # `clean` of a later run gets it: the lock ends with the descriptor
-                pass
-            finally:
-                os.close(self._descriptor)
-
-    def _await_sync(self) -> None:
-        if self._syncing is not None:
-            self._syncing.join()
+        return store_error(error, f"cannot {action} {key} in the store {self._root}")
 
 
 class LocalReader:
@@ -292,9 +235,9 @@ class LocalReader:
         if not wanted:
             return b""
         try:
-            data = os.pread(self._descriptor, wanted, self._offset)
+            data = twice(lambda: os.pread(self._descriptor, wanted, self._offset))
         except OSError as error:
-            raise _os_error(error, f"cannot read {self._key} in the store {self._store.url}") from error
+            raise self._store.unreadable(error, self._key) from error
         self._offset += len(data)
         if self._left is not None:
             self._left -= len(data)
@@ -309,42 +252,43 @@ class LocalReader:
         os.close(self._descriptor)
 
 
-def _os_error(error: OSError, what: str) -> StoreError:
-    hints = {
-        errno.ENOSPC: "no space is left on it",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EACCES: "permission denied",
-        errno.EROFS: "it is mounted read-only",
-    }
-    number = error.errno or 0
-    return StoreError(f"{what}: {hints.get(number) or os.strerror(number).lower()}")
+def twice(read: Callable[[], T]) -> T:
+    """A disk, or a cable, may do better the second time. Raises OSError."""
+    try:
+        return read()
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
+    return read()
 
 
-def _make_directories(directory: Path, file_system: FileSystem, *, below: Path | None = None) -> None:
-    """As `mkdir -p`, with every new name on stable storage, also while another run removes empty ones.
-
-    `below` itself, and what is above it, is not made.
-    """
-    for attempt in range(_ATTEMPTS):
+def _make_root(directory: Path, file_system: FileSystem) -> None:
+    """As `mkdir -p`, with every new name on stable storage, also while another run removes empty ones."""
+    for attempt in range(ATTEMPTS):
         if directory.is_dir():
-            if below is not None:
-                file_system.check_exact(directory)
             return
-        if directory == below:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
-        _make_directories(directory.parent, file_system, below=below)
+        _make_root(directory.parent, file_system)
         try:
             directory.mkdir(mode=0o700)
-            file_system.sync_directory(directory.parent)
+            parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                file_system.sync_directory(parent)
+            finally:
+                os.close(parent)
         except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
+            if attempt == ATTEMPTS - 1:
                 raise
         except FileExistsError as error:
             # Another run has made it; with `exist_ok`, one that is gone again by now would be an error.
-            if attempt == _ATTEMPTS - 1:
+            if attempt == ATTEMPTS - 1:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory)) from error
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Links are not followed: they may lead anywhere, also back."""
-    return entry.is_dir(follow_symlinks=False)
+def _remove_empty(way: list[int], path: str) -> None:
+    """The directories on the way to `path` that have nothing in them, the last one first."""
+    names = path.split("/") if path else []
+    for parent, name in zip(reversed(way[:-1]), reversed(names), strict=True):
+        try:
+            os.rmdir(name, dir_fd=parent)
+        except OSError:
+            return

@@ -9,16 +9,17 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from volferry.errors import StoreError, reason
 from volferry.interrupts import held_back
-from volferry.stores.file_system import FileSystem, is_exact
+from volferry.stores.file_system import FileSystem, Name, has_own_name, time_of
 from volferry.stores.unfinished import remove_dead, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
 
 _CONTENT = b"volferry doctor\n" * 512
@@ -41,16 +42,32 @@ def probe(root: Path) -> Probe:
     Raises StoreError where no store can be kept safely.
     """
     place = root
-    while not place.exists():
-        place = place.parent
     try:
-        remove_dead(place.glob(f"{_PREFIX}*"), lambda: _now(place), shutil.rmtree)
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        _clean(place)
         with _directory(place) as directory:
             lacks = tuple(_lacks(directory, place))
         status = os.statvfs(place)
     except OSError as error:
         raise StoreError(f"{place} cannot hold a store: {reason(error)}") from error
     return Probe(status.f_bavail * status.f_frsize if status.f_blocks else None, lacks)
+
+
+def _clean(place: Path) -> None:
+    """Removes what a killed probe left."""
+    with _opened(place) as parent:
+        left = [each.name for each in place.iterdir() if each.name.startswith(_PREFIX)]
+        remove_dead(parent, left, lambda: _now(place), partial(shutil.rmtree, dir_fd=parent))
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -125,19 +142,20 @@ def _exclusive(path: Path, place: Path) -> None:
 def _names(directory: Path, place: Path) -> Iterator[str]:
     """The way in which a store names its objects, from one directory to another."""
     file_system = FileSystem(directory, lambda _: None)
-    first, final = directory / "from" / "first", directory / "to" / "named"
-    first.write_bytes(_CONTENT)
-    file_system.name(first, final)
-    first.unlink(missing_ok=True)
-    second = directory / "from" / "second"
-    second.write_bytes(b"other")
-    try:
-        file_system.name(second, final)
-    except FileExistsError:
-        pass
-    else:
-        raise _unsafe(place, "gives a file the name of another one")
-    if final.read_bytes() != _CONTENT:
+    source, target = directory / "from", directory / "to"
+    with _opened(source) as from_, _opened(target) as to:
+        final = Name(to, "named", "named")
+        (source / "first").write_bytes(_CONTENT)
+        file_system.name(Name(from_, "first"), final)
+        (source / "first").unlink(missing_ok=True)
+        (source / "second").write_bytes(b"other")
+        try:
+            file_system.name(Name(from_, "second"), final)
+        except FileExistsError:
+            pass
+        else:
+            raise _unsafe(place, "gives a file the name of another one")
+    if (target / "named").read_bytes() != _CONTENT:
         raise _unsafe(place, "loses a file when it gets its name")
     if not file_system.has_links:
         yield "no hard links: objects get their names by renaming, one writer at a time"
@@ -146,7 +164,8 @@ def _names(directory: Path, place: Path) -> Iterator[str]:
 def _directory_sync(directory: Path, place: Path) -> Iterator[str]:
     file_system = FileSystem(directory, lambda _: None)
     try:
-        file_system.sync_directory(directory / "to")
+        with _opened(directory / "to") as to:
+            file_system.sync_directory(to)
     except OSError as error:
         raise _unsafe(place, f"cannot bring directories to stable storage ({reason(error)})") from error
     if not file_system.syncs_directories:
@@ -187,7 +206,8 @@ def _exact_names(directory: Path) -> Iterator[str]:
     dotted = directory / "dot."
     try:
         dotted.mkdir()
-        kept = is_exact(dotted, directory)
+        with _opened(directory) as parent:
+            kept = has_own_name(parent, dotted.name)
     except OSError:
         kept = False
     if not kept:
@@ -209,7 +229,8 @@ def _holds(directory: Path, length: int) -> bool:
     path = directory / ("n" * length)
     try:
         path.mkdir()
-        return is_exact(path, directory)
+        with _opened(directory) as parent:
+            return has_own_name(parent, path.name)
     except OSError as error:
         if error.errno in {errno.ENAMETOOLONG, errno.EINVAL, errno.ENOENT}:
             return False
@@ -218,7 +239,7 @@ def _holds(directory: Path, length: int) -> bool:
 
 def _now(place: Path) -> datetime:
     with tempfile.TemporaryFile(dir=place) as file:
-        return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+        return time_of(os.fstat(file.fileno()))
 
 
 def _unsafe(place: Path, what: str) -> StoreError:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
+import stat
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volferry.errors import StoreError
+from volferry.stores.file_system import time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+UNFINISHED = (".part", ".name")  # how the names end of what a store has there
 _LEFT_FOR = timedelta(days=1)  # what no lock tells of
 
 
@@ -24,34 +28,39 @@ def temporary_name() -> str:
 
 
 def remove_dead(
-    paths: Iterable[Path], now: Callable[[], datetime], remove: Callable[[Path], object] = Path.unlink
+    directory: int, names: Iterable[str], now: Callable[[], datetime], remove: Callable[[str], object]
 ) -> None:
-    """Those whose writers are dead, as far as that can be told. `now` is the file system's."""
+    """Those in an open directory whose writers are dead, as far as that can be told, by what `remove` does. `now` is the file system's."""
     oldest: datetime | None = None
-    for path in paths:
+    for name in names:
         try:
-            if not path.name.endswith(f".{_kernel_mark()}.part"):
+            if not name.endswith(f".{_kernel_mark()}.part"):
                 # Locks of another machine may be unknown here, as on NFS with local locks.
                 oldest = oldest or now() - _LEFT_FOR
-                if datetime.fromtimestamp(path.lstat().st_mtime, UTC) >= oldest:
+                if time_of(os.stat(name, dir_fd=directory, follow_symlinks=False)) >= oldest:
                     continue
-            _remove_if_unlocked(path, remove)
+            _remove_if_unlocked(directory, name, remove)
         except (OSError, StoreError):  # its writer lives, or another run was faster
             continue
 
 
-def _remove_if_unlocked(path: Path, remove: Callable[[Path], object]) -> None:
-    """Raises OSError if its writer lives."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _remove_if_unlocked(directory: int, name: str, remove: Callable[[str], object]) -> None:
+    """Raises OSError if its writer lives, or nobody has written it: a link, or what is no file and no directory."""
+    # Nothing is waited for: it may be a FIFO.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=directory)
     try:
+        status = os.fstat(descriptor)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
         except OSError:  # a share without locks
-            if datetime.now(UTC) - datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC) < _LEFT_FOR:
+            if datetime.now(UTC) - time_of(status) < _LEFT_FOR:
                 raise
-        remove(path)
+        remove(name)
     finally:
         os.close(descriptor)
 
