@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.unit.test_manifest import DOCUMENT
-from volferry.archive.excludes import Excludes
+from volferry.archive.excludes import CACHE_SIGNATURE, Excludes
 from volferry.archive.manifest import FindingPart, Manifest
 from volferry.checked import value_of
-from volferry.layout import accepted_key, manifest_key
+from volferry.layout import accepted_key, files_key, manifest_key
 from volferry.model import BackupRef
 from volferry.observer import Silent
 from volferry.operations.acceptance import FIRST, HELD, accept, accepted_ids, find_hold, withdraw
@@ -28,7 +28,7 @@ from volferry.operations.copy import copy_volume
 from volferry.operations.prune import prune_volume
 from volferry.repository import Repository
 from volferry.retention import Keep, Within
-from volferry.stores.base import put
+from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +89,15 @@ class Nights:
     @property
     def ids(self) -> list[str]:
         return [ref.id for ref in self.repository.refs()]
+
+
+def damage(nights: Nights, key: str) -> None:
+    """One bit of it."""
+    store = nights.repository.store
+    data = bytearray(get(store, key))
+    data[len(data) // 2] ^= 1
+    store.delete(key)
+    put(store, key, bytes(data))
 
 
 @pytest.fixture
@@ -192,6 +201,94 @@ class TestWhatIsFound:
             nights.write(30)
             found.append(nights.kinds())
         assert found == [[], ["rewritten"], ["rewritten"], [], [], [], []]
+
+    def test_a_change_that_stays_is_found_every_night(self, nights: Nights) -> None:
+        nights.write(30)
+        good = nights.back_up().ref
+        nights.write(30)
+        for _ in range(6):
+            assert nights.kinds() == ["rewritten"]
+            assert nights.prune().hold is not None
+            assert good.id in nights.ids
+
+    def test_a_change_that_stays_is_found_though_a_part_of_it_changes_on(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.write(30)
+        for number in range(5):
+            assert nights.kinds() == ["rewritten"]
+            nights.write(1, 50_000, suffix=f".{number}")
+
+    def test_new_headers_the_night_before_hide_nothing(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        assert nights.kinds() == []
+        for path in nights.volume.data.iterdir():
+            path.chmod(0o600)
+        assert nights.kinds() == []
+        nights.write(30)
+        assert nights.kinds() == ["rewritten"]
+
+    def test_an_accepted_change_hides_no_other(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.back_up()
+        nights.write(30)
+        assert accept(nights.repository, nights.back_up().ref, "host")
+        nights.write(30)
+        assert nights.kinds() == ["rewritten"]
+
+    @pytest.mark.parametrize("what", ["manifest", "index"])
+    @pytest.mark.parametrize("change", ["shrunk", "rewritten"])
+    def test_the_newest_that_can_be_read_is_the_measure(self, nights: Nights, what: str, change: str) -> None:
+        nights.write(30)
+        good = nights.back_up().ref
+        (nights.volume.data / "one more").write_bytes(b"content")
+        newest = nights.back_up().ref
+        damage(nights, manifest_key(newest) if what == "manifest" else files_key(newest))
+        shutil.rmtree(nights.volume.state)  # another machine would have no index of its own
+        if change == "shrunk":
+            nights.empty()
+        else:
+            nights.write(30)
+        for _ in range(4):
+            assert nights.kinds() == [change]
+            nights.prune()
+            # Of an index that nobody has verified, prune knows no more than that it is there.
+            assert (good if what == "manifest" else newest).id in nights.ids
+
+    def test_a_loss_together_with_a_change_of_what_is_excluded(self, nights: Nights) -> None:
+        nights.write(60, 100)
+        nights.write(30, 100, suffix=".tmp")
+        good = nights.back_up().ref.id
+        for path in sorted(nights.volume.data.glob("file*[0-9]"))[2:]:
+            path.unlink()
+        nights.volume.settings = {"excludes": Excludes(("*.tmp",))}
+        for _ in range(3):
+            (finding,) = nights.back_up().findings
+            assert finding.kind == "shrunk"
+            assert finding.detail.startswith("from 61 to 3 entries, ")
+            assert finding.detail.endswith(f"compared with {good}")
+
+    def test_all_rewritten_together_with_a_change_of_what_is_excluded(self, nights: Nights) -> None:
+        nights.write(30)
+        nights.write(30, suffix=".tmp")
+        nights.back_up()
+        nights.write(30)
+        nights.volume.settings = {"excludes": Excludes(("*.tmp",))}
+        assert nights.kinds() == ["rewritten"]
+
+    def test_a_cache_that_is_left_out_now_is_not_gone(self, nights: Nights) -> None:
+        cache = nights.volume.data / "cache"
+        cache.mkdir()
+        (cache / "CACHEDIR.TAG").write_bytes(CACHE_SIGNATURE)
+        for number in range(60):
+            (cache / f"{number}").write_bytes(bytes(100))
+        nights.write(2, 10)
+        nights.back_up()
+        nights.volume.settings = {"excludes": Excludes(caches=True)}
+        assert nights.kinds() == []
+        nights.empty()
+        assert nights.kinds() == ["shrunk"]
 
     def test_what_was_accepted_is_the_measure(self, nights: Nights) -> None:
         nights.write(30)

@@ -113,7 +113,7 @@ def _with_findings_of_all(
 ) -> tuple[BackupStats, Manifest]:
     """With what is found of the volume as a whole: that it is suspiciously unlike the backup before, or in memory."""
     found_of_all: list[Finding] = []
-    if work.settings.suspicious:
+    if work.settings.suspicious and found.base.newest is not None:
         finding = suspicion(
             work.repository,
             manifest,

@@ -4,18 +4,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volferry.archive.excludes import Excludes
+from volferry.archive.excludes import CACHE_TAG, Excludes, LeftOut, without_excluded
 from volferry.archive.index import file_blocks, files_of
 from volferry.archive.listing import path_of, walk_key
-from volferry.errors import RepositoryError, StoreError
+from volferry.errors import NoSuchObject, RepositoryError, StoreError
 from volferry.layout import files_key
 from volferry.model import BackupRef, Finding
 from volferry.operations.acceptance import accepted_ids, is_suspicious
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from volferry.archive.manifest import Manifest, PackPart
@@ -46,63 +47,174 @@ def suspicion(
 ) -> Finding | None:
     """Compares a backup that is about to exist with the last one of its volume that was not suspicious, or was accepted.
 
-    `before` is the newest backup, None where there is none that can be read; `files` is the new backup's `files`
-    object. Counts are compared, which the manifests have. Only where nearly all bytes are new ones are the two
-    listings compared, entry by entry. Backups that cannot be read are passed over, and said.
+    `before` is the newest backup, None where it cannot be read; `files` is the new backup's `files` object. Counts are
+    compared, which the manifests have. Only where these cannot tell, or nearly all bytes are new ones, is a listing
+    read. Where the one to compare with has lost its listing, it is the one before that; that nothing could be compared is said, and
+    then the backup counts as the newest does.
     """
-    if before is None:
-        return None
+    trouble: Exception | None = None
+    like: Finding | None = None
     try:
-        reference, rewritten_before = _reference(repository, before)
-        if _leaves_out_more(manifest, reference):
-            return None
-        gone = _gone(manifest, reference)
-        if gone:
-            return _finding("shrunk", gone, manifest, reference)
-        if rewritten_before or not _is_new(manifest, reference) or _always_changes(reference):
-            return None
-        changed = _rewritten(repository, manifest, reference, files, cache, spool)
-    except (RepositoryError, StoreError, ValueError, OSError) as error:
-        observer.note(f"the backup could not be compared with the one before: {error}")
+        for measure in _measures(repository, manifest, before):
+            try:
+                return _compared(repository, manifest, measure, _Listings(repository, files, cache, spool))
+            except (RepositoryError, StoreError, ValueError, OSError) as error:
+                trouble = trouble or error
+                like = like or _like_the_newest(measure)
+    except StoreError as error:
+        trouble = trouble or error
+    if trouble is not None:
+        observer.note(f"the backup could not be compared with the one before: {trouble}")
+    return like
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """A backup to compare with."""
+
+    manifest: Manifest
+    later: tuple[Manifest, ...] = ()  # those since, newest first: all of them are suspicious
+
+
+def _measures(repository: Repository, manifest: Manifest, before: Manifest | None) -> Iterator[_Measure]:
+    """Backups that were not suspicious or were accepted, newest first; where there are none, the newest one that can be
+    read. More than the newest is only looked for if it does not do. Raises StoreError.
+    """
+    if before is not None and not is_suspicious(before):
+        yield _Measure(before)
+    host, volume = manifest.host, manifest.volume.name
+    accepted: set[str] | None = None
+    later: list[Manifest] = []
+    found = before is not None and not is_suspicious(before)
+    for ref in reversed(list(repository.refs(host=host, volume=volume))):
+        known = before is not None and ref.id == before.id
+        if known and found:
+            continue
+        try:
+            each = before if before is not None and known else repository.manifest(ref)
+        except (RepositoryError, StoreError):
+            continue
+        if is_suspicious(each):
+            accepted = accepted_ids(repository, host, volume) if accepted is None else accepted
+            if each.id not in accepted:
+                later.append(each)
+                continue
+        found = True
+        yield _Measure(each, tuple(later))
+    if not found and later:
+        yield _Measure(later[0])
+
+
+def _like_the_newest(measure: _Measure) -> Finding | None:
+    """What holds for the newest of all holds for the next, as long as nobody can tell."""
+    if not measure.later:
         return None
+    kinds = {finding.kind for finding in measure.later[0].findings}
+    detail = f"taken to be like {measure.later[0].id}: the listing of {measure.manifest.id} is lost"
+    return Finding("shrunk" if "shrunk" in kinds else "rewritten", b"", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listings:
+    """Where the entries of the new backup are, and of an older one."""
+
+    repository: Repository
+    new: Path
+    cache: IndexCache
+    spool: Path
+
+    def of(self, manifest: Manifest) -> Path:
+        """Of an older one. Raises DamagedObject, StoreError."""
+        ref = BackupRef(manifest.host, manifest.volume.name, manifest.id)
+        cached = self.cache.find(ref, manifest)
+        if cached is not None:
+            return cached.files
+        path = self.spool / f"compared.{ref.id}.files"
+        if not path.exists():
+            self.repository.fetch(files_key(ref), path, expected=manifest.index.files)
+        return path
+
+
+def _compared(
+    repository: Repository, manifest: Manifest, measure: _Measure, listings: _Listings
+) -> Finding | None:
+    """Raises RepositoryError, StoreError, ValueError or OSError if an object that is needed for it is damaged or missing."""
+    reference = measure.manifest
+    then = _Size.of(reference)
+    excludes = _new_excludes(manifest, reference)
+    gone = _gone(manifest, reference, then)
+    if gone and excludes is not None:
+        # What is excluded now is not gone.
+        gone = _gone(manifest, reference, _size_without(reference, listings.of(reference), excludes))
+    if gone:
+        return _finding("shrunk", gone, manifest, reference)
+    if not _is_new(manifest, reference) or _always_changes(repository, manifest, measure):
+        return None
+    changed = _rewritten(manifest, reference, listings, excludes)
     return _finding("rewritten", changed, manifest, reference) if changed else None
 
 
-def _reference(repository: Repository, newest: Manifest) -> tuple[Manifest, bool]:
-    """What to compare with, and whether both of the newest two were found to be rewritten already: then the volume is
-    one that always is. Where no backup is left that was not suspicious, it is the newest.
-    """
-    if not is_suspicious(newest):
-        return newest, False
-    host, volume = newest.host, newest.volume.name
-    accepted = accepted_ids(repository, host, volume)
-    kinds: list[set[str]] = []
-    for ref in reversed(list(repository.refs(host=host, volume=volume))):
-        try:
-            manifest = newest if ref.id == newest.id else repository.manifest(ref)
-        except (RepositoryError, StoreError):
+def _new_excludes(manifest: Manifest, reference: Manifest) -> Excludes | None:
+    """If others are excluded now, and some are: then some may be missing because of that."""
+    now, then = (Excludes(each.excluded.patterns, each.excluded.caches) for each in (manifest, reference))
+    return now if now != then and manifest.excluded.entries > 0 else None
+
+
+def _size_without(reference: Manifest, files: Path, excludes: Excludes) -> _Size:
+    """Of what would be in a backup if that had been excluded then."""
+    entries = regular = source_bytes = 0
+    for record in _records(reference, files, excludes):
+        path = path_of(record)
+        if reference.dumps and path.partition(b"/")[0] == _DUMPS:
             continue
-        if ref.id in accepted or not is_suspicious(manifest):
-            return manifest, len(kinds) > 1 and all("rewritten" in each for each in kinds[:2])
-        kinds.append({finding.kind for finding in manifest.findings})
-    return newest, False
+        kind, _, _, _, size, _ = record[len(path) + 2 :].split(b" ", 5)
+        entries += 1
+        if kind == b"f":
+            regular += 1
+            source_bytes += int(size)
+    return _Size(entries, regular, source_bytes)
 
 
-def _leaves_out_more(manifest: Manifest, reference: Manifest) -> bool:
-    """Whether something is missing because it is excluded now, which is not counted entry by entry."""
-    now, then = manifest.excluded, reference.excluded
-    return Excludes(now.patterns, now.caches) != Excludes(then.patterns, then.caches) and now.entries > 0
+def _records(manifest: Manifest, files: Path, excludes: Excludes | None) -> Iterator[bytes]:
+    """In walk order, without what is excluded. Of a directory that has the name of a cache's tag it is believed that it is one, since the tag's
+    content is not in a listing: less is compared then.
+    """
+    if excludes is None:
+        for _, records in files_of(manifest, file_blocks(files)):
+            yield from records
+        return
+    caches = set()
+    if excludes.caches:
+        for _, records in files_of(manifest, file_blocks(files)):
+            paths = (path_of(record) for record in records)
+            caches |= {path.rpartition(b"/")[0] for path in paths if path.rpartition(b"/")[2] == CACHE_TAG}
+    records_of_all = (record for _, records in files_of(manifest, file_blocks(files)) for record in records)
+    yield from without_excluded(records_of_all, excludes, cache_directories=caches, left_out=LeftOut())
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """Of a volume, without dumps."""
+
+    entries: int
+    files: int
+    source_bytes: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> _Size:
+        counts = manifest.volume_counts
+        return cls(counts.entries, _files(manifest), counts.source_bytes)
 
 
 def _files(manifest: Manifest) -> int:
     return manifest.counts.files - len(manifest.dumps)
 
 
-def _gone(manifest: Manifest, reference: Manifest) -> str:
+def _gone(manifest: Manifest, reference: Manifest, then: _Size) -> str:
     """From how much to how much; empty if it is not suspicious."""
-    now, then = manifest.volume_counts, reference.volume_counts
+    now = _Size.of(manifest)
     if (
-        (_files(reference) > 0 and _files(manifest) == 0)
+        (then.files > 0 and now.files == 0)
         or (then.entries >= _FEWEST_ENTRIES and now.entries <= then.entries * (1 - _GONE))
         or (then.source_bytes >= _FEWEST_BYTES and now.source_bytes <= then.source_bytes * (1 - _GONE))
     ):
@@ -133,31 +245,45 @@ def _is_new(manifest: Manifest, reference: Manifest) -> bool:
     return _files(reference) >= _FEWEST_FILES and _share(manifest.packs, reference.id) >= _GONE
 
 
-def _always_changes(reference: Manifest) -> bool:
-    """Whether it shared next to nothing with the one before it, either."""
-    return reference.base is not None and _share(reference.packs, reference.base) >= _GONE
+def _always_changes(repository: Repository, manifest: Manifest, measure: _Measure) -> bool:
+    """Whether each of the last three shares next to nothing with the one before it: then that is how the volume is. A change that stays
+    is none such, nor are new headers of all files, as after `chmod -R`, and then a change.
+    """
+    if measure.later:
+        both = measure.later[:2]
+        return (
+            len(both) > 1
+            and all(any(finding.kind == "rewritten" for finding in each.findings) for each in both)
+            and _share(manifest.packs, both[0].id) >= _GONE
+            and _share(both[0].packs, both[1].id) >= _GONE
+        )
+    reference = measure.manifest
+    if not _shares_nothing_with_its_base(reference) or reference.base is None:
+        return False
+    try:
+        base = repository.manifest(BackupRef(reference.host, reference.volume.name, reference.base))
+    except NoSuchObject:  # it was forgotten
+        return True
+    except RepositoryError:
+        return False
+    return _shares_nothing_with_its_base(base)
+
+
+def _shares_nothing_with_its_base(manifest: Manifest) -> bool:
+    return manifest.base is not None and _share(manifest.packs, manifest.base) >= _GONE
 
 
 def _rewritten(
-    repository: Repository,
-    manifest: Manifest,
-    reference: Manifest,
-    files: Path,
-    cache: IndexCache,
-    spool: Path,
+    manifest: Manifest, reference: Manifest, listings: _Listings, excludes: Excludes | None
 ) -> str:
     """How many files have another content, by size and time, or another name; empty if that is not suspicious. Owners,
     modes and change times count for nothing: of a volume that was restored or migrated, all of the latter are others.
     """
-    ref = BackupRef(reference.host, reference.volume.name, reference.id)
-    cached = cache.find(ref, reference)
-    then = cached.files if cached else spool / f"compared.{ref.id}.files"
-    if cached is None:
-        repository.fetch(files_key(ref), then, expected=reference.index.files)
     total = same = 0
-    new = _contents(manifest, files, dumps=True)
+    new = _contents(_records(manifest, listings.new, None), dumps=True)
     key, content = next(new, (None, b""))
-    for wanted, before in _contents(reference, then, dumps=not reference.dumps):
+    older = _records(reference, listings.of(reference), excludes)
+    for wanted, before in _contents(older, dumps=not reference.dumps):
         total += 1
         while key is not None and key < wanted:
             key, content = next(new, (None, b""))
@@ -167,15 +293,14 @@ def _rewritten(
     return f"{total - same:,} of {total:,} files have another content or name"
 
 
-def _contents(manifest: Manifest, files: Path, *, dumps: bool) -> Iterator[tuple[bytes, bytes]]:
+def _contents(records: Iterable[bytes], *, dumps: bool) -> Iterator[tuple[bytes, bytes]]:
     """In walk order, each regular file that is not empty: its place in that order, and its size and time."""
-    for _, records in files_of(manifest, file_blocks(files)):
-        for record in records:
-            path = path_of(record)
-            kind, _, _, _, size, mtime, _ = record[len(path) + 2 :].split(b" ", 6)
-            if kind != b"f" or size == b"0" or not (dumps or path.partition(b"/")[0] != _DUMPS):
-                continue
-            yield walk_key(path), b"%b %b" % (size, mtime)
+    for record in records:
+        path = path_of(record)
+        kind, _, _, _, size, mtime, _ = record[len(path) + 2 :].split(b" ", 6)
+        if kind != b"f" or size == b"0" or not (dumps or path.partition(b"/")[0] != _DUMPS):
+            continue
+        yield walk_key(path), b"%b %b" % (size, mtime)
 
 
 def _finding(kind: Suspicious, what: str, manifest: Manifest, reference: Manifest) -> Finding:
