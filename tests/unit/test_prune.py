@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
+from volferry.damage import Condition, mark
 from volferry.layout import manifest_key, pack_key
 from volferry.manifest_cache import ManifestCache
 from volferry.observer import Silent
 from volferry.operations.copy import copy_volume
-from volferry.operations.prune import Pruning, prune_volume
+from volferry.operations.prune import Pruning, judged, prune_volume
 from volferry.operations.verify import Verifier
 from volferry.repository import Repository
 from volferry.retention import Keep, Within
@@ -26,7 +29,7 @@ from volferry.stores.base import put
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from volferry.model import BackupStats
+    from volferry.model import BackupRef, BackupStats
 
 
 @pytest.fixture
@@ -86,6 +89,63 @@ def test_a_backup_that_misses_objects_is_not_kept_in_place_of_a_good_one(
     assert result.hollow == [made[-1]]
     assert set(repository.refs()) == {made[-2], made[-1]}  # the newest whole one, and the newest
     assert set(result.forgotten) == set(made[:2])
+
+
+def marked(repository: Repository, backup: BackupRef) -> None:
+    """Its own pack, as `verify` does."""
+    condition = Condition.of(repository, "host", "vol")
+    (key,) = (key for key in condition.objects if key.startswith(f"packs/host/vol/{backup.id}"))
+    mark(repository, condition.objects[key], "a frame is damaged", by="host", now=datetime.now(UTC))
+
+
+def test_a_backup_that_was_found_damaged_is_not_kept_in_place_of_a_good_one(
+    repository: Repository, volume: LocalVolume
+) -> None:
+    made = [each.ref for each in backups(volume, repository, 4)]
+    marked(repository, made[-1])
+    result = prune(repository, Keep(last=1))
+    assert result.damaged == [made[-1]]
+    assert set(repository.refs()) == {made[-2], made[-1]}
+    # The next one is sound, and the policy alone decides.
+    made.append(backups(volume, repository, 1)[0].ref)
+    prune(repository, Keep(last=1))
+    assert set(repository.refs()) == {made[-1]}
+
+
+def test_a_copy_takes_a_sound_backup_along_where_the_newest_was_found_damaged(
+    repository: Repository, volume: LocalVolume
+) -> None:
+    made = [each.ref for each in backups(volume, repository, 3)]
+    marked(repository, made[-1])
+    target, _ = Repository.open_or_create(MemoryStore(Contents("target", Clock())))
+    copied = copy_volume(
+        repository, target, "host", "vol", keep=lambda _: Keep(last=1), source_cache=None, target_cache=None,
+        observer=Silent(),
+    )  # fmt: skip
+    assert copied.copied == made[-2:]  # the mark is wrong, and the copy finds that out
+
+
+@given(st.data(), st.lists(st.sampled_from(["sound", "hollow", "damaged"]), min_size=1, max_size=20))
+def test_damage_that_somebody_made_up_lets_nothing_go_sooner(data: st.DataObject, states: list[str]) -> None:
+    begin = datetime(2026, 3, 1, tzinfo=UTC)
+    times = {f"{number:03}": begin + timedelta(hours=7 * number) for number in range(len(states))}
+    policy = Keep(
+        last=data.draw(st.integers(0, 3)),
+        daily=data.draw(st.integers(0, 3)),
+        weekly=data.draw(st.integers(0, 2)),
+        within=data.draw(st.sampled_from([None, Within("12h"), Within("2d")])),
+    )
+    of = {state: {each for each, its in zip(times, states, strict=True) if its == state} for state in states}
+
+    def kept(hollow: set[str], damaged: set[str]) -> set[str]:
+        return {each.id for each in judged(times, policy, hollow=hollow, damaged=damaged) if each.kept}
+
+    hollow, damaged, sound = of.get("hollow", set()), of.get("damaged", set()), of.get("sound", set())
+    found = kept(hollow, damaged)
+    assert kept(hollow, set()) <= found
+    alone = {name: time for name, time in times.items() if name in sound}
+    assert {each.id for each in judged(alone, policy, hollow=(), damaged=()) if each.kept} <= found
+    assert max(times) in found
 
 
 @pytest.mark.parametrize("lost", ["a pack", "all packs"])

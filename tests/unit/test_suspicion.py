@@ -20,6 +20,7 @@ from tests.unit.test_manifest import DOCUMENT
 from volferry.archive.excludes import CACHE_SIGNATURE, Excludes
 from volferry.archive.manifest import FindingPart, Manifest
 from volferry.checked import value_of
+from volferry.damage import Condition, mark
 from volferry.layout import accepted_key, files_key, manifest_key
 from volferry.model import BackupRef
 from volferry.observer import Silent
@@ -377,6 +378,47 @@ class TestWhatIsHeld:
             nights.prune()
         assert ref.id not in nights.ids
         assert list(nights.repository.store.list("accepted/")) == []
+
+    @pytest.mark.parametrize("how", ["hollow", "damaged"])
+    def test_the_newest_good_one_that_is_whole(self, nights: Nights, how: str) -> None:
+        nights.write(30)
+        whole = nights.back_up().ref
+        nights.write(10, suffix="x")
+        newest = nights.back_up().ref
+        condition = Condition.of(nights.repository, "host", "vol")
+        key = next(key for key in condition.objects if key.startswith(f"packs/host/vol/{newest.id}"))
+        if how == "hollow":
+            nights.repository.store.delete(key)
+        else:
+            mark(nights.repository, condition.objects[key], "damaged", by="host", now=nights.clock.now)
+        nights.empty()
+        for _ in range(5):
+            nights.back_up()
+            pruned = nights.prune()
+            assert pruned.hold is not None
+            assert pruned.hold.good == whole
+            assert whole.id in nights.ids
+            # A mark may be wrong.
+            assert (newest.id in nights.ids) == (how == "damaged") or nights.night < 6
+
+    def test_though_the_newest_seems_good_and_is_not_whole(self, nights: Nights) -> None:
+        nights.write(30)
+        good = nights.back_up().ref
+        shutil.copytree(nights.volume.data, nights.volume.data.with_name("kept"))
+        nights.empty()
+        for _ in range(3):
+            nights.back_up()
+        nights.volume.data.rmdir()
+        nights.volume.data.with_name("kept").rename(nights.volume.data)
+        newest = nights.back_up().ref
+        for info in list(nights.repository.store.list(f"packs/host/vol/{newest.id}")):
+            nights.repository.store.delete(info.key)
+        pruned = nights.prune()
+        assert pruned.hold is not None
+        assert pruned.hold.good == good
+        nights.back_up()
+        assert nights.prune().hold is None
+        assert good.id not in nights.ids
 
     def test_in_a_replica(self, nights: Nights) -> None:
         replica, _ = Repository.open_or_create(MemoryStore(Contents("replica", nights.clock)))

@@ -84,7 +84,13 @@ def prune(
         )
     else:
         _print_total(done, uploads, dry_run=dry_run)
-    return 1 if failed else FINDINGS_EXIT_CODE if any(each.problems or each.hollow for each in done) else 0
+    return (
+        1
+        if failed
+        else FINDINGS_EXIT_CODE
+        if any(each.problems or each.hollow or each.damaged for each in done)
+        else 0
+    )
 
 
 def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tuple[str, str]]:
@@ -108,6 +114,10 @@ def _report(result: Pruning) -> None:
     for ref in result.hollow:
         say(
             f"volferry: {ref} is not whole: objects that it needs are missing; `volferry verify {ref}` names them"
+        )
+    for ref in result.damaged:
+        say(
+            f"volferry: {ref} needs what verify found damaged, and takes no sound backup's place; `volferry verify --read {ref}` names it"
         )
     for problem in result.problems:
         say(f"volferry: {result.volume}: no pack is deleted: {problem}")
@@ -164,6 +174,7 @@ def _document(result: Pruning) -> dict[str, Any]:
         "freed_bytes": result.freed_bytes,
         "locked": result.locked,
         "hollow": [ref.id for ref in result.hollow],
+        "damaged": [ref.id for ref in result.damaged],
         "problems": result.problems,
     }
 
@@ -214,13 +225,16 @@ def _older(session: Session, name: str) -> BackupRef:
 def _not_held(session: Session, ref: BackupRef) -> BackupRef:
     """Raises UsageError if it is the last one that was not suspicious, and nobody has accepted a newer one."""
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
-    from volferry.operations.acceptance import find_hold  # noqa: PLC0415
+    from volferry.damage import Condition  # noqa: PLC0415
+    from volferry.operations.acceptance import HELD, find_hold  # noqa: PLC0415
+    from volferry.operations.prune import unsound_of  # noqa: PLC0415
 
     repository = session.repository
     found = repository.manifests(host=ref.host, volume=ref.volume, cache=session.manifest_cache(repository))
     manifests = {each: manifest for each, manifest in found if isinstance(manifest, Manifest)}
-    held = find_hold(repository, manifests, session.config.prune.hold)
-    if held is not None and held.good == ref:
+    hollow, damaged = unsound_of(Condition.of(repository, ref.host, ref.volume), manifests)
+    held = find_hold(repository, manifests, session.config.prune.hold, hollow=hollow, damaged=damaged)
+    if held is not None and held.reasons.get(ref.id) == HELD:
         raise UsageError(
             f"{ref} is held: newer backups are suspicious; `volferry accept {ref.host}/{ref.volume}` if they are as they should be"
         )

@@ -18,7 +18,7 @@ from volferry.retention import Verdict, Within
 from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from volferry.archive.manifest import Manifest
     from volferry.repository import Repository
@@ -32,17 +32,17 @@ _AHEAD = timedelta(days=1)  # of the store's clock: a time that is more than tha
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """An older backup that stays, whatever the policy says, until somebody accepts a newer one or `until`."""
+    """Older backups that stay, whatever the policy says, until somebody accepts a newer one or `until`."""
 
     good: BackupRef
     first: BackupRef  # the oldest of the suspicious ones after it: the hold counts from that
     until: datetime
+    reasons: dict[str, str]  # why a backup stays, by its id
 
     def on(self, verdicts: Iterable[Verdict]) -> list[Verdict]:
         """With the reasons that it adds."""
-        reasons = {self.good.id: HELD, self.first.id: FIRST}
         return [
-            Verdict(each.id, (*each.reasons, reasons[each.id])) if each.id in reasons else each
+            Verdict(each.id, (*each.reasons, self.reasons[each.id])) if each.id in self.reasons else each
             for each in verdicts
         ]
 
@@ -57,40 +57,67 @@ def find_hold(
     manifests: Mapping[BackupRef, Manifest],
     hold: Within,
     *,
+    hollow: Collection[BackupRef] = (),
+    damaged: Collection[BackupRef] = (),
     accepted: Iterable[str] | None = None,
 ) -> Hold | None:
-    """Of the backups of one volume. Nothing is asked of the store where the newest is not suspicious. `accepted` are ids
-    that are known to be, if they are not to be looked for. Raises StoreError.
+    """Of the backups of one volume. Nothing is asked of the store where the newest is sound and not suspicious. `accepted` are
+    ids that are known to be, if they are not to be looked for. Raises StoreError.
+
+    `hollow` ones miss objects, and are held only where there is nothing better. One that was found damaged is held as if it
+    were not, since somebody may have said so who is wrong; and so is the newest good one that is neither.
     """
     ordered = sorted(manifests, key=lambda ref: ref.id)
-    if not ordered or not is_suspicious(manifests[ordered[-1]]):
-        return None
-    newest = ordered[-1]
-    known = accepted_ids(repository, newest.host, newest.volume) if accepted is None else set(accepted)
-    first = None
+    known = None if accepted is None else set(accepted)
+    since: list[BackupRef] = []  # newest first: suspicious
+    held: list[BackupRef] = []
+    remnant: BackupRef | None = None
     for ref in reversed(ordered):
-        if ref.id in known or not is_suspicious(manifests[ref]):
+        if is_suspicious(manifests[ref]):
+            known = accepted_ids(repository, ref.host, ref.volume) if known is None else known
+            if ref.id not in known:
+                since.append(ref)
+                continue
+        if ref in hollow:
+            remnant = remnant or ref
+        elif ref not in damaged:
+            held.append(ref)
             break
-        first = ref
-    else:
+        elif not held:
+            held.append(ref)
+    held = held or ([remnant] if remnant is not None else [])
+    if not since or not held:
         return None  # none is left that was not
-    if first is None:
+    first, until = _until(repository, manifests, since, hold)
+    if until is None:
         return None
+    return Hold(held[-1], first, until, {each.id: HELD for each in held} | {first.id: FIRST})
+
+
+def _until(
+    repository: Repository, manifests: Mapping[BackupRef, Manifest], since: list[BackupRef], hold: Within
+) -> tuple[BackupRef, datetime | None]:
+    """From which backup a hold counts, and until when; None if it is over."""
     now = repository.store.now()
-    until = _after(_began(repository, first, manifests[first], now), hold)
-    return Hold(ref, first, until) if now < until else None
+    first, began = _began(repository, manifests, since, now)
+    until = _after(began, hold)
+    return first, until if now < until else None
 
 
-def _began(repository: Repository, ref: BackupRef, manifest: Manifest, now: datetime) -> datetime:
+def _began(
+    repository: Repository, manifests: Mapping[BackupRef, Manifest], since: list[BackupRef], now: datetime
+) -> tuple[BackupRef, datetime]:
     """The later of what the backup says and what the store says of its manifest, as one of two clocks may be wrong; one
     that is ahead says nothing. A copy has a time of its own in a replica.
     """
+    first = since[-1]
     stored = [
         info.modified
-        for info in repository.objects("manifests", ref.host, ref.volume)
-        if info.key.endswith(f"/{ref.id}.json")
+        for info in repository.objects("manifests", first.host, first.volume)
+        if info.key.endswith(f"/{first.id}.json")
     ]
-    return max((time for time in (manifest.started_at, *stored) if time < now + _AHEAD), default=now)
+    times = (manifests[first].started_at, *stored)
+    return first, max((time for time in times if time < now + _AHEAD), default=now)
 
 
 def _after(time: datetime, span: Within) -> datetime:

@@ -26,7 +26,7 @@ from volferry.errors import (
 from volferry.interrupts import held_back
 from volferry.layout import needed_objects
 from volferry.operations.acceptance import DEFAULT_HOLD, copy_accepted, find_hold, is_suspicious
-from volferry.operations.prune import is_hollow, judged, volume_of
+from volferry.operations.prune import judged, unsound_of, volume_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -82,8 +82,8 @@ def copy_volume(
             result.failed[str(ref)] = str(manifest)
     there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
     condition = Condition.of(target, host, volume)
-    hollow = _hollow(manifests, there, source.sizes(host, volume), condition.sizes)
-    wanted = {only} if only else _kept(source, manifests, there, hollow, keep, hold)
+    unsound = _unsound(manifests, there, Condition.of(source, host, volume), condition)
+    wanted = {only} if only else _kept(source, manifests, there, unsound, keep, hold)
     result.left_out = len(manifests.keys() - wanted - there.keys())
     needed = {
         key
@@ -116,7 +116,7 @@ def _kept(
     source: Repository,
     manifests: dict[BackupRef, Manifest],
     there: Collection[BackupRef],
-    hollow: Collection[str],
+    unsound: _Unsound,
     keep: Callable[[Volume], Keep],
     hold: Within,
 ) -> set[BackupRef]:
@@ -126,26 +126,39 @@ def _kept(
     times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
     times |= {ref.id: ref.time.astimezone() for ref in there if ref.id not in times}
     newest = manifests[max(manifests, key=lambda ref: ref.id)]
-    verdicts = judged(times, hollow, keep(volume_of(newest)))
-    held = find_hold(source, manifests, hold)
+    verdicts = judged(
+        times,
+        keep(volume_of(newest)),
+        hollow={ref.id for ref in unsound.hollow},
+        damaged={ref.id for ref in unsound.damaged},
+    )
+    held = find_hold(source, manifests, hold, hollow=unsound.hollow, damaged=unsound.damaged)
     kept = {verdict.id for verdict in (held.on(verdicts) if held else verdicts) if verdict.kept}
     return {ref for ref in manifests if ref.id in kept}
 
 
-def _hollow(
+@dataclass(frozen=True, slots=True)
+class _Unsound:
+    """Backups that are whole neither in the source nor in the target, and those that are, but were found damaged where they are."""
+
+    hollow: frozenset[BackupRef]
+    damaged: frozenset[BackupRef]
+
+
+def _unsound(
     manifests: Mapping[BackupRef, Manifest],
     there: Mapping[BackupRef, object],
-    source_sizes: Mapping[str, int],
-    target_sizes: Mapping[str, int],
-) -> set[str]:
-    """Ids of backups that are whole neither in the source nor in the target."""
-    whole = {
-        ref
-        for found, sizes in ((manifests, source_sizes), (there, target_sizes))
-        for ref, manifest in found.items()
-        if isinstance(manifest, Manifest) and not is_hollow(ref, manifest, sizes)
-    }
-    return {ref.id for ref in (manifests.keys() | there.keys()) - whole}
+    in_source: Condition,
+    in_target: Condition,
+) -> _Unsound:
+    whole: set[BackupRef] = set()
+    sound: set[BackupRef] = set()
+    for found, condition in ((manifests, in_source), (there, in_target)):
+        readable = {ref: manifest for ref, manifest in found.items() if isinstance(manifest, Manifest)}
+        hollow, damaged = unsound_of(condition, readable)
+        whole |= readable.keys() - set(hollow)
+        sound |= readable.keys() - set(hollow) - set(damaged)
+    return _Unsound(frozenset((manifests.keys() | there.keys()) - whole), frozenset(whole - sound))
 
 
 def _to_be_relied_on(

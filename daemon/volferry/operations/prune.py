@@ -44,6 +44,7 @@ class Pruning:
     hollow: list[BackupRef] = field(
         default_factory=list
     )  # that miss objects; no other backup goes in their favour
+    damaged: list[BackupRef] = field(default_factory=list)  # the same, of those that verify found so
     problems: list[str] = field(default_factory=list)  # because of which packs were left alone
 
 
@@ -66,12 +67,17 @@ def prune_volume(
     manifests = _manifests(repository, host, volume, cache, result)
     if manifests:
         newest = manifests[max(manifests, key=lambda ref: ref.id)]
-        sizes = {info.key: info.size for info in [*packs, *indexes]}
-        result.hollow = [ref for ref, manifest in manifests.items() if is_hollow(ref, manifest, sizes)]
+        condition = damage.Condition.from_lists({info.key: info for info in [*packs, *indexes]}, marks)
+        result.hollow, result.damaged = unsound_of(condition, manifests)
         times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
-        result.verdicts = judged(times, {ref.id for ref in result.hollow}, keep(volume_of(newest)))
+        result.verdicts = judged(
+            times,
+            keep(volume_of(newest)),
+            hollow={ref.id for ref in result.hollow},
+            damaged={ref.id for ref in result.damaged},
+        )
         # A backup that another machine has made meanwhile is newer than all of these, and only holds more.
-        result.hold = find_hold(repository, manifests, hold)
+        result.hold = find_hold(repository, manifests, hold, hollow=result.hollow, damaged=result.damaged)
         if result.hold is not None:
             result.verdicts = result.hold.on(result.verdicts)
     sizes = {info.key: info.size for info in [*indexes, *repository.objects("manifests", host, volume)]}
@@ -119,19 +125,36 @@ def is_hollow(ref: BackupRef, manifest: Manifest, sizes: Mapping[str, int]) -> b
     )
 
 
-def judged(times: Mapping[str, datetime], hollow: Collection[str], policy: Keep) -> list[Verdict]:
-    """Of backups by their ids, newest first. What a policy keeps is counted in whole backups; a hollow one goes when the policy lets
-    it go, and takes no whole one's place.
+def unsound_of(
+    condition: damage.Condition, manifests: Mapping[BackupRef, Manifest]
+) -> tuple[list[BackupRef], list[BackupRef]]:
+    """Those that are hollow, and those that need what `verify` found damaged and are not."""
+    sizes = condition.sizes
+    hollow = [ref for ref, manifest in manifests.items() if is_hollow(ref, manifest, sizes)]
+    missing = frozenset(hollow)
+    damaged = [
+        ref
+        for ref, manifest in manifests.items()
+        if condition.marks and ref not in missing and condition.trouble(ref, manifest).damaged
+    ]
+    return hollow, damaged
+
+
+def judged(
+    times: Mapping[str, datetime], policy: Keep, *, hollow: Collection[str], damaged: Collection[str]
+) -> list[Verdict]:
+    """Of backups by their ids, newest first. What a policy keeps is counted in sound backups. A hollow one goes when the policy lets
+    it go, and takes no other's place. One that was found damaged takes no sound one's place, and goes no sooner than if it were sound:
+    whoever said that it is damaged may be wrong.
     """
-    verdicts = judge(list(times.items()), policy)
-    if not hollow:
-        return verdicts
-    whole = judge([each for each in times.items() if each[0] not in hollow], policy)
-    return sorted(
-        [*whole, *(verdict for verdict in verdicts if verdict.id in hollow)],
-        key=lambda verdict: verdict.id,
-        reverse=True,
-    )
+    found: dict[str, Verdict] = {}
+    for without in ({*hollow, *damaged}, {*hollow}, set[str]()):
+        for verdict in judge([each for each in times.items() if each[0] not in without], policy):
+            if verdict.id not in found or not found[verdict.id].kept:
+                found[verdict.id] = verdict
+        if not without:
+            break
+    return sorted(found.values(), key=lambda verdict: verdict.id, reverse=True)
 
 
 def volume_of(manifest: Manifest) -> Volume:
