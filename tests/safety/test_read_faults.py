@@ -7,6 +7,7 @@ import io
 import mmap
 import os
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from volferry.archive.commands import create_command, list_command
 from volferry.archive.excludes import Excludes
 from volferry.archive.findlog import FindLog
 from volferry.archive.tarlog import TarLog
+from volferry.archive.tree_scripts import ANY_DATA_SCRIPT, NO_DATA
 from volferry.errors import CommandFailed
 from volferry.observer import Silent
 from volferry.operations import volume_listing, volume_pass
@@ -274,6 +276,40 @@ def test_a_file_that_is_one_hole_costs_nothing(repository: Repository, volume: L
         file.truncate(1 << 40)
     stats = volume.back_up(repository)
     assert stats.read_bytes < 16 << 20
+
+
+@pytest.mark.parametrize("place", [0, 1, 40 << 20, 99 << 20, (200 << 20) - 1])
+@pytest.mark.parametrize("mebibytes", [200, 3, 0])
+def test_data_is_found_wherever_it_is_though_the_file_system_denies_it(
+    tmp_path: Path, place: int, mebibytes: int
+) -> None:
+    """Neither blocks nor places of data are to be had, as of a file behind FUSE."""
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate((mebibytes << 20) + 5)
+        if place < mebibytes << 20:
+            file.seek(place)
+            file.write(b"!")
+    lie = "import os\ndef lie(*_):\n    raise OSError(6, 'no data')\nos.lseek = lie\n"
+    found = subprocess.run(
+        [sys.executable, "-c", lie + ANY_DATA_SCRIPT, tmp_path],
+        input=b"large\0",
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert found == (b"1" if place < mebibytes << 20 else NO_DATA)
+
+
+@pytest.mark.parametrize("leads_there", [False, True])
+def test_a_directory_in_memory_is_told_of_where_a_volume_leads_to_it(
+    repository: Repository, volume: LocalVolume, leads_there: bool
+) -> None:
+    """Of an engine that lives in memory, each volume would."""
+    with in_memory(volume.data / "memory", "1m") as directory:
+        (directory / "file").write_bytes(b"content")
+        volume.data = directory
+        volume.options = {"type": "none", "o": "bind", "device": "/dev/shm/x"} if leads_there else {}
+        stats = volume.back_up(repository)
+    assert [finding.kind for finding in stats.findings] == (["volatile"] if leads_there else [])
 
 
 @pytest.mark.parametrize("between", [0.0, listing.CHANGED_WITHIN_SECONDS + 1.1])

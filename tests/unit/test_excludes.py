@@ -122,13 +122,33 @@ def test_a_label_that_is_neither_true_nor_false_is_refused_with_its_volume() -> 
         settings_of_labels({"volferry.exclude-caches": "maybe"}, of="volume x")
 
 
-_PARTS = st.sampled_from(["a", "b", "ab", "a.b", "a+b", "*", "a*", "*b", "**", "[ab]", "?", "a b", "(a", "ä"])
+_PARTS = st.sampled_from(
+    [
+        "a",
+        "b",
+        "ab",
+        "a.b",
+        "a+b",
+        "*",
+        "a*",
+        "*b",
+        "**",
+        "[ab]",
+        "?",
+        "a b",
+        "(a",
+        "ä",
+        "a\u00a0",
+        "\x1f",
+        "\u3000b",
+    ]
+)
 _PATTERNS = st.lists(
     st.builds(
         lambda parts, before, after, negated: f"{negated}{before}{'/'.join(parts)}{after}",
         st.lists(_PARTS, min_size=1, max_size=3),
         st.sampled_from(["", "/"]),
-        st.sampled_from(["", "/", " ", "/**"]),
+        st.sampled_from(["", "/", " ", "/**", "\u00a0", "\u2003 ", "\x85", " \x1f", "\u00a0/", "\\ "]),
         st.sampled_from(["", "", "", "!"]),
     ),
     min_size=1,
@@ -139,7 +159,24 @@ _PATTERNS = st.lists(
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
-    names = ["a", "b", "ab", "a.b", "a+b", "axb", "aab", "(a", "a b", "ä", "c\nd"]
+    names = [
+        "a",
+        "b",
+        "ab",
+        "a.b",
+        "a+b",
+        "axb",
+        "aab",
+        "(a",
+        "a b",
+        "ä",
+        "c\nd",
+        "a\u00a0",
+        "a ",
+        "b\x85",
+        "\x1f",
+        "\u3000b",
+    ]
     for first in names:
         for second in names:
             (root / first / second).mkdir(parents=True)
@@ -159,6 +196,21 @@ def test_what_is_not_walked_is_excluded(tree: Path, tmp_path: Path, patterns: li
         records = (entry.record for entry in read_listing([listed]))
         kept.append(list(without_excluded(records, excludes, cache_directories=(), left_out=LeftOut())))
     assert kept[0] == kept[1]
+
+
+@given(
+    st.sampled_from(["cache", "/cache", "*", "**/cache"]),
+    st.text(st.sampled_from([chr(number) for number in range(0x3001) if chr(number).isspace()]), max_size=3),
+)
+def test_what_white_space_a_pattern_ends_with_makes_no_difference_to_what_is_walked(
+    pattern: str, white: str
+) -> None:
+    """A name that ends with it is another one for the patterns' own library."""
+    excludes = Excludes((pattern + white,))
+    records = [record("", "d"), record(f"cache{white}".replace("\0", ""), "d")]
+    kept = list(without_excluded(records, excludes, cache_directories=(), left_out=LeftOut()))
+    if len(kept) == 2:
+        assert not any(re.fullmatch(each, f"./cache{white}") for each in excludes.not_walked)
 
 
 def test_a_directory_that_is_excluded_by_its_name_is_not_walked(tree: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.unit.real_trees import ENVIRONMENT, at, listing, make_nasty_tree, nam
 from volferry.archive.commands import list_command
 from volferry.archive.listing import (
     Entry,
+    ListingReader,
     nanoseconds,
     parse_record,
     read_listing,
@@ -193,3 +194,23 @@ def test_a_name_that_the_file_system_gave_twice_is_one_entry(newer_first: bool) 
     found = list(read_listing([whole(root, *([new, old] if newer_first else [old, new]))]))
     assert [entry.path for entry in found] == [b"", b"name"]
     assert found[1].size == 10
+
+
+@given(
+    listed_at=st.integers(10**9, 2 * 10**9),
+    lag=st.integers(0, 3600),
+    wrong=st.lists(st.integers(1, 10**10), max_size=4),
+)
+def test_a_clock_that_lags_widens_what_is_not_trusted_whatever_other_times_there_are(
+    listed_at: int, lag: int, wrong: list[int]
+) -> None:
+    """A file that was touched while a clock was in 2099 says nothing of the clock as it is."""
+    changes = [listed_at - lag, *(listed_at + later for later in wrong)]
+    records = [
+        b"%d//f 644 0 0 1 1.0000000000 %d.0000000000 5 1  1" % (number, change)
+        for number, change in enumerate(changes)
+    ]
+    for file_system, least in ((b"nfs4", lag), (b"ext4", 0)):
+        reader = ListingReader([whole(*records, status=b"0 " + file_system)], listed_at=listed_at)
+        assert len(list(reader.records())) == len(changes)
+        assert reader.trusted_seconds == listed_at - least - 2

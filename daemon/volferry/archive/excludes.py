@@ -53,7 +53,10 @@ def _expression(pattern: str) -> str | None:
     """A pattern of names and `*` as a POSIX extended regular expression for paths such as `./a/b`; None for any other pattern. It
     matches no path with a newline: whether the pattern does is a matter of its own.
     """
-    pattern = pattern.rstrip(" \t\r\n")
+    plain = pattern.rstrip(" \t\r\n")
+    if plain != pattern.rstrip():  # other white space at its end is for the patterns' own library
+        return None
+    pattern = plain
     if not pattern or pattern.startswith("#") or re.search(r"[?\[\]\\\n]", pattern):
         return None
     anchored = "/" in pattern.rstrip("/")

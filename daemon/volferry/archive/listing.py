@@ -136,16 +136,22 @@ class ListingReader:
     """Reads the output of `list_command`: its records, without the first and the last, and without the field that is not stored."""
 
     def __init__(
-        self, blocks: Iterable[bytes], *, unallocated: Callable[[bytes], object] = lambda _: None
+        self,
+        blocks: Iterable[bytes],
+        *,
+        listed_at: float = 0.0,
+        unallocated: Callable[[bytes], object] = lambda _: None,
     ) -> None:
-        """`unallocated` is called with the record of each regular file that has a size and, as the file system has it, no block, just
+        """`listed_at` is when the listing was begun, by the engine's clock. `unallocated` is called with the record of each regular file that has a size and, as the file system has it, no block, just
         before the record is yielded.
         """
         self._blocks = blocks
+        self._listed_at = listed_at
         self._unallocated = unallocated
         self.find_status = 0  # 1: something could not be looked at, and `find` has named it
         self.file_system = ""  # as `find -printf %F` has it
-        self._newest_change = 0  # of all entries, in seconds since the epoch; where another clock sets it
+        # Of entries that did not change later than `listed_at`, in seconds since the epoch; where another clock sets it.
+        self._newest_change = 0
 
     def records(self) -> Iterator[bytes]:
         """Raises CommandFailed if `find` or `sort` failed or if the listing is cut off anywhere. Whether what `find` missed matters is
@@ -173,21 +179,22 @@ class ListingReader:
                     raise ValueError(f"no number of blocks behind {record[:80]!r}")
                 if behind == b" 0" and _is_file_with_size(record):
                     self._unallocated(record[:-2])
-                if other_clock:
-                    self._newest_change = max(self._newest_change, _change_seconds(record))
+                if other_clock and (changed := _change_seconds(record)) <= self._listed_at:
+                    self._newest_change = max(self._newest_change, changed)
                 yield record[:-2]
         except ValueError as error:
             raise CommandFailed(f"listing the volume failed: {error}") from error
         raise CommandFailed("listing the volume failed: it is cut off")
 
-    def trusted_seconds(self, listed_at: float) -> int:
-        """An entry that changed at this second or later may have changed once more without another time. `listed_at` is when the listing
-        was begun, by the engine's clock; once all records were read.
+    @property
+    def trusted_seconds(self) -> int:
+        """An entry that changed at this second or later may have changed once more without another time. Known once all records were
+        read.
 
         A server's clock may be behind that of the engine, by no more than its newest change time is: up to an hour, entries within
-        2 seconds of that one are not trusted either.
+        2 seconds of that one are not trusted either. A time after `listed_at` is from a clock that was wrong, and bounds nothing.
         """
-        trusted = int(listed_at - CHANGED_WITHIN_SECONDS)
+        trusted = int(self._listed_at - CHANGED_WITHIN_SECONDS)
         if self.file_system in _OWN_CLOCK:
             return trusted
         lagging = max(self._newest_change - CHANGED_WITHIN_SECONDS, trusted - _MOST_LAG_SECONDS)

@@ -89,10 +89,14 @@ out.flush()
 """
 
 # Takes NUL-ended paths of regular files; writes "0" if each of them is one hole to its end, "1" as soon as one is not, or cannot be
-# looked at though it is there. Where the number of blocks is wrong, the place of the first data may be so too: files up to 64 MiB are
-# read, of larger ones the beginning and the end.
+# looked at though it is there. Where the number of blocks is wrong, the place of the first data may be so too, so each is read to its end. With
+# a second argument, the file system is one of `TRUE_HOLES`: of a file above 64 MiB, which may be a disk of a terabyte, its word is taken, but for both ends.
+# What was read is not kept in memory: the pages of a large hole would drive out those that services need.
 ANY_DATA_SCRIPT = f"""{_PATHS}
 block = 1 << 20
+memory = bytearray(block)
+view = [memoryview(memory)]
+zeros = bytes(block)
 def has_data(path):
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -104,9 +108,17 @@ def has_data(path):
     except OSError as error:
         if error.errno != 6:
             return True
-        size = os.fstat(file).st_size
-        places = range(0, size, block) if size <= 64 * block else (0, size - block)
-        return any(os.pread(file, block, at).strip(b"\\0") for at in places)
+        at, end = 0, os.fstat(file).st_size
+        while size := os.preadv(file, view, at):
+            if memory != zeros if size == block else memory[:size].strip(b"\\0"):
+                return True
+            at += size
+            if at % (64 * block) < size:
+                os.posix_fadvise(file, 0, at, os.POSIX_FADV_DONTNEED)
+            if len(sys.argv) > 2 and at == block and end > 64 * block:
+                at = end - block
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        return False
     finally:
         os.close(file)
 def found():
@@ -120,6 +132,8 @@ def found():
 sys.stdout.write("1" if found() else "0")
 """
 NO_DATA = b"0"
+# They know where data is even before it is written back. Of others, such as zfs and what is behind FUSE, not all do.
+TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 
 # Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, and the
 # bytes that it has in all.
@@ -142,5 +156,6 @@ def room_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", ROOM_SCRIPT, directory]
 
 
-def any_data_command(directory: str) -> list[str]:
-    return [PYTHON, "-I", "-c", ANY_DATA_SCRIPT, directory]
+def any_data_command(directory: str, file_system: str) -> list[str]:
+    """The file system as `find -printf %F` has it."""
+    return [PYTHON, "-I", "-c", ANY_DATA_SCRIPT, directory, *(["trust"] if file_system in TRUE_HOLES else [])]

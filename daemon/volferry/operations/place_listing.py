@@ -45,7 +45,9 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
     unallocated = path.with_name(f"{path.name}.unallocated")
     try:
         with unallocated.open("wb") as found:
-            reader = ListingReader(blocks, unallocated=lambda record: found.write(path_of(record) + b"\0"))
+            reader = ListingReader(
+                blocks, listed_at=at, unallocated=lambda record: found.write(path_of(record) + b"\0")
+            )
             entries, source_bytes = _kept(reader.records(), path, marked=marked)
             any_unallocated = found.tell() > 0
     except CommandFailed as error:
@@ -64,8 +66,10 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
             raise CommandFailed(f"listing the volume failed: {printable(finding.path)!r} {finding.detail}")
         if not written_back:
             raise RestoreMismatch(f"{printable(finding.path)!r} {finding.detail}")
-    holes = not (written_back and any_unallocated) or not any_data(place.helper, place.directory, unallocated)
-    return ListingFile(path, reader.trusted_seconds(at), entries, source_bytes, holes)
+    holes = not (written_back and any_unallocated) or not any_data(
+        place.helper, place.directory, unallocated, reader.file_system
+    )
+    return ListingFile(path, reader.trusted_seconds, entries, source_bytes, holes)
 
 
 def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, int]:

@@ -62,6 +62,7 @@ class Listing:
     at: datetime
     plan: Plan
     has_dumps: bool = False
+    file_system: str = ""  # of its root, as `find -printf %F` has it
     trusted_seconds: int = 0  # an entry that changed at this second or later may have changed once more
     findings: dict[bytes, Finding] = field(default_factory=dict)  # by path, of what could not be looked at
     holes: bool = True  # whether the file system's word is taken for what is a hole
@@ -133,7 +134,7 @@ def list_volume(
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     unallocated = _Unallocated(spool / "unallocated")
-    reader = ListingReader(blocks, unallocated=unallocated.add)
+    reader = ListingReader(blocks, listed_at=listing.at.timestamp(), unallocated=unallocated.add)
     try:
         records = _of_interest(reader.records(), listing, observer)
         if excludes:
@@ -149,9 +150,12 @@ def list_volume(
     for note in log.notes:
         observer.note(note)
     listing.findings = log.findings
-    listing.trusted_seconds = reader.trusted_seconds(listing.at.timestamp())
+    listing.trusted_seconds = reader.trusted_seconds
+    listing.file_system = reader.file_system
     if unallocated.count:
-        listing.holes = not any_data(helper, helper.directory(volume.name), unallocated.path)
+        listing.holes = not any_data(
+            helper, helper.directory(volume.name), unallocated.path, reader.file_system
+        )
     return listing
 
 
@@ -229,9 +233,9 @@ class _Unallocated:
             self.count += 1
 
 
-def any_data(helper: Helper, directory: str, paths: Path) -> bool:
+def any_data(helper: Helper, directory: str, paths: Path, file_system: str) -> bool:
     """Whether one of the files in a local file of NUL-ended paths holds data. If that cannot be found out, it does."""
-    process = helper.start(any_data_command(directory), stdin=True, on_stderr=lambda _: None)
+    process = helper.start(any_data_command(directory, file_system), stdin=True, on_stderr=lambda _: None)
     try:
         for block in file_blocks(paths):
             process.write(block)
