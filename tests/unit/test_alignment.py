@@ -21,7 +21,7 @@ from tests.unit.real_trees import (
     raw_tar,
     read_again,
 )
-from volferry.archive.alignment import align
+from volferry.archive.alignment import ANCHOR, align
 from volferry.archive.commands import create_command
 from volferry.archive.groups import split_groups
 from volferry.archive.listing import UNTRUSTED, Entry, nanoseconds, parse_record, time_text
@@ -287,3 +287,79 @@ def test_an_empty_stream_means_that_everything_vanished(tree: Path, tmp_path: Pa
     aligned = Aligned(END_OF_ARCHIVE, entries)
     assert aligned.vanished == [entry.path for entry in entries]
     assert aligned.raw == b""
+
+
+def test_a_link_to_what_is_not_stored_is_not_taken(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("D", "E", "F"):
+        (tree / name).mkdir(parents=True)
+        (tree / name / "a").write_text(name * 100)
+    entries = listing(tree, tmp_path)
+    # `tar` reads what is in E through D, and calls the name in E a link to it.
+    (tree / "D").rename(tmp_path / "away")
+    (tree / "D").symlink_to("E")
+    (tree / "E" / "b").hardlink_to(tree / "E" / "a")
+    aligned = Aligned(tar_of_what_is_left(tree, entries), entries)
+    assert [*aligned.stored] == [b"", b"D", b"E", b"F", b"F/a"]
+    assert aligned.vanished == [b"D/a", b"E/a"]
+    extract(aligned.raw, tmp_path / "extracted")
+
+
+def test_a_link_to_a_file_in_the_place_of_a_directory_is_not_taken_without_it(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "D").mkdir(parents=True)
+    (tree / "D" / "reused").touch()
+    (tree / "z").write_text("z")
+    entries = listing(tree, tmp_path)
+    shutil.rmtree(tree / "D")
+    (tree / "D").hardlink_to(tree / "z")
+    asked = [entry for entry in entries if entry.path != b"D/reused"]
+    stored, missing = [], []
+    for _ in align(
+        TarReader(io.BytesIO(tar_of_what_is_left(tree, asked)).readinto),
+        numbered(asked),
+        entry_asked=lambda path: next((entry for entry in asked if entry.path == path), None),
+        stored=lambda _, entry: stored.append(entry.path),
+        missing=lambda _, entry: missing.append(entry.path),
+        reused_below=lambda _, entry: entry.path == b"D",
+    ):
+        pass
+    assert stored == [b"", b"D"]
+    assert missing == [b"D", b"z"]
+
+
+def anchored(tree: Path, entries: Sequence[Entry]) -> tuple[dict[bytes, Entry], list[bytes]]:
+    """What is stored, and what is missing, where the first of the files is an anchor."""
+    stored: dict[bytes, Entry] = {}
+    missing: list[bytes] = []
+    for _ in align(
+        TarReader(io.BytesIO(tar_of_what_is_left(tree, entries)).readinto),
+        iter([(ANCHOR if entry is entries[0] else 0, entry) for entry in entries]),
+        entry_asked=lambda _: None,
+        stored=lambda _, entry: stored.update({entry.path: entry}),
+        missing=lambda _, entry: missing.append(entry.path),
+    ):
+        pass
+    return stored, missing
+
+
+def test_only_what_was_a_name_of_an_anchor_is_a_link_to_it(tree: Path, tmp_path: Path) -> None:
+    (tree / "b").unlink()
+    (tree / "b").hardlink_to(tree / "a")
+    entries = listing(tree, tmp_path)[1:]
+    (tree / "c").unlink()
+    (tree / "c").hardlink_to(tree / "a")
+    stored, missing = anchored(tree, entries)
+    assert stored == {b"b": entries[1]}
+    assert missing == [b"c"]
+
+
+def test_a_name_of_an_anchor_that_is_gone_is_a_file_of_its_own(tree: Path, tmp_path: Path) -> None:
+    (tree / "b").unlink()
+    (tree / "b").hardlink_to(tree / "a")
+    entries = listing(tree, tmp_path)[1:]
+    (tree / "a").unlink()
+    stored, missing = anchored(tree, entries)
+    assert missing == [b"a"]
+    assert stored[b"b"].stat.ctime == UNTRUSTED
+    assert stored[b"b"].stat.links == b"2"

@@ -40,14 +40,14 @@ def align(
 
     Calls `stored` for each entry that the frames hold and `missing` for each that was not read, in order; what `watch` gives is
     called with the pieces of a member's payload.
-    Below a directory that was not read, or that another kind of thing was read for, no member is taken. If there are reused entries
-    below it (`reused_below`), the directory is stored all the same, as it was listed.
+    Below a directory that was not read, or that another kind of thing was read for, no member is taken, and no hard link to one that
+    is not taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed.
     `entry_asked` gives one of `asked` by its path; it is used sparingly.
     Raises CommandFailed if a member, or what it is a link to, was not asked for.
     """
     cutter = FrameCutter(reader.buffer)
     settle = _Settler(entry_asked)
-    lost = _Lost(stored, missing, reused_below)
+    lost = _Lost(stored, missing, reused_below, anchor_missing=settle.keep_apart)
     current = ANCHOR
     for member in reader:
         group, entry = _asked_for(member, asked, lost)
@@ -88,35 +88,51 @@ class _Lost:
         stored: Callable[[int, Entry], None],
         missing: Callable[[int, Entry], None],
         reused_below: Callable[[int, Entry], bool],
+        *,
+        anchor_missing: Callable[[Entry], None],
     ) -> None:
+        self._anchor_missing = anchor_missing
         self._stored = stored
         self._missing = missing
         self._reused_below = reused_below
         self._directory: bytes | None = None
-        self._first_names: set[bytes] = set()  # of files with several names, that were not taken
+        # Where `tar` has seen something whose bytes are in no member that is stored. It need not have had more names than one when it
+        # was listed, nor be what was listed: links are made, and what is at a path changes, until it is read.
+        self._dropped: set[bytes] = set()
+        self._anchors: dict[bytes, bytes] = {}  # the inodes that they had when they were listed
         self._made: list[tuple[int, bytes]] = []
 
     def add(self, group: int, entry: Entry) -> None:
         """An entry that is not taken."""
-        if group != ANCHOR and entry.kind == b"d":
+        if group == ANCHOR:
+            self._anchor_missing(entry)
+        elif entry.kind == b"d":
             self._lose_directory(group, entry)
         self._missing(group, entry)
 
     def take(self, group: int, entry: Entry, member: Member) -> bool:
         """Whether the member is taken; anchors never are."""
         if group == ANCHOR:
+            self._anchors[entry.path] = entry.stat.inode
             return False
-        if self._covers(entry.path) or (member.typeflag == HARD_LINK and member.target in self._first_names):
-            if entry.stat.links != b"1":
-                self._first_names.add(entry.path)
+        if self._covers(entry.path) or self._leads_astray(entry, member):
             self.add(group, entry)
-            return False
-        if entry.kind != b"d" or member.typeflag == DIRECTORY:
-            return True
-        if self._lose_directory(group, entry):
+        elif entry.kind == b"d" and member.typeflag != DIRECTORY and self._lose_directory(group, entry):
             self._missing(group, entry)
+        else:
+            return True
+        if member.typeflag not in {DIRECTORY, HARD_LINK}:
+            self._dropped.add(entry.path)
+        return False
+
+    def _leads_astray(self, entry: Entry, member: Member) -> bool:
+        """Whether it is a hard link to what is not stored, or not as `tar` saw it: of an anchor, the bytes that it had when it was listed
+        are stored, which only those that were its names by then have had.
+        """
+        if member.typeflag != HARD_LINK:
             return False
-        return True
+        inode = entry.stat.inode
+        return member.target in self._dropped or self._anchors.get(member.target, inode) != inode
 
     def made(self) -> list[tuple[int, bytes]]:
         """Members that `tar` did not write, with their groups' numbers, which go before the next one."""
@@ -165,6 +181,10 @@ class _Settler:
         self._recorded[path] = stat
         self._inodes.add(stat.inode)
 
+    def keep_apart(self, anchor: Entry) -> None:
+        """It is stored, and was not read: what has been another name of it is a file of its own."""
+        self._inodes.add(anchor.stat.inode)
+
     def __call__(self, entry: Entry, member: Member) -> Entry:
         listed = entry.stat
         read = self._read(listed, member)
@@ -188,7 +208,11 @@ class _Settler:
         """`listed` itself if the member says the same."""
         if member.typeflag == HARD_LINK:
             first = self._first(member.target)
-            same = first.ctime != UNTRUSTED and first.inode == listed.inode
+            same = (
+                first.ctime != UNTRUSTED
+                and first.inode == listed.inode
+                and b"1" not in {first.links, listed.links}
+            )
             return first._replace(
                 ctime=listed.ctime if same else UNTRUSTED, inode=listed.inode, links=listed.links
             )
