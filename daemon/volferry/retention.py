@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _WITHIN = re.compile(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?")
+
+BEFORE_GAP = "before a gap"  # ends the reason of what stays only because a clock may have been wrong
+_GAP = timedelta(days=2)  # of less, no clock is suspected, however short a span is
 
 Number = Annotated[int, Meta(ge=-1)]
 
@@ -88,13 +92,12 @@ def judge(backups: Sequence[tuple[str, datetime]], keep: Keep) -> list[Verdict]:
     ordered = sorted(backups, key=lambda each: each[0], reverse=True)
     if keep.is_empty:
         return [Verdict(each, ("no policy",)) for each, _ in ordered]
+    within = {} if keep.within is None or not ordered else _within(ordered, keep.within)
     left = {name: getattr(keep, name) for name in _PERIODS}
     seen: dict[str, Any] = {}
     verdicts = []
     for number, (backup, time) in enumerate(ordered):
-        reasons = []
-        if keep.within is not None and time > keep.within.before(ordered[0][1]):
-            reasons.append(f"within {keep.within}")
+        reasons = [within[backup]] if backup in within else []
         for name, period in _PERIODS.items():
             value = period(time, number)
             if left[name] and (seen.get(name) != value or number == len(ordered) - 1):
@@ -105,6 +108,50 @@ def judge(backups: Sequence[tuple[str, datetime]], keep: Keep) -> list[Verdict]:
             reasons.append("the newest")
         verdicts.append(Verdict(backup, tuple(reasons)))
     return verdicts
+
+
+def _within(ordered: Sequence[tuple[str, datetime]], span: Within) -> dict[str, str]:
+    """Why each stays that is less than a span older than the newest; given newest first.
+
+    Clocks may have been wrong, once or for a while, and no backup goes because of that alone. A time that does not fit between the
+    others is taken to be that of the next backup. After a gap that is longer than the span, that counts from before the
+    gap as well, until what came after it goes back by a span: one look at a clock in 2099 lets nothing go, and a machine
+    that was off for a year lets go of what it had before when it has as much again.
+    """
+    believed = _believed([time for _, time in reversed(ordered)])
+    fitting = [time for (_, time), fits in zip(ordered, reversed(believed), strict=True) if fits]
+    newest = start = end = fitting[0]
+    for older in fitting[1:]:
+        if start - older > _GAP and older <= span.before(start):
+            end = older if start > span.before(newest) else newest
+            break
+        start = older
+    found: dict[str, str] = {}
+    time = newest
+    for (backup, own), fits in zip(ordered, reversed(believed), strict=True):
+        time = own if fits else time
+        if time > span.before(newest):
+            found[backup] = f"within {span}"
+        elif time > span.before(end):
+            found[backup] = f"within {span} {BEFORE_GAP}"
+    return found
+
+
+def _believed(times: Sequence[datetime]) -> list[bool]:
+    """Of times in the order in which they were noted, the most that are in order (a longest run that does not fall)."""
+    ends: list[datetime] = []  # the earliest end of a run of each length
+    lengths = []
+    for time in times:
+        length = bisect_right(ends, time)
+        ends[length : length + 1] = [time]
+        lengths.append(length)
+    fits = [False] * len(times)
+    wanted = len(ends) - 1
+    for number in reversed(range(len(times))):
+        if lengths[number] == wanted:
+            fits[number] = True
+            wanted -= 1
+    return fits
 
 
 def _back(time: datetime, months: int) -> datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -105,6 +105,47 @@ def test_a_month_before_the_31st_of_march_is_the_3rd_of_march() -> None:
 def test_what_is_no_span_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="1y6m"):
         Within.of_document(text)
+
+
+def daily(first: str, count: int) -> Times:
+    begin = datetime.strptime(first, "%Y-%m-%d").replace(tzinfo=UTC)
+    return [(f"{begin + timedelta(days=day):%Y-%m-%d}", begin + timedelta(days=day)) for day in range(count)]
+
+
+@pytest.mark.parametrize("wrong", ["2099-01-01", "2038-01-19", "1970-01-01"])
+@pytest.mark.parametrize("looks", [1, 3])
+def test_a_clock_that_was_wrong_lets_nothing_go(wrong: str, looks: int) -> None:
+    before = daily("2026-03-01", 20)
+    odd = [(f"2026-03-21 {name}", time) for name, time in daily(wrong, looks)]
+    for after in range(5):
+        backups = before + odd + [(f"2026-03-22 {name}", time) for name, time in daily("2026-03-24", after)]
+        assert len(kept(backups, within="30d")) == len(backups)
+    # Later, they go with their neighbours.
+    backups = before + odd + [(f"2026-03-22 {name}", time) for name, time in daily("2026-03-24", 60)]
+    assert len(kept(backups, within="30d")) == 30
+
+
+def test_a_machine_that_was_off_for_a_year_lets_go_at_last() -> None:
+    old = daily("2025-01-01", 30)
+    backups = list(old)
+    for day, backup in enumerate(daily("2026-02-01", 40)):
+        backups.append(backup)
+        left = set(kept(backups, within="30d"))
+        backups = [each for each in backups if each[0] in left]
+        assert backup in backups
+        assert len(backups) == (30 + day + 1 if day < 30 else 30)
+    assert not set(backups) & set(old)
+
+
+def test_a_gap_is_said() -> None:
+    backups = daily("2026-03-01", 3) + daily("2099-01-01", 1)
+    reasons = [each.reasons for each in judge(backups, value_of({"within": "30d"}, Keep))]
+    assert reasons == [("within 30d",)] + 3 * [("within 30d before a gap",)]
+
+
+@pytest.mark.parametrize("span", ["1h", "12h", "1d"])
+def test_a_short_span_with_a_backup_a_day_keeps_no_more(span: str) -> None:
+    assert kept(daily("2026-03-01", 9), within=span) == ["2026-03-09"]
 
 
 @given(

@@ -21,8 +21,8 @@ from volferry.archive.excludes import CACHE_SIGNATURE, Excludes
 from volferry.archive.manifest import FindingPart, Manifest
 from volferry.checked import value_of
 from volferry.damage import Condition, mark
-from volferry.layout import accepted_key, files_key, manifest_key
-from volferry.model import BackupRef
+from volferry.layout import accepted_key, files_key, manifest_key, needed_objects, pack_key
+from volferry.model import BackupRef, new_backup_id
 from volferry.observer import Silent
 from volferry.operations.acceptance import FIRST, HELD, accept, accepted_ids, find_hold, withdraw
 from volferry.operations.copy import copy_volume
@@ -48,6 +48,7 @@ class Nights:
     volume: LocalVolume
     clock: Clock = field(default_factory=lambda: Clock(BEGIN))
     night: int = 0
+    keep: Keep = DAILY
 
     def __post_init__(self) -> None:
         self.volume.data.mkdir()
@@ -79,7 +80,7 @@ class Nights:
 
     def prune(self, repository: Repository | None = None) -> Pruning:
         return prune_volume(
-            repository or self.repository, "host", "vol", keep=lambda _: DAILY, grace=Within("7d"), cache=None, dry_run=False,
+            repository or self.repository, "host", "vol", keep=lambda _: self.keep, grace=Within("7d"), cache=None, dry_run=False,
         )  # fmt: skip
 
     def copy(self, target: Repository) -> None:
@@ -352,6 +353,45 @@ class TestWhatIsHeld:
         assert good.id not in nights.ids
         assert nights.kinds() == []  # there is nothing better to compare with
 
+    def test_one_look_at_a_clock_ends_nothing(self, nights: Nights) -> None:
+        nights.write(30)
+        good = nights.back_up().ref
+        nights.empty()
+        nights.back_up()
+        for wrong in (datetime(2099, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)):
+            nights.back_up()
+            nights.clock.now = wrong
+            assert nights.prune().hold is not None
+            assert good.id in nights.ids
+
+    @pytest.mark.parametrize("keep", [DAILY, Keep(last=1)])
+    def test_no_longer_than_it_says_after_a_clock_was_wrong(self, nights: Nights, keep: Keep) -> None:
+        nights.keep = keep
+        nights.write(30)
+        good = nights.back_up().ref
+        nights.empty()
+        nights.back_up()
+        nights.prune()
+        nights.clock.now = datetime(2099, 1, 1, tzinfo=UTC)
+        nights.volume.back_up(nights.repository)
+        nights.prune()
+        while nights.night < 31:
+            nights.back_up()
+            nights.prune()
+            assert good.id in nights.ids, nights.night
+        for _ in range(3):
+            nights.back_up()
+            nights.prune()
+        assert good.id not in nights.ids
+        assert len(nights.ids) <= 4
+
+    def test_a_volume_that_always_changes_is_held_for_no_longer_than_it_cries(self, nights: Nights) -> None:
+        for _ in range(7):
+            nights.write(30)
+            nights.back_up()
+            nights.prune()
+        assert len(nights.ids) == 3
+
     def test_what_was_taken_back_holds_again(self, nights: Nights) -> None:
         nights.write(30)
         nights.back_up()
@@ -486,3 +526,81 @@ def test_prune_never_forgets_the_last_good_one_while_it_is_held(
         held = find_hold(repository, manifests, Within("30d"))
         assert (held.good if held else ref) == good
         assert find_hold(repository, manifests, Within("0d")) is None
+
+
+LOOKS = {
+    "right": None,
+    "2099": datetime(2099, 1, 1, tzinfo=UTC),
+    "1970": datetime(1970, 1, 2, tzinfo=UTC),
+    "a month ahead": BEGIN + timedelta(days=60),
+}
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["good", "good", "suspicious", "suspicious", "suspicious"]),
+            st.sampled_from(["sound", "sound", "sound", "hollow", "damaged", "unreadable"]),
+            st.sampled_from([*LOOKS, "right", "right", "right"]),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    st.builds(
+        Keep,
+        last=st.integers(0, 2),
+        daily=st.integers(0, 2),
+        within=st.sampled_from([None, Within("1d"), Within("30d")]),
+    ).filter(lambda keep: not keep.is_empty),
+)
+def test_prune_leaves_the_newest_sound_and_good_one_whatever_clocks_say(
+    history: list[tuple[str, str, str]], keep: Keep
+) -> None:
+    contents = Contents("main", Clock(BEGIN))
+    repository, _ = Repository.open_or_create(MemoryStore(contents))
+    good: BackupRef | None = None
+    newest = None
+    jumped = False
+    for night, (kind, state, look) in enumerate(history):
+        if look == "a month ahead" and jumped:
+            look = "right"  # noqa: PLW2901 -- two such looks are a month, as far as anybody can tell
+        jumped = jumped or look == "a month ahead"
+        wrong = LOOKS[look]
+        clock = BEGIN + timedelta(days=night) if wrong is None else wrong + timedelta(days=night)
+        contents.clock.now = clock
+        ref = BackupRef("host", "vol", new_backup_id(clock, newest=newest))
+        newest = ref.id
+        whole(repository, ref, clock, suspicious=kind == "suspicious" and good is not None)
+        if state == "hollow":
+            repository.store.delete(pack_key(ref, f"{ref.id}.0000"))
+        elif state == "damaged":
+            info = Condition.of(repository, "host", "vol").objects[pack_key(ref, f"{ref.id}.0000")]
+            mark(repository, info, "damaged", by="host", now=clock)
+        elif state == "unreadable":
+            repository.store.delete(manifest_key(ref))
+            put(repository.store, manifest_key(ref), b"{")
+        elif kind == "good" or good is None:
+            good = ref
+        prune_volume(
+            repository, "host", "vol", keep=lambda _: keep, grace=Within("7d"), cache=None, dry_run=False
+        )
+        there = set(repository.refs())
+        assert ref in there
+        if good is not None:
+            assert good in there
+            repository.check_objects(good, repository.manifest(good))
+
+
+def whole(repository: Repository, ref: BackupRef, time: datetime, *, suspicious: bool) -> None:
+    """A backup with a pack of its own."""
+    manifest = value_of(DOCUMENT, Manifest)
+    finding = (FindingPart(kind="shrunk", path="", detail="all of it"),) if suspicious else ()
+    (pack, *_) = manifest.packs
+    manifest = msgspec.structs.replace(
+        manifest, id=ref.id, host="host", volume=msgspec.structs.replace(manifest.volume, name="vol"), started_at=time,
+        findings=finding, packs=(msgspec.structs.replace(pack, name=f"{ref.id}.0000"),), base=None,
+    )  # fmt: skip
+    for key, content in needed_objects(ref, manifest).items():
+        put(repository.store, key, bytes(content.stored_bytes))
+    put(repository.store, manifest_key(ref), manifest.to_bytes())

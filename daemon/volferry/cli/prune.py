@@ -104,10 +104,17 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
 
 def _report(result: Pruning) -> None:
     """On stderr: what a person should look at."""
+    from volferry.retention import BEFORE_GAP  # noqa: PLC0415
+
     if result.hold is not None:
         say(
             f"{result.volume}: {result.hold.good.id} is held until {local_time_text(result.hold.until)}: newer backups are "
             f"suspicious (`volferry show {result.hold.first.volume}`); `volferry accept {result.hold.first.volume}` if they are as they should be"
+        )
+    if waiting := sum(any(why.endswith(BEFORE_GAP) for why in each.reasons) for each in result.verdicts):
+        say(
+            f"{result.volume}: {count_text(waiting, 'backup')} from before a gap that is longer than keep.within stay until there are newer "
+            "ones for as long: was a clock wrong?"
         )
     for line in result.locked:
         say(f"{result.volume}: {line}")

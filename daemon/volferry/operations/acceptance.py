@@ -18,7 +18,7 @@ from volferry.retention import Verdict, Within
 from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from volferry.archive.manifest import Manifest
     from volferry.repository import Repository
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 DEFAULT_HOLD = Within("30d")
 HELD = "held: newer backups are suspicious"
 FIRST = "held: the first that is suspicious"
+WITNESS = "held: the first after the time to hold"
 _SUSPICIOUS = {"shrunk", "rewritten"}
 _AHEAD = timedelta(days=1)  # of the store's clock: a time that is more than that is wrong
+# The next day, and the time of the day before, though a backup may be a little earlier.
+_LATER, _ALMOST = timedelta(hours=20), timedelta(hours=4)
+_SOON = timedelta(days=8)  # so long after a moment, there was a backup, if only one a week is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,36 +92,74 @@ def find_hold(
     held = held or ([remnant] if remnant is not None else [])
     if not since or not held:
         return None  # none is left that was not
-    first, until = _until(repository, manifests, since, hold)
-    if until is None:
+    times = _Times.of(repository, manifests, since[-1])
+    first, began = times.beginning(since)
+    witness, until = times.end(first, began, hold)
+    if until == began or until <= times.now:
         return None
-    return Hold(held[-1], first, until, {each.id: HELD for each in held} | {first.id: FIRST})
+    reasons = {each.id: HELD for each in held} | {first.id: FIRST}
+    if witness is not None:
+        reasons.setdefault(witness.id, WITNESS)
+    return Hold(held[-1], first, until, reasons)
 
 
-def _until(
-    repository: Repository, manifests: Mapping[BackupRef, Manifest], since: list[BackupRef], hold: Within
-) -> tuple[BackupRef, datetime | None]:
-    """From which backup a hold counts, and until when; None if it is over."""
-    now = repository.store.now()
-    first, began = _began(repository, manifests, since, now)
-    until = _after(began, hold)
-    return first, until if now < until else None
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """When backups of one volume were made, by two clocks, each of which may be wrong at times."""
 
+    now: datetime
+    manifests: Mapping[BackupRef, Manifest]
+    stored: Mapping[str, datetime]  # by the store's clock, by id; a copy has a time of its own in a replica
 
-def _began(
-    repository: Repository, manifests: Mapping[BackupRef, Manifest], since: list[BackupRef], now: datetime
-) -> tuple[BackupRef, datetime]:
-    """The later of what the backup says and what the store says of its manifest, as one of two clocks may be wrong; one
-    that is ahead says nothing. A copy has a time of its own in a replica.
-    """
-    first = since[-1]
-    stored = [
-        info.modified
-        for info in repository.objects("manifests", first.host, first.volume)
-        if info.key.endswith(f"/{first.id}.json")
-    ]
-    times = (manifests[first].started_at, *stored)
-    return first, max((time for time in times if time < now + _AHEAD), default=now)
+    @classmethod
+    def of(cls, repository: Repository, manifests: Mapping[BackupRef, Manifest], ref: BackupRef) -> _Times:
+        now = repository.store.now()
+        stored = {
+            info.key.rpartition("/")[2].removesuffix(".json"): info.modified
+            for info in repository.objects("manifests", ref.host, ref.volume)
+        }
+        return cls(now, manifests, stored)
+
+    def beginning(self, since: Sequence[BackupRef]) -> tuple[BackupRef, datetime]:
+        """Of a time to hold: the oldest of those since whose time can be believed, and that time. What is ahead of the store's clock
+        cannot be; what is behind is no earlier than the backups before it.
+        """
+        for ref in reversed(since):
+            if self._believed(ref):
+                times = (
+                    time for each in self.manifests if each.id <= ref.id for time in self._believed(each)
+                )
+                return ref, max(times)
+        return since[-1], self.now
+
+    def end(self, first: BackupRef, began: datetime, hold: Within) -> tuple[BackupRef | None, datetime]:
+        """Of a time to hold, and the backup that was the first after it."""
+        until = _after(began, hold)
+        if until == began or until > self.now:
+            return None, until
+        witness = self._witness(first, until)
+        if witness is None:
+            return None, self.now + _LATER
+        seen = self.stored[witness.id]
+        # After a long time without any backup, or with a clock that is wrong, it is counted once more.
+        return witness, seen + _LATER if seen < until + _SOON else _after(seen, hold)
+
+    def _witness(self, first: BackupRef, until: datetime) -> BackupRef | None:
+        """The oldest backup that was made when a time to hold was over, or almost. It is over for good when that was long ago: a clock
+        that is in 2099 for one look ends nothing.
+        """
+        made = [
+            ref
+            for ref in self.manifests
+            if ref.id > first.id
+            and ref.id in self.stored
+            and until - _ALMOST <= self.stored[ref.id] < self.now + _AHEAD
+        ]
+        return min(made, key=lambda ref: self.stored[ref.id], default=None)
+
+    def _believed(self, ref: BackupRef) -> list[datetime]:
+        times = (self.manifests[ref].started_at, self.stored.get(ref.id, self.now))
+        return [time for time in times if time < self.now + _AHEAD]
 
 
 def _after(time: datetime, span: Within) -> datetime:
