@@ -18,8 +18,8 @@ from volferry.cli.session import Session
 from volferry.cli.verify_share import read_share
 from volferry.config import Config
 from volferry.damage import Condition, mark
-from volferry.errors import NoSuchStore, StoreError, StoreGone
-from volferry.layout import files_key, needed_objects
+from volferry.errors import DamagedObject, NoSuchStore, StoreError, StoreGone, StoreUnreachable
+from volferry.layout import files_key, frames_key, needed_objects, pack_key
 from volferry.observer import Silent
 from volferry.operations.verify_share import Candidate, Share, choose, verify_share
 from volferry.repository import Repository
@@ -172,6 +172,74 @@ def test_a_share_that_dies_is_gone_on_with(lab: Lab) -> None:  # noqa: F811
     assert len(read) == 2
     days.share()
     assert len(days.log.read_at(lab.repository.id)) == len(needed(lab, next(lab.repository.refs())))
+
+
+class BadSector:
+    """A store in which some objects cannot be read, as it says so."""
+
+    def __init__(self, store: object, *bad: str, error: type[Exception] = StoreError) -> None:
+        self._store, self.bad, self.error = store, bad, error
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def open(self, key: str, **options: object) -> object:
+        if key in self.bad and self.error is DamagedObject:
+            raise DamagedObject(key, "it cannot be read: input/output error")
+        if key in self.bad:
+            raise self.error(f"cannot read {key}: input/output error")
+        return self._store.open(key, **options)  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_read_keeps_nothing_else_from_being_read_and_is_told_until_it_can(
+    lab: Lab,  # noqa: F811
+) -> None:
+    first = lab.back_up()
+    (lab.volume.data / "more").write_bytes(os.urandom(2 << 20))
+    lab.back_up()
+    bad = [pack_key(first, lab.repository.manifest(first).packs[0].name), frames_key(first)]
+    store = lab.repository.store
+    lab.repository.store = BadSector(store, *bad)  # type: ignore[assignment]
+    days = Days(lab, 4)
+    shares = [days.share() for _ in range(4)]
+    needs = set().union(*(needed(lab, ref) for ref in lab.repository.refs()))
+    assert {key for key in days.log.read_at(lab.repository.id) if " " not in key} == needs - set(bad)
+    for share in shares[2:]:
+        assert "input/output error" in share.wrong[first]
+    assert lab.marks() == []  # it may be readable tomorrow
+    lab.repository.store = store
+    days.share()
+    assert days.share().wrong == {}
+    assert set(days.log.read_at(lab.repository.id)) == needs
+
+
+def test_what_the_store_says_is_damaged_for_good_is_remembered_and_healed(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    bad = pack_key(first, lab.repository.manifest(first).packs[1].name)
+    lab.repository.store = BadSector(lab.repository.store, bad, error=DamagedObject)  # type: ignore[assignment]
+    share = Days(lab, 1).share()
+    assert list(share.wrong) == [first]
+    assert len(lab.marks()) == 1
+    second = lab.back_up()
+    assert bad not in needed(lab, second)
+    assert lab.verify(second).findings == ()
+
+
+def test_verify_remembers_what_the_store_says_is_damaged_for_good(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    bad = pack_key(first, lab.repository.manifest(first).packs[1].name)
+    lab.repository.store = BadSector(lab.repository.store, bad, error=DamagedObject)  # type: ignore[assignment]
+    assert list(lab.verify(first).damaged) == [bad]
+    assert bad not in needed(lab, lab.back_up())
+
+
+def test_a_store_that_has_gone_meanwhile_is_no_matter_of_an_object(lab: Lab) -> None:  # noqa: F811
+    first = lab.back_up()
+    bad = pack_key(first, lab.repository.manifest(first).packs[0].name)
+    for error, others in ((StoreError, ["volferry.json"]), (NoSuchStore, []), (StoreUnreachable, [])):
+        lab.repository.store = BadSector(lab.repository.store, bad, *others, error=error)  # type: ignore[assignment]
+        with pytest.raises(error, match="input/output"):
+            Days(lab, 1).share()
 
 
 def test_what_is_damaged_is_found_marked_and_not_read_again_each_day(lab: Lab) -> None:  # noqa: F811

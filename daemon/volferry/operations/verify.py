@@ -255,7 +255,7 @@ def wrong_object(
     for _ in range(_READ_ATTEMPTS):
         try:
             found = digested(repository.blocks(key), algorithm=expected.digest)
-        except (DamagedObject, StoreError) as error:
+        except (DamagedObject, StoreError) as error:  # the former of a store that cannot read it any more
             return error
         wrong = found.difference(expected)
         if wrong is None:

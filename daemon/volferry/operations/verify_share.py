@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.manifest import Manifest
 from volferry.damage import Condition, remember, troubled
-from volferry.errors import DamagedObject, NoSuchObject, StoreError
+from volferry.errors import (
+    DamagedObject,
+    NoSuchObject,
+    NoSuchStore,
+    RepositoryError,
+    StoreError,
+    StoreUnreachable,
+)
 from volferry.layout import needed_objects
 from volferry.operations.prune import newest_of
 from volferry.operations.verify import wrong_object
+from volferry.repository import Repository
 from volferry.schedule import is_believed
 from volferry.verification_log import VolumeState
 
@@ -26,11 +34,12 @@ if TYPE_CHECKING:
     from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef
     from volferry.observer import Observer
-    from volferry.repository import Repository
     from volferry.verification_log import VerificationLog
 
 
-_TRIED = "damaged "  # before the key of what was read, and is not good
+# In the log, before the key of what is not good: that was read so, and that could not be read.
+_TRIED = "damaged "
+_UNREAD = "unread "
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,8 @@ class Share:
     read_bytes: int = 0
     total_bytes: int = 0  # of all that backups need
     troubles: dict[BackupRef, Trouble] = field(default_factory=dict)
-    unreadable: dict[BackupRef, str] = field(default_factory=dict)  # manifests
+    # Backups whose manifest, or an object that they need, cannot be read at the moment; each with why.
+    unreadable: dict[BackupRef, str] = field(default_factory=dict)
     volumes: dict[str, VolumeState] = field(default_factory=dict)
     problem: str = ""  # why what was found could not be remembered in the store
 
@@ -97,7 +107,8 @@ def verify_share(
 ) -> Share:
     """What was read is in `log` at once: should this end half-way, the next one goes on. No lock is held, so no backup waits.
 
-    Raises StoreError where the store cannot be read.
+    An object that cannot be read keeps none of the others from being read; each share tries it again. Raises StoreError where the
+    store as a whole cannot be read.
     """
     share = Share()
     now = clock()
@@ -113,13 +124,18 @@ def verify_share(
         needed |= needed_objects(ref, manifest)
     read_at = _read_at(repository, condition, log, needed, now)
     share.total_bytes = sum(condition.objects[key].size for key in read_at)
-    tried = _believed(log.read_at(repository.id), now)
+    noted = log.read_at(repository.id)
+    tried = _believed(noted, now)
     candidates = [
         # What is damaged is not read again each time for that; it was not read well either.
         Candidate(key, condition.objects[key].size, max(time, tried.get(f"{_TRIED}{key}", time)))
         for key, time in read_at.items()
     ]
-    chosen = choose(candidates, now=now, every=every, next_run=next_run)
+    again = [each for each in candidates if f"{_UNREAD}{each.key}" in noted]
+    fresh = [each for each in candidates if f"{_UNREAD}{each.key}" not in noted]
+    # Last: a disk that fails may fail for good, or for long.
+    chosen = [*choose(fresh, now=now, every=every, next_run=next_run), *again]
+    unread: dict[str, str] = {}
     observer.phase("verifying", total_bytes=sum(each.stored_bytes for each in chosen))
     for each in chosen:
         wrong = wrong_object(repository, each.key, needed[each.key])
@@ -127,7 +143,10 @@ def verify_share(
             del condition.objects[each.key]
             continue
         if isinstance(wrong, StoreError):
-            raise wrong
+            _check_store(repository, wrong)
+            unread[each.key] = str(wrong)
+            log.keep_read(repository.id, [f"{_UNREAD}{each.key}"], clock())
+            continue
         good = [] if isinstance(wrong, DamagedObject) else [each.key]
         damaged = {each.key: wrong.reason} if isinstance(wrong, DamagedObject) else {}
         # An index may be marked though its digest is right: what it says is another matter, for `verify --read`.
@@ -141,12 +160,29 @@ def verify_share(
         if good:
             read_at[each.key] = clock()
             log.keep_read(repository.id, good, read_at[each.key])
+        log.forget(repository.id, [f"{_UNREAD}{each.key}"])
         share.read += 1
         share.read_bytes += each.stored_bytes
         observer.advance(done_bytes=share.read_bytes, done_entries=0)
     share.troubles = troubled(repository, condition, manifests.items())
+    for ref, manifest in manifests.items():
+        why = [unread[key] for key in needed_objects(ref, manifest) if key in unread]
+        if why and ref not in share.troubles:
+            share.unreadable[ref] = f"{why[0]} (and {len(why) - 1} more)" if len(why) > 1 else why[0]
     share.volumes = _volumes(manifests, share, read_at)
     return share
+
+
+def _check_store(repository: Repository, error: StoreError) -> None:
+    """Raises `error` unless it is about one object of the store only."""
+    if isinstance(error, NoSuchStore | StoreUnreachable):
+        raise error
+    try:
+        there = Repository.open(repository.store).id == repository.id
+    except (StoreError, RepositoryError):
+        there = False
+    if not there:
+        raise error
 
 
 def _read_at(
@@ -159,7 +195,7 @@ def _read_at(
     """Of all objects that backups need and that are there with their size."""
     since = log.since(repository.id, now)
     known = log.read_at(repository.id)
-    mine = {key for key in known if key.removeprefix(_TRIED) in condition.objects}
+    mine = {key for key in known if _object_of(key) in condition.objects}
     log.forget(repository.id, [key for key in known if key not in mine and _is_of_host(key, condition)])
     known = _believed(known, now)
     found = {}
@@ -180,7 +216,11 @@ def _believed(times: Mapping[str, datetime], now: datetime) -> dict[str, datetim
 
 def _is_of_host(key: str, condition: Condition) -> bool:
     hosts = {other.split("/")[1] for other in condition.objects}
-    return key.removeprefix(_TRIED).split("/")[1] in hosts
+    return _object_of(key).split("/")[1] in hosts
+
+
+def _object_of(noted: str) -> str:
+    return noted.removeprefix(_TRIED).removeprefix(_UNREAD)
 
 
 def _volumes(
