@@ -9,17 +9,23 @@ import lzma
 import tarfile
 import zlib
 from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import zstandard
 
+from volferry.archive.listing import NANOSECONDS, Entry, time_text
+from volferry.archive.made_members import directory_member
 from volferry.errors import DamagedArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _READ_BYTES = 1 << 20
+_FRAME_BYTES = 4096  # of a zstd frame: its decompressor takes no limit of what becomes of them
 _BLOCK = 512
+_SYMLINK_MODE = 0o777
+_ATTRIBUTES = ("SCHILY.xattr.", "SCHILY.acl.", "RHT.security.")
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError)
 
 
@@ -29,15 +35,94 @@ def decompressed(stream: io.BufferedReader[Any]) -> BinaryIO:
     if head.startswith(b"\x1f\x8b"):
         return cast("BinaryIO", gzip.GzipFile(fileobj=stream))
     if head.startswith(b"BZh"):
-        return cast("BinaryIO", bz2.BZ2File(stream))
+        return cast("BinaryIO", _Streams(stream, bz2.BZ2Decompressor))
     if head.startswith(b"\xfd7zXZ\0"):
-        return cast("BinaryIO", lzma.LZMAFile(stream))
+        return cast("BinaryIO", _Streams(stream, lzma.LZMADecompressor))
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[:1] in _SKIPPABLE):
-        return cast("BinaryIO", zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True))
+        return cast("BinaryIO", _Streams(stream, _ZstandardFrame))
     return cast("BinaryIO", stream)
 
 
 _SKIPPABLE = frozenset(bytes([0x50 + number]) for number in range(16))
+
+
+class _Streams(io.RawIOBase):
+    """Compressed streams one after another, and zeros after the last. Where anything else follows, or one breaks off, that is an error:
+    Python's own files of these kinds drop the one or the other.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        decompressor: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor | _ZstandardFrame],
+    ) -> None:
+        self._stream = stream
+        self._new = decompressor
+        self._current = decompressor()
+        self._begin = b""  # of the next one, that came with the end of the one before
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        most = _READ_BYTES if size < 0 else size
+        while most:
+            if self._current.eof:
+                if not self._next():
+                    return b""
+            elif data := self._current.decompress(self._wanted(), most):
+                return data
+        return b""
+
+    def _wanted(self) -> bytes:
+        if not self._current.needs_input:
+            return b""
+        begin, self._begin = self._begin, b""
+        data = begin or self._stream.read(_READ_BYTES)
+        if not data:
+            raise EOFError("the compressed stream has no end")
+        return data
+
+    def _next(self) -> bool:
+        """Begins with the stream that follows, if there is one."""
+        rest = self._current.unused_data.lstrip(b"\0")
+        while not rest:
+            data = self._stream.read(_READ_BYTES)
+            if not data:
+                return False
+            rest = data.lstrip(b"\0")
+        self._current, self._begin = self._new(), rest
+        return True
+
+
+class _ZstandardFrame:
+    """In the form of `bz2.BZ2Decompressor`."""
+
+    def __init__(self) -> None:
+        self._inner = zstandard.ZstdDecompressor().decompressobj()
+        self._in = memoryview(b"")
+        self._out = memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof and not self._out
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._in and not self._out
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data + bytes(self._in)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if data:
+            self._in = memoryview(data)
+        if not self._out:
+            self._out = memoryview(self._inner.decompress(self._in[:_FRAME_BYTES]))
+            self._in = self._in[_FRAME_BYTES:]
+        piece, self._out = bytes(self._out[:max_length]), self._out[max_length:]
+        return piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +167,48 @@ class ForeignTar:
         self._tee = _Tee(stream)
         self.seen = Seen()
         try:
-            self._tar = tarfile.open(  # noqa: SIM115 -- there is nothing in it to be closed
-                fileobj=self._tee, mode="r|", bufsize=_READ_BYTES, errorlevel=2, errors="surrogateescape"
-            )
+            self._tar = self._opened()
             self._first = self._tar.next()
         except _DAMAGED as error:
             raise DamagedArchive(f"it is not a tar, or a damaged one: {_words(error)}") from error
 
+    def _opened(self) -> tarfile.TarFile:
+        return tarfile.open(
+            fileobj=self._tee, mode="r|", bufsize=_READ_BYTES, errorlevel=2, errors="surrogateescape"
+        )
+
     def pieces(self) -> Iterator[bytes]:
-        """Raises DamagedArchive where it breaks off or is no tar any longer, or where `strip` would make one of several trees."""
+        """What follows the end of the archive is another one, and goes on with it. Raises DamagedArchive where it breaks off or is no tar
+        any longer, or where `strip` would make one of several trees.
+        """
         member = self._first
         try:
-            while member is not None:
-                wanted = self._look_at(member)
-                self._tee.decide(self._tar.offset, keep=wanted)
-                yield from self._tee.decided()
-                member = self._tar.next()
-                self._tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-                yield from self._tee.decided()
-            if not self._tee.is_at_end:
-                raise EOFError("it has no end")
-            self._tee.drain()
+            yield from self._pieces_of_one(member)
+            while self._tee.another_follows():
+                self._tar = self._next_one()
+                yield from self._pieces_of_one(self._tar.next())
         except _DAMAGED as error:
             raise DamagedArchive(f"the archive is damaged or cut off: {_words(error)}") from error
-        yield from self._tee.decided()
         yield bytes(2 * _BLOCK)
+
+    def _pieces_of_one(self, member: tarfile.TarInfo | None) -> Iterator[bytes]:
+        while member is not None:
+            wanted = self._look_at(member)
+            self._tee.decide(self._tar.offset, keep=wanted)
+            yield from self._tee.decided()
+            member = self._tar.next()
+            self._tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+            yield from self._tee.decided()
+        if not self._tee.is_at_end:
+            raise EOFError("it has no end")
+
+    def _next_one(self) -> tarfile.TarFile:
+        try:
+            return self._opened()
+        except tarfile.TarError as error:
+            raise DamagedArchive(
+                "what follows the end of the archive is neither another one nor zeros: import the archive without it"
+            ) from error
 
     def _look_at(self, member: tarfile.TarInfo) -> bool:
         parts = _parts(member.name)
@@ -124,8 +226,11 @@ class ForeignTar:
                 f"it holds more than one tree ({', '.join(names)}): --strip {names[0]} takes one of them"
             )
         if len(parts) == strip.count:
+            if ".." in parts:
+                return False  # `tar` takes such names for others
             # At the end once more: what is done in the directory until then changes its time.
             self.seen.root = _root_member(member)
+            self._taken((), member)
             return not strip.count
         if len(self.seen.first_parts) < 2:
             self.seen.first_parts.add(parts[strip.count])
@@ -146,8 +251,31 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _root_member(member: tarfile.TarInfo) -> bytes:
-    member.name = "."
-    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + bytes(2 * _BLOCK)
+    """As a member `./`, whatever it is called: of its headers, only what is about the directory itself."""
+    attributes = {
+        name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
+        for name, value in member.pax_headers.items()
+        if name.startswith(_ATTRIBUTES)
+    }
+    return directory_member(Entry(b"", member_record(b"d", member)), attributes) + bytes(2 * _BLOCK)
+
+
+def member_record(kind: bytes, member: tarfile.TarInfo) -> bytes:
+    """As in a record of a listing, without a target."""
+    mode = _SYMLINK_MODE if kind == b"l" else member.mode & 0o7777
+    size = member.size if kind == b"f" else 0
+    owner = (max(member.uid, 0), max(member.gid, 0))
+    return b"%s %o %d %d %d %s 0.0 0 1 " % (kind, mode, *owner, size, time_text(_time_ns(member)))
+
+
+def _time_ns(member: tarfile.TarInfo) -> int:
+    """To the nanosecond: the one that tarfile gives is a float."""
+    text = member.pax_headers.get("mtime")
+    try:
+        seconds = Decimal(text if text is not None else member.mtime)
+        return int((seconds * NANOSECONDS).to_integral_value(ROUND_FLOOR))
+    except (ArithmeticError, ValueError):  # `tar` takes none of it, either
+        return 0
 
 
 def _words(error: BaseException) -> str:
@@ -164,12 +292,14 @@ class _Tee(io.RawIOBase):
         self._end = 0  # up to which is decided
         self._keep = False
         self._out: list[bytes] = []
+        self._again = b""  # what is to be read once more, as the begin of another archive
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(_READ_BYTES if size < 0 else size)
+        again, self._again = self._again, b""
+        data = again or self._stream.read(_READ_BYTES if size < 0 else size)
         self._pending += data
         self._sort_out()
         return data
@@ -187,10 +317,20 @@ class _Tee(io.RawIOBase):
         """Whether an empty block follows on what was decided. tarfile takes the end of the stream for the archive's, too."""
         return self._pending.startswith(bytes(_BLOCK))
 
-    def drain(self) -> None:
-        """To the end of the stream, which must be one: what decompresses it checks its checksum there."""
-        while self._stream.read(_READ_BYTES):
-            pass
+    def another_follows(self) -> bool:
+        """Whether anything but zeros comes until the end of the stream, which must be one: what decompresses it checks its checksum there.
+        What comes is read again, from its first block on.
+        """
+        rest: bytes | bytearray = self._pending
+        while (zeros := len(rest) - len(rest.lstrip(b"\0"))) == len(rest):
+            more = self._stream.read(_READ_BYTES)
+            if not more:
+                return False
+            rest = bytes(zeros % _BLOCK) + more
+        self._again = bytes(rest[zeros - zeros % _BLOCK :])
+        self._pending = bytearray()
+        self._offset = self._end = 0
+        return True
 
     def _sort_out(self) -> None:
         count = min(self._end - self._offset, len(self._pending))

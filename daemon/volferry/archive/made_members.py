@@ -1,13 +1,16 @@
-"""Members of a tar stream that `tar` did not write: directories, as they were listed."""
+"""Members of a tar stream that `tar` did not write: directories, as a record has them."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from volferry.archive.listing import NANOSECONDS, nanoseconds
 from volferry.archive.tarstream import BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from volferry.archive.listing import Entry
 
 _LONGEST_NAME = 100
@@ -15,13 +18,15 @@ _LARGEST_ID = 0o7777777
 _LATEST = 0o77777777777
 
 
-def directory_member(entry: Entry) -> bytes:
-    """The headers of a directory's member, as POSIX.1-2001 (pax) has them; without extended attributes, which a listing lacks."""
+def directory_member(entry: Entry, attributes: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:
+    """The headers of a directory's member, as POSIX.1-2001 (pax) has them; with extended attributes, by the keys that headers have for
+    them, where they are known: a listing lacks them.
+    """
     stat = entry.stat
     name = (entry.path or b".") + b"/"
     uid, gid = int(stat.uid), int(stat.gid)
     seconds, fraction = divmod(nanoseconds(stat.mtime), NANOSECONDS)
-    pax: dict[bytes, bytes] = {}
+    pax = dict(attributes)
     if len(name) > _LONGEST_NAME:
         pax[b"path"] = name
     if fraction or not 0 <= seconds <= _LATEST:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from decimal import ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING, Self
 
-from volferry.archive.listing import NANOSECONDS, Entry, paired, time_text, walk_key
+from volferry.archive.foreign_tar import member_record
+from volferry.archive.listing import Entry, paired, walk_key
 from volferry.operations.comparison import IMPORTED, check_held
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ _KINDS = {
     b"S": b"f",
 }
 _HARD_LINK = b"1"  # a name of an entry: all else was said of the other one
-_SYMLINK_MODE = 0o777
 
 
 class ArchiveMembers:
@@ -56,7 +55,7 @@ class ArchiveMembers:
         self._database.close()
 
     def add(self, parts: tuple[str, ...], member: tarfile.TarInfo) -> None:
-        """A later member of the same name takes the place of an earlier one, as with `tar`."""
+        """A later member of the same name takes the place of an earlier one, as with `tar`. The root's has no parts."""
         if any(name.startswith("SCHILY.acl.") for name in member.pax_headers):
             self.have_access_lists = True
         # `tar` takes names that lead upwards for others.
@@ -100,18 +99,4 @@ def _meta(member: tarfile.TarInfo) -> bytes | None:
     kind = _KINDS.get(member.type)
     if kind is None:
         return None
-    mode = _SYMLINK_MODE if kind == b"l" else member.mode & 0o7777
-    target = os.fsencode(member.linkname) if kind == b"l" else b""
-    size = member.size if kind == b"f" else 0
-    numbers = b"%o %d %d %d %s 0.0 0 1" % (mode, member.uid, member.gid, size, time_text(_time_ns(member)))
-    return kind + b" " + numbers + b" " + target
-
-
-def _time_ns(member: tarfile.TarInfo) -> int:
-    """To the nanosecond: the one that tarfile gives is a float."""
-    text = member.pax_headers.get("mtime")
-    try:
-        seconds = Decimal(text if text is not None else member.mtime)
-        return int((seconds * NANOSECONDS).to_integral_value(ROUND_FLOOR))
-    except (ArithmeticError, ValueError):  # `tar` takes none of it, either
-        return 0
+    return member_record(kind, member) + (os.fsencode(member.linkname) if kind == b"l" else b"")

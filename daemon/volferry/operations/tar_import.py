@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import extract_command, foreign_extract_command, sync_command
+from volferry.archive.commands import foreign_extract_command, sync_command
 from volferry.archive.extractlog import ExtractLog
 from volferry.archive.listing import parse_record
 from volferry.errors import CommandFailed
@@ -47,6 +47,9 @@ def import_tar(
     observer.phase("importing")
     writing = _Writing(target, observer)
     writing.extract(foreign_extract_command(target.directory, strip), archive.pieces())
+    root = archive.seen.root
+    if root and strip:  # its name had parts that were left out
+        writing.extract(foreign_extract_command(target.directory, 0), [root])
     observer.phase("comparing", total_entries=archive.seen.entries)
     there = list_place(target, spool / "imported", marked=True)
     found = (parse_record(record) for record in there.records())
@@ -54,8 +57,9 @@ def import_tar(
     run(target, sync_command(target.directory), "writing the volume to the disk")
     check_free()
     unmark(target.helper, volume)
-    if archive.seen.root:
-        writing.extract(extract_command(target.directory), [archive.seen.root])
+    if root:
+        # Once more: taking the mark away has changed its time. What of it could not be set is counted already.
+        _Writing(target, observer).extract(foreign_extract_command(target.directory, 0), [root])
     run(target, sync_command(target.directory), "writing the volume to the disk")
     if not members.have_access_lists:
         writing.log.had_no_access_lists()
