@@ -77,10 +77,26 @@ def test_a_container_without_volumes_or_that_is_not_there_is_an_error(world: Wor
     assert_nothing_was_made(world, {volume})
 
 
-def test_one_mistyped_name_among_good_ones_makes_nothing(world: World) -> None:
+def test_a_name_that_does_not_exist_is_the_only_one_that_fails(world: World) -> None:
+    world.filled("pgdata")
+    done = world.cli("backup", "pgdata", "pgdat", "--json").exits(1)
+    assert names_of(done.json["backups"]) == ["pgdata"]
+    assert [each["volume"] for each in done.json["failed"]] == ["pgdat"]
+    assert "'pgdat'" in done.complaints[0]
+    assert "did you mean 'pgdata'?" in done.complaints[0]
+    assert done.complaints[1:] == ["volferry: 1 of 2 volumes failed: pgdat"], done.story
+
+
+def test_names_none_of_which_exists_make_nothing(world: World) -> None:
     volume = world.filled("pgdata")
-    world.cli("backup", "pgdata", "pgdat").fails_with("'pgdat'", "did you mean 'pgdata'?")
+    world.cli("backup", "pgdat").fails_with("'pgdat'", "did you mean 'pgdata'?")
+    done = world.cli("backup", "pgdat", "mail").exits(1)
+    assert [("'pgdat'" in line, "'mail'" in line) for line in done.complaints[:2]] == [
+        (True, False),
+        (False, True),
+    ], done.story
     assert_nothing_was_made(world, {volume})
+    assert not world.cli.state.exists()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "UPPER CASE", "-", "\n", "ä"])

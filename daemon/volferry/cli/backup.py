@@ -23,6 +23,7 @@ from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolferryError, reaso
 from volferry.history import Record
 
 if TYPE_CHECKING:
+    from volferry.cli.backup_one import Wanted
     from volferry.model import BackupStats, Volume
 
 
@@ -87,6 +88,7 @@ def backup(
     if binds and not container:
         raise UsageError("--binds is for --container: the bind mounts of which container?")
     session = Session.load(config=config, store=store, engine=engine, host=host)
+    missing: dict[str, str] = {}
     volumes = chosen_volumes(
         session.engine,
         names or [],
@@ -95,8 +97,9 @@ def backup(
         container=container,
         bind_mounts=(lambda name: _bind_mounts(session, name)) if binds else None,
         nothing="nothing to back up: name volumes, or use --all, --project or --container",
+        missing=missing,
     )
-    # All of them before the first: a name that cannot be understood is an error before anything is done.
+    # All of them before the first: a setting that cannot be understood is an error before anything is done.
     wanted = {
         volume.name: wanted_of(
             session,
@@ -110,7 +113,39 @@ def backup(
         )
         for volume in volumes
     }
+    for message in missing.values():
+        say(f"volferry: {message}")
     done: list[BackupStats] = []
+    failed = list(missing.items())
+    if volumes:  # else nothing is made, no store either
+        failed += _back_up(session, volumes, wanted, done, new_store=new_store, quiet=json)
+    if json:
+        print_json(
+            {
+                "backups": [_document(stats) for stats in done],
+                "failed": [{"volume": name, "error": message} for name, message in failed],
+            }
+        )
+    if failed:
+        total = len(volumes) + len(missing)
+        if total > 1:
+            say(
+                f"volferry: {len(failed)} of {count_text(total, 'volume')} failed: {', '.join(n for n, _ in failed)}"
+            )
+        return 1
+    return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
+
+
+def _back_up(
+    session: Session,
+    volumes: list[Volume],
+    wanted: dict[str, Wanted],
+    done: list[BackupStats],
+    *,
+    new_store: bool,
+    quiet: bool,
+) -> list[tuple[str, str]]:
+    """One after another; what was made is appended to `done`. Returns which volumes failed, and why."""
     failed: list[tuple[str, str]] = []
     with session.run() as run:
         session.bring_back()
@@ -137,22 +172,9 @@ def backup(
                     message = "; ".join(problems)
                     say(f"volferry: {volume.name}: {message}")
                     failed.append((volume.name, message))
-                if not json:
+                if not quiet:
                     print(_line(stats), flush=True)
-    if json:
-        print_json(
-            {
-                "backups": [_document(stats) for stats in done],
-                "failed": [{"volume": name, "error": message} for name, message in failed],
-            }
-        )
-    if failed:
-        if len(volumes) > 1:
-            say(
-                f"volferry: {len(failed)} of {count_text(len(volumes), 'volume')} failed: {', '.join(n for n, _ in failed)}"
-            )
-        return 1
-    return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
+    return failed
 
 
 def _bind_mounts(session: Session, container: str) -> list[Volume]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.errors import EngineError, UsageError
+from volferry.errors import EngineError, NoSuchVolume, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,15 +25,23 @@ def chosen_volumes(
     bind_mounts: BindMounts | None = None,
     nothing: str,
     none_is_fine: bool = False,
+    missing: dict[str, str] | None = None,
 ) -> list[Volume]:
     """By name. `bind_mounts` gives those of the container, too. Raises UsageError with `nothing` if none is asked for, NoSuchVolume,
-    NoSuchContainer: before any work.
+    NoSuchContainer: before any work. With `missing`, names that do not exist are put there, each with the message, and are no error.
     """
     from volferry.engine.volumes import container_volumes, find_volume, list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
     if not (names or everything or project or container):
         raise UsageError(nothing)
-    chosen = {name: find_volume(engine, name) for name in names}
+    chosen: dict[str, Volume] = {}
+    for name in names:
+        try:
+            chosen[name] = find_volume(engine, name)
+        except NoSuchVolume as error:
+            if missing is None:
+                raise
+            missing[name] = str(error)
     if container:
         inside = container_volumes(engine, container)
         binds = bind_mounts(container) if bind_mounts is not None else []
