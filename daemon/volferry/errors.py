@@ -55,6 +55,21 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def described(error: Exception) -> str:
+    """Any error in one line. One that nobody has raised on purpose says where it comes from, for whoever is to mend it."""
+    if isinstance(error, VolferryError):
+        return str(error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    import traceback  # noqa: PLC0415 -- slow to import, and rarely needed
+
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"unexpected {text} ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})"
+        if frames
+        else text
+    )
+
+
 class UsageError(VolferryError):
     exit_code = 2
 

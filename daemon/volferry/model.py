@@ -15,7 +15,6 @@ ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 BIND_DRIVER = "bind"  # in place of a volume driver, of a bind mount that was backed up
 ANONYMOUS_NAME = re.compile(r"[0-9a-f]{64}")
 
-_LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC)
 MOST_AHEAD = timedelta(days=1)  # of an id whose clock may be believed
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -23,6 +22,7 @@ BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 _PACK_NUMBER = re.compile(r"[0-9]{4,}")
 # Of ids and of a manifest's times: outside of them, another time zone's is no date.
 FIRST_YEAR, LAST_YEAR = 1970, 9998
+_LAST_SECOND = datetime(LAST_YEAR, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 def is_backup_id(text: str) -> bool:
@@ -49,8 +49,8 @@ def new_backup_id(now: datetime, *, newest: str | None = None) -> str:
     """
     if newest is not None:
         last = time_of_id(newest)
-        # At the end of all dates there is no later one.
-        now = max(now, last if last >= _LAST_SECOND else last + timedelta(seconds=1))
+        now = max(now, min(last, _LAST_SECOND) + timedelta(seconds=1))
+    now = min(now, _LAST_SECOND)  # at the end of all ids there is no later one
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 

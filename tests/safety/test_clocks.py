@@ -11,7 +11,7 @@ from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from volferry.archive import listing
 from volferry.checkpoint import find_checkpoints
-from volferry.model import new_backup_id, time_of_id
+from volferry.model import is_backup_id, new_backup_id
 from volferry.operations import volume_pass
 from volferry.operations.backup_times import newest_times
 from volferry.operations.prune import prune_volume
@@ -108,9 +108,30 @@ def test_backups_under_ids_from_the_future_count_from_when_the_store_got_them(
     assert abs(clock.now - timedelta(days=30) - made) < timedelta(minutes=1)
 
 
-def test_there_is_an_id_after_the_last_second_of_all() -> None:
-    last = "99991231T235959Z-abcdef"
-    assert time_of_id(new_backup_id(datetime.now(UTC), newest=last)) == time_of_id(last)
+@pytest.mark.parametrize(
+    "last", ["99981231T235959Z-abcdef", "99981231T235958Z-abcdef", "99991231T235959Z-abcdef"]
+)
+@pytest.mark.parametrize("year", [2026, 9998, 9999])
+def test_there_is_an_id_after_the_last_second_of_all(last: str, year: int) -> None:
+    made = new_backup_id(datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC), newest=last)
+    assert is_backup_id(made)
+    assert made[:16] == "99981231T235959Z"
+
+
+@pytest.mark.parametrize("name", ["99981231T235959Z-ffffff", "20990101T000000Z-abcdef"])
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_an_object_from_the_future_that_is_no_manifest_is_followed_by_no_id(
+    repository: Repository, clock: Clock, volume: LocalVolume, name: str, content: bytes
+) -> None:
+    first = volume.back_up(repository).ref
+    put(repository.store, f"manifests/host/vol/{name}.json", content)
+    before = first.id
+    for _ in range(3):
+        stats = volume.back_up(repository)
+        assert before < stats.ref.id < name
+        assert abs(stats.ref.time - datetime.now(UTC)) < timedelta(minutes=5)
+        assert stats.base == before
+        before = stats.ref.id
 
 
 class DiedError(Exception):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import structlog
 
 from volferry.checked import value_of
@@ -37,6 +38,7 @@ class Made:
     seen: dict[str, datetime] = field(default_factory=dict)
     left_down: list[str] = field(default_factory=list)
     unreachable: bool = False
+    failing: Exception | None = None
     running: dict[str, datetime] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
@@ -59,6 +61,8 @@ class Made:
         self.looks += 1
         if self.unreachable:
             raise EngineUnreachable("no engine")
+        if self.failing is not None:
+            raise self.failing
         for each in self.volumes:
             self.seen.setdefault(each.name, self.now)
         return View(self.volumes, dict(self.newest), self.seen, self.left_down)
@@ -296,3 +300,29 @@ def test_a_clock_that_was_years_ahead_and_is_put_back_keeps_nothing_waiting() ->
     made.after()
     assert sorted(made.begun) == ["bad", "vol"]
     assert sorted(made.told) == [("late", "bad"), ("late", "vol")]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (EngineUnreachable("no engine"), "no engine"),
+        (OSError(116, "Stale file handle", "manifests"), "unexpected OSError: [Errno 116] Stale file handle"),
+        (
+            ValueError("year 9999 is out of range\nand more"),
+            "unexpected ValueError: year 9999 is out of range and more",
+        ),
+    ],
+)
+def test_a_look_that_fails_in_whatever_way_is_told_once_and_tried_again(error: Exception, said: str) -> None:
+    made = Made(volumes=[volume("vol", "@daily")], failing=error)
+    for _ in range(3):
+        assert made.after(minutes=1) <= made.now + timedelta(minutes=1)
+    assert made.loop.trouble.startswith(said)
+    assert len(made.loop.trouble.splitlines()) == 1
+    assert [line["error"] for line in made.lines] == [made.loop.trouble]
+    assert made.told == [("failure", "")]
+    made.failing = None
+    made.after(minutes=1)
+    assert made.loop.trouble == ""
+    assert made.begun == ["vol"]
+    assert made.told[-1] == ("recovery", "")

@@ -29,6 +29,7 @@ class Made:
     begun: list[datetime] = field(default_factory=list)
     backups: dict[str, datetime] = field(default_factory=dict)
     told: list[tuple[str, str, str]] = field(default_factory=list)
+    failing: Exception | None = None
 
     def __post_init__(self) -> None:
         log = structlog.wrap_logger(None, processors=[self._drop])
@@ -53,6 +54,8 @@ class Made:
         return self.backups
 
     def last_share(self) -> datetime | None:
+        if self.failing is not None:
+            raise self.failing
         return self.last
 
     def shares_since(self, now: datetime) -> datetime:
@@ -153,3 +156,22 @@ def test_a_share_from_the_future_counts_as_none() -> None:
     made.now = NOW
     made.after(hours=3)
     assert len(made.begun) == 1
+
+
+def test_a_memory_that_fails_in_whatever_way_is_told_once_and_asked_again() -> None:
+    made = Made(failing=ValueError("no date"))
+    times = []
+    for _ in range(5):
+        until = made.after()
+        assert until is not None
+        assert made.after() == until, "it is not asked at each step"
+        times.append(until - made.now)
+        made.now = until
+    assert times == sorted(times)
+    ((kind, _, error),) = made.told
+    assert (kind, error[:31]) == ("failure", "unexpected ValueError: no date ")
+    made.failing = None
+    made.after(hours=2)
+    assert len(made.begun) == 1
+    made.ends()
+    assert made.told[-1][0] == "recovery"

@@ -19,7 +19,7 @@ from volferry.cli.options import (
 from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
-from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolferryError, reason
+from volferry.errors import FINDINGS_EXIT_CODE, UsageError, described, reason
 from volferry.history import Record
 
 if TYPE_CHECKING:
@@ -157,12 +157,12 @@ def _back_up(
                 with record:
                     stats, problems = back_up_one(session, volume, opened, settings, run, wanted[volume.name])
                     record.made(stats, problems)
-            except (VolferryError, OSError) as error:
+            except Exception as error:  # whatever it is: it must not cost the other volumes their backups
                 if opened.failed:  # no volume can be backed up
                     raise
                 # An OSError is one of the state directory, as when its disk is full.
                 message = (
-                    str(error) if isinstance(error, VolferryError) else _of_state_directory(session, error)
+                    _of_state_directory(session, error) if isinstance(error, OSError) else described(error)
                 )
                 say(f"volferry: {volume.name}: {message}")
                 failed.append((volume.name, message))

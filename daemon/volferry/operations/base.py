@@ -124,22 +124,22 @@ def find_base(
     condition = Condition.of(repository, host, volume, unmarked_indexes=False)
     there = condition.sound_packs
     newest: dict[str, PackInfo] = {}
-    refs = list(repository.refs(host=host, volume=volume))
-    if refs:
-        base.newest = refs[-1].id
+    ref = _newest(repository, host, volume, observer)
+    if ref is not None:
+        base.newest = ref.id
         try:
-            manifest = base.manifest = repository.manifest(refs[-1])
-            _check_index(refs[-1], condition)
-            source = _find_index(repository, refs[-1], manifest, cache, spool)
+            manifest = base.manifest = repository.manifest(ref)
+            _check_index(ref, condition)
+            source = _find_index(repository, ref, manifest, cache, spool)
             newest = _usable(manifest, there, observer)
             before = Excludes(manifest.excluded.patterns, manifest.excluded.caches)
             base.add(source, newest, reuse_groups=before == excludes)
-            base.id = refs[-1].id
+            base.id = ref.id
         except (RepositoryError, StoreError, ValueError) as error:
             observer.note(f"the newest backup cannot be built upon, so all is read again: {error}")
             newest = {}
     # Of packs that only dead runs knew, those that are whole; of the others, only what the newest backup keeps.
-    first_id = refs[-1].id if refs else ""
+    first_id = base.newest or ""
     for checkpoint in checkpoints:
         usable = {
             name: pack
@@ -155,6 +155,23 @@ def find_base(
         except (ValueError, OSError) as error:
             observer.note(f"what an interrupted run has left cannot be used: {error}")
     return base
+
+
+def _newest(repository: Repository, host: str, volume: str, observer: Observer) -> BackupRef | None:
+    """Not one from the future with a damaged manifest: that may be any object, and the ids of all later backups would follow it."""
+    believed = datetime.now(UTC) + MOST_AHEAD
+    for ref in reversed(list(repository.refs(host=host, volume=volume))):
+        if ref.time <= believed:
+            return ref
+        try:
+            repository.manifest(ref)
+        except DamagedObject as error:
+            observer.note(f"a backup from the future is passed over: {error}")
+        except (RepositoryError, StoreError):  # said where it is built upon
+            return ref
+        else:
+            return ref
+    return None
 
 
 def _is_young(backup_id: str, checkpoint: Checkpoint) -> bool:

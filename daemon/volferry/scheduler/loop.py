@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from volferry.errors import VolferryError
+from volferry.errors import described
 from volferry.schedule import Schedule
 from volferry.scheduler.agenda import Scheduled, scheduled_of
 from volferry.scheduler.events import Event
@@ -58,7 +58,7 @@ class Surroundings(Protocol):
     """The engine and the store."""
 
     def look(self) -> View:
-        """Raises VolferryError."""
+        """Raises VolferryError; anything else that it raises is trouble, too."""
 
 
 class Memory(Protocol):
@@ -186,10 +186,12 @@ class Loop:
     def _look(self, now: datetime) -> None:
         try:
             view = self.surroundings.look()
-        except VolferryError as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it must not end the daemon: it is said, and tried again
             if not self.trouble:
-                self._tell("failure", "", "cannot look for what is due", now, Ending(False, error=str(error)))
-            self.trouble = str(error)
+                self._tell(
+                    "failure", "", "cannot look for what is due", now, Ending(False, error=described(error))
+                )
+            self.trouble = described(error)
             self._say_once("cannot look for what is due", self.trouble)
             self._look_due = now + _TROUBLED_LOOK
             return

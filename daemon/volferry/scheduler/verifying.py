@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from volferry.errors import described
 from volferry.schedule import due, is_believed
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending
@@ -71,12 +72,25 @@ class Verifying:
     _told_late: bool = False
     _failures: int = 0
     _again: datetime | None = None
+    _looks_again: datetime | None = None  # after a step that failed
     _hurt: bool = False
     _began: datetime | None = None
     _ended: datetime | None = None
 
     def step(self, now: datetime) -> datetime | None:
         """Starts one if it is due; returns when to be called again, None if that is not known before something happens."""
+        if self._looks_again is not None and timedelta() < self._looks_again - now <= _LAST_RETRY:
+            return self._looks_again
+        try:
+            found = self._start_due(now)
+        except Exception as error:  # noqa: BLE001 -- it must not end the daemon: backups go on
+            self.ended(ShareEnding(done=False, error=described(error)), now)
+            self._looks_again = self._again
+            return self._again
+        self._looks_again = None
+        return found
+
+    def _start_due(self, now: datetime) -> datetime | None:
         schedule = self.config().verify.schedule
         if schedule is None:
             self.late = False
