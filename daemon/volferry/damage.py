@@ -1,21 +1,23 @@
 """Which objects of a store cannot be relied upon: those that are missing, and those that `verify` found damaged.
 
 What was found is in the store, so that every machine knows: `damaged/<host>/<volume>/<object>.<seconds>.json`, with the object's
-name below `packs` or `indexes`, and the time at which that one was written (docs/format.md, "Damaged objects"). An object that was
-written at another time is another one, such as one that a copy has sent again: no mark is about that.
+name below `packs` or `indexes`, and the time at which that one was written (docs/format.md, "Damaged objects"). A name alone is believed by
+nobody: a mark is sealed, and says of which object it is. Nor is it lost by a time alone, which a move of the store changes: a mark that does not
+fit is a doubt, until the object was read.
 """
 
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from volferry.archive.manifest import FORMAT_VERSION
-from volferry.archive.sealed import seal
+from volferry.archive.sealed import seal, unseal
 from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, ObjectLocked, StoreError
 from volferry.layout import encode_name, manifest_key, needed_objects
-from volferry.stores.base import put
+from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
     from volferry.archive.manifest import Manifest
     from volferry.model import BackupRef, ObjectInfo
     from volferry.repository import Repository
+    from volferry.stores.base import Store
 
 _MARK = re.compile(r"damaged/([^/]+/[^/]+)/([^/]+)\.(\d+)\.json")
 _PACK = ".tar.zst"
+_MOST_BYTES = 64 << 10  # of a mark
+_FETCHES_AT_ONCE = 16
 
 
 def mark_key(info: ObjectInfo) -> str:
@@ -42,6 +47,15 @@ def marked_object(mark: str) -> tuple[str, int] | None:
         return None
     kind = "packs" if match[2].endswith(_PACK) else "indexes"
     return f"{kind}/{match[1]}/{match[2]}", int(match[3])
+
+
+def says_damaged(data: bytes, info: ObjectInfo) -> bool:
+    """Whether a mark with this content is one, and is about that object."""
+    try:
+        document = unseal(data)
+    except ValueError:
+        return False
+    return document.get("key") == info.key and document.get("stored_bytes") == info.size
 
 
 @dataclass(slots=True)
@@ -76,7 +90,9 @@ class Condition:
 
     objects: dict[str, ObjectInfo]
     marks: dict[str, str]  # the mark of each object that was found damaged, as it is now
-    void: list[str]  # marks of what is not there any longer, or is another object by now
+    # Marks, of each object that may be damaged: they were made before it was written anew, or moved, or cannot be believed.
+    doubts: dict[str, list[str]]
+    void: list[str]  # marks of what is not there any longer
 
     @classmethod
     def of(
@@ -87,20 +103,23 @@ class Condition:
         *,
         unmarked_indexes: bool = True,
     ) -> Condition:
-        """Of all volumes of a host, or of all hosts. Without `unmarked_indexes`, indexes are not listed where nothing is
-        marked. Raises StoreError.
+        """Of all volumes of a host, or of all hosts; marks are read. Without `unmarked_indexes`, indexes are not listed where nothing
+        is marked. Raises StoreError.
         """
         below = "" if host is None else f"{encode_name(host)}/"
         below += f"{encode_name(volume)}/" if host is not None and volume is not None else ""
         # Marks first: one that is made meanwhile must not be taken for one of nothing.
-        marks = [info.key for info in repository.store.list(f"damaged/{below}")]
+        marks = {info.key: info for info in repository.store.list(f"damaged/{below}")}
         kinds = ("packs", "indexes") if marks or unmarked_indexes else ("packs",)
         objects = {info.key: info for kind in kinds for info in repository.store.list(f"{kind}/{below}")}
-        return cls.from_lists(objects, marks)
+        condition = cls.from_lists(objects, marks)
+        condition.check(repository.store, marks)
+        return condition
 
     @classmethod
     def from_lists(cls, objects: Mapping[str, ObjectInfo], marks: Iterable[str]) -> Condition:
-        condition = cls(dict(objects), {}, [])
+        """By the names of marks, which are believed."""
+        condition = cls(dict(objects), {}, {}, [])
         for mark in marks:
             found = marked_object(mark)
             if found is None:
@@ -109,9 +128,32 @@ class Condition:
             there = objects.get(key)
             if there is not None and int(there.modified.timestamp()) == seconds:
                 condition.marks[key] = mark
+            elif there is not None:
+                condition.doubts.setdefault(key, []).append(mark)
             else:
                 condition.void.append(mark)
         return condition
+
+    def check(self, store: Store, infos: Mapping[str, ObjectInfo]) -> None:
+        """Marks that do not say what their names say are doubts."""
+        if not self.marks:
+            return
+        found = list(self.marks.items())
+        with ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="marks") as pool:
+            good = list(pool.map(lambda each: _is_about(store, infos[each[1]], self.objects[each[0]]), found))
+        for (key, mark), is_good in zip(found, good, strict=True):
+            if not is_good:
+                del self.marks[key]
+                self.doubts.setdefault(key, []).append(mark)
+
+    @property
+    def suspects(self) -> set[str]:
+        """Keys of what is damaged, or may be: nothing is built upon it."""
+        return self.marks.keys() | self.doubts.keys()
+
+    def marks_about(self, key: str) -> list[str]:
+        """All of one object."""
+        return [*([self.marks[key]] if self.marks.get(key) else []), *self.doubts.get(key, ())]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -124,7 +166,7 @@ class Condition:
         return {
             key.rpartition("/")[2].removesuffix(_PACK): info.size
             for key, info in self.objects.items()
-            if key.startswith("packs/") and key not in self.marks
+            if key.startswith("packs/") and key not in self.marks and key not in self.doubts
         }
 
     def trouble(self, ref: BackupRef, manifest: Manifest) -> Trouble:
@@ -139,6 +181,18 @@ class Condition:
             elif key in self.marks:
                 found.damaged.append(key)
         return found
+
+
+def _is_about(store: Store, mark: ObjectInfo, info: ObjectInfo) -> bool:
+    """One that cannot be read at the moment is believed: that costs time, and never data."""
+    if mark.size > _MOST_BYTES:
+        return False
+    try:
+        return says_damaged(get(store, mark.key, limit=_MOST_BYTES), info)
+    except NoSuchObject:  # the object was read meanwhile, and is good
+        return False
+    except (StoreError, DamagedObject):
+        return True
 
 
 def marks_of(repository: Repository, host: str, volume: str) -> list[str]:
@@ -198,14 +252,21 @@ def remember(
         if info is None or key in condition.marks:
             continue
         try:
+            if mark_key(info) in condition.doubts.get(key, ()):  # what is in its place says nothing
+                repository.store.delete(mark_key(info))
             mark(repository, info, reason, by=by, now=now)
             condition.marks[key] = mark_key(info)
+            for doubt in condition.doubts.pop(key, ()):
+                if doubt != mark_key(info):
+                    repository.store.delete(doubt)
         except StoreError as error:
             problem = problem or f"what is damaged cannot be remembered in the store: {error}"
-    for key in set(read) & condition.marks.keys() - damaged.keys():
+    for key in set(read) & condition.suspects - damaged.keys():
         try:
-            repository.store.delete(condition.marks[key])
-            del condition.marks[key]
+            for each in condition.marks_about(key):
+                repository.store.delete(each)
+            condition.marks.pop(key, None)
+            condition.doubts.pop(key, None)
         except StoreError as error:
             problem = problem or f"the mark of what is not damaged any longer cannot be removed: {error}"
     return problem
@@ -222,14 +283,20 @@ def forget(repository: Repository, marks: Iterable[str]) -> list[str]:
     return locked
 
 
-def check_undamaged(repository: Repository, ref: BackupRef, manifest: Manifest) -> None:
-    """Before a backup is restored as a whole: raises DamagedObject if `verify` found damaged what it needs."""
+def found_damaged(repository: Repository, ref: BackupRef, manifest: Manifest) -> list[str]:
+    """Keys of what a backup needs and `verify` found damaged. Whoever can write the store can make marks, so they are a reason to look
+    first, and none to give a backup up.
+    """
     if not marks_of(repository, ref.host, ref.volume):
-        return
-    trouble = Condition.of(repository, ref.host, ref.volume).trouble(ref, manifest)
-    if trouble.damaged:
+        return []
+    return Condition.of(repository, ref.host, ref.volume).trouble(ref, manifest).damaged
+
+
+def check_undamaged(repository: Repository, ref: BackupRef, manifest: Manifest) -> None:
+    """Before a backup is restored as a whole in place of something else: raises DamagedObject if `verify` found damaged what it needs."""
+    if damaged := found_damaged(repository, ref, manifest):
         raise DamagedObject(
-            trouble.damaged[0],
+            damaged[0],
             f"verify found it so, and {ref} needs it: restore another backup, or only the paths that you need; "
             "`volferry copy` mends a store from a copy of it",
         )

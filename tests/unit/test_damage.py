@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.parts.cli import Cli
 from tests.parts.local_helper import LocalVolume
-from volferry.damage import Condition, mark_key, marked_object
+from volferry.archive.sealed import seal
+from volferry.damage import Condition, found_damaged, mark_key, marked_object, says_damaged
 from volferry.errors import ObjectLocked, StoreError
 from volferry.layout import files_key, frames_key, pack_key
 from volferry.model import BackupRef, ObjectInfo
@@ -26,6 +28,7 @@ from volferry.operations.prune import prune_volume
 from volferry.operations.verify import Verifier
 from volferry.repository import Repository
 from volferry.retention import Keep, Within
+from volferry.stores.base import put
 from volferry.stores.local import LocalStore
 
 if TYPE_CHECKING:
@@ -372,7 +375,106 @@ def test_a_mark_names_the_object_and_when_it_was_written(kind: str, seconds: flo
     mark = mark_key(info)
     assert marked_object(mark) == (key, int(modified.timestamp()))
     condition = Condition.from_lists({key: info}, [mark, "damaged/x/y/z", "damaged/x/y/p.tar.zst.5.json"])
-    assert list(condition.marks) == [key]
+    assert (list(condition.marks), condition.doubts) == ([key], {})
     assert condition.void == ["damaged/x/y/p.tar.zst.5.json"]
     later = Condition.from_lists({key: ObjectInfo(key, 1, modified + timedelta(seconds=1))}, [mark])
-    assert (later.marks, later.void) == ({}, [mark])
+    assert (later.marks, later.doubts, later.void) == ({}, {key: [mark]}, [])
+    assert later.suspects == {key}
+
+
+FORGED = {
+    "empty": b"",
+    "not sealed": b'{"key": "packs/host/vol/x", "stored_bytes": 1}',
+    "of another object": seal({"format": 2, "key": "packs/host/vol/x", "stored_bytes": 1}),
+    "of nothing": seal({"format": 2}),
+    "too large": b" " * (1 << 17),
+}
+
+
+@pytest.mark.parametrize("content", FORGED.values(), ids=FORGED)
+def test_a_mark_is_not_believed_for_its_name(lab: Lab, content: bytes) -> None:
+    first = lab.back_up()
+    objects = Condition.of(lab.repository, "host", "vol").objects
+    for info in objects.values():
+        put(lab.repository.store, mark_key(info), content)
+    assert found_damaged(lab.repository, first, lab.repository.manifest(first)) == []
+    (listed,) = lab.cli("list", "--host", "host", "--json").exits(0).json["backups"]
+    assert listed["whole"]
+    target = lab.directory / "target"
+    lab.cli("restore", f"host/{first.volume}@{first.id}", "--to", str(target)).exits(0)
+    assert (target / "noise0").read_bytes() == (lab.volume.data / "noise0").read_bytes()
+    # It may have been a mark: until the object was read, nothing new depends on it.
+    second = lab.back_up()
+    assert not set(lab.packs(first)) & set(lab.packs(second))
+    flip(lab.packs(first)[0])
+    assert lab.verify(first).findings
+    assert lab.problems == []
+    assert list(Condition.of(lab.repository, "host", "vol").marks) == [
+        str(lab.packs(first)[0].relative_to(lab.store))
+    ]
+    flip(lab.packs(first)[0])
+    assert lab.verify(first).findings == ()
+    assert lab.marks() == []
+
+
+def moved(lab: Lab) -> Repository:
+    """As `cp -r` and a bucket's sync do it: with times of its own."""
+    place = lab.directory / "moved"
+    shutil.copytree(lab.store, place, copy_function=shutil.copyfile)
+    for path in place.rglob("*.*"):
+        os.utime(path, (1_800_000_000, 1_800_000_000))
+    return Repository.open(LocalStore(place))
+
+
+def test_a_mark_outlives_a_move_of_the_store_until_its_object_was_read(lab: Lab) -> None:
+    first = lab.back_up()
+    hurt = lab.packs(first)[1]
+    flip(hurt)
+    lab.verify(first)
+    lab.repository = moved(lab)
+    assert found_damaged(lab.repository, first, lab.repository.manifest(first)) == []
+    second = lab.back_up()
+    assert hurt.name not in {path.name for path in lab.packs(second)}
+    assert lab.verify(second).findings == ()
+    lab.prune()
+    before = lab.marks("moved")
+    assert len(before) == 1
+    assert lab.verify(first).findings
+    assert len(lab.marks("moved")) == 1
+    assert lab.marks("moved") != before
+    assert found_damaged(lab.repository, first, lab.repository.manifest(first))
+    assert lab.problems == []
+
+
+def test_a_mark_of_a_moved_store_goes_once_its_object_is_found_good(lab: Lab) -> None:
+    first = lab.back_up()
+    hurt = lab.packs(first)[1]
+    flip(hurt)
+    lab.verify(first)
+    flip(hurt)
+    lab.repository = moved(lab)
+    lab.prune()
+    assert lab.marks("moved")
+    assert lab.verify(first).findings == ()
+    assert lab.marks("moved") == []
+
+
+def test_a_copy_mends_what_may_be_damaged_and_takes_its_marks_away(lab: Lab) -> None:
+    first = lab.back_up()
+    lab.replica()
+    hurt = lab.packs(first, "replica")[1]
+    flip(hurt)
+    lab.verify(first, Repository.open(LocalStore(lab.directory / "replica")))
+    os.utime(hurt, (1_800_000_000, 1_800_000_000))
+    replica = lab.replica()
+    assert lab.marks("replica") == []
+    assert Condition.of(replica, "host", "vol").suspects == set()
+    assert lab.verify(first, replica).findings == ()
+
+
+@given(st.binary(max_size=200), st.integers(0, 9))
+def test_no_content_of_a_mark_is_more_than_no_mark(data: bytes, size: int) -> None:
+    info = ObjectInfo("packs/h/v/p.tar.zst", size, datetime(2026, 1, 1, tzinfo=UTC))
+    assert not says_damaged(data, info)
+    assert says_damaged(seal({"key": info.key, "stored_bytes": size, "more": data.hex()}), info)
+    assert not says_damaged(seal({"key": info.key, "stored_bytes": size + 1}), info)

@@ -205,7 +205,7 @@ def _usable(manifest: Manifest, there: Mapping[str, int], observer: Observer) ->
 def _check_index(ref: BackupRef, condition: Condition) -> None:
     """Raises DamagedObject for an index that says something else than its packs, though each digest is right."""
     for key in (frames_key(ref), files_key(ref)):
-        if key in condition.marks:
+        if key in condition.suspects:
             raise DamagedObject(key, "verify found it so")
 
 

@@ -165,13 +165,14 @@ def _to_be_relied_on(
     target: Repository, condition: Condition, needed: Collection[str]
 ) -> tuple[dict[str, int], Collection[str]]:
     """Stored bytes of what is there, by key, but for what no backup there needs and is old: a prune of another machine may
-    be about to delete it. It is sent again, as is what `verify` found damaged there; and the keys of that.
+    be about to delete it. It is sent again, as is what `verify` found damaged there, or may be; and the keys of that.
     """
     oldest = target.store.now() - _RELIABLE_AGE
+    suspects = condition.suspects
     return {
-        key: info.size if (key in needed or info.modified >= oldest) and key not in condition.marks else -1
+        key: info.size if (key in needed or info.modified >= oldest) and key not in suspects else -1
         for key, info in condition.objects.items()
-    }, frozenset(condition.marks)
+    }, suspects
 
 
 class _Sender:
@@ -188,9 +189,10 @@ class _Sender:
         self._source = source
         self._target = target
         self._observer = observer
+        self._condition = condition
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._sizes, self._damaged = _to_be_relied_on(target, condition, needed)
+        self._sizes, self._suspects = _to_be_relied_on(target, condition, needed)
         self.sent_bytes = 0
         self._done_bytes = 0  # of the backup at hand
 
@@ -228,7 +230,7 @@ class _Sender:
 
     def _send(self, key: str, expected: ObjectDigest) -> None:
         store = self._target.store
-        if key in self._damaged and (
+        if key in self._suspects and (
             wrong := digested(self._blocks(key), algorithm=expected.digest).difference(expected)
         ):
             raise DamagedObject(key, wrong)  # what is left of it over there is better than nothing
@@ -236,7 +238,7 @@ class _Sender:
             try:
                 store.delete(key)
             except ObjectLocked as error:
-                if key in self._damaged:  # a matter of this backup, and of no other
+                if key in self._condition.marks:  # a matter of this backup, and of no other
                     raise DamagedObject(
                         key, f"verify found it so, and it cannot be mended yet: {error}"
                     ) from error
@@ -257,6 +259,11 @@ class _Sender:
                     raise
         finally:
             writer.abort()
+        for mark in self._condition.marks_about(key):
+            try:
+                store.delete(mark)
+            except StoreError:  # a doubt from now on, until the object is read
+                break
         with self._lock:
             self._sizes[key] = expected.stored_bytes
             self.sent_bytes += expected.stored_bytes

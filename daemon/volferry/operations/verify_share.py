@@ -204,7 +204,9 @@ def _read_at(
         if info is not None and not expected.other_size(info.size):
             # Written again since it was read, as by a copy that mends, it is another object.
             read_at = known.get(key, since)
-            written_at = info.modified if is_believed(info.modified, now) else read_at
+            # One that may be damaged, as after a move of the store, is read early.
+            new = is_believed(info.modified, now) and key not in condition.doubts
+            written_at = info.modified if new else read_at
             found[key] = min(now, max(read_at, written_at))
     return found
 
