@@ -257,3 +257,14 @@ def test_a_store_on_a_full_file_system_is_whole_once_there_is_room(world: World,
         cli.backup(volume)
         cli("verify", "--all", "--read").exits(0)
         assert list((directory / "store" / ".tmp").iterdir()) == []
+
+
+def test_a_directory_is_imported_and_counts_what_is_not_as_it_was(
+    world: World, backed_up: str, place: tuple[str, Path]
+) -> None:
+    kind, directory = place
+    target = world.volume_at(directory)
+    done = world.cli("import", backed_up, "--into", target, "--json").exits(3)
+    assert contents(directory) == contents(world.data(backed_up))
+    assert counted(done.json["warnings"]) == EXPECTED[kind], done.story
+    world.cli("backup", target).exits(0)  # it has no mark

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.parts.faults import built_library, environment, fault
 from tests.parts.local_helper import LocalHelper
+from tests.parts.mounts import MOUNTS
 from tests.parts.mutations import mutate
 from tests.parts.trees import Directory, assert_same, build_nasty_tree, realise, snapshot, trees
 from volferry.archive import listing, tree_scripts
@@ -41,14 +42,14 @@ def own_python(monkeypatch: pytest.MonkeyPatch) -> None:
 class Way:
     def __init__(self, place: Path) -> None:
         self.source, self.target = place / "source", place / "target"
-        self._spool = place / "spool"
-        for each in (self.source, self.target, self._spool):
+        self.spool = place / "spool"
+        for each in (self.source, self.target, self.spool):
             each.mkdir()
         # Of the source's commands; it may be changed before they are started.
         self.environment: dict[str, str] = {}
-        self._helpers = [
-            LocalHelper(self.source, self._spool, self.environment),
-            LocalHelper(self.target, self._spool),
+        self.helpers = [
+            LocalHelper(self.source, self.spool, self.environment),
+            LocalHelper(self.target, self.spool),
         ]
         self.transfer = self.again()
 
@@ -56,9 +57,9 @@ class Way:
         """One that knows nothing of those before."""
         here, there = (
             Place(cast("Any", helper), str(directory))
-            for helper, directory in zip(self._helpers, (self.source, self.target), strict=True)
+            for helper, directory in zip(self.helpers, (self.source, self.target), strict=True)
         )
-        return Transfer(here, there, self._spool / "leg", Silent())
+        return Transfer(here, there, self.spool / "leg", Silent())
 
     def assert_same(self) -> None:
         expected = {
@@ -67,7 +68,7 @@ class Way:
         assert_same(expected, snapshot(self.target))
 
     def end(self) -> None:
-        for helper in self._helpers:
+        for helper in self.helpers:
             helper.end()
 
 
@@ -306,3 +307,64 @@ def test_a_file_that_is_said_to_have_no_blocks_goes_over_with_its_data(library: 
         made.transfer.run(last=True)
         made.transfer.check(checksum=False)
         assert (made.target / "file").read_bytes() == b"data" * 5000
+
+
+def fill_with_owners(directory: Path) -> None:
+    (directory / "dir").mkdir()
+    for number, name in enumerate(("one", "dir/two", "dir", ".")):
+        if not name.endswith(("dir", ".")):
+            (directory / name).write_text(name)
+        os.chown(directory / name, 1000 + number, 1000)
+        os.utime(directory / name, ns=(0, 1_500_000_001_123_456_789))
+
+
+def first_pass(transfer: Transfer) -> None:
+    transfer.run()
+    transfer.check_holds("volume")
+
+
+def lesser(made: Way, *, counted: bool) -> Transfer:
+    helpers = made.helpers
+    here, there = (
+        Place(cast("Any", helper), str(directory))
+        for helper, directory in zip(helpers, (made.source, made.target), strict=True)
+    )
+    return Transfer(here, there, made.spool / "lesser", Silent(), lesser=counted)
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_what_a_file_system_cannot_hold_is_counted_where_that_is_asked_for(kind: str) -> None:
+    with way() as made:
+        fill_with_owners(made.source)
+        made.target.rmdir()
+        with MOUNTS[kind](made.target):
+            transfer = lesser(made, counted=True)
+            transfer.run(last=True)
+            transfer.check(checksum=False)
+            transfer.settle_root()
+            assert (made.target / "dir" / "two").read_text() == "dir/two"
+            assert transfer.differing["owner"].startswith("4 entries have another owner than in the source")
+            # What is written to meanwhile is no matter of the file system.
+            (made.source / "one").write_text("two")
+            with pytest.raises(RestoreMismatch):
+                transfer.check(checksum=False)
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_a_target_that_cannot_hold_what_the_source_has_is_known_after_the_first_pass(kind: str) -> None:
+    with way() as made:
+        fill_with_owners(made.source)
+        made.target.rmdir()
+        with MOUNTS[kind](made.target):
+            transfer = lesser(made, counted=False)
+            with pytest.raises((CommandFailed, RestoreMismatch), match="owner"):
+                first_pass(transfer)
+
+
+def test_a_target_that_holds_all_is_no_reason_to_stop() -> None:
+    with way() as made:
+        build_nasty_tree(made.source)
+        made.transfer.run()
+        (made.source / "written meanwhile").write_text("new")
+        mutate(os.fsencode(made.source), random.Random(4), 20)
+        made.transfer.check_holds("volume")

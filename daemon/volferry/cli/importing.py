@@ -215,8 +215,8 @@ def _imported(
         source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)
         _check_directory(source, found)
         target = stack.enter_context(_target(session, run, settings, into, labels))
-        entries, size = _copied(session, source, target, into, run, observer)
-        return _Report(found.name, into, entries, size, _since(started), found.place)
+        entries, size, warnings = _copied(session, source, target, into, run, observer)
+        return _Report(found.name, into, entries, size, _since(started), found.place, warnings=warnings)
 
 
 def _since(started: float) -> float:
@@ -226,7 +226,7 @@ def _since(started: float) -> float:
 def _check_directory(source: Place, found: Mounted) -> None:
     from volferry.archive.commands import kind_command  # noqa: PLC0415
     from volferry.errors import CommandFailed  # noqa: PLC0415
-    from volferry.operations.transfer import run as run_there  # noqa: PLC0415
+    from volferry.operations.streams import run as run_there  # noqa: PLC0415
 
     try:
         kind = run_there(source, kind_command(source.directory), "looking")
@@ -238,12 +238,12 @@ def _check_directory(source: Place, found: Mounted) -> None:
 
 def _copied(
     session: Session, source: Place, target: Place, volume: str, run: Run, observer: TerminalObserver
-) -> tuple[int, int]:
-    """Entries and bytes. What is written meanwhile is sent again; a source that does not hold still is an error."""
-    from volferry.operations.restore import unmark  # noqa: PLC0415
+) -> tuple[int, int, tuple[str, ...]]:
+    """Entries, bytes, and what the target cannot hold. What is written meanwhile is sent again; a source that does not hold still is an error."""
+    from volferry.operations.restore import unmark, warnings_of  # noqa: PLC0415
     from volferry.operations.transfer import Transfer  # noqa: PLC0415
 
-    transfer = Transfer(source, target, run.spool / "import", observer)
+    transfer = Transfer(source, target, run.spool / "import", observer, lesser=True)
     for left in reversed(range(_PASSES)):
         transfer.run(last=not left)
         try:
@@ -258,7 +258,8 @@ def _copied(
             check_still_usable(session, volume)
             unmark(target.helper, volume)
             transfer.settle_root()
-            return listing.entries, listing.source_bytes
+            warnings = warnings_of(transfer.log, transfer.differing, observer) if transfer.log else ()
+            return listing.entries, listing.source_bytes, warnings
     raise AssertionError
 
 

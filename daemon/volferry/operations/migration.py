@@ -47,7 +47,7 @@ class Leg:
 
 def pass_by_pass(legs: Sequence[Leg], observer: Observer) -> None:
     """While the services run: everything, then what changed meanwhile, for as long as each round takes much less time than the one
-    before. Raises VolferryError.
+    before. After the first, what a target's file system cannot hold ends it: nothing is stopped by then. Raises VolferryError.
     """
     for leg in legs:
         mark(leg.target_helper, leg.target, leg.mark_text)
@@ -64,6 +64,9 @@ def pass_by_pass(legs: Sequence[Leg], observer: Observer) -> None:
         observer.note(
             f"pass {len(legs[0].passes)}: {sum(leg.passes[-1].entries for leg in legs):,} entries in {took:.1f} s"
         )
+        if before is None:
+            for leg in legs:
+                leg.transfer.check_holds(leg.target)
         if took < _SHORT_SECONDS or (before is not None and took > before * _MUCH_SHORTER):
             return
         before = took

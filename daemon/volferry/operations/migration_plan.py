@@ -14,7 +14,7 @@ from volferry.errors import CommandFailed, NoSuchVolume
 from volferry.operations.new_volume import labels_note, with_labels_of
 from volferry.operations.places import Place
 from volferry.operations.restore import is_empty, is_marked, mark_text
-from volferry.operations.transfer import run
+from volferry.operations.streams import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -10,7 +10,7 @@ from volferry.archive.listing import parse_record
 from volferry.errors import CommandFailed
 from volferry.operations.place_listing import list_place
 from volferry.operations.restore import unmark, warnings_of
-from volferry.operations.transfer import run
+from volferry.operations.streams import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

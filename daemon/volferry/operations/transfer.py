@@ -4,36 +4,35 @@ both at the end.
 
 from __future__ import annotations
 
+import filecmp
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import create_command, extract_command, sync_command
+from volferry.archive.commands import sync_command
+from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.index import file_blocks
-from volferry.archive.listing import Entry, parse_record, path_of, split_records
-from volferry.archive.scripts import SCRIPT_COMMAND, delete_paths_script
-from volferry.archive.tarlog import TarLog
+from volferry.archive.listing import Entry, paired, parse_record, path_of, split_records
+from volferry.archive.scripts import delete_paths_script
 from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, clear_command, digest_command
-from volferry.errors import CommandFailed, RestoreMismatch
+from volferry.errors import RestoreMismatch
 from volferry.interrupts import held_back
 from volferry.model import printable
 from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
-from volferry.operations.comparison import MIGRATED, check_same
+from volferry.operations.comparison import MIGRATED, check_held, check_same
 from volferry.operations.place_listing import list_place, list_source
+from volferry.operations.streams import Lines, checked, feeding, run, run_script, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from volferry.engine.channel import Process
     from volferry.observer import Observer
     from volferry.operations.places import Place
 
 _READ_BYTES = 1 << 20
-_FEED_BYTES = 16 << 10
-_MOST_LINES = 20
 _PROGRESS_ENTRIES = 4096
 
 
@@ -49,7 +48,13 @@ class Sent:
 class Transfer:
     """One volume's way. Its target holds anything between the first pass and a comparison that found no difference."""
 
-    def __init__(self, source: Place, target: Place, spool: Path, observer: Observer) -> None:
+    def __init__(
+        self, source: Place, target: Place, spool: Path, observer: Observer, *, lesser: bool = False
+    ) -> None:
+        """`lesser`: what the target's file system cannot hold is counted, in `log` and `differing`, and no reason to fail."""
+        self.log = ExtractLog() if lesser else None
+        self.differing: dict[str, str] = {}
+        self._lists = AccessLists()
         self._source = source
         self._target = target
         self._spool = spool
@@ -81,7 +86,15 @@ class Transfer:
         if changes.clear.stat().st_size:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
-        sent = send(self._source, self._target, changes.paths, self._observer, holes=now.holes)
+        sent = send(
+            self._source,
+            self._target,
+            changes.paths,
+            self._observer,
+            holes=now.holes,
+            log=self.log,
+            lists=self._lists,
+        )
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
         self._doubted = sent.doubted | dict.fromkeys(unread, "could not be read")
         # Whatever was not sent as it is, is sent again by the next pass.
@@ -91,7 +104,11 @@ class Transfer:
 
     def settle_root(self) -> None:
         """After a change in the root of the target that the source does not have."""
-        send(self._source, self._target, iter([b"."]), self._observer)
+        # What of it could not be set is counted already.
+        log = ExtractLog() if self.log is not None else None
+        send(self._source, self._target, iter([b"."]), self._observer, log=log)
+        if self.log is not None and not self._lists.found:
+            self.log.had_no_access_lists()
 
     def check(self, *, checksum: bool) -> ListingFile:
         """Lists both anew, and compares. All is on the disk of the target when it returns. Returns the source's listing. Raises
@@ -112,7 +129,7 @@ class Transfer:
         _both(list_side)
         source, target = (_raised(side) for side in sides)
         self._check_all_was_read(source)
-        check_same(_entries(source), _entries(target), self._observer, wording=MIGRATED)
+        self._compare(source, target)
         if checksum:
             self._observer.phase("comparing contents", total_entries=source.entries)
             for record, same in self._compared(source.records(), source.entries):
@@ -122,6 +139,45 @@ class Transfer:
                         "in the target volume than in the source"
                     )
         return source
+
+    def _compare(self, source: ListingFile, target: ListingFile) -> None:
+        try:
+            check_same(_entries(source), _entries(target), self._observer, wording=MIGRATED)
+        except RestoreMismatch:
+            # Of a source that did not stand still, a difference may be one of contents.
+            still = self._known is not None and filecmp.cmp(self._known.path, source.path, shallow=False)
+            if self.log is None or not still:
+                raise
+            self.differing = check_held(
+                paired(_entries(source), _entries(target)),
+                self._observer,
+                wording=MIGRATED,
+                times_refused="time" in self.log.refused,
+            )
+
+    def check_holds(self, volume: str) -> None:
+        """After a pass, while the source may be written to: whether the target's file system holds modes, owners and times. Raises
+        RestoreMismatch if an entry has others there, though it has not changed in the source.
+        """
+        known = self._known
+        if known is None:
+            return
+        there = list_place(self._target, self._spool / "held", marked=True)
+        differing = self._spool / "differing"
+        with differing.open("wb") as out:
+            for mine, other in paired_records(known.records(), there.records()):
+                if mine is not None and other is not None and _not_held(mine, other):
+                    out.write(mine + b"\0")
+        if not differing.stat().st_size:
+            return
+        now = list_source(self._source, self._spool / "now", self._observer)
+        for mine, record in paired_records(split_records(file_blocks(differing)), now.records()):
+            if mine is not None and mine == record and path_of(mine) not in known.doubted:
+                path = printable(path_of(mine)) or "the root directory"
+                raise RestoreMismatch(
+                    f"the file system of volume {volume} on the target cannot hold the owner, mode or time of {path!r}: nothing was stopped; choose a volume on "
+                    "another one, or restore a backup there, which counts what is not as it was"
+                )
 
     def _check_all_was_read(self, source: ListingFile) -> None:
         """Raises RestoreMismatch if something is in the source that the last pass could not read as it is: the target has something in
@@ -175,102 +231,10 @@ class Transfer:
         process = self._target.helper.start(
             clear_command(self._target.directory), stdin=True, on_stderr=lines.add
         )
-        with _feeding(process, split_records(file_blocks(changes.clear))):
+        with feeding(process, split_records(file_blocks(changes.clear))):
             while process.read(_READ_BYTES):
                 pass
         checked(process.wait(), lines, "writing the volume")
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """What went over as a tar stream."""
-
-    stream_bytes: int
-    doubted: dict[bytes, str]  # by path: what may not have gone over as it is in the source, and why
-
-
-def send(
-    source: Place, target: Place, paths: Iterator[bytes], observer: Observer, *, holes: bool = True
-) -> Stream:
-    """Entries of the source, each alone, into the target."""
-    log, lines = TarLog(), Lines()
-    reading = source.helper.start(
-        create_command(source.directory, holes=holes), stdin=True, on_stderr=log.line, bulk="stdout"
-    )
-    writing = target.helper.start(
-        extract_command(target.directory), stdin=True, on_stderr=lines.add, bulk="stdin"
-    )
-    done = pump(reading, writing, paths, observer)
-    while writing.read(_READ_BYTES):
-        pass
-    if (why := log.why_failed(reading.wait())) is not None:
-        raise CommandFailed(why)
-    checked(writing.wait(), lines, "writing the volume")
-    for line in lines.kept:
-        observer.note(line)
-    findings = log.torn | log.unreadable
-    doubted = dict.fromkeys(log.gone, "was gone when it was to be read")
-    return Stream(done, doubted | {path: finding.detail for path, finding in findings.items()})
-
-
-def pump(reading: Process, writing: Process, paths: Iterable[bytes], observer: Observer) -> int:
-    """Returns the bytes that went through. Who takes no more has its status say why."""
-    buffer = memoryview(bytearray(_READ_BYTES))
-    done = 0
-    with _feeding(reading, paths):
-        taken = True
-        while size := reading.read_into(buffer):
-            if taken:
-                try:
-                    writing.write(buffer[:size])
-                except BrokenPipeError:
-                    taken = False
-            done += size
-            observer.advance(done_bytes=done, done_entries=0)
-        if taken:
-            try:
-                writing.close_stdin()
-            except BrokenPipeError:
-                pass
-    return done
-
-
-def run(place: Place, command: list[str], what: str) -> bytes:
-    """The stdout of a command that must succeed."""
-    lines = Lines()
-    process = place.helper.start(command, on_stderr=lines.add)
-    output = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
-    checked(process.wait(), lines, what)
-    return output
-
-
-def run_script(place: Place, script: Iterable[bytes]) -> None:
-    """Through the stdin of a shell, which must succeed."""
-    lines = Lines()
-    process = place.helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lines.add)
-    try:
-        for piece in script:
-            process.write(piece)
-        process.close_stdin()
-    except BrokenPipeError:
-        pass
-    while process.read(_READ_BYTES):
-        pass
-    checked(process.wait(), lines, "writing the volume")
-
-
-class Lines:
-    def __init__(self) -> None:
-        self.kept: list[str] = []
-
-    def add(self, line: bytes) -> None:
-        if line and len(self.kept) < _MOST_LINES:
-            self.kept.append(line.decode("utf-8", "backslashreplace"))
-
-
-def checked(status: int, lines: Lines, what: str) -> None:
-    if status:
-        raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
 
 
 def _entries(listing: ListingFile) -> Iterator[Entry]:
@@ -285,6 +249,15 @@ def _may_be_same(mine: bytes, other: bytes) -> bool:
     same_size = one.kind != b"f" or one.size == two.size
     fields = ("kind", "mode", "uid", "gid", "mtime", "target")
     return same_size and all(getattr(one, each) == getattr(two, each) for each in fields)
+
+
+def _not_held(mine: bytes, other: bytes) -> bool:
+    """Whether what is as it was sent has another mode, owner or time. A directory's time is set anew by what goes on in it."""
+    one, two = parse_record(mine).stat, parse_record(other).stat
+    if one.kind != two.kind or (one.kind == b"f" and one.size != two.size):
+        return False
+    fields = ("mode", "uid", "gid") if one.kind == b"d" else ("mode", "uid", "gid", "mtime")
+    return any(getattr(one, each) != getattr(two, each) for each in fields)
 
 
 def _made_unequal(record: bytes) -> bytes:
@@ -313,40 +286,11 @@ def _digests(place: Place, records: Path) -> Iterator[Callable[[], bytes]]:
         return found
 
     paths = (path_of(record) or b"." for record in split_records(file_blocks(records)))
-    with _feeding(process, paths):
+    with feeding(process, paths):
         yield take
     while process.read(_READ_BYTES):
         pass
     checked(process.wait(), lines, "reading the volume")
-
-
-@contextmanager
-def _feeding(process: Process, paths: Iterable[bytes]) -> Iterator[None]:
-    """Feeds NUL-ended paths to `process` from a thread of its own."""
-    failure: list[BaseException] = []
-
-    def feed() -> None:
-        try:
-            batch = bytearray()
-            for path in paths:
-                batch += path + b"\0"
-                if len(batch) > _FEED_BYTES:
-                    process.write(bytes(batch))
-                    batch.clear()
-            process.write(bytes(batch))
-            process.close_stdin()
-        except BrokenPipeError:
-            pass  # its exit status says why
-        except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that can handle it
-            failure.append(error)
-
-    thread = threading.Thread(target=feed, daemon=True, name="feed")
-    with held_back():
-        thread.start()
-    yield
-    thread.join()
-    if failure:
-        raise failure[0]
 
 
 def _both(work: Callable[[int], None]) -> None:

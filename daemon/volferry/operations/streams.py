@@ -1,0 +1,172 @@
+"""Tar streams from one place into another, and commands that must succeed there."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry.archive.commands import create_command, extract_command
+from volferry.archive.scripts import SCRIPT_COMMAND
+from volferry.archive.tarlog import TarLog
+from volferry.errors import CommandFailed
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from volferry.archive.extractlog import AccessLists, ExtractLog
+    from volferry.engine.channel import Process
+    from volferry.observer import Observer
+    from volferry.operations.places import Place
+
+_READ_BYTES = 1 << 20
+_FEED_BYTES = 16 << 10
+_MOST_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What went over as a tar stream."""
+
+    stream_bytes: int
+    doubted: dict[bytes, str]  # by path: what may not have gone over as it is in the source, and why
+
+
+def send(
+    source: Place,
+    target: Place,
+    paths: Iterator[bytes],
+    observer: Observer,
+    *,
+    holes: bool = True,
+    log: ExtractLog | None = None,
+    lists: AccessLists | None = None,
+) -> Stream:
+    """Entries of the source, each alone, into the target. With `log`, which gets them all, complaints about what its file system cannot
+    hold are no reason to fail; `lists` gets the stream, too.
+    """
+    said, lines = TarLog(), Lines()
+    reading = source.helper.start(
+        create_command(source.directory, holes=holes), stdin=True, on_stderr=said.line, bulk="stdout"
+    )
+    writing = target.helper.start(
+        extract_command(target.directory),
+        stdin=True,
+        on_stderr=lines.add if log is None else log.line,
+        bulk="stdin",
+    )
+    look = lists.look if log is not None and lists is not None else None
+    done = pump(reading, writing, paths, observer, look)
+    while writing.read(_READ_BYTES):
+        pass
+    if (why := said.why_failed(reading.wait())) is not None:
+        raise CommandFailed(why)
+    status = writing.wait()
+    if log is None:
+        checked(status, lines, "writing the volume")
+        for line in lines.kept:
+            observer.note(line)
+    elif not log.succeeded(status):
+        raise CommandFailed(f"writing the volume failed: {log.why()}")
+    findings = said.torn | said.unreadable
+    doubted = dict.fromkeys(said.gone, "was gone when it was to be read")
+    return Stream(done, doubted | {path: finding.detail for path, finding in findings.items()})
+
+
+def pump(
+    reading: Process,
+    writing: Process,
+    paths: Iterable[bytes],
+    observer: Observer,
+    look: Callable[[bytes], None] | None = None,
+) -> int:
+    """Returns the bytes that went through, at which `look` looks. Who takes no more has its status say why."""
+    buffer = memoryview(bytearray(_READ_BYTES))
+    done = 0
+    with feeding(reading, paths):
+        taken = True
+        while size := reading.read_into(buffer):
+            if look is not None:
+                look(bytes(buffer[:size]))
+            if taken:
+                try:
+                    writing.write(buffer[:size])
+                except BrokenPipeError:
+                    taken = False
+            done += size
+            observer.advance(done_bytes=done, done_entries=0)
+        if taken:
+            try:
+                writing.close_stdin()
+            except BrokenPipeError:
+                pass
+    return done
+
+
+def run(place: Place, command: list[str], what: str) -> bytes:
+    """The stdout of a command that must succeed."""
+    lines = Lines()
+    process = place.helper.start(command, on_stderr=lines.add)
+    output = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    checked(process.wait(), lines, what)
+    return output
+
+
+def run_script(place: Place, script: Iterable[bytes]) -> None:
+    """Through the stdin of a shell, which must succeed."""
+    lines = Lines()
+    process = place.helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lines.add)
+    try:
+        for piece in script:
+            process.write(piece)
+        process.close_stdin()
+    except BrokenPipeError:
+        pass
+    while process.read(_READ_BYTES):
+        pass
+    checked(process.wait(), lines, "writing the volume")
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    def add(self, line: bytes) -> None:
+        if line and len(self.kept) < _MOST_LINES:
+            self.kept.append(line.decode("utf-8", "backslashreplace"))
+
+
+def checked(status: int, lines: Lines, what: str) -> None:
+    if status:
+        raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
+
+
+@contextmanager
+def feeding(process: Process, paths: Iterable[bytes]) -> Iterator[None]:
+    """Feeds NUL-ended paths to `process` from a thread of its own."""
+    failure: list[BaseException] = []
+
+    def feed() -> None:
+        try:
+            batch = bytearray()
+            for path in paths:
+                batch += path + b"\0"
+                if len(batch) > _FEED_BYTES:
+                    process.write(bytes(batch))
+                    batch.clear()
+            process.write(bytes(batch))
+            process.close_stdin()
+        except BrokenPipeError:
+            pass  # its exit status says why
+        except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that can handle it
+            failure.append(error)
+
+    thread = threading.Thread(target=feed, daemon=True, name="feed")
+    with held_back():
+        thread.start()
+    yield
+    thread.join()
+    if failure:
+        raise failure[0]
