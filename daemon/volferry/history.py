@@ -5,7 +5,7 @@ the past, nothing else.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
@@ -41,13 +41,17 @@ CREATE TABLE IF NOT EXISTS runs (
     stored_bytes INTEGER NOT NULL DEFAULT 0,
     seconds REAL NOT NULL DEFAULT 0,
     downtime_seconds REAL NOT NULL DEFAULT 0,
-    findings INTEGER NOT NULL DEFAULT 0
+    findings INTEGER NOT NULL DEFAULT 0,
+    store TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS runs_of_a_volume ON runs (volume, number);
 CREATE TABLE IF NOT EXISTS seen (volume TEXT PRIMARY KEY, first REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scheduled (volume TEXT PRIMARY KEY, schedule TEXT NOT NULL, newest REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (volume TEXT, outcome TEXT, count INTEGER NOT NULL, PRIMARY KEY (volume, outcome));
 """
+
+# Of a database that an earlier version has made. Its runs are of a store that nobody knows: they count for each.
+_STORE_COLUMN = "ALTER TABLE runs ADD COLUMN store TEXT NOT NULL DEFAULT ''"
 
 # `troubled`: the backup is good, but something after it was not: a service that could not be started, a hook that failed.
 Outcome = Literal["running", "done", "findings", "troubled", "failed", "interrupted"]
@@ -73,6 +77,7 @@ class PastRun:
     seconds: float = 0.0
     downtime_seconds: float = 0.0
     findings: int = 0
+    store: str = ""  # its place; empty where an earlier version has kept the run
 
     @property
     def good(self) -> bool:
@@ -82,7 +87,9 @@ class PastRun:
 class History:
     """Of one state directory. What is wrong with its file is never a reason not to back up."""
 
-    def __init__(self, state_directory: Path) -> None:
+    def __init__(self, state_directory: Path, store: str = "") -> None:
+        """Runs are kept as those of `store`, a place, and only those of it are shown; all of them where it is empty."""
+        self.store = store
         self._state = state_directory
         self._path = state_directory / _FILE
 
@@ -91,8 +98,8 @@ class History:
         try:
             with self._opened() as database, database:
                 cursor = database.execute(
-                    "INSERT INTO runs (run, host, volume, began) VALUES (?, ?, ?, ?)",
-                    (run, host, volume, now.timestamp()),
+                    "INSERT INTO runs (run, host, volume, began, store) VALUES (?, ?, ?, ?, ?)",
+                    (run, host, volume, now.timestamp(), self.store),
                 )
                 return int(cursor.lastrowid or 0)
         except sqlite3.OperationalError:
@@ -152,7 +159,9 @@ class History:
     def last(self) -> dict[str, PastRun]:
         """The newest run of each volume, by its name."""
         found = self._select(
-            "SELECT * FROM runs WHERE number IN (SELECT max(number) FROM runs GROUP BY volume)"
+            "SELECT * FROM runs WHERE number IN "
+            "(SELECT max(number) FROM runs WHERE (?1 = '' OR store IN ('', ?1)) GROUP BY volume)",
+            self.store,
         )
         return {run.volume: run for run in found}
 
@@ -164,16 +173,25 @@ class History:
         """The newest run of each volume that has made a backup."""
         found = self._select(
             "SELECT * FROM runs WHERE number IN "
-            "(SELECT max(number) FROM runs WHERE outcome IN ('done', 'findings', 'troubled') GROUP BY volume)"
+            "(SELECT max(number) FROM runs WHERE (?1 = '' OR store IN ('', ?1)) "
+            "AND outcome IN ('done', 'findings', 'troubled') GROUP BY volume)",
+            self.store,
         )
         return {run.volume: run for run in found}
 
     def recent(self, count: int, *, since: datetime | None = None) -> list[PastRun]:
         """The newest ones, newest last."""
         after = since.timestamp() if since is not None else 0.0
-        return self._select("SELECT * FROM runs WHERE began >= ? ORDER BY number DESC LIMIT ?", after, count)[
-            ::-1
-        ]
+        return self._select(
+            "SELECT * FROM runs WHERE (?1 = '' OR store IN ('', ?1)) AND began >= ?2 ORDER BY number DESC LIMIT ?3",
+            self.store,
+            after,
+            count,
+        )[::-1]
+
+    def has(self, run: str, volume: str) -> bool:
+        """Whether that run is kept, of whatever store."""
+        return bool(self._select("SELECT * FROM runs WHERE run = ? AND volume = ? LIMIT 1", run, volume))
 
     def first_seen(self, volumes: Iterable[str], now: datetime) -> dict[str, datetime]:
         """When each of these volumes was seen first, which may be now."""
@@ -255,14 +273,18 @@ class History:
             # Of what a power failure takes, none is worth waiting for the disk.
             database.execute("PRAGMA synchronous = OFF")
             database.executescript(_SCHEMA)
+            columns = {column[1] for column in database.execute("PRAGMA table_info(runs)")}
+            if "store" not in columns:
+                with suppress(sqlite3.OperationalError):  # another process was faster
+                    database.execute(_STORE_COLUMN)
             yield database
 
 
 class Record:
     """Keeps one run of one volume, from entering the `with` to leaving it."""
 
-    def __init__(self, state_directory: Path, run: str, host: str, volume: str) -> None:
-        self._history = History(state_directory)
+    def __init__(self, state_directory: Path, run: str, host: str, volume: str, store: str = "") -> None:
+        self._history = History(state_directory, store)
         self._begun = (run, host, volume)
         self._stats: BackupStats | None = None
         self._problems: list[str] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Meta
 
@@ -114,6 +116,16 @@ class StoreConfig(Section, frozen=True):
             raise ValueError("access_key_id needs secret_access_key")
         if self.kms_key_id and self.encryption != "aws:kms":
             raise ValueError('kms_key_id needs encryption = "aws:kms"')
+
+    @property
+    def place(self) -> str:
+        """Where it is, the same however a path is written: by this, what was run is kept by store."""
+        url = self.url
+        if "://" not in url or url.startswith("file:"):
+            # Path.expanduser raises where there is no such user; a place is no reason to fail.
+            path = unquote(urlsplit(url).path) if "://" in url else os.path.expanduser(url)  # noqa: PTH111
+            return str(Path(path).absolute())
+        return f"{self.endpoint or ''} {url.rstrip('/')}".strip()
 
     @property
     def credentials(self) -> tuple[str, str, str | None] | None:

@@ -329,6 +329,29 @@ def test_a_backup_of_a_wrong_clock_makes_no_volume_less_late(world: World) -> No
     assert not row()["late"]
 
 
+def test_status_is_of_the_store_that_is_asked_for(world: World, config: Path, tmp_path: Path) -> None:
+    del config
+    volume = world.filled()
+    world.cli.backup(volume)
+    (tmp_path / "file").touch()
+    mistyped = str(tmp_path / "file")
+    world.cli("backup", volume, "--store", mistyped).exits(1)
+    (row,) = world.cli("status", "--json").exits(0).json["volumes"]
+    assert (row["last"]["outcome"], row["last"]["store"]) == ("done", str(world.store))
+    assert "failed" in world.cli("status", "--store", mistyped).exits(1).stdout
+
+
+def test_status_ends_with_1_after_a_run_that_failed_as_long_as_its_volume_is_there(
+    world: World, config: Path
+) -> None:
+    del config
+    volume = world.volume(options={"type": "none", "o": "bind", "device": "/nowhere"})
+    world.cli("backup", volume).exits(1)
+    assert "failed" in world.cli("status").exits(1).stdout
+    world.remove(volume)
+    assert "failed" in world.cli("status").exits(0).stdout
+
+
 def test_status_says_what_runs_and_what_was_interrupted(world: World, config: Path) -> None:
     del config
     volume = world.volume(labels=DUE)

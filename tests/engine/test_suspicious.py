@@ -43,6 +43,9 @@ def test_an_emptied_volume(world: World) -> None:
     assert not (world.store / "accepted").exists()
     assert world.cli("accept", volume).code == 0
     assert "accepted" in world.cli("list", volume).stdout
+    assert f"{volume}: accepted: shrunk: from 31" in world.cli("status").stdout
+    (row,) = world.cli("status", "--json").json["volumes"]
+    assert row["accepted"] is True
     assert world.cli("backup", volume).code == 0
     assert world.cli("prune", volume).code == 0
     assert good["id"] not in {each["id"] for each in world.cli("list", volume, "--json").json["backups"]}

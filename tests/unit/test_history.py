@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -48,6 +50,35 @@ def test_what_was_run_is_there_with_how_it_went(tmp_path: Path) -> None:
         ("vol", "failed"): 2,
         ("vol", "interrupted"): 1,
     }
+
+
+def test_a_store_has_its_own_runs_and_those_of_which_nobody_knows_the_store(tmp_path: Path) -> None:
+    with Record(tmp_path, "old", "host", "vol") as record:
+        record.made(STATS, [])
+    with Record(tmp_path, "good", "host", "vol", "/srv/real") as record:
+        record.made(STATS, [])
+    with pytest.raises(HookFailed), Record(tmp_path, "bad", "host", "vol", "/srv/mistyped"):
+        raise HookFailed("no")
+    real, mistyped = History(tmp_path, "/srv/real"), History(tmp_path, "/srv/mistyped")
+    assert (real.last()["vol"].run, real.last()["vol"].store, real.failed()) == ("good", "/srv/real", set())
+    assert (mistyped.last()["vol"].run, mistyped.failed()) == ("bad", {"vol"})
+    assert mistyped.last_good()["vol"].run == "old"
+    assert [run.run for run in real.recent(9)] == ["old", "good"]
+    assert [run.run for run in History(tmp_path).recent(9)] == ["old", "good", "bad"]
+    assert real.has("bad", "vol")
+    assert not real.has("bad", "other")
+
+
+def test_a_database_of_an_earlier_version_is_read_and_written(tmp_path: Path) -> None:
+    with Record(tmp_path, "old", "host", "vol") as record:
+        record.made(STATS, [])
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as database:
+        database.execute("ALTER TABLE runs DROP COLUMN store")
+    history = History(tmp_path, "/srv")
+    assert [(run.run, run.findings, run.store) for run in history.recent(9)] == [("old", 0, "")]
+    with Record(tmp_path, "new", "host", "vol", "/srv") as record:
+        record.made(STATS, [])
+    assert [(run.run, run.store) for run in history.recent(9)] == [("old", ""), ("new", "/srv")]
 
 
 def test_findings_are_an_outcome_of_their_own(tmp_path: Path) -> None:

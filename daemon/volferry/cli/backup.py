@@ -152,7 +152,9 @@ def _back_up(
         settings = session.helper_settings()
         opened = OpenedStore(session, run, new_store=new_store)
         for volume in volumes:
-            record = Record(session.config.state_dir, run.id, session.host, volume.name)
+            record = Record(
+                session.config.state_dir, run.id, session.host, volume.name, session.config.store_config.place
+            )
             try:
                 with record:
                     stats, problems = back_up_one(session, volume, opened, settings, run, wanted[volume.name])

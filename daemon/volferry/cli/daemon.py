@@ -108,7 +108,7 @@ class _Daemon:
         self._at_end = at_end
         _configure_log(settings.config)
         self._log: Log = structlog.get_logger()
-        self.history = History(settings.config.state_dir)
+        self.history = History(settings.config.state_dir, settings.config.store_config.place)
         self.verified = VerificationLog(settings.config.state_dir)
         self._surroundings = EngineAndStore(
             lambda: self._config, self.history, lambda: self._wake.put(("changed", None)), self._log
@@ -256,8 +256,7 @@ class _Daemon:
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""
         self.history.settle(now)
-        last = self.history.last().get(volume)
-        if not ending.good and not ending.interrupted and (last is None or last.run != run):
+        if not ending.good and not ending.interrupted and not self.history.has(run, volume):
             number = self.history.begin(run, self._surroundings.host(), volume, now)
             self.history.end(number, now, "failed", error=ending.error)
 
@@ -273,6 +272,7 @@ class _Daemon:
             self._log.error("the configuration is not used, the one before stays", error=str(error))
         else:
             _configure_log(self._config)
+            self.history.store = self._config.store_config.place
             self._loop.agenda.zone = zone_of(self._config)
             self._digest_due = None
             self._surroundings.close()

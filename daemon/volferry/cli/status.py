@@ -13,7 +13,7 @@ import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.stored import VerifyStatus, troubles_of_host
+from volferry.cli.stored import VerifyStatus, accepted_volumes, troubles_of_host
 from volferry.cli.surroundings import view_of, zone_of
 from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.config import accepted_path, config_path, load_config
@@ -41,16 +41,17 @@ def status(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what ran, what runs, what is next, what is late, and which backups cannot be restored. Exit code 1 if something is late, went wrong last time, or cannot be restored."""
+    """Show what ran, what runs, what is next, what is late, and which backups cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, or a backup cannot be restored."""
     if health:
         return _health(_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    history = History(session.config.state_dir)
+    history = History(session.config.state_dir, session.config.store_config.place)
     now = datetime.now(UTC)
     history.settle(now)
     last = history.last()
-    appointments, wrong, trouble = _appointments(session, history, now)
+    appointments, wrong, there, trouble = _appointments(session, history, now)
     troubles, unknown = troubles_of_host(session)
+    accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now)
     due = {each.volume: each for each in appointments}
     names = sorted({*last, *due, *wrong, *(ref.volume for ref in troubles)})
@@ -63,6 +64,7 @@ def status(
                     {
                         "volume": name,
                         "last": _document(last[name]) if name in last else None,
+                        "accepted": name in accepted,
                         "next": due[name].at.isoformat() if name in due else None,
                         "late": due[name].late if name in due else None,
                         "error": wrong.get(name),
@@ -82,7 +84,7 @@ def status(
             }
         )
     else:
-        _print(names, last, due, wrong, now)
+        _print(names, last, due, wrong, accepted, now)
         for line in verifying.lines(now):
             print(line)
     for ref, each in troubles.items():
@@ -91,9 +93,18 @@ def status(
         say(f"volferry: what is stored cannot be looked at: {unknown}")
     if trouble:
         say(f"volferry: what is due cannot be found out: {trouble}")
-    failed = any(name in last and last[name].outcome == "failed" for name in due)
+    # Of a volume that is gone nobody could ever make it good.
+    failed = any(
+        run.outcome in {"failed", "troubled"} and (name in there or _is_bind(name))
+        for name, run in last.items()
+    )
     bad = trouble or unknown or wrong or failed or any(each.late for each in appointments)
     return 1 if bad or troubles or verifying.bad else 0
+
+
+def _is_bind(name: str) -> bool:
+    """Of a bind mount, which the engine does not list."""
+    return ":" in name
 
 
 def _isoformat(time: datetime | None) -> str | None:
@@ -115,18 +126,19 @@ def _listens(config: Path | None) -> Listen:
 
 def _appointments(
     session: Session, history: History, now: datetime
-) -> tuple[list[Appointment], dict[str, str], str]:
-    """Appointments, wrong settings by volume, and why neither is known."""
+) -> tuple[list[Appointment], dict[str, str], set[str], str]:
+    """Appointments, wrong settings by volume, volumes that there are, and why none of it is known."""
     from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
     try:
         view = view_of(session, list_volumes(session.engine), history, [])
     except VolferryError as error:
-        return [], {}, str(error)
+        return [], {}, set(), str(error)
     scheduled, wrong = scheduled_of(view.volumes, session.config)
     agenda = Agenda(zone_of(session.config))
     jitter = session.config.daemon.jitter.delta
-    return agenda.appointments(scheduled, view.newest, view.seen, now, jitter=jitter), wrong, ""
+    there = {volume.name for volume in view.volumes}
+    return agenda.appointments(scheduled, view.newest, view.seen, now, jitter=jitter), wrong, there, ""
 
 
 def _document(run: PastRun) -> dict[str, Any]:
@@ -134,6 +146,7 @@ def _document(run: PastRun) -> dict[str, Any]:
         "run": run.run,
         "host": run.host,
         "volume": run.volume,
+        "store": run.store or None,
         "began": run.began.isoformat(),
         "ended": run.ended.isoformat() if run.ended else None,
         "outcome": run.outcome,
@@ -154,6 +167,7 @@ def _print(
     last: dict[str, PastRun],
     due: dict[str, Appointment],
     wrong: dict[str, str],
+    accepted: set[str],
     now: datetime,
 ) -> None:
     if not names:
@@ -178,7 +192,7 @@ def _print(
     for name in names:
         error = wrong.get(name) or (last[name].error if name in last else "")
         if error:
-            print(f"{name}: {error}")
+            print(f"{name}: {'accepted: ' if name in accepted and name not in wrong else ''}{error}")
 
 
 def _next(found: Appointment | None, now: datetime) -> str:

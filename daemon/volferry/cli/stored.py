@@ -11,10 +11,12 @@ from volferry.schedule import due
 from volferry.verification_log import VerificationLog
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from volferry.cli.session import Session
     from volferry.damage import Trouble
+    from volferry.history import PastRun
     from volferry.model import BackupRef
     from volferry.schedule import Due
     from volferry.verification_log import VerifyRun
@@ -34,6 +36,22 @@ def troubles_of_host(session: Session) -> tuple[dict[BackupRef, Trouble], str]:
         return {}, ""
     except VolferryError as error:
         return {}, str(error)
+
+
+def accepted_volumes(session: Session, runs: Iterable[PastRun]) -> set[str]:
+    """Those of which the backup of the run was suspicious, and a person has accepted it; none where the store cannot say."""
+    from volferry.operations.acceptance import accepted_ids  # noqa: PLC0415 -- slow to import
+
+    try:
+        return {
+            run.volume
+            for run in runs
+            if run.good
+            and run.findings
+            and run.backup in accepted_ids(session.repository, run.host, run.volume)
+        }
+    except VolferryError:
+        return set()
 
 
 class VerifyStatus:

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from volferry.store_config import StoreConfig
+from volferry.stores.factory import open_store
+
+
+@pytest.mark.parametrize(
+    "url", ["/srv/backups", "/srv/backups/", "file:///srv/backups", "file:///srv/a%20b", "~/x", "x"]
+)
+def test_the_place_of_a_directory_is_that_of_the_opened_store(url: str) -> None:
+    assert StoreConfig(url=url).place == open_store(url).url
+
+
+def test_a_bucket_is_at_an_endpoint() -> None:
+    here = StoreConfig(url="s3://bucket/prefix/", endpoint="https://here")
+    assert here.place == StoreConfig(url="s3://bucket/prefix", endpoint="https://here").place
+    assert here.place != StoreConfig(url="s3://bucket/prefix").place
+
+
+def test_a_home_that_there_is_not_is_no_error() -> None:
+    assert StoreConfig(url="~nobody-of-that-name/x").place == str(Path("~nobody-of-that-name/x").absolute())
