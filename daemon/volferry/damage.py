@@ -290,13 +290,3 @@ def found_damaged(repository: Repository, ref: BackupRef, manifest: Manifest) ->
     if not marks_of(repository, ref.host, ref.volume):
         return []
     return Condition.of(repository, ref.host, ref.volume).trouble(ref, manifest).damaged
-
-
-def check_undamaged(repository: Repository, ref: BackupRef, manifest: Manifest) -> None:
-    """Before a backup is restored as a whole in place of something else: raises DamagedObject if `verify` found damaged what it needs."""
-    if damaged := found_damaged(repository, ref, manifest):
-        raise DamagedObject(
-            damaged[0],
-            f"verify found it so, and {ref} needs it: restore another backup, or only the paths that you need; "
-            "`volferry copy` mends a store from a copy of it",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,6 +56,20 @@ class Safety:
         if prove_first is None:
             return Safety(beside=True, proves=not store.startswith("s3://"))
         return Safety(beside=prove_first, proves=prove_first)
+
+    def with_marks(self, session: Session, backup: BackupReader) -> Safety:
+        """Where `verify` found damaged what the backup needs, it is read before anything is deleted, whatever was asked for. It is not
+        refused for that: whoever can write the store can say so of anything.
+        """
+        from volferry.damage import found_damaged  # noqa: PLC0415
+
+        damaged = found_damaged(session.repository, backup.ref, backup.manifest)
+        if not damaged:
+            return self
+        say(
+            f"verify found {damaged[0]} damaged, and {backup.ref} needs it: the restore fails there, unless it can be read by now"
+        )
+        return replace_fields(self, proves=True)
 
 
 # What the engine itself takes for a volume's name.
@@ -118,7 +133,6 @@ def restore(
     """Restore a backup, or some paths of it, into a volume, and compare the two. A volume that is not there is made:
     with its labels, and as a plain local volume where its options lead elsewhere.
     """
-    from volferry.damage import check_undamaged  # noqa: PLC0415
     from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
 
     _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json)
@@ -137,7 +151,7 @@ def restore(
         backup = BackupReader(session.repository, ref, spool=run.spool)
         selection = selected(backup, paths or [], glob=glob, dump=dump)
         if selection is None and dump is None:
-            check_undamaged(session.repository, ref, backup.manifest)
+            safety = safety.with_marks(session, backup)
         if dump is not None and to is not None:
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:
