@@ -73,6 +73,7 @@ def test_who_writes_stands_still_while_the_volume_is_read(world: World, mode: st
     assert backup["downtime_seconds"] > 0
     manifest = world.cli("show", volume, "--json").exits(0).json
     assert manifest["consistency"] == mode
+    assert f"Stood still  {mode}, for " in world.cli("show", volume).exits(0).stdout
     assert manifest["downtime_seconds"] == backup["downtime_seconds"]
     assert backup["findings"] == []
     data = restored(world, volume)

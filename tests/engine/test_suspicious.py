@@ -44,6 +44,7 @@ def test_an_emptied_volume(world: World) -> None:
     assert world.cli("accept", volume).code == 0
     assert "accepted" in world.cli("list", volume).stdout
     assert f"{volume}: accepted: shrunk: from 31" in world.cli("status").stdout
+    assert world.cli("show", volume).stdout.splitlines()[-1].split() == ["Accepted", "yes"]
     (row,) = world.cli("status", "--json").json["volumes"]
     assert row["accepted"] is True
     assert world.cli("backup", volume).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import tarfile
 from dataclasses import dataclass, field
@@ -138,6 +139,26 @@ def test_the_next_backup_leaves_a_damaged_pack_behind_and_is_whole(
     assert hurt not in lab.packs(third)
     assert lab.verify(third).findings == ()
     assert lab.problems == []
+
+
+def test_show_says_that_a_backup_is_not_whole(lab: Lab) -> None:
+    first = lab.back_up()
+    hurt, lost = lab.packs(first)[:2]
+    name = f"{first.host}/{first.volume}"
+    shown = lab.cli("show", name).exits(0).stdout
+    assert "Whole" not in shown
+    assert re.search(r"^Stood still +no$", shown, re.MULTILINE)
+    flip(hurt)
+    lab.verify(first)
+    damaged = lab.cli("show", name).fails_with(hurt.name, "cannot be restored as a whole").stdout
+    assert re.search(
+        rf"^Whole +no: packs/\S+/{hurt.name} is damaged: verify found it so$", damaged, re.MULTILINE
+    )
+    lost.unlink()
+    hurt.unlink()
+    missing = lab.cli("show", name).fails_with(hurt.name).stdout
+    assert re.search(rf"^Whole +no: packs/\S+/{hurt.name} is missing \(and 1 more\)$", missing, re.MULTILINE)
+    assert lab.cli("show", name, "--json").fails_with(hurt.name).json["id"] == first.id
 
 
 def test_without_a_mark_it_would_have_been_built_upon(lab: Lab) -> None:

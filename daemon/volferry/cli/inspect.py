@@ -217,15 +217,24 @@ def show(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what is known of one backup. With --json: its manifest."""
+    """Show what is known of one backup. With --json: its manifest. Exit code 1 if it cannot be restored as a whole."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
+    repository = session.repository
     ref = session.backup_ref(name)
-    manifest = session.repository.manifest(ref)
+    manifest = repository.manifest(ref)
+    trouble = _troubles(repository, ref.host, ref.volume, [(ref, manifest)]).get(ref)
     if json:
         print_json(manifest.document)
     else:
-        _print_manifest(ref, manifest, accepted=bool(_accepted(session, [(ref, manifest)])))
-    return 0
+        _print_manifest(ref, manifest, trouble=trouble, accepted=bool(_accepted(session, [(ref, manifest)])))
+    return 1 if trouble else 0
+
+
+def _stood_still(manifest: Manifest) -> str:
+    """Whether containers that write to the volume did, and for how long."""
+    if manifest.consistency == "none":
+        return "no"
+    return f"{manifest.consistency}, for {duration_text(manifest.downtime_seconds)}"
 
 
 def _left_out(manifest: Manifest) -> str:
@@ -243,7 +252,7 @@ def _dump(dump: DumpPart) -> str:
     return f"{dump.name}, {size_text(dump.source_bytes)} from container {dump.container} in {duration_text(dump.seconds)}"
 
 
-def _print_manifest(ref: BackupRef, manifest: Manifest, *, accepted: bool) -> None:
+def _print_manifest(ref: BackupRef, manifest: Manifest, *, trouble: Trouble | None, accepted: bool) -> None:
     counts, volume = manifest.counts, manifest.volume
     options = " ".join(f"{key}={value}" for key, value in volume.options.items())
     stored = f"{size_text(counts.stored_bytes)} in {count_text(len(manifest.packs), 'pack')}"
@@ -264,7 +273,8 @@ def _print_manifest(ref: BackupRef, manifest: Manifest, *, accepted: bool) -> No
             ),
         ),
         ("Stored", stored),
-        ("Consistency", f"{manifest.consistency}, downtime {duration_text(manifest.downtime_seconds)}"),
+        *([("Whole", f"no: {trouble.text}")] if trouble else []),
+        ("Stood still", _stood_still(manifest)),
         (
             "Used by",
             ", ".join(
@@ -281,7 +291,6 @@ def _print_manifest(ref: BackupRef, manifest: Manifest, *, accepted: bool) -> No
         ),
         *(("Dump", _dump(dump)) for dump in manifest.dumps),
         ("Findings", str(manifest.findings_total or "none")),
-        *([("Accepted", "yes")] if accepted else []),
     ]
     for label, value in lines:
         print(f"{label:<13}{value}")
@@ -289,3 +298,5 @@ def _print_manifest(ref: BackupRef, manifest: Manifest, *, accepted: bool) -> No
         print(f"  {finding.kind}: {finding.path or '(root)'}: {finding.detail}")
     if manifest.findings_total > _MOST_FINDINGS:
         print(f"  … and {manifest.findings_total - _MOST_FINDINGS} more (--json lists up to 1,000)")
+    if accepted:
+        print(f"{'Accepted':<13}yes")
