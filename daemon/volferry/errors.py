@@ -193,14 +193,18 @@ class NoSuchPath(RepositoryError):
 
 
 class DamagedObject(RepositoryError):
-    """Names the object and what is wrong with it: on one line, whatever of the object's own text is in the reason."""
+    """Names the object and what is wrong with it: on one line, whatever of the object's own text is in the reason.
 
-    def __init__(self, key: str, reason: str) -> None:
+    `advice` is no part of that: it is for the person whose command ends with the error.
+    """
+
+    def __init__(self, key: str, reason: str, advice: str = "") -> None:
         if not reason.isprintable():
             reason = "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in reason)
         super().__init__(f"{key} is damaged: {reason}")
         self.key = key
         self.reason = reason
+        self.advice = advice
 
 
 class NewerFormat(RepositoryError):

@@ -141,6 +141,18 @@ def test_the_next_backup_leaves_a_damaged_pack_behind_and_is_whole(
     assert lab.problems == []
 
 
+def test_an_export_that_meets_damage_says_what_to_do(lab: Lab) -> None:
+    first = lab.back_up()
+    hurt = lab.packs(first)[0]
+    flip(hurt)
+    out = str(lab.directory / "out.tar")
+    done = lab.cli("export", str(first), "-o", out).fails_with(hurt.name, " is damaged: ")
+    assert f"`volferry verify --read {first}` marks it, and the next backup reads anew" in done.stderr
+    found = lab.cli("verify", "--read", str(first), "--host", first.host).exits(1)
+    assert "marks it" not in found.stdout + found.stderr
+    assert lab.marks()
+
+
 def test_show_says_that_a_backup_is_not_whole(lab: Lab) -> None:
     first = lab.back_up()
     hurt, lost = lab.packs(first)[:2]
