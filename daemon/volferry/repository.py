@@ -157,7 +157,8 @@ class Repository:
             )
         if len(matches) > 1:
             raise AmbiguousBackup(
-                f"{name.id_start!r} fits {len(matches)} backups of {name.volume!r}: give more of it"
+                f"{name.id_start!r} fits {len(matches)} backups of {name.volume!r}: give more of it; "
+                f"`volferry list {name.volume}` shows them"
             )
         return matches[0]
 
@@ -166,7 +167,15 @@ class Repository:
         others = sorted({ref.host for ref in self.refs(volume=name.volume)} - {host})
         if others:
             return f"{message}; there are some from {', '.join(others)}: use {others[0]}/{name.volume}"
-        return f"{message}; `volferry list` shows what there is"
+        from difflib import get_close_matches  # noqa: PLC0415 -- only needed for the hint
+
+        volumes = sorted({ref.volume for ref in self.refs(host=host)})
+        close = get_close_matches(name.volume, volumes, n=1)
+        return (
+            f"{message}: did you mean {close[0]!r}?"
+            if close
+            else f"{message}; `volferry list` shows what there is"
+        )
 
     def manifest(self, ref: BackupRef) -> Manifest:
         """Raises DamagedObject, NewerFormat, NoSuchObject."""

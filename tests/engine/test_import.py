@@ -227,7 +227,7 @@ def test_what_is_no_tar_makes_no_volume(world: World, tmp_path: Path, content: b
     path = tmp_path / "it.tar"
     path.write_bytes(content)
     name = world.name()
-    world.cli("import", str(path), "--into", name).fails_with(words)
+    world.cli("import", str(path), "--into", name).fails_with(f"{path}: ", words)
     assert not world.exists(name)
 
 

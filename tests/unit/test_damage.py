@@ -173,6 +173,26 @@ def test_show_says_that_a_backup_is_not_whole(lab: Lab) -> None:
     assert lab.cli("show", name, "--json").fails_with(hurt.name).json["id"] == first.id
 
 
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (1, "1 pack of the newest backup is damaged or missing ({})"),
+        (2, "2 packs of the newest backup are damaged or missing ({} …)"),
+    ],
+)
+def test_the_next_backup_says_which_packs_it_cannot_build_upon(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, lost: int, said: str
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(Silent, "note", lambda _, line: notes.append(line))
+    first = lab.back_up()
+    for pack in lab.packs(first)[:lost]:
+        pack.unlink()
+    lab.back_up()
+    name = lab.packs(first)[0].name.removesuffix(".tar.zst")
+    assert f"{said.format(name)}: read again" in notes
+
+
 def test_without_a_mark_it_would_have_been_built_upon(lab: Lab) -> None:
     first = lab.back_up()
     os.utime(lab.volume.data / "file", (1_600_000_000, 1_600_000_000))

@@ -165,7 +165,10 @@ def test_a_name_means_the_newest_or_the_one_with_that_beginning_or_end(
 @pytest.mark.parametrize("id_start", ["2026", "20260102", "2"])
 def test_a_name_that_fits_several_is_ambiguous(repository: Repository, id_start: str) -> None:
     with_backups(repository, *(("here", "vol", each) for each in IDS))
-    with pytest.raises(AmbiguousBackup, match=rf"'{id_start}' fits \d backups of 'vol': give more of it"):
+    with pytest.raises(
+        AmbiguousBackup,
+        match=rf"'{id_start}' fits \d backups of 'vol': give more of it; `volferry list vol` shows",
+    ):
         repository.resolve(BackupName(None, "vol", id_start), host="here")
 
 
@@ -174,6 +177,14 @@ def test_a_name_that_fits_none_says_which_is_the_newest(repository: Repository, 
     with_backups(repository, *(("here", "vol", each) for each in IDS))
     with pytest.raises(NoSuchBackup, match=f"has no backup '{id_start}' .*its newest is {IDS[3]}"):
         repository.resolve(BackupName(None, "vol", id_start), host="here")
+
+
+def test_a_mistyped_volume_is_told_which_one_was_meant(repository: Repository) -> None:
+    with_backups(repository, ("here", "pgdata", IDS[0]), ("there", "pgdat", IDS[1]))
+    with pytest.raises(NoSuchBackup, match=r"no backup of volume 'pgdta' .*: did you mean 'pgdata'[?]"):
+        repository.resolve(BackupName(None, "pgdta", None), host="here")
+    with pytest.raises(NoSuchBackup, match="`volferry list` shows what there is"):
+        repository.resolve(BackupName(None, "mail", None), host="here")
 
 
 def test_backups_of_other_hosts_are_pointed_at_but_never_taken(repository: Repository) -> None:

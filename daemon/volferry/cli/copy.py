@@ -141,6 +141,8 @@ def _copied(
 
 def _print(target: str, result: Copying) -> None:
     parts = [f"{result.volume} to {target}: {count_text(len(result.copied), 'backup')} copied"]
+    if result.mended:
+        parts.append(f"{count_text(result.mended, 'object')} mended")
     if result.there:
         parts.append(f"{result.there} there already")
     if result.left_out:
@@ -156,5 +158,6 @@ def _document(target: str, result: Copying) -> dict[str, Any]:
         "copied": [ref.id for ref in result.copied],
         "there": result.there,
         "left_out": result.left_out,
+        "mended": result.mended,
         "sent_bytes": result.sent_bytes,
     }

@@ -20,6 +20,7 @@ from volferry.cli.target_volume import check_still_usable, check_usable, made_if
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import (
     FINDINGS_EXIT_CODE,
+    DamagedArchive,
     EngineError,
     NoSuchVolume,
     RestoreMismatch,
@@ -163,6 +164,14 @@ def _strip(text: str | None) -> Strip:
     return Strip(below=parts)
 
 
+@contextmanager
+def _named_if_damaged(archive: str) -> Iterator[None]:
+    try:
+        yield
+    except DamagedArchive as error:
+        raise DamagedArchive(f"{archive}: {error}") from error
+
+
 def _imported(
     session: Session,
     run: Run,
@@ -180,6 +189,7 @@ def _imported(
 
     started = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(_named_if_damaged(found.name))
         observer = stack.enter_context(TerminalObserver(into))
         if isinstance(found, Archive):
             chosen = strip if strip.count else Strip(found.strip)

@@ -186,8 +186,11 @@ def _usable(manifest: Manifest, there: Mapping[str, int], observer: Observer) ->
     packs = [pack.info for pack in manifest.packs]
     missing = [pack.name for pack in packs if there.get(pack.name) != pack.stored_bytes]
     if missing:
+        which = "1 pack" if len(missing) == 1 else f"{len(missing)} packs"
+        them = f"{missing[0]}{' …' if len(missing) > 1 else ''}"
         observer.note(
-            f"{len(missing)} packs of the newest backup are damaged or missing ({missing[0]} …): read again"
+            f"{which} of the newest backup {'is' if len(missing) == 1 else 'are'} damaged or missing ({them}): "
+            "read again"
         )
     left_behind = set(missing)
     budget = _COMPACTION_BYTES

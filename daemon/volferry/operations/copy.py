@@ -51,6 +51,7 @@ class Copying:
     copied: list[BackupRef] = field(default_factory=list)
     there: int = 0  # backups that were there before
     left_out: int = 0  # that the target's policy would not keep
+    mended: int = 0  # objects that backups there needed, and that were missing, damaged or of another size
     sent_bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)  # why, by backup
 
@@ -106,7 +107,7 @@ def copy_volume(
             result.there += 1
         else:
             result.copied.append(ref)
-    result.sent_bytes = sender.sent_bytes
+    result.sent_bytes, result.mended = sender.sent_bytes, sender.mended
     both = [ref for ref in manifests if ref in there or ref in result.copied]
     copy_accepted(source, target, [ref for ref in both if is_suspicious(manifests[ref])])
     return result
@@ -193,7 +194,9 @@ class _Sender:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._sizes, self._suspects = _to_be_relied_on(target, condition, needed)
+        self._needed = needed
         self.sent_bytes = 0
+        self.mended = 0
         self._done_bytes = 0  # of the backup at hand
 
     def send(self, ref: BackupRef, manifest: Manifest, *, there: bool) -> None:
@@ -267,6 +270,7 @@ class _Sender:
         with self._lock:
             self._sizes[key] = expected.stored_bytes
             self.sent_bytes += expected.stored_bytes
+            self.mended += key in self._needed
 
     def _blocks(self, key: str) -> Iterator[bytes]:
         for block in self._source.blocks(key):

@@ -102,7 +102,8 @@ def plan(
     doomed = [path for path in selection.roots if path in there]
     if doomed and not replace:
         rest = f" and {len(doomed) - 1} more" if len(doomed) > 1 else ""
-        raise PathExists(f"'{printable(doomed[0])}'{rest} exists in {where}: --replace deletes it first")
+        exist, them = ("exist", "them") if rest else ("exists", "it")
+        raise PathExists(f"'{printable(doomed[0])}'{rest} {exist} in {where}: --replace deletes {them} first")
     return doomed, frozenset(parent for parent in selection.parents if parent not in there)
 
 
