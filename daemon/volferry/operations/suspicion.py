@@ -305,5 +305,6 @@ def _contents(records: Iterable[bytes], *, dumps: bool) -> Iterator[tuple[bytes,
 
 def _finding(kind: Suspicious, what: str, manifest: Manifest, reference: Manifest) -> Finding:
     made_anew = manifest.volume.created_at != reference.volume.created_at
-    hint = f"; the volume was made anew at {manifest.volume.created_at}" if made_anew else ""
+    # Of its own volumes, an older engine gives the time at which something was last made or deleted in the root.
+    hint = f"; perhaps the volume was made anew, at {manifest.volume.created_at}" if made_anew else ""
     return Finding(kind, b"", f"{what}, compared with {reference.id}{hint}")
