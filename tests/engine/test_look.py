@@ -143,8 +143,17 @@ def test_differences(world: World, volume: str) -> None:
     )
     assert (said["added"], said["removed"], said["modified"], said["metadata"]) == (1, 1, 2, 1)
 
-    world.cli("diff", volume).exits(0)
-    assert "no differences" in world.cli("diff", volume).stdout
+    # The newest is compared with the one before.
+    newest = said["after"].partition("@")[2]
+    for name in (volume, f"{volume}@{newest}"):
+        again = world.cli("diff", name, "--json").exits(0).json
+        assert (again["before"], again["after"]) == (said["before"], said["after"])
+        assert again["differences"] == said["differences"]
+    assert "no differences" in world.cli("diff", volume, volume).exits(0).stdout
+
+
+def test_one_backup_alone_differs_from_nothing(world: World, volume: str) -> None:
+    world.cli("diff", volume).fails_with(volume, "is the only backup of its volume")
 
 
 def test_a_restored_volume_does_not_differ(world: World, volume: str) -> None:
@@ -205,7 +214,7 @@ def test_no_pack_is_needed(world: World, volume: str, tmp_path: Path) -> None:
         pack.unlink()
     world.cli("ls", volume, "-R").exits(0)
     world.cli("find", "*").exits(0)
-    world.cli("diff", volume).exits(0)
+    world.cli("diff", volume, volume).exits(0)
 
     store = RecordedStore(LocalStore(world.store))
     (ref,) = Repository(store, "").refs()

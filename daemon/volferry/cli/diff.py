@@ -16,10 +16,12 @@ from volferry.cli.options import (
     StoreOption,
 )
 from volferry.cli.session import Session, print_json_stream
+from volferry.errors import NoSuchBackup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from volferry.model import BackupRef
     from volferry.operations.diff import Difference
 
 _SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "m"}
@@ -29,7 +31,10 @@ def diff(
     name: BackupArgument,
     other: Annotated[
         str | None,
-        typer.Argument(metavar="[BACKUP2]", help="What to compare with; default: the volume's newest."),
+        typer.Argument(
+            metavar="[BACKUP2]",
+            help="What to compare with; default: the volume's newest. That alone is compared with the one before.",
+        ),
     ] = None,
     *,
     json: JsonOption = False,
@@ -47,8 +52,7 @@ def diff(
     from volferry.operations.diff import compare  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    before_ref = session.backup_ref(name)
-    after_ref = session.backup_ref(f"{before_ref.host}/{before_ref.volume}" if other is None else other)
+    before_ref, after_ref = _both(session, name, other)
     with session.run() as run:
         before = BackupIndex(session.repository, before_ref, spool=run.spool)
         after = BackupIndex(session.repository, after_ref, spool=run.spool)
@@ -67,6 +71,19 @@ def diff(
     summary = ", ".join(f"{count:,} {change}" for change, count in counts.items() if count)
     print(f"{before_ref} -> {after_ref}: {summary or 'no differences'}")
     return 0
+
+
+def _both(session: Session, name: str, other: str | None) -> tuple[BackupRef, BackupRef]:
+    """What is compared with what. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
+    named = session.backup_ref(name)
+    if other is not None:
+        return named, session.backup_ref(other)
+    *earlier, newest = session.repository.refs(host=named.host, volume=named.volume)
+    if named != newest:
+        return named, newest
+    if not earlier:
+        raise NoSuchBackup(f"{newest} is the only backup of its volume: name another one to compare it with")
+    return earlier[-1], newest
 
 
 def _counted(differences: Iterator[Difference], counts: dict[str, int]) -> Iterator[Difference]:
