@@ -299,19 +299,6 @@ def test_data_is_found_wherever_it_is_though_the_file_system_denies_it(
     assert found == (b"1" if place < mebibytes << 20 else NO_DATA)
 
 
-@pytest.mark.parametrize("leads_there", [False, True])
-def test_a_directory_in_memory_is_told_of_where_a_volume_leads_to_it(
-    repository: Repository, volume: LocalVolume, leads_there: bool
-) -> None:
-    """Of an engine that lives in memory, each volume would."""
-    with in_memory(volume.data / "memory", "1m") as directory:
-        (directory / "file").write_bytes(b"content")
-        volume.data = directory
-        volume.options = {"type": "none", "o": "bind", "device": "/dev/shm/x"} if leads_there else {}
-        stats = volume.back_up(repository)
-    assert [finding.kind for finding in stats.findings] == (["volatile"] if leads_there else [])
-
-
 @pytest.mark.parametrize("between", [0.0, listing.CHANGED_WITHIN_SECONDS + 1.1])
 def test_what_is_written_through_a_mapping_is_in_the_next_backup(
     repository: Repository, tmp_path: Path, between: float

@@ -4,6 +4,8 @@ import io
 import itertools
 import random
 import subprocess
+import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from volferry.archive.frames import (
     Frame,
     FrameCutter,
     StoredFrame,
+    _in_order,
     decode_frame,
     decode_frames,
     encode_frames,
@@ -27,7 +30,7 @@ from volferry.archive.streambuffer import SEGMENT_BYTES, StreamBuffer
 from volferry.errors import DamagedObject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 NOISE = random.Random(1).randbytes(24 << 20)
 DULL = bytes(16 << 20)
@@ -214,3 +217,15 @@ def test_an_error_of_the_source_comes_through() -> None:
 
     with pytest.raises(KeyError, match="source"):
         list(encoded_frames(source(), level=1))  # type: ignore[arg-type]
+
+
+def test_a_stream_that_is_given_up_waits_for_no_thread() -> None:
+    """The garbage collector may close it in a thread that is just being started, and that another thread waits for."""
+    released = threading.Event()
+    jobs: list[tuple[int, Callable[[], bool]]] = [(0, lambda: True), (0, lambda: released.wait(60))]
+    results = _in_order(jobs, waits=False)
+    assert next(results)
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 30
+    released.set()

@@ -150,10 +150,11 @@ def decode_frames(
                 raise damaged(frame.key, str(error)) from error
             return decode(replace(frame, stored=frame.fetch_again(), fetch_again=None))
 
-    return _in_order(
+    jobs = (
         (0 if isinstance(frame, Exception) else frame.raw_bytes, partial(decode, frame))
         for frame in stored_frames
     )
+    return _in_order(jobs, waits=False)
 
 
 def decode_frame(stored: bytes, *, digest: str, raw_bytes: int) -> bytes:
@@ -170,10 +171,12 @@ def decode_frame(stored: bytes, *, digest: str, raw_bytes: int) -> bytes:
     return raw
 
 
-def _in_order(jobs: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None, None]:
+def _in_order(jobs: Iterable[tuple[int, Callable[[], T]]], *, waits: bool = True) -> Generator[T, None, None]:
     """Runs jobs, each given with the bytes that it holds, on all cores; yields their results in order.
 
-    At most 48 MiB are on their way at once; `jobs` is drawn from in the caller's thread.
+    At most 48 MiB are on their way at once; `jobs` is drawn from in the caller's thread. Where it is closed before its end, it waits for
+    the jobs that run only if `waits`: the garbage collector may close it in any thread, also in one that is just being started and that
+    another thread waits for.
     """
     pool = ThreadPoolExecutor(max_workers=cpu_count() or 2, thread_name_prefix="frames")
     waiting: deque[tuple[int, Future[T]]] = deque()
@@ -189,5 +192,6 @@ def _in_order(jobs: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None,
                 yield future.result()
         while waiting:
             yield waiting.popleft()[1].result()
+        waits = True
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=waits, cancel_futures=True)

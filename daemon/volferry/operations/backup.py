@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from volferry.repository import Repository
 
 
-_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
-
-
 @dataclass(frozen=True, slots=True)
 class _Cost:
     """Of a pass."""
@@ -127,7 +124,7 @@ def _with_findings_of_all(
             observer=work.observer,
         )
         found_of_all += [finding] if finding is not None else []
-    found_of_all += _volatile(work.volume, found.listing.file_system)
+    found_of_all += _volatile(work.volume)
     for each in found_of_all:
         work.observer.finding(each)
     total = stats.findings_total + len(found_of_all)
@@ -138,14 +135,9 @@ def _with_findings_of_all(
     return stats, msgspec.structs.replace(manifest, findings=findings, findings_total=total)
 
 
-def _volatile(volume: Volume, file_system: str) -> list[Finding]:
-    """Also where the options or the bind mount lead to a directory in memory, such as /dev/shm. Of an engine all of whose data is in
-    memory, that is no news of one volume.
-    """
+def _volatile(volume: Volume) -> list[Finding]:
     if volume.in_memory:
         return [Finding("volatile", b"", "is in memory, and empty once its last container stops")]
-    if file_system in _IN_MEMORY and (volume.bind is not None or volume.options or volume.driver != "local"):
-        return [Finding("volatile", b"", f"is in memory ({file_system}), and gone once the machine restarts")]
     return []
 
 

@@ -62,7 +62,6 @@ class Listing:
     at: datetime
     plan: Plan
     has_dumps: bool = False
-    file_system: str = ""  # of its root, as `find -printf %F` has it
     trusted_seconds: int = 0  # an entry that changed at this second or later may have changed once more
     findings: dict[bytes, Finding] = field(default_factory=dict)  # by path, of what could not be looked at
     holes: bool = True  # whether the file system's word is taken for what is a hole
@@ -151,7 +150,6 @@ def list_volume(
         observer.note(note)
     listing.findings = log.findings
     listing.trusted_seconds = reader.trusted_seconds
-    listing.file_system = reader.file_system
     if unallocated.count:
         listing.holes = not any_data(
             helper, helper.directory(volume.name), unallocated.path, reader.file_system
