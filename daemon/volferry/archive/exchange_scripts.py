@@ -1,4 +1,4 @@
-"""What runs in the helper where a backup is restored beside what a volume holds, and the two are exchanged.
+"""Scripts for the helper that make room for a backup beside what a volume holds, and exchange the two.
 
 The two directories are in the volume's root, so that an exchange renames and copies nothing. No backup holds them. For the Python of the
 helper's image, as tree_scripts.

@@ -178,7 +178,7 @@ class ForeignTar:
         )
 
     def pieces(self) -> Iterator[bytes]:
-        """What follows the end of the archive is another one, and goes on with it. Raises DamagedArchive where it breaks off or is no tar
+        """An archive that follows the end of this one is read as its continuation. Raises DamagedArchive where it breaks off or is no tar
         any longer, or where `strip` would make one of several trees.
         """
         member = self._first

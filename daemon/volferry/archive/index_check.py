@@ -103,7 +103,7 @@ def _blame(records: Sequence[bytes], last: Entry | None, *, parents: bool) -> No
 
 
 def _wrong(entry: Entry, last: Entry | None, *, parents: bool) -> str:
-    """What is, with an entry after `last`; empty if nothing is."""
+    """Names the rule that an entry breaks, after `last`; empty if it breaks none."""
     path = entry.path
     if _RECORD_FIELDS.fullmatch(entry.meta) is None:
         return f"the record of {_text(path)} is not one"

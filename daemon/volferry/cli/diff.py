@@ -74,7 +74,7 @@ def diff(
 
 
 def _both(session: Session, name: str, other: str | None) -> tuple[BackupRef, BackupRef]:
-    """What is compared with what. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
+    """The two backups to compare, in their order. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
     named = session.backup_ref(name)
     if other is not None:
         return named, session.backup_ref(other)

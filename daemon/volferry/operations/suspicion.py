@@ -49,8 +49,8 @@ def suspicion(
 
     `before` is the newest backup, None where it cannot be read; `files` is the new backup's `files` object. Counts are
     compared, which the manifests have. Only where these cannot tell, or nearly all bytes are new ones, is a listing
-    read. Where the one to compare with has lost its listing, it is the one before that; that nothing could be compared is said, and
-    then the backup counts as the newest does.
+    read. Where the one to compare with has lost its listing, it is the one before that; where none can be compared, a note says so, and
+    the backup counts as the newest does.
     """
     trouble: Exception | None = None
     like: Finding | None = None
@@ -106,7 +106,7 @@ def _measures(repository: Repository, manifest: Manifest, before: Manifest | Non
 
 
 def _like_the_newest(measure: _Measure) -> Finding | None:
-    """What holds for the newest of all holds for the next, as long as nobody can tell."""
+    """The next backup counts as the newest of all does, as long as nobody can tell."""
     if not measure.later:
         return None
     kinds = {finding.kind for finding in measure.later[0].findings}

@@ -198,7 +198,7 @@ class LocalStore:
             os.close(directory)
 
     def unreadable(self, error: OSError, key: str) -> StoreError | DamagedObject:
-        """What to say of an object that is there and could not be read, `twice`."""
+        """The error for an object that is there and could not be read, `twice`."""
         if error.errno in _DAMAGE and self._answers():
             return DamagedObject(key, f"the disk cannot read it ({reason(error)})")
         return self._error(error, key, "read")

@@ -140,7 +140,7 @@ class LocalWriter:
 
 
 def store_error(error: OSError, what: str) -> StoreError:
-    """What a system call has said, after what it was to do."""
+    """The error of the store for one of a system call, with the action that failed."""
     hints = {
         errno.ENOSPC: "no space is left on it",
         errno.EDQUOT: "the disk quota is used up",
