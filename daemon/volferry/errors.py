@@ -6,7 +6,6 @@
     ├── VolumeBusy                     1   another run is at work on the same volume's backups
     ├── PathExists                     1   what would be restored is in its place already
     ├── DamagedArchive                 1   what is to be imported is no tar, or a damaged one
-    ├── ExtractionFailed               1   `tar` on this machine could not write what was restored
     ├── HookFailed                     1   a command before or after a backup failed
     ├── DumpFailed                     1   a command whose output is part of a backup failed
     ├── EngineError                    1   the Docker engine said no, or is not there
@@ -93,10 +92,6 @@ class PathExists(VolferryError):
 
 
 class DamagedArchive(VolferryError):
-    pass
-
-
-class ExtractionFailed(VolferryError):
     pass
 
 

@@ -323,42 +323,41 @@ def first_pass(transfer: Transfer) -> None:
     transfer.check_holds("volume")
 
 
-def lesser(made: Way, *, counted: bool) -> Transfer:
-    helpers = made.helpers
-    here, there = (
-        Place(cast("Any", helper), str(directory))
-        for helper, directory in zip(helpers, (made.source, made.target), strict=True)
-    )
-    return Transfer(here, there, made.spool / "lesser", Silent(), lesser=counted)
+@contextmanager
+def onto(kind: str, *, counted: bool) -> Iterator[tuple[Way, Transfer]]:
+    """A way whose target is on one of MOUNTS."""
+    with way() as made:
+        fill_with_owners(made.source)
+        made.target.rmdir()
+        with MOUNTS[kind](made.target):
+            here, there = (
+                Place(cast("Any", helper), str(directory))
+                for helper, directory in zip(made.helpers, (made.source, made.target), strict=True)
+            )
+            yield made, Transfer(here, there, made.spool / "lesser", Silent(), lesser=counted)
 
 
 @pytest.mark.parametrize("kind", MOUNTS)
 def test_what_a_file_system_cannot_hold_is_counted_where_that_is_asked_for(kind: str) -> None:
-    with way() as made:
-        fill_with_owners(made.source)
-        made.target.rmdir()
-        with MOUNTS[kind](made.target):
-            transfer = lesser(made, counted=True)
-            transfer.run(last=True)
+    with onto(kind, counted=True) as (made, transfer):
+        transfer.run(last=True)
+        transfer.check(checksum=False)
+        transfer.settle_root()
+        assert (made.target / "dir" / "two").read_text() == "dir/two"
+        assert transfer.differing["owner"].startswith("4 entries have another owner than in the source")
+        # What is written to meanwhile is no matter of the file system.
+        (made.source / "one").write_text("two")
+        with pytest.raises(RestoreMismatch):
             transfer.check(checksum=False)
-            transfer.settle_root()
-            assert (made.target / "dir" / "two").read_text() == "dir/two"
-            assert transfer.differing["owner"].startswith("4 entries have another owner than in the source")
-            # What is written to meanwhile is no matter of the file system.
-            (made.source / "one").write_text("two")
-            with pytest.raises(RestoreMismatch):
-                transfer.check(checksum=False)
 
 
 @pytest.mark.parametrize("kind", MOUNTS)
 def test_a_target_that_cannot_hold_what_the_source_has_is_known_after_the_first_pass(kind: str) -> None:
-    with way() as made:
-        fill_with_owners(made.source)
-        made.target.rmdir()
-        with MOUNTS[kind](made.target):
-            transfer = lesser(made, counted=False)
-            with pytest.raises((CommandFailed, RestoreMismatch), match="owner"):
-                first_pass(transfer)
+    with (
+        onto(kind, counted=False) as (_, transfer),
+        pytest.raises((CommandFailed, RestoreMismatch), match="owner"),
+    ):
+        first_pass(transfer)
 
 
 def test_a_target_that_holds_all_is_no_reason_to_stop() -> None:

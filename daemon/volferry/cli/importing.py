@@ -239,7 +239,7 @@ def _check_directory(source: Place, found: Mounted) -> None:
     from volferry.operations.streams import run as run_there  # noqa: PLC0415
 
     try:
-        kind = run_there(source, kind_command(source.directory), "looking")
+        kind = run_there(source.helper, kind_command(source.directory), "looking")
     except CommandFailed as error:
         raise EngineError(f"there is no {found.name}") from error
     if kind != b"d":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
-from dataclasses import replace as replace_fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Safety:
-    """What is done before anything of a volume is deleted in favour of a backup."""
+    """The precautions of a restore before it deletes anything of a volume."""
 
     beside: bool  # where there is room, the backup is restored and compared first
     proves: bool  # else it is read once
@@ -69,7 +68,7 @@ class Safety:
         say(
             f"verify found {damaged[0]} damaged, and {backup.ref} needs it: the restore fails there, unless it can be read by now"
         )
-        return replace_fields(self, proves=True)
+        return Safety(beside=self.beside, proves=True)
 
 
 # What the engine itself takes for a volume's name.

@@ -140,6 +140,7 @@ def restore_to(
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
     from volferry.operations.restore import prove  # noqa: PLC0415
     from volferry.operations.restore_directory import restore_into_directory  # noqa: PLC0415
+    from volferry.operations.streams import counted  # noqa: PLC0415
 
     ref = backup.ref
     with TerminalObserver(ref.volume) as observer:
@@ -152,11 +153,8 @@ def restore_to(
                 )
             )
             observer.phase("restoring")
-            done = 0
-            for piece in pieces:
+            for piece in counted(pieces, observer):
                 sys.stdout.buffer.write(piece)
-                done += len(piece)
-                observer.advance(done_bytes=done, done_entries=0)
             sys.stdout.buffer.flush()
             return Report({}, "")
         directory = Path(to).absolute()

@@ -241,7 +241,7 @@ def _usage(place: Place) -> tuple[int, int]:
 
 def _room(helper: Helper, directory: str) -> int:
     try:
-        found = run(Place(helper, directory), room_command(directory), "looking for room")
+        found = run(helper, room_command(directory), "looking for room")
     except CommandFailed as error:
         raise CommandFailed(
             f"the helper's image cannot be used for this, for it lacks volferry's Python ({error}): unset helper.image, or build it with "

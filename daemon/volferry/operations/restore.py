@@ -22,15 +22,15 @@ from volferry.archive.commands import (
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, read_listing
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
-from volferry.errors import CommandFailed, VolferryError
+from volferry.errors import CommandFailed
 from volferry.model import RestoreStats
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
+from volferry.operations.streams import counted, give, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-    from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
     from volferry.operations.backup_reader import BackupReader
@@ -43,33 +43,33 @@ _OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
 
 def sync(helper: Helper, volume: str) -> None:
     """All of the volume is on the disk when it returns."""
-    run_in_helper(helper, sync_command(helper.directory(volume)), "writing the volume to the disk")
+    run(helper, sync_command(helper.directory(volume)), "writing the volume to the disk")
 
 
 def is_empty(helper: Helper, volume: str) -> bool:
     """Whether nothing is in the volume."""
-    return not run_in_helper(helper, probe_command(helper.directory(volume)), "looking into the volume")
+    return not run(helper, probe_command(helper.directory(volume)), "looking into the volume")
 
 
 def is_marked(helper: Helper, volume: str) -> bool:
     """Whether a restore into the volume began and did not end."""
-    return bool(run_in_helper(helper, marked_command(helper.directory(volume)), "looking into the volume"))
+    return bool(run(helper, marked_command(helper.directory(volume)), "looking into the volume"))
 
 
 def mark(helper: Helper, volume: str, text: str) -> None:
     """Must come before the first change to the volume."""
-    run_in_helper(helper, mark_command(helper.directory(volume), text), "writing the volume")
+    run(helper, mark_command(helper.directory(volume), text), "writing the volume")
 
 
 def mark_text(helper: Helper, volume: str) -> str:
     """What the mark says; the volume must have one."""
-    found = run_in_helper(helper, mark_text_command(helper.directory(volume)), "looking into the volume")
+    found = run(helper, mark_text_command(helper.directory(volume)), "looking into the volume")
     return found.decode("utf-8", "replace")
 
 
 def unmark(helper: Helper, volume: str) -> None:
     """Must come after the last change to the volume."""
-    run_in_helper(helper, unmark_command(helper.directory(volume)), "writing the volume")
+    run(helper, unmark_command(helper.directory(volume)), "writing the volume")
 
 
 def prove(stream: Iterator[bytes], total_bytes: int, observer: Observer) -> None:
@@ -77,10 +77,8 @@ def prove(stream: Iterator[bytes], total_bytes: int, observer: Observer) -> None
     DamagedObject, StoreError.
     """
     observer.phase("checking the backup", total_bytes=total_bytes)
-    done = 0
-    for piece in stream:
-        done += len(piece)
-        observer.advance(done_bytes=done, done_entries=0)
+    for _ in counted(stream, observer):
+        pass
 
 
 def restore_backup(
@@ -103,7 +101,7 @@ def restore_backup(
     mark(helper, volume, str(backup.ref))
     if empty_first:
         observer.phase("emptying the volume")
-        run_in_helper(helper, empty_command(directory), "emptying the volume")
+        run(helper, empty_command(directory), "emptying the volume")
     counts = backup.manifest.volume_counts
     observer.phase("restoring", total_bytes=counts.tar_bytes)
     root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
@@ -156,65 +154,40 @@ def extract(
 
     Raises CommandFailed if `tar` could not write all of it.
     """
-    log = ExtractLog()
-    process = helper.start(extract_command(directory), stdin=True, on_stderr=log.line, bulk="stdin")
-    done = 0
+    log, lists = ExtractLog(), AccessLists()
     first = b""
-    lists = AccessLists()
-    try:
-        for piece in pieces:
+
+    def looked_at() -> Iterator[bytes]:
+        nonlocal first
+        done = 0
+        for piece in counted(pieces, observer):
             first = first or _first_member(piece)
             # Where there are no lists, the first entries are complained about.
             if done < _LOOKED_BYTES or "access list" in log.refused:
                 lists.look(piece)
             else:
                 lists.found = True  # for all that is known
-            process.write(piece)
+            yield piece
             done += len(piece)
-            observer.advance(done_bytes=done, done_entries=0)
-        process.close_stdin()
-    except BrokenPipeError:
-        pass  # tar ended early: its status and words say why
-    except BaseException:
-        _cut_off(process)
-        raise
-    while process.read(_READ_BYTES):
-        pass
-    status = process.wait()
+
+    process = helper.start(extract_command(directory), stdin=True, on_stderr=log.line, bulk="stdin")
+    give(process, looked_at())
+    check_extracted("the volume", process.wait(), log, lists, observer)
+    return first, log
+
+
+def check_extracted(where: str, status: int, log: ExtractLog, lists: AccessLists, observer: Observer) -> None:
+    """After a `tar` that has written into `where`: raises CommandFailed if it could not write all of the stream."""
     if not log.succeeded(status):
-        raise CommandFailed(f"writing the volume failed: tar exited with status {status}: {log.why()}")
+        raise CommandFailed(f"writing {where} failed: tar exited with status {status}: {log.why()}")
     if not lists.found:
         log.had_no_access_lists()
     for line in log.others:
         observer.note(line)
-    return first, log
-
-
-def _cut_off(process: Process) -> None:
-    """Ends a tar that gets no more of its stream: what it writes must not meet whatever is done next."""
-    try:
-        process.close_stdin()
-        while process.read(_READ_BYTES):
-            pass
-        process.wait()
-    except (BrokenPipeError, VolferryError):
-        pass  # the first error says more
 
 
 def _first_member(piece: bytes) -> bytes:
     return next(iter(TarReader(BytesIO(piece).readinto))).header
-
-
-def run_in_helper(helper: Helper, command: Sequence[str], what: str) -> bytes:
-    """The first bytes of the stdout of a command that must succeed. Raises CommandFailed, with `what` it was to do."""
-    lines: list[str] = []
-    process = helper.start(command, on_stderr=lambda line: _keep(lines, line))
-    output = b""
-    while data := process.read(_READ_BYTES):
-        output = output or data
-    if status := process.wait():
-        raise CommandFailed(f"{what} failed: {lines[0] if lines else f'status {status}'}")
-    return output
 
 
 def _keep(lines: list[str], line: bytes) -> None:

@@ -25,12 +25,12 @@ from volferry.operations.restore import (
     extract,
     is_marked,
     mark,
-    run_in_helper,
     stats_of,
     sync,
     unmark,
     warnings_of,
 )
+from volferry.operations.streams import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class Room:
 def room_beside(helper: Helper, volume: str, counts: CountsPart) -> Room:
     """For a backup with these counts. If that cannot be found out, there is none."""
     try:
-        found = run_in_helper(helper, room_command(helper.directory(volume)), "looking for room")
+        found = run(helper, room_command(helper.directory(volume)), "looking for room")
         free_bytes, free_entries, total_bytes = map(int, found.split())
     except (CommandFailed, ValueError):
         return Room(enough=False, why_not="the helper's image lacks volferry's Python")
@@ -93,8 +93,8 @@ def restore_beside(
     directory = helper.directory(volume)
     marked = is_marked(helper, volume)
     delete_new, delete_old = (delete_tree_command(directory, name) for name in (NEW_TREE, OLD_TREE))
-    run_in_helper(helper, delete_new, "deleting the rest of an earlier restore")
-    made = run_in_helper(helper, make_new_tree_command(directory), "making a directory in the volume")
+    run(helper, delete_new, "deleting the rest of an earlier restore")
+    made = run(helper, make_new_tree_command(directory), "making a directory in the volume")
     time_before = int(made)
     exchanged = False
     try:
@@ -102,7 +102,7 @@ def restore_beside(
         sync(helper, volume)
         check_free()
         observer.phase("replacing what the volume held")
-        run_in_helper(helper, delete_old, "deleting the rest of an earlier restore")
+        run(helper, delete_old, "deleting the rest of an earlier restore")
         mark(helper, volume, str(backup.ref))
         sync(helper, volume)  # no half of an exchange is on the disk before the mark is
         exchanged = True  # for all that is known, once it has begun
@@ -112,7 +112,7 @@ def restore_beside(
         _set_root(restored, directory, helper)
         # Whoever else writes the volume, as another client of a share, has had time for that.
         _compare(backup, directory, restored.log, helper, observer)
-        run_in_helper(helper, delete_old, "deleting what the volume held")
+        run(helper, delete_old, "deleting what the volume held")
         sync(helper, volume)
         check_free()
     except BaseException:
@@ -175,10 +175,10 @@ def _give_up(helper: Helper, volume: str, time_before: int, observer: Observer, 
     """Nothing has been changed but that the new tree is there, and perhaps the mark."""
     directory = helper.directory(volume)
     try:
-        run_in_helper(helper, delete_tree_command(directory, NEW_TREE), "deleting what was restored")
+        run(helper, delete_tree_command(directory, NEW_TREE), "deleting what was restored")
         if not marked:
             unmark(helper, volume)
-        run_in_helper(helper, set_time_command(directory, time_before), "writing the volume")
+        run(helper, set_time_command(directory, time_before), "writing the volume")
     except BaseException:
         observer.note(
             f"nothing of what it holds was changed, but {NEW_TREE} is in it, which the next restore deletes"

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from volferry.archive.commands import local_extract_command
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.selection import Selection
-from volferry.errors import ExtractionFailed, VolferryError, reason
+from volferry.errors import VolferryError, reason
 from volferry.operations.comparison import RESTORED, check_held
 from volferry.operations.directory_check import pairs_in
 from volferry.operations.excerpt import BackupExcerpt
-from volferry.operations.restore import warnings_of
+from volferry.operations.restore import check_extracted, warnings_of
 from volferry.operations.restore_paths import places, plan
+from volferry.operations.streams import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,10 +145,9 @@ def _delete(directory: Path, path: bytes) -> None:
 
 
 def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Observer) -> ExtractLog:
-    """Owners, modes and times that the file system does not take are no failure. Raises ExtractionFailed with tar's own words."""
+    """Owners, modes and times that the file system does not take are no failure. Raises CommandFailed with tar's own words."""
     log, lists = ExtractLog(), AccessLists()
     command = local_extract_command(str(directory), root=os.geteuid() == 0)
-    done = 0
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
@@ -162,13 +162,11 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
     ):
         stdin = process.stdin
         try:
-            for piece in pieces:
+            for piece in counted(pieces, observer):
                 lists.look(piece)
                 view = memoryview(piece)
                 while stdin is not None and view:
                     view = view[stdin.write(view) :]
-                done += len(piece)
-                observer.advance(done_bytes=done, done_entries=0)
         except BrokenPipeError:
             pass  # its exit status says why
         except BaseException:
@@ -180,10 +178,5 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
         stderr.seek(0)
         for line in stderr:
             log.line(line.rstrip(b"\n"))
-    if not log.succeeded(status):
-        raise ExtractionFailed(f"writing {directory} failed: tar exited with status {status}: {log.why()}")
-    if not lists.found:
-        log.had_no_access_lists()
-    for remark in log.others:
-        observer.note(remark)
+    check_extracted(str(directory), status, log, lists, observer)
     return log

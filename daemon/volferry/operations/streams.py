@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from volferry.archive.commands import create_command, extract_command
 from volferry.archive.scripts import SCRIPT_COMMAND
 from volferry.archive.tarlog import TarLog
-from volferry.errors import CommandFailed
+from volferry.errors import CommandFailed, VolferryError
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from volferry.archive.extractlog import AccessLists, ExtractLog
     from volferry.engine.channel import Process
+    from volferry.engine.helper import Helper
     from volferry.observer import Observer
     from volferry.operations.places import Place
 
@@ -28,7 +29,7 @@ _MOST_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What went over as a tar stream."""
+    """The outcome of `send`."""
 
     stream_bytes: int
     doubted: dict[bytes, str]  # by path: what may not have gone over as it is in the source, and why
@@ -59,8 +60,7 @@ def send(
     )
     look = lists.look if log is not None and lists is not None else None
     done = pump(reading, writing, paths, observer, look)
-    while writing.read(_READ_BYTES):
-        pass
+    _read_out(writing)
     if (why := said.why_failed(reading.wait())) is not None:
         raise CommandFailed(why)
     status = writing.wait()
@@ -105,28 +105,60 @@ def pump(
     return done
 
 
-def run(place: Place, command: list[str], what: str) -> bytes:
-    """The stdout of a command that must succeed."""
+def run(helper: Helper, command: Sequence[str], what: str) -> bytes:
+    """The stdout of a command that must succeed. Raises CommandFailed, with `what` it was to do."""
     lines = Lines()
-    process = place.helper.start(command, on_stderr=lines.add)
+    process = helper.start(command, on_stderr=lines.add)
     output = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
     checked(process.wait(), lines, what)
     return output
 
 
-def run_script(place: Place, script: Iterable[bytes]) -> None:
+def run_script(helper: Helper, script: Iterable[bytes]) -> None:
     """Through the stdin of a shell, which must succeed."""
     lines = Lines()
-    process = place.helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lines.add)
+    process = helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lines.add)
+    give(process, script)
+    checked(process.wait(), lines, "writing the volume")
+
+
+def counted(pieces: Iterable[bytes], observer: Observer) -> Iterator[bytes]:
+    """The pieces; `observer` gets the number of bytes of those that whoever takes them is done with."""
+    done = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        observer.advance(done_bytes=done, done_entries=0)
+
+
+def give(process: Process, pieces: Iterable[bytes]) -> None:
+    """Writes to the stdin of a process, and reads its stdout to the end. If it takes no more, its status says why. If `pieces` raises, it
+    has ended with what it had got by then: its work meets nothing that is done next.
+    """
     try:
-        for piece in script:
+        for piece in pieces:
             process.write(piece)
         process.close_stdin()
     except BrokenPipeError:
         pass
+    except BaseException:
+        _cut_off(process)
+        raise
+    _read_out(process)
+
+
+def _cut_off(process: Process) -> None:
+    try:
+        process.close_stdin()
+        _read_out(process)
+        process.wait()
+    except (BrokenPipeError, VolferryError):
+        pass  # the first error says more
+
+
+def _read_out(process: Process) -> None:
     while process.read(_READ_BYTES):
         pass
-    checked(process.wait(), lines, "writing the volume")
 
 
 class Lines:

@@ -10,7 +10,7 @@ from volferry.archive.listing import parse_record
 from volferry.errors import CommandFailed
 from volferry.operations.place_listing import list_place
 from volferry.operations.restore import unmark, warnings_of
-from volferry.operations.streams import run
+from volferry.operations.streams import counted, give, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,13 +54,13 @@ def import_tar(
     there = list_place(target, spool / "imported", marked=True)
     found = (parse_record(record) for record in there.records())
     differing = members.check(found, observer, times_refused="time" in writing.log.refused)
-    run(target, sync_command(target.directory), "writing the volume to the disk")
+    run(target.helper, sync_command(target.directory), "writing the volume to the disk")
     check_free()
     unmark(target.helper, volume)
     if root:
         # Once more: taking the mark away has changed its time. What of it could not be set is counted already.
         _Writing(target, observer).extract(foreign_extract_command(target.directory, 0), [root])
-    run(target, sync_command(target.directory), "writing the volume to the disk")
+    run(target.helper, sync_command(target.directory), "writing the volume to the disk")
     if not members.have_access_lists:
         writing.log.had_no_access_lists()
     writing.note_left_out()
@@ -81,17 +81,7 @@ class _Writing:
     def extract(self, command: list[str], pieces: Iterable[bytes]) -> None:
         """Raises CommandFailed."""
         process = self._target.helper.start(command, stdin=True, on_stderr=self._line, bulk="stdin")
-        done = 0
-        try:
-            for piece in pieces:
-                process.write(piece)
-                done += len(piece)
-                self._observer.advance(done_bytes=done, done_entries=0)
-            process.close_stdin()
-        except BrokenPipeError:
-            pass  # its status and words say why
-        while process.read(_READ_BYTES):
-            pass
+        give(process, counted(pieces, self._observer))
         status = process.wait()
         if not self.log.succeeded(status):
             raise CommandFailed(

@@ -82,7 +82,7 @@ class Transfer:
         now = list_source(self._source, self._spool / f"listing.{self._number % 2}", self._observer)
         changes = changes_between(now, self._known, self._spool)
         if changes.delete:
-            run_script(self._target, delete_paths_script(self._target.directory, changes.delete))
+            run_script(self._target.helper, delete_paths_script(self._target.directory, changes.delete))
         if changes.clear.stat().st_size:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
@@ -121,7 +121,7 @@ class Transfer:
             try:
                 place = (self._source, self._target)[number]
                 if number:
-                    run(place, sync_command(place.directory), "writing the volume to the disk")
+                    run(place.helper, sync_command(place.directory), "writing the volume to the disk")
                 sides[number] = list_place(place, self._spool / f"check.{number}", marked=bool(number))
             except BaseException as error:  # noqa: BLE001 -- raised below
                 sides[number] = error
@@ -164,11 +164,7 @@ class Transfer:
             return
         there = list_place(self._target, self._spool / "held", marked=True)
         differing = self._spool / "differing"
-        with differing.open("wb") as out:
-            for mine, other in paired_records(known.records(), there.records()):
-                if mine is not None and other is not None and _not_held(mine, other):
-                    out.write(mine + b"\0")
-        if not differing.stat().st_size:
+        if not _write_pairs(differing, known, there, _not_held):
             return
         now = list_source(self._source, self._spool / "now", self._observer)
         for mine, record in paired_records(split_records(file_blocks(differing)), now.records()):
@@ -195,11 +191,7 @@ class Transfer:
         """Of what is the same, the source's record; of all else the target's, which is never equal to one of the source."""
         there = list_place(self._target, self._spool / "there", marked=True)
         candidates = self._spool / "candidates"
-        with candidates.open("wb") as out:
-            for mine, other in paired_records(now.records(), there.records()):
-                if mine is not None and other is not None and _may_be_same(mine, other):
-                    out.write(mine + b"\0")
-        count = sum(1 for _ in split_records(file_blocks(candidates)))
+        count = _write_pairs(candidates, now, there, _may_be_same)
         compared = self._compared(split_records(file_blocks(candidates)), count)
         known = self._spool / "known"
         with known.open("wb") as out:
@@ -239,6 +231,19 @@ class Transfer:
 
 def _entries(listing: ListingFile) -> Iterator[Entry]:
     return (parse_record(record) for record in listing.records())
+
+
+def _write_pairs(
+    path: Path, mine: ListingFile | Known, others: ListingFile, wanted: Callable[[bytes, bytes], bool]
+) -> int:
+    """Writes the records of what both have and `wanted` says, of the first; returns their number."""
+    count = 0
+    with path.open("wb") as out:
+        for record, other in paired_records(mine.records(), others.records()):
+            if record is not None and other is not None and wanted(record, other):
+                out.write(record + b"\0")
+                count += 1
+    return count
 
 
 def _may_be_same(mine: bytes, other: bytes) -> bool:

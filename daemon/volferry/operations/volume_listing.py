@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,14 +16,13 @@ from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_re
 from volferry.archive.tarstream import TarReader
 from volferry.archive.tree_scripts import NO_DATA, any_data_command
 from volferry.errors import CommandFailed
-from volferry.interrupts import held_back
+from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
     from volferry.model import Finding, Volume
     from volferry.observer import Observer
@@ -81,6 +79,10 @@ class Listing:
             number, _, record = line.partition(b" ")
             if int(number) not in self.patched:
                 yield int(number), parse_record(record)
+
+    def paths_asked(self) -> Iterator[bytes]:
+        """The same as `tar` takes them."""
+        return (entry.path or b"." for _, entry in self.asked())
 
     def reuses_below(self, number: int, directory: bytes) -> bool:
         """Whether an entry below a directory, whose own group has that number, is of a group that is reused. For what hardly ever
@@ -257,24 +259,13 @@ def _cache_directories(helper: Helper, volume: Volume, walk: _Walk) -> set[bytes
     if not tags:
         return found
     process = helper.start(create_command(directory), stdin=True, on_stderr=lambda _: None)
-    feeder = threading.Thread(target=_feed_all, args=(process, tags), daemon=True, name="feed")
-    with held_back():
-        feeder.start()
-    reader = TarReader(process.read_into)
-    for member in reader:
-        if b"".join(reader.payload()).startswith(CACHE_SIGNATURE):
-            found.add(member.path.rpartition(b"/")[0])
-    feeder.join()
+    with feeding(process, tags.split(b"\0")[:-1]):
+        reader = TarReader(process.read_into)
+        for member in reader:
+            if b"".join(reader.payload()).startswith(CACHE_SIGNATURE):
+                found.add(member.path.rpartition(b"/")[0])
     process.wait()
     return found
-
-
-def _feed_all(process: Process, data: bytes) -> None:
-    try:
-        process.write(data)
-        process.close_stdin()
-    except BrokenPipeError:  # it ended: what it had not read has no tag
-        pass
 
 
 def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer) -> Iterator[bytes]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from volferry.archive.alignment import ANCHOR, align
@@ -17,9 +15,9 @@ from volferry.archive.streambuffer import SEGMENT_BYTES
 from volferry.archive.tarlog import TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
-from volferry.interrupts import held_back
 from volferry.model import Finding, Volume, printable
 from volferry.operations.patches import PatchedContent, take_patches
+from volferry.operations.streams import feeding
 from volferry.operations.volume_listing import Totals
 
 if TYPE_CHECKING:
@@ -28,14 +26,12 @@ if TYPE_CHECKING:
 
     from volferry.archive.blocks import Fingerprints
     from volferry.checkpoint import CheckpointWriter
-    from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
     from volferry.operations.volume_listing import Listing
 
 _READ_BYTES = 1 << 20
 _PROGRESS_ENTRIES = 256
-_FEED_ENTRIES = 512  # some 16 KiB of paths
 
 
 class VolumeReading:
@@ -101,7 +97,7 @@ class VolumeReading:
             on_stderr=self._log.line,
             bulk="stdout",
         )
-        with self._captured.open("wb", buffering=0) as file, _feeding(process, self._listing):
+        with self._captured.open("wb", buffering=0) as file, feeding(process, self._listing.paths_asked()):
             while data := process.read(_READ_BYTES):
                 file.write(data)
             self._check(process.wait())
@@ -133,7 +129,7 @@ class VolumeReading:
             on_stderr=self._log.line,
             bulk="stdout",
         )
-        with _feeding(process, self._listing):
+        with feeding(process, self._listing.paths_asked()):
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
             try:
                 yield from self._aligned(reader)
@@ -296,33 +292,3 @@ class VolumeReading:
     def _check(self, status: int) -> None:
         if (why := self._log.why_failed(status)) is not None:
             raise CommandFailed(why)
-
-
-@contextmanager
-def _feeding(process: Process, listing: Listing) -> Iterator[None]:
-    """Feeds the paths of the listing to `process` from a thread of its own."""
-    failure: list[BaseException] = []
-
-    def feed() -> None:
-        try:
-            batch: list[bytes] = []
-            for _, entry in listing.asked():
-                batch.append(entry.path or b".")
-                if len(batch) == _FEED_ENTRIES:
-                    process.write(b"\0".join([*batch, b""]))
-                    batch.clear()
-            if batch:
-                process.write(b"\0".join([*batch, b""]))
-            process.close_stdin()
-        except BrokenPipeError:
-            pass  # its exit status says why
-        except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that can handle it
-            failure.append(error)
-
-    thread = threading.Thread(target=feed, daemon=True, name="feed")
-    with held_back():
-        thread.start()
-    yield
-    thread.join()
-    if failure:
-        raise failure[0]
