@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -113,7 +114,7 @@ class _Comparison:
         self._made = _Differences()  # of these, those that `tar` has made
         self._times_refused = times_refused
         self._tolerated: dict[str, _Differences] = {}
-        self._times: dict[bytes, _Times] = {}
+        self._times: defaultdict[bytes, _Times] = defaultdict(_Times)
         self._restored_inode: dict[bytes, bytes] = {}
         self._source_inode: dict[bytes, bytes] = {}
 
@@ -168,6 +169,9 @@ class _Comparison:
         }
 
     def _compare(self, expected: Entry, actual: Entry) -> None:
+        if (kind := _plain_and_same(expected.meta, actual.meta)) is not None:
+            self._times[kind].held += 1
+            return
         was, now = expected.stat, actual.stat
         for name in ("kind", "mode", "uid", "gid", "mtime", "target"):
             if getattr(was, name) != getattr(now, name):
@@ -176,12 +180,12 @@ class _Comparison:
                     self._differences.add(expected.path, text)
                     return
                 if name == "mtime" and not _may_be_rounded(was.mtime, now.mtime):
-                    self._times.setdefault(was.kind, _Times()).other.add(expected.path, text)
+                    self._times[was.kind].other.add(expected.path, text)
                     continue
                 if name != "gid" or was.uid == now.uid:  # an owner that differs in both is one
                     self._tolerate(_METADATA[name]).add(expected.path, text)
             if name == "mtime" and not self._strict and _is_held(was.mtime, now.mtime):
-                self._times.setdefault(was.kind, _Times()).held += 1
+                self._times[was.kind].held += 1
         if was.kind == b"f" and was.size != now.size:
             self._differences.add(expected.path, f"has {_text(now.size)} bytes instead of {_text(was.size)}")
         elif was.kind in {b"f", b"l"} and was.links != b"1" and was.ctime != UNTRUSTED:
@@ -196,6 +200,14 @@ class _Comparison:
         same = self._restored_inode.setdefault(was.inode, now.inode) == now.inode
         if not same or self._source_inode.setdefault(now.inode, was.inode) != was.inode:
             self._differences.add(expected.path, "is not the hard link that it was")
+
+
+def _plain_and_same(was: bytes, now: bytes) -> bytes | None:
+    """The kind of an entry that differs in nothing and is no hard link, as nearly all are; None of any other."""
+    fields, others = was.split(b" ", 9), now.split(b" ", 9)
+    same = fields[:4] == others[:4] and fields[5] == others[5] and fields[9] == others[9]
+    plain = fields[0] == b"d" or (fields[8] == b"1" and fields[4] == others[4])
+    return fields[0] if same and plain else None
 
 
 def _may_be_rounded(was: bytes, now: bytes) -> bool:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
-_LOOKED_BYTES = 64 << 20
+_LOOKED_BYTES = 16 << 20
 _OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
 
 
