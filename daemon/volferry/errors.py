@@ -9,7 +9,7 @@
     ├── HookFailed                     1   a command before or after a backup failed
     ├── DumpFailed                     1   a command whose output is part of a backup failed
     ├── EngineError                    1   the Docker engine said no, or is not there
-    │   ├── NoSuchEngine                   what is no engine's address, and no Docker context
+    │   ├── NoSuchEngine               2   what is no engine's address, and no Docker context
     │   ├── EngineUnreachable
     │   ├── NoSuchVolume
     │   ├── NoSuchContainer
@@ -108,7 +108,7 @@ class EngineError(VolferryError):
 
 
 class NoSuchEngine(EngineError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class EngineUnreachable(EngineError):

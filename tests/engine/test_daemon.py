@@ -234,6 +234,10 @@ def test_metrics_health_pings_messages_and_status(world: World, config: Path) ->
         world.cli("status", "--health").exits(0)
         lines = ended(daemon)
         world.cli("status", "--health").fails_with("does not answer")
+        config.write_text(LOG.replace("off", f"127.0.0.1:{port}"))
+        afterwards = world.cli("status", "--json").exits(1)
+    assert (status["daemon_answers"], afterwards.json["daemon_answers"]) == (True, False)
+    assert f"no daemon answers at 127.0.0.1:{port}" in afterwards.stderr
     assert sorted(told.paths("/ping")) == [
         "/ping/x/fail?y=1", "/ping/x/start?y=1", "/ping/x/start?y=1", "/ping/x?y=1"
     ]  # fmt: skip

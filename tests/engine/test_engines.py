@@ -118,13 +118,16 @@ def test_an_engine_behind_tls_is_reached_by_its_context(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "words", "code"),
     [
-        ("ssh://nobody@127.0.0.1:{port}", "Permission denied"),
-        ("ssh://root@127.0.0.1:{port}/nowhere.sock", "no such file"),
-        ("ssh://root@127.0.0.1:1", "Connection refused"),
-        ("elsewhere", "there is no Docker context 'elsewhere'"),
+        ("ssh://nobody@127.0.0.1:{port}", "Permission denied", 1),
+        ("ssh://root@127.0.0.1:{port}/nowhere.sock", "no such file", 1),
+        ("ssh://root@127.0.0.1:1", "Connection refused", 1),
+        ("elsewhere", "there is no Docker context 'elsewhere'", 2),
+        ("ftp://host", "'ftp://host' is not an engine's address", 2),
     ],
 )
-def test_what_cannot_be_reached_is_one_line(other: World, sshd: Sshd, address: str, words: str) -> None:
-    other.cli("volumes", "--engine", address.format(port=sshd.port)).fails_with(words)
+def test_what_cannot_be_reached_is_one_line(
+    other: World, sshd: Sshd, address: str, words: str, code: int
+) -> None:
+    other.cli("volumes", "--engine", address.format(port=sshd.port)).fails_with(words, code=code)

@@ -213,7 +213,7 @@ def test_what_is_in_the_way_is_said_before_anything_happens(
     ):
         world.cli("migrate", *arguments, "--to", to).fails_with(words, code=code)
     world.cli("migrate", volume, "--to", world.engine.docker_host).fails_with("is to become itself")
-    world.cli("migrate", volume, "--to", "nowhere").fails_with("there is no Docker context 'nowhere'")
+    world.cli("migrate", volume, "--to", "nowhere").fails_with("there is no Docker context 'nowhere'", code=2)
     assert there.volumes() == before | {"used"}
     assert state_of(container)["StartedAt"] == began
     world.remove(bound)

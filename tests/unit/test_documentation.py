@@ -147,6 +147,14 @@ def typed() -> Iterator[tuple[str, str]]:
                 yield page.name, line.strip()
 
 
+def test_the_help_has_a_whole_sentence_for_each_command() -> None:
+    context = typer.Context(typer.main.get_command(build_app()), info_name="volferry", terminal_width=80)
+    shown = context.get_help().partition("Commands:")[2].partition("Exit codes")[0]
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert len(lines) > 15
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
+
+
 @pytest.mark.parametrize(("page", "line"), list(typed()))
 def test_what_the_examples_type_exists(page: str, line: str) -> None:
     known = dict(commands())

@@ -19,6 +19,7 @@ from volferry.damage import Condition, mark
 from volferry.layout import manifest_key, pack_key
 from volferry.manifest_cache import ManifestCache
 from volferry.observer import Silent
+from volferry.operations.acceptance import accept
 from volferry.operations.copy import copy_volume
 from volferry.operations.prune import Pruning, judged, prune_volume
 from volferry.operations.verify import Verifier
@@ -170,6 +171,22 @@ def test_a_copy_takes_a_good_backup_along_where_a_newer_one_misses_objects(
     assert made[-2] in copied.copied
     assert made[-3] not in copied.copied
     assert (lost == "a pack") == (str(made[-1]) in copied.failed)
+
+
+def test_nothing_of_what_a_volume_held_stays_once_no_backup_has_it(
+    repository: Repository, contents: Contents, volume: LocalVolume, tmp_path: Path
+) -> None:
+    (first,) = backups(volume, repository, 1)
+    for path in volume.data.iterdir():
+        path.unlink()
+    second, third = volume.back_up(repository), volume.back_up(repository)
+    assert third.stored_bytes < second.stored_bytes  # nothing has changed: no pack
+    accept(repository, second.ref, by="host")
+    found = prune(repository, Keep(last=1))
+    assert (found.packs, found.waiting_bytes > 300_000) == ([], True)
+    contents.clock.now = datetime.now(UTC) + timedelta(days=8)
+    assert prune(repository, Keep(last=1)).packs == [f"{first.ref.id}.0000"]
+    assert Verifier(repository, read=True, spool=tmp_path, observer=Silent()).verify(third.ref).findings == ()
 
 
 def test_hollow_backups_go_when_the_policy_lets_them_go(

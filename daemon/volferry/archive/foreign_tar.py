@@ -170,7 +170,9 @@ class ForeignTar:
             self._tar = self._opened()
             self._first = self._tar.next()
         except _DAMAGED as error:
-            raise DamagedArchive(f"it is not a tar, or a damaged one: {_words(error)}") from error
+            raise DamagedArchive(
+                f"it is not a tar, or a damaged one: {_words(error)}; `tar -c FILE | volferry import - --into NAME` brings in a single file"
+            ) from error
 
     def _opened(self) -> tarfile.TarFile:
         return tarfile.open(

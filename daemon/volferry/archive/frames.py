@@ -14,6 +14,7 @@ import zstandard
 from blake3 import blake3
 from pyfastcdc import FastCDC
 
+from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -92,13 +93,13 @@ def encode_frames(
 ) -> Generator[Frame | ReusedGroup, None, None]:
     """Hashes and compresses frames, given with their group's number, on all cores, and yields them in order.
 
-    What is in `known`, by BLAKE3 digest, is not compressed. Reused groups are passed on in their place.
+    What is in `known`, by BLAKE3 digest, is not compressed, but for the end-of-archive marker. Reused groups are passed on in their place.
     """
     local = threading.local()
 
     def encode(group: int, raw: bytes | memoryview) -> Frame:
         digest = blake3(raw).digest()
-        if digest in known:
+        if digest in known and raw != END_OF_ARCHIVE:
             return Frame(group, digest.hex(), len(raw), b"")
         if not hasattr(local, "compressor"):
             # The content checksum lets `zstd -t` check a pack without volferry.

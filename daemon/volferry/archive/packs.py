@@ -76,6 +76,11 @@ class PackWriter:
         self._group_bytes += len(frame.stored)
         return location
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a pack that is not committed yet."""
+        return self._sink is not None
+
     def finish(self) -> None:
         """Commits the last pack."""
         if self._sink is not None:

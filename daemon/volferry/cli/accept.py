@@ -32,7 +32,7 @@ def accept(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Say that a suspicious backup is as it should be: later ones are compared with it, and prune lets go of older ones."""
+    """Say that a suspicious backup is as it should be. Later ones are compared with it, and prune lets go of older ones."""
     from volferry.operations import acceptance  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 

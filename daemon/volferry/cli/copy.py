@@ -51,7 +51,7 @@ def copy(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Send backups to another store: what is missing there, and what its policy keeps."""
+    """Send backups to another store. Only what is missing there, and what its policy keeps, is sent."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
     check_hosts(host, all_hosts=all_hosts)
     targets = to or session.config.replicas

@@ -48,7 +48,7 @@ def daemon(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Back up volumes when they are due, copy and prune what there is, until SIGTERM or SIGINT. SIGHUP has the
+    """Back up volumes when they are due. The daemon also copies, prunes and verifies, until SIGTERM or SIGINT. SIGHUP has the
     configuration read again; a change of its file is noticed.
     """
     options = {"store": store, "host": host, "engine": engine}

@@ -43,7 +43,7 @@ def diff(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what changed from one backup to another, without reading them.
+    """Show what changed between two backups. Their contents are not read.
 
     + was added, - was removed, M may have another content (type, size, time or target differ), m has another mode or
     owner.

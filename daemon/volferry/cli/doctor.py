@@ -37,7 +37,7 @@ def doctor(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Check the engine, the helper, the state directory and the store, and say what to mend."""
+    """Check engine, helper, state directory and store. It says what to mend."""
     session = Session.load(config=config, store=store, engine=engine)
     checks = [
         _Check("volferry", True, f"{__version__}, Python {sys.version.split()[0]}"),

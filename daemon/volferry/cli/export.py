@@ -42,7 +42,7 @@ def export(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Write a backup as a plain tar, such as `volferry export pgdata | tar -x` takes, or one of its dumps."""
+    """Write a backup as a plain tar, or one of its dumps. `volferry export pgdata | tar -x` unpacks it."""
     from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
     from volferry.operations.export import export_backup, export_dump  # noqa: PLC0415
 

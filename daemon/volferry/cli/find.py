@@ -53,7 +53,7 @@ def find(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Find paths in all backups, and the states that they had: each with the first and last backup that has it."""
+    """Find paths in all backups. With each state that a path had: the first and the last backup that has it."""
     from volferry.archive.selection import matcher  # noqa: PLC0415
 
     shown = printable(os.fsencode(pattern))

@@ -112,7 +112,7 @@ def migrate(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Move volumes to another engine, with no store in between: passes while the services run, a last one while they are stopped, and a
+    """Move volumes to another engine, with no store in between. There are passes while the services run, a last one while they are stopped, and a
     comparison of both sides. The services are started again on the source, unless the target takes over.
     """
     if remove_source and not checksum:

@@ -13,9 +13,12 @@ from volferry.cli.text import count_text, local_time_text, size_text, table
 from volferry.errors import FINDINGS_EXIT_CODE, StoreError, UsageError, VolferryError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from volferry.model import BackupRef
     from volferry.operations.prune import Pruning
     from volferry.repository import Repository
+    from volferry.retention import Within
 
 
 def prune(
@@ -36,7 +39,7 @@ def prune(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Forget the backups that the policy (`keep`) does not keep, and delete what no backup needs.
+    """Forget backups that the policy (`keep`) does not keep. Then delete what no backup needs.
 
     Without a policy no backup is forgotten. The newest of each volume always stays.
     """
@@ -49,28 +52,30 @@ def prune(
     chosen = _volumes(session, volumes or [], all_hosts=all_hosts)
     done: list[Pruning] = []
     failed: list[dict[str, str]] = []
-    for owner, volume in chosen:
-        directory = session.state_of_volume(repository, owner, volume)
-        try:
-            with nullcontext() if dry_run else volume_lock(directory, volume):
-                result = prune_volume(
-                    repository,
-                    owner,
-                    volume,
-                    keep=lambda found: session.config.keep_of(found, session.config.store_config),
-                    grace=session.config.prune.grace,
-                    cache=session.manifest_cache(repository),
-                    dry_run=dry_run,
-                    hold=session.config.prune.hold,
-                )
-        except VolferryError as error:
-            say(f"volferry: {volume}: {error}")
-            failed.append({"host": owner, "volume": volume, "error": str(error)})
-            continue
-        done.append(result)
-        _report(result)
+    try:
+        for owner, volume in chosen:
+            directory = session.state_of_volume(repository, owner, volume)
+            try:
+                with nullcontext() if dry_run else volume_lock(directory, volume):
+                    result = prune_volume(
+                        repository,
+                        owner,
+                        volume,
+                        keep=lambda found: session.config.keep_of(found, session.config.store_config),
+                        grace=session.config.prune.grace,
+                        cache=session.manifest_cache(repository),
+                        dry_run=dry_run,
+                        hold=session.config.prune.hold,
+                    )
+            except VolferryError as error:
+                say(f"volferry: {volume}: {error}")
+                failed.append({"host": owner, "volume": volume, "error": str(error)})
+                continue
+            done.append(result)
+            _report(result)
+    finally:  # also of what was done before an interruption
         if not json:
-            _print(result, dry_run=dry_run)
+            _print(done, dry_run=dry_run)
     uploads = 0 if dry_run else repository.store.abort_uploads()
     if json:
         print_json(
@@ -83,7 +88,7 @@ def prune(
             }
         )
     else:
-        _print_total(done, uploads, dry_run=dry_run)
+        _print_total(done, uploads, grace=session.config.prune.grace, dry_run=dry_run)
     return (
         1
         if failed
@@ -130,28 +135,27 @@ def _report(result: Pruning) -> None:
         say(f"volferry: {result.volume}: no pack is deleted: {problem}")
 
 
-def _print(result: Pruning, *, dry_run: bool) -> None:
-    from volferry.model import time_of_id  # noqa: PLC0415
-
-    forgotten = {ref.id for ref in result.forgotten}
-    rows = []
-    for verdict in reversed(result.verdicts):
-        if not dry_run and verdict.id not in forgotten:
-            continue
-        what = "keep" if verdict.kept else "forget" if verdict.id in forgotten else "locked"
-        rows.append(
-            (
-                f"{result.volume}@{verdict.id}",
-                local_time_text(time_of_id(verdict.id)),
-                what,
-                ", ".join(verdict.reasons),
-            )
-        )
+def _print(done: list[Pruning], *, dry_run: bool) -> None:
+    rows = [row for result in done for row in _rows(result, dry_run=dry_run)]
     if rows:
         print(table(("BACKUP", "TAKEN", "", "WHY"), rows))
 
 
-def _print_total(done: list[Pruning], uploads: int, *, dry_run: bool) -> None:
+def _rows(result: Pruning, *, dry_run: bool) -> Iterator[tuple[str, str, str, str]]:
+    from volferry.model import time_of_id  # noqa: PLC0415
+
+    forgotten = {ref.id for ref in result.forgotten}
+    for verdict in reversed(result.verdicts):
+        if dry_run or verdict.id in forgotten:
+            yield (
+                f"{result.volume}@{verdict.id}",
+                local_time_text(time_of_id(verdict.id)),
+                "keep" if verdict.kept else "forget" if verdict.id in forgotten else "locked",
+                ", ".join(verdict.reasons),
+            )
+
+
+def _print_total(done: list[Pruning], uploads: int, *, grace: Within, dry_run: bool) -> None:
     backups = sum(len(each.forgotten) for each in done)
     packs = sum(len(each.packs) for each in done)
     would = "would be " if dry_run else ""
@@ -159,6 +163,10 @@ def _print_total(done: list[Pruning], uploads: int, *, dry_run: bool) -> None:
         f"{count_text(backups, 'backup')} {would}forgotten, {count_text(packs, 'pack')} {would}deleted, "
         f"{size_text(sum(each.freed_bytes for each in done))} {would}free"
     )
+    if waiting := sum(each.waiting_bytes for each in done):
+        print(
+            f"{size_text(waiting)} of packs that no backup needs stay until they are older than prune.grace, {grace}"
+        )
     if uploads:
         print(f"{count_text(uploads, 'upload')} of dead runs ended")
 
@@ -179,6 +187,7 @@ def _document(result: Pruning) -> dict[str, Any]:
         else {"id": result.hold.good.id, "until": result.hold.until.isoformat()},
         "packs": result.packs,
         "freed_bytes": result.freed_bytes,
+        "waiting_bytes": result.waiting_bytes,
         "locked": result.locked,
         "hollow": [ref.id for ref in result.hollow],
         "damaged": [ref.id for ref in result.damaged],

@@ -129,7 +129,7 @@ def restore(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Restore a backup, or some paths of it, into a volume, and compare the two. A volume that is not there is made:
+    """Restore a backup, or some paths of it. volferry compares what it wrote with the backup. A volume that is not there is made:
     with its labels, and as a plain local volume where its options lead elsewhere.
     """
     from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415

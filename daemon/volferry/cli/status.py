@@ -41,7 +41,7 @@ def status(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what ran, what runs, what is next, what is late, and which backups cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, or a backup cannot be restored."""
+    """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, or a backup cannot be restored."""
     if health:
         return _health(_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -57,6 +57,7 @@ def status(
     names = sorted({*last, *due, *wrong, *(ref.volume for ref in troubles)})
     recent = history.recent(_RECENT)
     running = [run for run in last.values() if run.outcome == "running"]
+    answers = _answers(session.config.daemon.listen)
     if json:
         print_json(
             {
@@ -80,6 +81,7 @@ def status(
                 "running": [_document(run) for run in running],
                 "recent": [_document(run) for run in recent],
                 "verify": verifying.document,
+                "daemon_answers": answers,
                 "trouble": trouble or unknown or None,
             }
         )
@@ -87,6 +89,10 @@ def status(
         _print(names, last, due, wrong, accepted, now)
         for line in verifying.lines(now):
             print(line)
+    if appointments and answers is False:
+        say(
+            f"no daemon answers at {session.config.daemon.listen}: where none runs, nothing is backed up on schedule (`volferry daemon`)"
+        )
     for ref, each in troubles.items():
         say(f"volferry: {ref} cannot be restored as a whole: {each.text}")
     if unknown and not trouble:
@@ -206,21 +212,38 @@ def _health(listen: Listen) -> int:
     """Raises VolferryError if it does not."""
     if listen == "off":
         raise VolferryError("the daemon cannot be asked: daemon.listen is off")
+    try:
+        well, said = _ask(listen)
+    except (OSError, http.client.HTTPException) as error:
+        raise VolferryError(f"the daemon does not answer at {listen}: {error}") from error
+    if not well:
+        raise VolferryError(f"the daemon is not well: {said}")
+    print(said)
+    return 0
+
+
+def _answers(listen: Listen) -> bool | None:
+    """Whether a daemon does; None where that cannot be found out."""
+    if listen == "off":
+        return None
+    try:
+        _ask(listen)
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
+def _ask(listen: Listen) -> tuple[bool, str]:
+    """Whether the daemon is well, and its words."""
     connection = (
         _SocketConnection(str(listen.socket_path)) if listen.socket_path else _port_connection(listen)
     )
     try:
         connection.request("GET", "/healthz")
         answer = connection.getresponse()
-        said = answer.read().decode("utf-8", "replace").strip()
-    except (OSError, http.client.HTTPException) as error:
-        raise VolferryError(f"the daemon does not answer at {listen}: {error}") from error
+        return answer.status == http.client.OK, answer.read().decode("utf-8", "replace").strip()
     finally:
         connection.close()
-    if answer.status != http.client.OK:
-        raise VolferryError(f"the daemon is not well: {said}")
-    print(said)
-    return 0
 
 
 def _port_connection(listen: Listen) -> http.client.HTTPConnection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOpt
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text
-from volferry.errors import UsageError
+from volferry.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from volferry.model import BackupRef
@@ -46,7 +47,7 @@ def verify(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Check that backups can be restored: without a name, the newest of every volume."""
+    """Check that backups can be restored. Without a name: the newest of every volume."""
     from volferry.operations.verify import Verifier  # noqa: PLC0415
     from volferry.verification_log import VerificationLog  # noqa: PLC0415
 
@@ -62,6 +63,8 @@ def verify(
     refs = _chosen(session, name, everything=everything, all_hosts=all_hosts)
     results: list[Verified] = []
     said: set[str] = set()
+    # Nobody can say of bytes that were not read that they are good.
+    sound, unread = ("good", "") if read else ("complete", " (their contents were not read: --read does)")
     log = VerificationLog(session.config.state_dir)
     with session.run() as run, TerminalObserver("verify") as observer:
         verifier = Verifier(session.repository, read=read, spool=run.spool, observer=observer)
@@ -69,14 +72,14 @@ def verify(
             result = verifier.verify(ref)
             results.append(result)
             log.keep_read(session.repository.id, result.read, datetime.now(UTC))
-            problem = verifier.remember(result, by=session.host) if result.damaged or result.read else ""
+            problem = verifier.remember(result, by=_who(session)) if result.damaged or result.read else ""
             if problem and problem not in said:
                 said.add(problem)
                 say(problem)
             for finding in result.findings:
                 say(f"volferry: {ref}: {finding}")
             if not json:
-                print(f"{'good' if not result.findings else 'HURT'}  {ref}", flush=True)
+                print(f"{'HURT' if result.findings else sound}  {ref}", flush=True)
     hurt = [result for result in results if result.findings]
     if json:
         print_json(
@@ -97,8 +100,16 @@ def verify(
     elif not results:
         print(f"No backups in {session.store.url}.")
     else:
-        print(f"{count_text(len(results) - len(hurt), 'backup')} good, {len(hurt)} hurt")
+        print(f"{count_text(len(results) - len(hurt), 'backup')} {sound}, {len(hurt)} hurt{unread}")
     return 1 if hurt else 0
+
+
+def _who(session: Session) -> str:
+    """This machine, as marks name it: by its own name where no engine says another."""
+    try:
+        return session.host
+    except EngineError:
+        return socket.gethostname()
 
 
 def _chosen(session: Session, name: str | None, *, everything: bool, all_hosts: bool) -> list[BackupRef]:

@@ -42,7 +42,7 @@ def volumes(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show the volumes of this engine, the containers that use them, and the last backup of each."""
+    """Show the volumes of this engine. With each: the containers that use it, and its last backup."""
     from volferry.engine.volumes import list_volumes, unprotected, volume_sizes  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)

@@ -39,6 +39,7 @@ class Pruning:
     forgotten: list[BackupRef] = field(default_factory=list)
     packs: list[str] = field(default_factory=list)  # that were deleted
     freed_bytes: int = 0
+    waiting_bytes: int = 0  # of packs that no backup needs and that are in the grace period
     locked: list[str] = field(default_factory=list)  # what may not be deleted yet, each with until when
     hold: Hold | None = None  # what stays though the policy may not keep it
     hollow: list[BackupRef] = field(
@@ -211,8 +212,31 @@ def _delete_unneeded(
     dry_run: bool,
 ) -> None:
     """Packs and indexes of no backup that are older than the grace period."""
+    needed = _needed(repository, result, known)
+    if needed is None:
+        return
+    needed_packs, needed_indexes = needed
     now = repository.store.now()
     oldest = grace.before(now)
+    for info in _the_same(repository, result, packs):
+        name = info.key.rpartition("/")[2].removesuffix(".tar.zst")
+        if name in needed_packs:
+            continue
+        if not _is_old(info, name, oldest, now):
+            result.waiting_bytes += info.size
+        elif _delete(repository, info, result, dry_run):
+            result.packs.append(name)
+    spared = needed_indexes.union(*({frames_key(ref), files_key(ref)} for ref in result.forgotten))
+    for info in indexes:
+        name = info.key.rpartition("/")[2]
+        if info.key not in spared and _is_old(info, name, oldest, now):
+            _delete(repository, info, result, dry_run)
+
+
+def _needed(
+    repository: Repository, result: Pruning, known: dict[BackupRef, Manifest]
+) -> tuple[set[str], set[str]] | None:
+    """The names of packs and the keys of indexes that backups refer to; None where that cannot be known, and why is in `result.problems`."""
     needed_packs: set[str] = set()
     needed_indexes: set[str] = set()
     gone = set(result.forgotten)
@@ -236,21 +260,7 @@ def _delete_unneeded(
                 result.problems.append(str(error))
             continue
         needed_packs |= {pack.name for pack in manifest.packs}
-    if result.problems or gone_meanwhile:
-        return  # what they refer to is not known
-    for info in _the_same(repository, result, packs):
-        name = info.key.rpartition("/")[2].removesuffix(".tar.zst")
-        if (
-            name not in needed_packs
-            and _is_old(info, name, oldest, now)
-            and _delete(repository, info, result, dry_run)
-        ):
-            result.packs.append(name)
-    for info in indexes:
-        name = info.key.rpartition("/")[2]
-        forgotten = any(info.key in {frames_key(ref), files_key(ref)} for ref in gone)
-        if info.key not in needed_indexes and not forgotten and _is_old(info, name, oldest, now):
-            _delete(repository, info, result, dry_run)
+    return None if result.problems or gone_meanwhile else (needed_packs, needed_indexes)
 
 
 def _the_same(repository: Repository, result: Pruning, packs: Iterable[ObjectInfo]) -> list[ObjectInfo]:

@@ -246,7 +246,8 @@ class Assembly:
         if isinstance(item, ReusedGroup):
             for location in self._reused.of(item.number):
                 self._place(location)
-        elif item.stored:
+        elif item.stored and (self._packs.is_open or bytes.fromhex(item.digest) not in self._base.known):
+            # The end of the archive, too, where a pack is written anyway: or it would keep an old one that nothing else needs.
             self._place(self._packs.add(item))
         else:
             known = self._base.known[bytes.fromhex(item.digest)]
