@@ -23,7 +23,8 @@ from tests.parts.local_helper import LocalHelper
 from tests.parts.mounts import MOUNTS
 from tests.parts.mutations import mutate
 from tests.parts.trees import Directory, assert_same, build_nasty_tree, realise, snapshot, trees
-from volferry.archive import listing, tree_scripts
+from volferry.archive import listing, patch_scripts, tree_scripts
+from volferry.archive.blocks import LEAST_BYTES
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.observer import Silent
 from volferry.operations.places import Place
@@ -307,6 +308,24 @@ def test_a_file_that_is_said_to_have_no_blocks_goes_over_with_its_data(library: 
         made.transfer.run(last=True)
         made.transfer.check(checksum=False)
         assert (made.target / "file").read_bytes() == b"data" * 5000
+
+
+def test_changes_in_a_large_file_go_over_where_the_file_system_makes_up_its_holes(
+    monkeypatch: pytest.MonkeyPatch, library: Path
+) -> None:
+    lie = "import os\ndef lie(*_):\n    raise OSError(6, 'no data')\nos.lseek = lie\n"
+    monkeypatch.setattr(patch_scripts, "CHANGED_SCRIPT", lie + patch_scripts.CHANGED_SCRIPT)
+    with way() as made:
+        large = made.source / "large"
+        large.write_bytes(random.Random(1).randbytes(LEAST_BYTES))
+        (made.source / "small").write_bytes(b"data")
+        made.environment |= environment(library, fault("blocks", 1, "/small"))
+        made.transfer.run()
+        with large.open("r+b") as file:
+            file.seek(LEAST_BYTES // 2)
+            file.write(b"changed")
+        made.transfer.run(last=True)
+        made.assert_same()
 
 
 def fill_with_owners(directory: Path) -> None:

@@ -72,7 +72,10 @@ def changes_between(now: ListingFile, known: Known | None, directory: Path) -> C
     linked = _linked(now, known) if known is not None else set()
     with ExitStack() as stack:
         walk = _Walk(
-            found, stack.enter_context(found.send.open("wb")), stack.enter_context(found.clear.open("wb"))
+            found,
+            stack.enter_context(found.send.open("wb")),
+            stack.enter_context(found.clear.open("wb")),
+            patches=now.holes,  # which pass over what is a hole
         )
         for record, before in _paired(now, known):
             if record is None:
@@ -94,8 +97,9 @@ def changes_between(now: ListingFile, known: Known | None, directory: Path) -> C
 class _Walk:
     """Keeps the directories above, each of which is sent too where something in it is: writing there changes its time."""
 
-    def __init__(self, found: Changes, send: BinaryIO, clear: BinaryIO) -> None:
+    def __init__(self, found: Changes, send: BinaryIO, clear: BinaryIO, *, patches: bool) -> None:
         self._found = found
+        self._patches = patches
         self._send = send
         self._clear = clear
         self._above: list[tuple[bytes, bytes]] = []  # prefix of what is below, record
@@ -116,7 +120,7 @@ class _Walk:
 
     def replace(self, record: bytes, before: bytes) -> None:
         path, was, now = path_of(record), _kind(before), _kind(record)
-        if was == now == b"f" and (size := _size_to_patch(record, before)):
+        if self._patches and was == now == b"f" and (size := _size_to_patch(record, before)):
             self._found.patch.append(LargeFile(path, size))
             self._found.entries += 1
             self._leave(path)

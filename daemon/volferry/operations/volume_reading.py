@@ -75,12 +75,12 @@ class VolumeReading:
 
     def capture(self, helper: Helper, volume: Volume, spool: Path, content: PatchedContent | None) -> None:
         """Takes all that is to be read into `spool`; what becomes of it then costs the volume no time any longer. With `content`,
-        of large files only the blocks that changed.
+        of large files only the blocks that changed, where the file system's word is taken for what is a hole.
 
         Raises CommandFailed if anything but a finding was in the way.
         """
         directory = helper.directory(volume.name)
-        if content is not None:
+        if content is not None and self._listing.holes:  # patches pass over what is a hole
             asked = {
                 entry.path: group
                 for group, entry in self._listing.asked()
