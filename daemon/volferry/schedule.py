@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from apscheduler.triggers.cron import CronTrigger
+
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -148,14 +150,16 @@ def _next_two(
 def _next(part: str, time: datetime, zone: tzinfo) -> datetime | None:
     if match := _INTERVAL.fullmatch(part.lower()):
         return (time + parse_span(match[1])).astimezone(zone)
+    start = (time + timedelta(microseconds=1)).astimezone(zone)
+    found = [trigger.get_next_fire_time(None, start) for trigger in _cron_triggers(part, zone)]
+    return min((each for each in found if each is not None), default=None)
+
+
+@lru_cache(maxsize=1024)
+def _cron_triggers(part: str, zone: tzinfo) -> list[CronTrigger]:
     from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 -- slow to import, and only for this
 
-    start = (time + timedelta(microseconds=1)).astimezone(zone)
-    found = [
-        CronTrigger(**fields, second=0, timezone=zone).get_next_fire_time(None, start)
-        for fields in _triggers(part)
-    ]
-    return min((each for each in found if each is not None), default=None)
+    return [CronTrigger(**fields, second=0, timezone=zone) for fields in _triggers(part)]
 
 
 @lru_cache(maxsize=1024)  # of what is right: a label is read at each look
