@@ -224,12 +224,21 @@ def _stream(data: bytes) -> None:
     reader = TarReader(reading(iter([data])))
     for member in reader:
         names.append(member.path)
-        for _ in reader.payload():
-            pass
+        payload = b"".join(bytes(piece) for piece in reader.payload())
+        if b"GNU.sparse." in member.header:
+            _check_map(payload)
         assert member.typeflag != b"1" or member.target in {b"first", b"dir/file", b"dir/link"} | {
             each for each in (member.target,) if each.rpartition(b"/")[0] in {b"", b"dir"}
         }
     assert names == [parse_record(record).path for record in STREAM_RECORDS]
+
+
+def _check_map(payload: bytes) -> None:
+    """That of a sparse member takes `tar` to where its payload ends."""
+    count, *numbers = payload.split(b"\n")
+    numbers = numbers[: 2 * int(count)]
+    map_bytes = sum(len(each) + 1 for each in (count, *numbers))
+    assert sum(-(-each // 512) * 512 for each in (map_bytes, *map(int, numbers[1::2]))) == len(payload)
 
 
 def _tar(data: bytes) -> None:

@@ -203,6 +203,16 @@ def lying(said: tuple[bytes, bytes], done: bytes) -> tuple[bytes, bytes]:
     return said[0], done
 
 
+def sparse(name: str, size: int, holes: str, content: bytes = b"", **more: str) -> tuple[bytes, bytes]:
+    """A file with a map of its holes; `more` are extended records."""
+    pax = {"major": "1", "minor": "0", "name": name, "realsize": str(size)} | more
+    stored = holes.encode().ljust(-(-len(holes) // 512) * 512, b"\0") + content
+    raw = member(
+        name, tarfile.REGTYPE, content=stored, pax={f"GNU.sparse.{key}": each for key, each in pax.items()}
+    )
+    return record(name.encode(), b"f", size=size), raw
+
+
 HIDDEN = member("../thesis", tarfile.REGTYPE, content=b"evil")
 UNSUMMED = b"yz" + file("zz", HIDDEN)[1][2:]
 
@@ -222,6 +232,13 @@ STREAMS: dict[str, list[tuple[bytes, bytes]]] = {
             ),
         ),
     ],
+    "a map that takes a header for content": [ROOT, sparse("b", 512, "1\n0\n512\n"), file("c", HIDDEN)],
+    "a map that takes content for a header": [ROOT, sparse("b", 512, "1\n512\n0\n", HIDDEN)],
+    "a map that goes on in content": [ROOT, sparse("b", 512, "900\n" + "0\n0\n" * 127), file("c", HIDDEN)],
+    "a map of numbers that tar does not read": [ROOT, sparse("b", 512, "1\n0x0\n0\n", HIDDEN)],
+    "a map of another version": [ROOT, sparse("b", 0, "1\n0\n0\n", HIDDEN, major="0", minor="1")],
+    "a map in an extended header": [ROOT, sparse("b", 0, "1\n0\n0\n", map="0,512")],
+    "another size than in the index": [ROOT, lying(file("b"), sparse("b", 5, "1\n5\n0\n")[1])],
     "one more": [ROOT, lying(file("zz"), file("zz")[1] + HIDDEN)],
     "through a symlink of its own": [
         ROOT,
@@ -279,6 +296,43 @@ def test_a_made_up_stream_leaves_nothing_outside_of_the_target(
     assert canary.stat().st_nlink == 1
     with pytest.raises(DamagedObject):
         list(backup.tar_stream())
+
+
+def test_what_a_map_makes_tar_take_for_headers_is_found_and_not_extracted(
+    repository: Repository, good: BackupRef, tmp_path: Path, canary: Path
+) -> None:
+    # After it, `tar` is in step again, and what it leaves in the target is what the index says.
+    evil = member(str(canary), tarfile.REGTYPE, content=b"evil")
+    after = len(sparse("c", 9999, "1\n9999\n0\n")[1])
+    inner = evil + sparse("c", len(evil) + after, f"1\n{len(evil) + after}\n0\n")[1]
+    entries = (ROOT, sparse("b", 512, "1\n0\n512\n"), file("c", inner))
+    ref = made_up(repository, good, LATER, tmp_path, [([each], raw) for each, raw in entries])
+    backup = BackupReader(repository, ref, spool=tmp_path)
+    with pytest.raises(DamagedObject, match="'b' has a map of holes that says more or less than is stored"):
+        restore_into_directory(backup, None, canary.parent / "target", observer=Silent(), replace=False)
+    assert canary.read_text() == "years of work"
+    assert "'b' has a map of holes that says more or less" in verified(repository, ref, tmp_path)
+
+
+def test_a_map_for_a_file_of_another_size_is_found(
+    repository: Repository, good: BackupRef, tmp_path: Path, canary: Path
+) -> None:
+    # As `tar` writes it of a file that grows meanwhile, where the file system does not say where holes are.
+    entries = (ROOT, sparse("b", 1000, "1\n0\n1024\n", bytes(1024)), file("c"))
+    ref = made_up(repository, good, LATER, tmp_path, [([each], raw) for each, raw in entries])
+    assert "'b' has a map of holes for 1024 bytes" in verified(repository, ref, tmp_path)
+    backup = BackupReader(repository, ref, spool=tmp_path)
+    target = canary.parent / "target"
+    with pytest.raises(VolferryError, match="'b' has 1024 bytes instead of 1000"):
+        restore_into_directory(backup, None, target, observer=Silent(), replace=False)
+    assert (target / "c").read_text() == "evil"
+
+
+def verified(repository: Repository, ref: BackupRef, place: Path) -> str:
+    spool = place / "verify"
+    spool.mkdir()
+    findings = Verifier(repository, read=True, spool=spool, observer=Silent()).verify(ref).findings
+    return "\n".join(map(str, findings))
 
 
 def _with_home(raw: bytes, home: bytes) -> bytes:

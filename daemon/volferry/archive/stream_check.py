@@ -3,7 +3,8 @@
 `tar` does what a stream says. One that somebody has made up could write through a symlink that it has made itself, link to what lies
 elsewhere, or hide members where only `tar` finds them. So each member must be the one that the index has next; the index itself leads
 nowhere (index_check.py). Headers are read more strictly than `tar` reads them: whatever the two could take for different things is
-refused. Payloads are passed over, not copied.
+refused. Of sparse files, `tar` goes by the map at the beginning of the payload, so that must fit to what is stored (sparse_map.py). Other
+payloads are passed over, not copied.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zlib import adler32
 
+from volferry.archive.sparse_map import SparseMap, sparse_size
 from volferry.archive.tarstream import BLOCK, HARD_LINK, KIND_OF_TYPEFLAG, LARGEST_EXTENDED_HEADER
 from volferry.model import printable
 
@@ -33,7 +35,7 @@ _NO_PAX: dict[bytes, bytes] = {}
 def checked_stream(
     pieces: Iterable[bytes], records: Iterator[bytes], is_directory: Callable[[bytes], bool]
 ) -> Iterator[bytes]:
-    """The pieces of a stream, as they are, each once all headers that end in it were looked at. Raises ValueError for the first member
+    """The pieces of a stream, as they are, each once all headers and maps that end in it were looked at. Raises ValueError for the first member
     that is not what `records`, the entries of a checked index, have next.
 
     `is_directory` says whether something of the index is in a directory of that path. It is asked of few hard links.
@@ -47,6 +49,12 @@ def checked_stream(
         left = b""
         at, size = 0, len(data)
         while not ended:
+            if check.sparse is not None:
+                taken = check.map(check.sparse, data, at)
+                at += taken
+                payload -= taken
+                if check.sparse is not None:
+                    break
             if payload >= size - at:
                 payload -= size - at
                 break
@@ -86,6 +94,8 @@ class _Members:
         self._records = records
         self._is_directory = is_directory
         self._linked: set[bytes] = set()  # paths of what has more names than one
+        self._path = b""
+        self.sparse: SparseMap | None = None  # of the member, as long as its map is not whole
 
     def member(self, data: bytes, at: int, header_bytes: int) -> int:
         """The bytes of its payload. Raises ValueError."""
@@ -95,7 +105,7 @@ class _Members:
         if header_bytes > BLOCK:
             extended = data[at : at + BLOCK]
             _check_block(extended)
-            pax = _pax(data[at + BLOCK : at + BLOCK + _octal(extended[124:136])])
+            pax = placing_records(data[at + BLOCK : at + BLOCK + _octal(extended[124:136])])
         _check_block(block)
         path, _, meta = next(self._records, b"").partition(b"//")
         typeflag = block[156:157]
@@ -109,6 +119,11 @@ class _Members:
         self, block: bytes, pax: dict[bytes, bytes], typeflag: bytes, path: bytes, meta: bytes
     ) -> int:
         kind = KIND_OF_TYPEFLAG.get(typeflag)
+        self._path = path
+        try:
+            real_size = sparse_size(pax, typeflag)
+        except ValueError as error:
+            raise ValueError(f"'{printable(path)}' {error}") from error
         name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or _name(block)
         if not meta or not _is_named(name, path, directory=kind == b"d"):
             raise ValueError(
@@ -120,6 +135,12 @@ class _Members:
             if kind == b"f":
                 if meta[-3:] != b" 1 ":
                     self._linked.add(path)
+                if real_size is not None:
+                    if real_size != int(meta.split(b" ", 9)[4]):
+                        raise ValueError(
+                            f"'{printable(path)}' has another size in its frames than in its index"
+                        )
+                    self.sparse = SparseMap(_padded(size))
                 return _padded(size)
             if kind == b"l" and _link_target(pax, block) != meta.split(b" ", 9)[9]:
                 raise ValueError(f"'{printable(path)}' leads elsewhere in its frames than in its index")
@@ -132,6 +153,16 @@ class _Members:
         if size:
             raise ValueError(f"'{printable(path)}' has a content in its frames, and is no file")
         return 0
+
+    def map(self, sparse: SparseMap, data: bytes, at: int) -> int:
+        """Takes what there is of the member's map, and returns how many bytes that is. Raises ValueError."""
+        try:
+            taken = sparse.feed(data, at)
+        except ValueError as error:
+            raise ValueError(f"'{printable(self._path)}' {error}") from error
+        if sparse.is_whole:
+            self.sparse = None
+        return taken
 
     def end(self) -> None:
         if record := next(self._records, b""):
@@ -176,7 +207,7 @@ def _sum_field(total: int) -> bytes:
     return b"%06o\0 " % total
 
 
-def _pax(data: bytes) -> dict[bytes, bytes]:
+def placing_records(data: bytes) -> dict[bytes, bytes]:
     """Records of an extended header that say where a member goes and how long it is; all others may be missing."""
     # What changes where a member goes or how long it is has one of these in it, however it is spelled.
     if b"path=" not in data and b"size=" not in data and b"GNU." not in data:

@@ -6,7 +6,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from volferry.archive.agreement import difference
-from volferry.archive.tarstream import END_OF_ARCHIVE, HARD_LINK, TarReader, reading
+from volferry.archive.sparse_map import SparseMap, sparse_size
+from volferry.archive.stream_check import placing_records
+from volferry.archive.tarstream import BLOCK, END_OF_ARCHIVE, HARD_LINK, TarReader, reading
 from volferry.errors import CommandFailed, DamagedObject, StoreError
 from volferry.layout import files_key, frames_key
 from volferry.model import printable
@@ -61,8 +63,8 @@ class GroupCheck:
                 if member.typeflag == HARD_LINK:
                     links[member.path] = member.target
                 read_bytes += len(member.header) + member.payload_bytes
-                for _ in reader.payload():
-                    pass
+                if wrong := _wrong_map(member, reader):
+                    raise DamagedObject(files_key(ref), f"{_name(entry.path)} {wrong}")
         except (CommandFailed, ValueError) as error:
             raise DamagedObject(frames_key(ref), f"what its frames hold is no tar stream: {error}") from error
         if (left := next(expected, None)) is not None:
@@ -114,6 +116,31 @@ class GroupCheck:
 
     def _is_wanted(self, group: int) -> bool:
         return group > self._behind and group in self._wanted
+
+
+def _wrong_map(member: Member, reader: TarReader) -> str:
+    """Takes the payload. If the member is a sparse file, and its map does not fit to it: how; else empty."""
+    extended_bytes = int(member.header[124:135], 8) if len(member.header) > BLOCK else 0
+    pax = placing_records(member.header[BLOCK : BLOCK + extended_bytes])
+    sparse: SparseMap | None = None
+    wrong = ""
+    try:
+        if sparse_size(pax, member.typeflag) is not None:
+            sparse = SparseMap(member.payload_bytes)
+            for piece in reader.payload():
+                if not sparse.is_whole:
+                    sparse.feed(bytes(piece))
+    except ValueError as error:
+        wrong = str(error)
+    for _ in reader.payload():
+        pass
+    if wrong or sparse is None:
+        return wrong
+    if not sparse.is_whole:
+        return "has a map of holes that is cut off"
+    if sparse.size != member.size:
+        return f"has a map of holes for {sparse.size} bytes, and its record has size {member.size}"
+    return ""
 
 
 class _Counted:
