@@ -204,8 +204,17 @@ def test_objects_are_listed_by_prefix_in_the_order_of_their_keys(store: Store) -
     for name in reversed(names):
         put(store, name, name.encode())
     assert keys(store) == sorted(names)
-    for prefix in ("a", "a/", "a/b", "a/b/", "a/b-", "a-b", "b/", "b/a", "c", "a/b/c", "a/b/c/", "a/x/"):
+    for prefix in ("a", "a/", "a/b", "a/b/", "a/b-", "a-b", "b/", "b/a", "c", "a/b/c", "a/x/"):
         assert keys(store, prefix) == sorted(name for name in names if name.startswith(prefix))
+
+
+def test_a_file_in_place_of_a_directory_is_no_empty_one(store: Store) -> None:
+    put(store, "a/b", b"x")
+    if isinstance(store, LocalStore):  # which is what it would be there
+        with pytest.raises(StoreError, match=r"^cannot list a/b in the store .*: not a directory$"):
+            keys(store, "a/b/")
+    else:
+        assert keys(store, "a/b/") == []
 
 
 def test_a_store_that_does_not_exist_yet_is_empty(store: Store) -> None:

@@ -9,15 +9,20 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
+from volferry.cli.prune import forget
+from volferry.cli.session import Session
+from volferry.config import Config
 from volferry.damage import Condition, mark
-from volferry.layout import manifest_key, pack_key
+from volferry.errors import StoreError, UsageError
+from volferry.layout import files_key, frames_key, manifest_key, pack_key
 from volferry.manifest_cache import ManifestCache
+from volferry.model import BackupRef
 from volferry.observer import Silent
 from volferry.operations.acceptance import accept
 from volferry.operations.copy import copy_volume
@@ -26,11 +31,13 @@ from volferry.operations.verify import Verifier
 from volferry.repository import Repository
 from volferry.retention import Keep, Within
 from volferry.stores.base import put
+from volferry.stores.local import LocalStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from volferry.model import BackupRef, BackupStats
+    from volferry.model import BackupStats, ObjectInfo
 
 
 @pytest.fixture
@@ -232,3 +239,210 @@ def test_a_name_that_is_encoded_otherwise_is_no_backup(
     put(repository.store, f"manifests/{segment}/vol/20260101T000000Z-abcdef.json", b"{}")
     assert list(repository.refs()) == [made.ref]
     assert repository.volumes() == [("host", "vol")]
+
+
+class Made:
+    """Backups of a test's own, of which hypothesis does not print each byte."""
+
+    def __init__(self, contents: Contents, refs: list[BackupRef]) -> None:
+        self.contents = contents
+        self.refs = refs
+
+
+class ShortLists(MemoryStore):
+    """Its LISTs leave manifests out, as those of a share may for a moment: the first one those of `left_out[0]`, and so on."""
+
+    def __init__(self, contents: Contents, left_out: Sequence[set[str]]) -> None:
+        super().__init__(contents)
+        self.left_out = list(left_out)
+        self.seen: set[str] = set()
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        left_out = self.left_out.pop(0) if prefix.startswith("manifests/") and self.left_out else set[str]()
+        for info in MemoryStore.list(self, prefix):
+            if info.key not in left_out:
+                self.seen.add(info.key)
+                yield info
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(short=st.lists(st.sets(st.integers(0, 3)), max_size=3), last=st.integers(1, 4))
+def test_prune_deletes_nothing_of_a_backup_that_any_of_its_lists_had(
+    short: list[set[int]], last: int, tmp_path_factory: pytest.TempPathFactory, made: Made
+) -> None:
+    before, refs = made.contents, made.refs
+    contents = Contents("main", Clock(datetime.now(UTC) + timedelta(days=30)), dict(before.objects))
+    store = ShortLists(contents, [{manifest_key(refs[number]) for number in each} for each in short])
+    repository = Repository.open(store)
+    result = prune(repository, Keep(last=last))
+    seen = set(store.seen)
+    spool = tmp_path_factory.mktemp("spool")
+    for ref in repository.refs():
+        if manifest_key(ref) in seen:
+            verifier = Verifier(repository, read=False, spool=spool, observer=Silent())
+            assert verifier.verify(ref).findings == (), (ref, result)
+    # With a store that lists everything, what is left has its way.
+    store.left_out = []
+    assert prune(repository, Keep(last=1)).problems == []
+    if seen >= {manifest_key(ref) for ref in refs}:  # or something may be lost
+        assert list(repository.refs()) == refs[-1:]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Four backups, each with packs that only some of the others need."""
+    place = tmp_path_factory.mktemp("made")
+    (place / "data").mkdir()
+    contents = Contents("main", Clock())
+    volume = LocalVolume(place / "data", place / "state")
+    repository = Repository.open_or_create(MemoryStore(contents))[0]
+    refs = []
+    for number in range(4):
+        volume.settings = {"full": number == 2}
+        refs += [each.ref for each in backups(volume, repository, 1)]
+    return Made(contents, refs)
+
+
+def test_a_manifest_that_the_last_list_leaves_out_is_not_gone(made: Made) -> None:
+    before, refs = made.contents, made.refs
+    contents = Contents("main", Clock(datetime.now(UTC) + timedelta(days=30)), dict(before.objects))
+    # The newest, and all of them.
+    for left_out in ({manifest_key(refs[-1])}, {manifest_key(ref) for ref in refs}):
+        repository = Repository.open(ShortLists(contents, [set(), set(), left_out]))
+        result = prune(repository, Keep(last=4))
+        assert (result.packs, result.problems) == ([], [])
+        assert contents.objects.keys() == before.objects.keys()
+
+
+@pytest.mark.parametrize("days", [0, 6, 30])
+def test_without_any_manifest_nothing_of_backups_is_deleted(made: Made, days: int) -> None:
+    before, refs = made.contents, made.refs
+    objects = {key: each for key, each in before.objects.items() if not key.startswith("manifests/")}
+    contents = Contents("main", Clock(datetime.now(UTC) + timedelta(days=days)), dict(objects))
+    result = prune(Repository.open(MemoryStore(contents)), Keep(last=1))
+    assert contents.objects == objects
+    assert (result.packs, result.freed_bytes) == ([], 0)
+    if days < 7:
+        assert result.problems == []  # it may be a first backup that is about to end
+    else:
+        (problem,) = result.problems
+        assert problem.startswith(
+            f"no manifest of it is there, but {frames_key(refs[-1])} is: put manifests/host/vol back"
+        )
+
+
+def test_packs_count_as_lost_with_their_manifests_while_the_index_is_young(made: Made) -> None:
+    before = made.contents
+    now = datetime.now(UTC) + timedelta(days=30)
+    contents = Contents(
+        "main",
+        Clock(now),
+        {key: each for key, each in before.objects.items() if key.startswith(("packs/", "volferry"))},
+    )
+    young = BackupRef("host", "vol", f"{now:%Y%m%dT%H%M%SZ}-abcdef")
+    for key in (frames_key(young), files_key(young)):
+        contents.objects[key] = (b"", now)
+    result = prune(Repository.open(MemoryStore(contents)), Keep(last=1))
+    assert result.packs == []
+    assert len(result.problems) == 1
+    assert frames_key(young) in result.problems[0]
+
+
+def test_packs_of_first_runs_that_died_go_after_the_grace_period(
+    contents: Contents, repository: Repository
+) -> None:
+    names = ["20260201T000000Z-abcdef.0000", "20260201T000000Z-abcdef.0001", "20260203T000000Z-abcdef.0000"]
+    for name in names:
+        put(repository.store, f"packs/host/vol/{name}.tar.zst", b"of a run that died")
+    assert prune(repository, Keep(last=1)).packs == []
+    contents.clock.now += timedelta(days=8)
+    result = prune(repository, Keep(last=1))
+    assert (result.packs, result.problems) == (names, [])
+
+
+@pytest.mark.parametrize("part", ["manifests", "manifests/host", "manifests/host/vol"])
+@pytest.mark.parametrize("how", ["gone", "a file"])
+def test_prune_deletes_nothing_where_the_directory_of_manifests_is_gone(
+    tmp_path: Path, volume: LocalVolume, part: str, how: str
+) -> None:
+    repository, _ = Repository.open_or_create(LocalStore(tmp_path / "store"))
+    refs = [each.ref for each in backups(volume, repository, 2)]
+    for path in [*(tmp_path / "store").rglob("*.zst"), *(tmp_path / "store").rglob("*.json")]:
+        os.utime(path, (0, 0))
+    objects = {info.key for info in repository.store.list("")}
+    (tmp_path / "store" / part).rename(tmp_path / "aside")
+
+    def prune_at_once() -> Pruning:
+        return prune_volume(
+            repository,
+            "host",
+            "vol",
+            keep=lambda _: Keep(last=1),
+            grace=Within("0h"),
+            cache=None,
+            dry_run=False,
+        )
+
+    if how == "gone":
+        assert len(prune_at_once().problems) == 1
+    else:
+        (tmp_path / "store" / part).touch()
+        with pytest.raises(
+            StoreError, match=r"^cannot list manifests/host/vol in the store .*: not a directory$"
+        ):
+            prune_at_once()
+        with pytest.raises(StoreError, match=r"^cannot list manifests/host/vol "):
+            volume.back_up(repository)
+        (tmp_path / "store" / part).unlink()
+    (tmp_path / "aside").rename(tmp_path / "store" / part)
+    assert {info.key for info in repository.store.list("")} == objects
+    assert list(repository.refs()) == refs
+
+
+def test_a_copy_deletes_nothing_that_a_backup_there_needs_which_one_list_leaves_out(
+    made: Made, repository: Repository
+) -> None:
+    source, refs = made.contents, made.refs
+    there = Contents("replica", Clock(datetime.now(UTC) + timedelta(days=30)), dict(source.objects))
+    deleted = []
+    store = ShortLists(there, [{manifest_key(ref) for ref in refs}])
+    store.step = lambda what: deleted.append(what) if what.startswith("delete") else None
+    result = copy_volume(
+        Repository.open(MemoryStore(source)), Repository.open(store), "host", "vol", keep=lambda _: Keep(last=4),
+        source_cache=None, target_cache=None, observer=Silent(),
+    )  # fmt: skip
+    assert (result.there, result.copied, result.sent_bytes, deleted) == (4, [], 0, [])
+
+
+@pytest.mark.parametrize("short", [1, 2])
+def test_forget_lets_the_newest_stay_also_where_a_list_leaves_it_out(
+    tmp_path: Path, volume: LocalVolume, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    config = Config(store=str(tmp_path / "store"), state_dir=tmp_path / "machine", host="host")
+    repository, _ = Repository.open_or_create(LocalStore(tmp_path / "store"))
+    older, newest = (each.ref for each in backups(volume, repository, 2))
+    monkeypatch.setattr(Session, "load", lambda **_: Session(config))
+    list_all = LocalStore.list
+    calls = 0
+
+    def listed(store: LocalStore, prefix: str) -> Iterator[ObjectInfo]:
+        nonlocal calls
+        calls += prefix.startswith("manifests/")
+        for info in list_all(store, prefix):
+            if calls != short + 1 or info.key not in {manifest_key(newest), manifest_key(older)}:
+                yield info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "list", listed)
+        with pytest.raises(UsageError, match="is the newest backup of its volume, which always stays"):
+            forget([f"vol@{newest.id}"])
+        calls = 0
+        if short == 1:  # nothing newer is seen
+            with pytest.raises(UsageError, match="is the newest backup of its volume"):
+                forget([f"vol@{older.id}"])
+        else:
+            with pytest.raises(StoreError, match=r"comes and goes in .*: nothing is forgotten; run it again"):
+                forget([f"vol@{older.id}"])
+    assert list(repository.refs()) == [older, newest]
+    assert forget([f"vol@{older.id}"]) == 0
+    assert list(repository.refs()) == [newest]

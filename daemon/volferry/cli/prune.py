@@ -10,7 +10,7 @@ import typer
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption, check_hosts
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, local_time_text, size_text, table
-from volferry.errors import FINDINGS_EXIT_CODE, StoreError, UsageError, VolferryError
+from volferry.errors import FINDINGS_EXIT_CODE, NoSuchObject, StoreError, UsageError, VolferryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,14 +232,16 @@ def _older(session: Session, name: str) -> BackupRef:
     if "@" not in name:
         raise UsageError(f"{name!r} names no single backup: use VOLUME@ID, as `volferry list` prints it")
     ref = session.backup_ref(name)
-    newest = max(each.id for each in session.repository.refs(host=ref.host, volume=ref.volume))
-    if ref.id == newest:
+    newer = [each for each in session.repository.refs(host=ref.host, volume=ref.volume) if each.id > ref.id]
+    if not newer:
         raise UsageError(f"{ref} is the newest backup of its volume, which always stays")
     return ref
 
 
 def _not_held(session: Session, ref: BackupRef) -> BackupRef:
-    """Raises UsageError if it is the last one that was not suspicious, and nobody has accepted a newer one."""
+    """Raises UsageError if it is the last one that was not suspicious, and nobody has accepted a newer one; StoreError if not all
+    manifests that were listed can be looked at for that.
+    """
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
     from volferry.damage import Condition  # noqa: PLC0415
     from volferry.operations.acceptance import HELD, find_hold  # noqa: PLC0415
@@ -247,6 +249,11 @@ def _not_held(session: Session, ref: BackupRef) -> BackupRef:
 
     repository = session.repository
     found = repository.manifests(host=ref.host, volume=ref.volume, cache=session.manifest_cache(repository))
+    there = {each for each, manifest in found if not isinstance(manifest, NoSuchObject)}
+    if gone := {ref, *repository.refs(host=ref.host, volume=ref.volume)} - there:
+        raise StoreError(
+            f"the manifest of {min(gone, key=str)} comes and goes in {repository.store.url}: nothing is forgotten; run it again"
+        )
     manifests = {each: manifest for each, manifest in found if isinstance(manifest, Manifest)}
     hollow, damaged = unsound_of(Condition.of(repository, ref.host, ref.volume), manifests)
     held = find_hold(repository, manifests, session.config.prune.hold, hollow=hollow, damaged=damaged)

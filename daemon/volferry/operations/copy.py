@@ -83,6 +83,10 @@ def copy_volume(
             result.failed[str(ref)] = str(manifest)
     there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
     condition = Condition.of(target, host, volume)
+    # What no backup there needs is deleted and sent again, and a LIST may leave one out for a moment.
+    there |= {
+        ref: _manifest_of(target, ref) for ref in target.refs(host=host, volume=volume) if ref not in there
+    }
     unsound = _unsound(manifests, there, Condition.of(source, host, volume), condition)
     wanted = {only} if only else _kept(source, manifests, there, unsound, keep, hold)
     result.left_out = len(manifests.keys() - wanted - there.keys())
@@ -111,6 +115,13 @@ def copy_volume(
     both = [ref for ref in manifests if ref in there or ref in result.copied]
     copy_accepted(source, target, [ref for ref in both if is_suspicious(manifests[ref])])
     return result
+
+
+def _manifest_of(repository: Repository, ref: BackupRef) -> Manifest | RepositoryError | NoSuchObject:
+    try:
+        return repository.manifest(ref)
+    except (RepositoryError, NoSuchObject) as error:
+        return error
 
 
 def _kept(

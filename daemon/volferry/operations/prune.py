@@ -2,7 +2,8 @@
 
 No lock is needed between machines (docs/design.md, "Deleting"): the newest backup stays, and a pack that no manifest refers
 to is deleted only once it is older than the grace period. A backup that runs refers to packs of the newest backup, and to
-young ones. Packs are listed before manifests: what is not referred to then was not when it was listed.
+young ones. Packs are listed before manifests: what is not referred to then was not when it was listed. No single LIST is
+believed that a manifest is gone: a share may leave one out for a moment.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from typing import TYPE_CHECKING
 from volferry import damage
 from volferry.archive.manifest import Manifest
 from volferry.errors import NoSuchObject, ObjectLocked, RepositoryError
-from volferry.layout import files_key, frames_key, manifest_key, needed_objects, pack_key, ref_of_manifest
+from volferry.layout import (
+    encode_name,
+    files_key,
+    frames_key,
+    manifest_key,
+    needed_objects,
+    pack_key,
+    ref_of_manifest,
+)
 from volferry.model import BackupRef, Volume, VolumeUse, age_of, is_backup_id
 from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, is_suspicious
 from volferry.retention import Verdict, judge
@@ -65,7 +74,7 @@ def prune_volume(
     marks = damage.marks_of(repository, host, volume)
     packs = repository.objects("packs", host, volume)
     indexes = repository.objects("indexes", host, volume)
-    manifests = _manifests(repository, host, volume, cache, result)
+    manifests, seen = _manifests(repository, host, volume, cache, result)
     if manifests:
         newest = manifests[max(manifests, key=lambda ref: ref.id)]
         condition = damage.Condition.from_lists({info.key: info for info in [*packs, *indexes]}, marks)
@@ -81,7 +90,9 @@ def prune_volume(
         result.hold = find_hold(repository, manifests, hold, hollow=result.hollow, damaged=result.damaged)
         if result.hold is not None:
             result.verdicts = result.hold.on(result.verdicts)
-    sizes = {info.key: info.size for info in [*indexes, *repository.objects("manifests", host, volume)]}
+    listed = repository.objects("manifests", host, volume)
+    seen |= {info.key for info in listed}
+    sizes = {info.key: info.size for info in [*indexes, *listed]}
     # Oldest first: should this end half-way, what is left is what a shorter policy would have kept.
     for verdict in reversed(result.verdicts):
         ref = BackupRef(host, volume, verdict.id)
@@ -99,7 +110,7 @@ def prune_volume(
         result.freed_bytes += sum(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )
-    _delete_unneeded(repository, result, packs, indexes, manifests, grace=grace, dry_run=dry_run)
+    _delete_unneeded(repository, result, packs, indexes, manifests, seen, grace=grace, dry_run=dry_run)
     if marks and not dry_run:
         _forget_marks(repository, result, marks, [*packs, *indexes])
     return result
@@ -186,10 +197,12 @@ def volume_of(manifest: Manifest) -> Volume:
 
 def _manifests(
     repository: Repository, host: str, volume: str, cache: ManifestCache | None, result: Pruning
-) -> dict[BackupRef, Manifest]:
-    """All that can be read; what cannot be is a problem of `result`."""
+) -> tuple[dict[BackupRef, Manifest], set[str]]:
+    """All that can be read, and the keys of all that were listed; what cannot be read is a problem of `result`."""
     found: dict[BackupRef, Manifest] = {}
+    seen: set[str] = set()
     for ref, manifest in repository.manifests(host=host, volume=volume, cache=cache):
+        seen.add(manifest_key(ref))
         if isinstance(manifest, Manifest):
             found[ref] = manifest
         elif isinstance(manifest, NoSuchObject):
@@ -198,7 +211,7 @@ def _manifests(
             result.problems.append(str(manifest))
         else:
             raise manifest
-    return found
+    return found, seen
 
 
 def _delete_unneeded(
@@ -207,52 +220,86 @@ def _delete_unneeded(
     packs: Iterable[ObjectInfo],
     indexes: Iterable[ObjectInfo],
     known: dict[BackupRef, Manifest],
+    seen: set[str],
     *,
     grace: Within,
     dry_run: bool,
 ) -> None:
-    """Packs and indexes of no backup that are older than the grace period."""
-    needed = _needed(repository, result, known)
+    """Packs and indexes of no backup that are older than the grace period. `seen` are the keys of all manifests that were listed so far."""
+    needed = _needed(repository, result, known, seen)
     if needed is None:
         return
     needed_packs, needed_indexes = needed
     now = repository.store.now()
     oldest = grace.before(now)
+    spared = needed_indexes.union(*({frames_key(ref), files_key(ref)} for ref in result.forgotten))
+    old_indexes = [
+        info
+        for info in indexes
+        if info.key not in spared and _is_old(info, info.key.rpartition("/")[2], oldest, now)
+    ]
+    old_packs: dict[str, ObjectInfo] = {}
     for info in _the_same(repository, result, packs):
         name = info.key.rpartition("/")[2].removesuffix(".tar.zst")
         if name in needed_packs:
             continue
-        if not _is_old(info, name, oldest, now):
+        if _is_old(info, name, oldest, now):
+            old_packs[name] = info
+        else:
             result.waiting_bytes += info.size
-        elif _delete(repository, info, result, dry_run):
+    if (old_packs or old_indexes) and not seen and _lost_its_manifests(repository, result, indexes):
+        return
+    for name, info in old_packs.items():
+        if _delete(repository, info, result, dry_run):
             result.packs.append(name)
-    spared = needed_indexes.union(*({frames_key(ref), files_key(ref)} for ref in result.forgotten))
-    for info in indexes:
-        name = info.key.rpartition("/")[2]
-        if info.key not in spared and _is_old(info, name, oldest, now):
-            _delete(repository, info, result, dry_run)
+    for info in old_indexes:
+        _delete(repository, info, result, dry_run)
+
+
+def _lost_its_manifests(repository: Repository, result: Pruning, indexes: Iterable[ObjectInfo]) -> bool:
+    """Whether there were backups, of a volume of which no manifest was listed; then that is in `result.problems`.
+
+    The newest backup is never forgotten, so none is there only before the first one ends, or where something else took them
+    away: a directory that was moved, a bucket's rule. An index tells the two apart, for it is stored when all packs are. A
+    first run that dies between its index and its manifest seems to be of the second kind, which is rare, and ends with the
+    next backup; what dead first runs leave are packs alone. Young indexes count, too: the newest backup needs old packs.
+    """
+    kept = max(
+        (info.key for info in [*indexes, *repository.objects("indexes", result.host, result.volume)]),
+        default="",
+    )
+    if kept:
+        place = f"{encode_name(result.host)}/{encode_name(result.volume)}"
+        result.problems.append(
+            f"no manifest of it is there, but {kept} is: put manifests/{place} back; if all of its backups must go, delete "
+            f"indexes/{place} and packs/{place} by hand"
+        )
+    return bool(kept)
 
 
 def _needed(
-    repository: Repository, result: Pruning, known: dict[BackupRef, Manifest]
+    repository: Repository, result: Pruning, known: dict[BackupRef, Manifest], seen: set[str]
 ) -> tuple[set[str], set[str]] | None:
-    """The names of packs and the keys of indexes that backups refer to; None where that cannot be known, and why is in `result.problems`."""
+    """The names of packs and the keys of indexes that backups refer to; None where that cannot be known, and why is in `result.problems`.
+    `seen` gets the keys of the manifests that are listed here.
+    """
     needed_packs: set[str] = set()
     needed_indexes: set[str] = set()
-    gone = set(result.forgotten)
-    gone_meanwhile = False
+    gone = {manifest_key(ref) for ref in result.forgotten}
     # Once more, and after the packs: a backup may have ended meanwhile.
-    for info in repository.objects("manifests", result.host, result.volume):
-        ref = ref_of_manifest(info.key)
+    listed = {info.key for info in repository.objects("manifests", result.host, result.volume)}
+    # Another machine has just forgotten it, or this LIST left it out; what it needs stays until next time.
+    gone_meanwhile = not seen - gone <= listed
+    seen |= listed
+    for key in sorted(listed - gone):
+        ref = ref_of_manifest(key)
         if ref is None:
-            result.problems.append(f"{info.key} is not a manifest that this volferry knows")
-            continue
-        if ref in gone:
+            result.problems.append(f"{key} is not a manifest that this volferry knows")
             continue
         needed_indexes |= {frames_key(ref), files_key(ref)}
         try:
             manifest = known[ref] if ref in known else repository.manifest(ref)
-        except NoSuchObject:  # another machine has just forgotten it; what it needed stays until next time
+        except NoSuchObject:
             gone_meanwhile = True
             continue
         except RepositoryError as error:

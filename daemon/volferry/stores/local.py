@@ -101,10 +101,13 @@ class LocalStore:
                 if not self._directories.is_exact(way, path):
                     return
                 directory = open_readable(way[-1])
-        except (FileNotFoundError, NotADirectoryError, NoSuchStore):
+        except (FileNotFoundError, NoSuchStore):
             return
         except OSError as error:
-            raise self._error(error, path or "the objects", "list") from error
+            # Also of a file in place of a directory: "nothing is there" would be believed.
+            raise store_error(
+                error, f"cannot list {path or 'the objects'} in the store {self._root}"
+            ) from error
         yield from self._walk(directory, f"{path}/" if path else "", prefix)
 
     def _walk(self, directory: int, path: str, prefix: str) -> Iterator[ObjectInfo]:
