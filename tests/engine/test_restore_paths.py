@@ -199,6 +199,9 @@ def test_what_was_interrupted_can_be_completed_and_is_no_backup(world: World, vo
     pack.write_bytes(data)
 
     world.cli("backup", volume).fails_with("interrupted restore")
+    done = world.cli("restore", volume, "b/fifo", "--replace").exits(0)
+    assert "still holds the rest of an interrupted restore ('b/large' of " in done.stderr
+    world.cli("backup", volume).fails_with("interrupted restore")
     world.cli("restore", volume, "b/large", "--replace").exits(0)
     assert_same(only(before, [b"b/large"], parents=False), only(snapshot(root), [b"b/large"], parents=False))
     world.cli.backup(volume)

@@ -58,8 +58,9 @@ def restore_selected(
 ) -> RestoreStats:
     """Into a volume, whose other content stays."""
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
-    from volferry.operations.restore import is_marked, mark_text, prove  # noqa: PLC0415
-    from volferry.operations.restore_paths import MARKED_PATHS, restore_paths  # noqa: PLC0415
+    from volferry.operations.restore import prove  # noqa: PLC0415
+    from volferry.operations.restore_paths import restore_paths  # noqa: PLC0415
+    from volferry.operations.unfinished_paths import unfinished_paths  # noqa: PLC0415
 
     excerpt = BackupExcerpt(backup, selection)
     with opened_target(session, backup.manifest, target, run, wishes) as found:
@@ -68,11 +69,10 @@ def restore_selected(
             raise VolumeNotEmpty(
                 f"a new volume like {backup.ref.volume} would not be empty: restore it whole first"
             )
-        if not empty and is_marked(helper, target) and not mark_text(helper, target).startswith(MARKED_PATHS):
-            raise VolumeNotEmpty(
-                f"volume {target} holds the rest of an interrupted restore: `volferry restore BACKUP --replace` "
-                "completes it"
-            )
+        if not empty:
+            unfinished_paths(
+                helper, target
+            )  # what nothing but a restore of everything completes, is refused before anything is read
         if prove_first and replace and not empty:
             prove(excerpt.tar_stream(frozenset()), excerpt.source_bytes, observer)
         try:

@@ -13,6 +13,7 @@ from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.restore import extract, mark, sync, unmark, warnings_of
+from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
-# How the mark of such a restore begins: the same command once more completes it, not a restore of everything.
-MARKED_PATHS = "paths of "
 _NOT_THERE = (b"No such file or directory", b"Not a directory")
 
 
@@ -44,16 +43,17 @@ def restore_paths(
 
     An `empty` volume's root directory becomes as it was backed up; one that holds something keeps its own.
     Raises PathExists before anything is changed, if a chosen path is there already and `replace` does not say that it
-    goes first. Raises VolferryError; the chosen paths may then be there in part.
-    Raises RestoreMismatch if they are not what was backed up. `check_free` is called when all of them are on the disk: if it raises,
-    the volume keeps the mark.
+    goes first, and VolumeNotEmpty if a restore of everything did not end there. Raises VolferryError; the chosen paths may then be there
+    in part. Raises RestoreMismatch if they are not what was backed up. `check_free` is called when all of them are on the disk: if it
+    raises, the volume keeps the mark. So it does as long as paths of another restore may be there in part.
     """
     started = time.monotonic()
     target = _Target(helper, helper.directory(volume))
     selection = excerpt.selection
     there = {} if empty else {b"": b"d", **target.kinds(places(selection))}
     doomed, parents = plan(selection, there, replace=replace, where=f"volume {volume}")
-    mark(helper, volume, f"{MARKED_PATHS}{excerpt.backup.ref}")
+    left = () if empty else left_of(unfinished_paths(helper, volume), selection)
+    mark(helper, volume, to_text([*left, UnfinishedPaths.of(str(excerpt.backup.ref), selection)]))
     if doomed:
         observer.phase("deleting what is replaced")
         target.delete(doomed)
@@ -68,7 +68,14 @@ def restore_paths(
     )
     sync(helper, volume)
     check_free()
-    unmark(helper, volume)
+    if left:
+        mark(helper, volume, to_text(left))
+        observer.note(
+            f"it still holds the rest of an interrupted restore ({'; '.join(map(str, left))}), and is not backed up until that is "
+            "restored too, with --replace"
+        )
+    else:
+        unmark(helper, volume)
     if empty:
         # Taking the mark away has changed the time of the root, which was the first member.
         extract(iter([first + END_OF_ARCHIVE]), target.directory, helper=helper, observer=Silent())

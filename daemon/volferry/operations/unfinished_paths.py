@@ -1,0 +1,110 @@
+"""What the mark in a volume says of restores of paths that did not end: which paths may be there in part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from volferry.archive.selection import Selection
+from volferry.errors import VolumeNotEmpty
+from volferry.model import printable
+from volferry.operations.restore import is_marked, mark_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from volferry.engine.helper import Helper
+
+# How such a mark begins: that of a restore of everything is the backup's name alone.
+_BEGIN = "paths of "
+# The mark is an argument of a command, and Linux takes none above 128 KiB.
+_MOST_PATHS_CHARS = 4096
+_MOST_CHARS = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedPaths:
+    """Of one restore."""
+
+    ref: str
+    paths: tuple[bytes, ...]  # empty if they are too many for a mark
+    digest: str  # of all of them
+
+    @staticmethod
+    def of(ref: str, selection: Selection) -> UnfinishedPaths:
+        digest = hashlib.sha256(b"\0".join(selection.roots)).hexdigest()
+        short = len(json.dumps(_texts(selection.roots))) <= _MOST_PATHS_CHARS
+        return UnfinishedPaths(ref, selection.roots if short else (), digest)
+
+    def without(self, restored: Selection) -> UnfinishedPaths | None:
+        """What is left of it when `restored` is there whole, from whichever backup; None if nothing is."""
+        if not self.paths:
+            return None if self.digest == UnfinishedPaths.of("", restored).digest else self
+        left = Selection(path for path in self.paths if not restored.covers(path))
+        return UnfinishedPaths.of(self.ref, left) if left.roots else None
+
+    def __str__(self) -> str:
+        if not self.paths:
+            return f"paths of {self.ref}, all of which the same command restores"
+        rest = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
+        return f"'{printable(self.paths[0])}'{rest} of {self.ref}"
+
+
+def left_of(unfinished: Sequence[UnfinishedPaths], restored: Selection) -> tuple[UnfinishedPaths, ...]:
+    """Those that are not whole when `restored` is."""
+    return tuple(left for each in unfinished if (left := each.without(restored)) is not None)
+
+
+def to_text(unfinished: Sequence[UnfinishedPaths]) -> str:
+    """One line. The inverse of `from_text`."""
+    return _BEGIN + json.dumps(
+        [[each.ref, _texts(each.paths) if each.paths else each.digest] for each in unfinished]
+    )
+
+
+def from_text(text: str) -> tuple[UnfinishedPaths, ...] | None:
+    """None for any other text: whoever can write the volume can write the mark, too."""
+    if not text.startswith(_BEGIN) or len(text) > _MOST_CHARS:
+        return None
+    try:
+        match json.loads(text.removeprefix(_BEGIN)):
+            case [_, *_] as records:
+                return tuple(_from_record(record) for record in records)
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def unfinished_paths(helper: Helper, volume: str) -> tuple[UnfinishedPaths, ...]:
+    """By the mark in the volume; none if it has no mark. Raises VolumeNotEmpty if only a restore of everything completes what is there."""
+    if not is_marked(helper, volume):
+        return ()
+    found = from_text(mark_text(helper, volume))
+    # One more must fit into the mark.
+    if found is None or len(to_text(found)) > _MOST_CHARS - 2 * _MOST_PATHS_CHARS:
+        raise VolumeNotEmpty(
+            f"volume {volume} holds the rest of an interrupted restore: `volferry restore BACKUP --replace` completes it"
+        )
+    return found
+
+
+def _from_record(record: object) -> UnfinishedPaths:
+    """Raises ValueError."""
+    match record:
+        case [str(ref), str(digest)]:
+            return UnfinishedPaths(ref, (), digest)
+        case [str(ref), [_, *_] as texts]:
+            return UnfinishedPaths.of(ref, Selection(_path(text) for text in texts))
+    raise ValueError
+
+
+def _path(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _texts(paths: Sequence[bytes]) -> list[str]:
+    return [path.decode("utf-8", "surrogateescape") for path in paths]
