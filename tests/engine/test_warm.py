@@ -169,7 +169,7 @@ def test_fingerprints_are_the_same_however_the_content_comes(tmp_path: Path, pie
     padded = memoryview(content + bytes(-size % 512))
     known = Fingerprints(tmp_path / "fingerprints")
     entry = Entry(b"file", b"f 644 0 0 %d 1.0 1.0 1 1 " % size)
-    member = Member(b"file", b"0", 0o644, 0, 0, size, 0, b"", b"", len(padded))
+    member = Member(b"file", b"0", 0o644, 0, 0, size, 0, b"", b"", len(padded), sparse=False)
     told = known.watch(entry, member)
     assert told is not None
     step = pieces if pieces > 100 else 4096 + pieces

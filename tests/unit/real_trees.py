@@ -99,7 +99,7 @@ def paths_of(entries: Sequence[Entry]) -> bytes:
 
 def raw_tar(directory: Path, entries: Sequence[Entry]) -> bytes:
     """The tar stream of `entries`, as tar writes it."""
-    return run(create_command(str(directory)), paths_of(entries))
+    return run(create_command(str(directory), holes=True), paths_of(entries))
 
 
 def read_again(stream: bytes) -> bytes:

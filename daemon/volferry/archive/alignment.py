@@ -6,6 +6,8 @@ whose member says something else is recorded as what was read, not as what was l
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,23 @@ from volferry.errors import CommandFailed
 from volferry.model import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
+    from contextlib import AbstractContextManager
 
+    from volferry.archive.alone import AloneStream
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Files that are not in the common stream: each is read from one of its own, in its turn."""
+
+    paths: Container[bytes]
+    opened: Callable[[int, Entry], AbstractContextManager[AloneStream]]
+    torn: Callable[[bytes, str], object]
+    unreadable: Callable[[bytes, str], object]
+
+
+_TRIES = 3
 
 # In place of a group's number: the entry is read so that `tar` knows its inode, and its member is dropped.
 ANCHOR = -1
@@ -34,6 +51,7 @@ def align(
     missing: Callable[[int, Entry], None],
     reused_below: Callable[[int, Entry], bool] = lambda *_: False,
     watch: Callable[[Entry, Member], Callable[[memoryview], None] | None] = lambda *_: None,
+    apart: Apart | None = None,
 ) -> Iterator[tuple[int, memoryview]]:
     """Yields the raw frames of the stream with their group's number; they lie in the reader's own memory, which is
     used again once they are let go.
@@ -42,6 +60,7 @@ def align(
     called with the pieces of a member's payload.
     Below a directory that was not read, or that another kind of thing was read for, no member is taken, and no hard link to one that
     is not taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed.
+    `asked` has those of `apart`, too.
     `entry_asked` gives one of `asked` by its path; it is used sparingly.
     Raises CommandFailed if a member, or what it is a link to, was not asked for.
     """
@@ -49,8 +68,13 @@ def align(
     settle = _Settler(entry_asked)
     lost = _Lost(stored, missing, reused_below, anchor_missing=settle.keep_apart)
     current = ANCHOR
+    others = _Others(apart, lost, settle, stored)
     for member in reader:
-        group, entry = _asked_for(member, asked, lost)
+        group, entry = others.before(member, asked)
+        if others.wait:
+            yield from cutter.begin(None, last=len(member.header))
+            current = ANCHOR
+            yield from others.frames()
         taken = group if lost.take(group, entry, member) else ANCHOR
         made = lost.made()
         if taken != current or made:
@@ -68,9 +92,9 @@ def align(
                 told(piece)
             if reader.buffer.is_nearly_full:
                 yield from cutter.certain()
-    for group, entry in asked:
-        lost.add(group, entry)
+    others.rest(asked)
     yield from cutter.begin(None, last=BLOCK)
+    yield from others.frames()
     for number, header in lost.made():
         yield number, memoryview(header)
 
@@ -115,7 +139,7 @@ class _Lost:
         if group == ANCHOR:
             self._anchors[entry.path] = entry.stat.inode
             return False
-        if self._covers(entry.path) or self._leads_astray(entry, member):
+        if self.covers(entry.path) or self._leads_astray(entry, member):
             self.add(group, entry)
         elif entry.kind == b"d" and member.typeflag != DIRECTORY and self._lose_directory(group, entry):
             self._missing(group, entry)
@@ -134,14 +158,15 @@ class _Lost:
         inode = entry.stat.inode
         return member.target in self._dropped or self._anchors.get(member.target, inode) != inode
 
-    def made(self) -> list[tuple[int, bytes]]:
-        """Members that `tar` did not write, with their groups' numbers, which go before the next one."""
-        made, self._made = self._made, []
+    def made(self, *, before: int | None = None) -> list[tuple[int, bytes]]:
+        """Members that `tar` did not write, with their groups' numbers, which go before the next one, or before that group."""
+        made = [each for each in self._made if before is None or each[0] < before]
+        self._made = self._made[len(made) :]
         return made
 
     def _lose_directory(self, group: int, entry: Entry) -> bool:
         """Returns whether it is stored as it was listed."""
-        if not self._covers(entry.path):
+        if not self.covers(entry.path):
             self._directory = entry.path
         if not self._reused_below(group, entry):
             return False
@@ -149,18 +174,73 @@ class _Lost:
         self._stored(group, Entry(entry.path, b" ".join(entry.stat._replace(ctime=UNTRUSTED))))
         return True
 
-    def _covers(self, path: bytes) -> bool:
+    def covers(self, path: bytes) -> bool:
         directory = self._directory
         return directory is not None and path.startswith(directory + b"/" if directory else b"")
 
 
-def _asked_for(member: Member, asked: Iterator[tuple[int, Entry]], lost: _Lost) -> tuple[int, Entry]:
-    """The entry that `member` is the answer to; those before it have none."""
-    for group, entry in asked:
-        if entry.path == member.path:
-            return group, entry
-        lost.add(group, entry)
-    raise CommandFailed(f"reading the volume failed: tar sent {printable(member.path)!r} out of order")
+class _Others:
+    """Entries that come before the next member of the common stream, and have none there."""
+
+    def __init__(
+        self, apart: Apart | None, lost: _Lost, settle: _Settler, stored: Callable[[int, Entry], None]
+    ) -> None:
+        self._apart = apart
+        self._lost = lost
+        self._settle = settle
+        self._stored = stored
+        self.wait: list[tuple[int, Entry]] = []  # to be read, each from its own stream
+
+    def before(self, member: Member, asked: Iterator[tuple[int, Entry]]) -> tuple[int, Entry]:
+        """The entry that `member` is the answer to. Raises CommandFailed."""
+        for group, entry in asked:
+            if entry.path == member.path and not self._is_apart(group, entry):
+                return group, entry
+            self._add(group, entry)
+        raise CommandFailed(f"reading the volume failed: tar sent {printable(member.path)!r} out of order")
+
+    def rest(self, asked: Iterator[tuple[int, Entry]]) -> None:
+        for group, entry in asked:
+            self._add(group, entry)
+
+    def _is_apart(self, group: int, entry: Entry) -> bool:
+        return self._apart is not None and group != ANCHOR and entry.path in self._apart.paths
+
+    def _add(self, group: int, entry: Entry) -> None:
+        if self._is_apart(group, entry) and not self._lost.covers(entry.path):
+            self.wait.append((group, entry))
+        else:
+            self._lost.add(group, entry)
+
+    def frames(self) -> Iterator[tuple[int, memoryview]]:
+        """Of those that wait, with the members that `tar` did not write, in the order of their groups."""
+        wait, self.wait = self.wait, []
+        for group, entry in wait:
+            for number, header in self._lost.made(before=group):
+                yield number, memoryview(header)
+            yield from self._read(group, entry)
+
+    def _read(self, group: int, entry: Entry) -> Iterator[tuple[int, memoryview]]:
+        assert self._apart is not None  # noqa: S101 -- nothing waits otherwise
+        why = ""
+        for _ in range(_TRIES):  # it may have changed just then
+            with self._apart.opened(group, entry) as stream:
+                member = stream.member(entry.path)
+                if member is None:
+                    break
+                stored = partial(self._store, group, entry, member)
+                try:
+                    yield from stream.frames(member, group, stored, partial(self._apart.torn, entry.path))
+                except ValueError as error:
+                    why = str(error)
+                else:
+                    return
+        if why:
+            self._apart.unreadable(entry.path, why)
+        self._lost.add(group, entry)
+
+    def _store(self, group: int, entry: Entry, member: Member) -> None:
+        self._stored(group, self._settle(entry, member))
 
 
 class _Settler:

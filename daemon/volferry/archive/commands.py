@@ -21,8 +21,11 @@ OLD_TREE = ".volferry-restore-old"
 OWN_TREES = (NEW_TREE.encode(), OLD_TREE.encode())
 
 # One NUL-ended record an entry. The path comes first and no path holds "//", so the first "//" ends it. The last field is the first
-# digit of the entry's number of blocks, for whoever takes the listing; it is no part of the record that is stored.
+# digit of the entry's number of blocks, or of a file of a mebibyte or more a "+" and the whole number. It is for whoever takes the listing, and
+# no part of the record that is stored.
 LIST_FORMAT = r"%P//%y %m %U %G %s %T@ %C@ %i %n %l %.1b\0"
+_LARGE_LIST_FORMAT = LIST_FORMAT.replace("%.1b", "+%b")
+_IS_LARGE = ["-type", "f", "-size", "+2047"]  # in units of 512 bytes, rounded up
 
 # First and last record around the sorted ones. Three slashes: no path is empty and followed by a third one.
 STATUS_RECORD = b"///status "
@@ -32,28 +35,27 @@ END_RECORD = b"///end"
 # that byte order is the order of a tree walk (a directory, then everything below it, then its next sibling).
 # The exit status of `find` goes first, with the type of the file system; the end record is written only if `sort` succeeded.
 _LIST_SCRIPT = r"""
-spool=$1 written_back=$3 one_file_system=$4
+spool=$1 written_back=$3 one_file_system=$4 large=$5
 cd "$2" || exit 1
-shift 4
+shift 5
 [ -z "$written_back" ] || sync -f .
 for tree in @trees@; do
     [ -d "$tree" ] && set -- "$@" -path "./$tree" -printf "$0" -prune -o
 done
 {
-    find . -noleaf ${one_file_system:+-xdev} "$@" -printf "$0"
+    find . -noleaf ${one_file_system:+-xdev} "$@" @large@ -printf "$large" -o -printf "$0"
     printf '///status %d %s\0' "$?" "$(find . -maxdepth 0 -printf %F 2>/dev/null)"
 } |
 tr '/\001' '\001/' |
 { sort -z -S 64M -T "$spool" && printf '\001\001\001end\0'; } |
 tr '/\001' '\001/'
-""".replace("@trees@", f"{NEW_TREE} {OLD_TREE}")
+""".replace("@trees@", f"{NEW_TREE} {OLD_TREE}").replace("@large@", " ".join(_IS_LARGE))
 
 _CREATE = [
     "--create",
     "--file=-",
     "--blocking-factor=2048",
     "--format=posix",
-    "--sparse",
     "--xattrs",
     "--xattrs-include=*",
     "--acls",
@@ -68,6 +70,9 @@ _CREATE = [
     "--no-unquote",
     "--files-from=-",
 ]
+
+# Holes of a terabyte are some bytes, and should not become a record of a mebibyte.
+_WITH_HOLES = ["--sparse", "--blocking-factor=20"]
 
 _EXTRACT = [
     "--extract",
@@ -121,7 +126,7 @@ def list_command(
     """
     flags = ["yes" if flag else "" for flag in (written_back, one_file_system)]
     prune = _pruned(not_walked, "-printf", LIST_FORMAT)
-    return ["sh", "-c", _LIST_SCRIPT, LIST_FORMAT, spool, directory, *flags, *prune]
+    return ["sh", "-c", _LIST_SCRIPT, LIST_FORMAT, spool, directory, *flags, _LARGE_LIST_FORMAT, *prune]
 
 
 def _pruned(not_walked: Sequence[str], *action: str) -> list[str]:
@@ -132,11 +137,11 @@ def _pruned(not_walked: Sequence[str], *action: str) -> list[str]:
     return ["-regextype", "posix-extended", "-type", "d", "(", *tests, ")", *action, "-prune", "-o"]
 
 
-def create_command(directory: str, *, holes: bool = True) -> list[str]:
-    """Reads NUL-ended paths (`.` for the root) from stdin, writes their tar stream to stdout. Without `holes`, every byte of a file
-    is read, whatever the file system says of it.
+def create_command(directory: str, *, holes: bool = False) -> list[str]:
+    """Reads NUL-ended paths (`.` for the root) from stdin, writes their tar stream to stdout. With `holes`, a file's holes are not
+    read: then the stream must be of that file alone (alone.py).
     """
-    return ["tar", f"--directory={directory}", *(each for each in _CREATE if holes or each != "--sparse")]
+    return ["tar", f"--directory={directory}", *_CREATE, *(_WITH_HOLES if holes else [])]
 
 
 def extract_command(directory: str) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NANOSECONDS = 1_000_000_000
 CHANGED_WITHIN_SECONDS = 2
 _MOST_LAG_SECONDS = 3600
+_BLOCK_BYTES = 512  # of `find -printf %b`
 _LONGEST_RECORD = 16 << 20  # a path of 65,536 names
 # File systems whose times the engine's own kernel sets. All others, such as NFS, CIFS and FUSE, may have the clock of a server.
 _OWN_CLOCK = frozenset({
@@ -141,13 +142,15 @@ class ListingReader:
         *,
         listed_at: float = 0.0,
         unallocated: Callable[[bytes], object] = lambda _: None,
+        sparse: Callable[[bytes], object] = lambda _: None,
     ) -> None:
-        """`listed_at` is when the listing was begun, by the engine's clock. `unallocated` is called with the record of each regular file that has a size and, as the file system has it, no block, just
-        before the record is yielded.
+        """`listed_at` is when the listing was begun, by the engine's clock. `unallocated` is called with the record of each regular file that has a size and, as the file system has it, no block,
+        `sparse` with that of each large one that has fewer blocks than its size needs; just before the record is yielded.
         """
         self._blocks = blocks
         self._listed_at = listed_at
         self._unallocated = unallocated
+        self._sparse = sparse
         self.find_status = 0  # 1: something could not be looked at, and `find` has named it
         self.file_system = ""  # as `find -printf %F` has it
         # Of entries that did not change later than `listed_at`, in seconds since the epoch; where another clock sets it.
@@ -174,17 +177,29 @@ class ListingReader:
                     if record != END_RECORD or next(records, None) is not None:
                         raise CommandFailed("listing the volume failed: it does not end where it says")
                     return
+                stored = record[:-2]
                 behind = record[-2:]
                 if behind[:1] != b" ":
-                    raise ValueError(f"no number of blocks behind {record[:80]!r}")
-                if behind == b" 0" and _is_file_with_size(record):
-                    self._unallocated(record[:-2])
+                    stored = self._large(record)
+                elif behind == b" 0" and _is_file_with_size(record):
+                    self._unallocated(stored)
                 if other_clock and (changed := _change_seconds(record)) <= self._listed_at:
                     self._newest_change = max(self._newest_change, changed)
-                yield record[:-2]
+                yield stored
         except ValueError as error:
             raise CommandFailed(f"listing the volume failed: {error}") from error
         raise CommandFailed("listing the volume failed: it is cut off")
+
+    def _large(self, record: bytes) -> bytes:
+        """The record without its number of blocks, once that was looked at."""
+        stored, _, blocks = record.rpartition(b" ")
+        if not blocks.startswith(b"+"):
+            raise ValueError(f"no number of blocks behind {record[:80]!r}")
+        if int(blocks) * _BLOCK_BYTES < int(stored.partition(b"//")[2].split(b" ", 5)[4]):
+            self._sparse(stored)
+            if blocks == b"+0":
+                self._unallocated(stored)
+        return stored
 
     @property
     def trusted_seconds(self) -> int:

@@ -73,11 +73,14 @@ class StreamBuffer:
         self._position = min(start + limit, self._end)
         return self._view[start : self._position]
 
-    def drain(self) -> None:
-        """Reads the stream to its end."""
+    def drain(self) -> bool:
+        """Reads the stream to its end. Returns whether there was nothing but zeros. What was taken stays what it is."""
+        empty = not bytes(self._view[self._position : self._end]).strip(b"\0")
         rest = memoryview(bytearray(_DRAIN_BYTES))
         while size := self._read_into(rest):
             self.bytes_read += size
+            empty = empty and not bytes(rest[:size]).strip(b"\0")
+        return empty
 
     def replace_last(self, data: bytes) -> None:
         """Puts `data` in place of the bytes that were taken last."""

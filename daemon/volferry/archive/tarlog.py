@@ -91,18 +91,18 @@ class TarLog:
         elif failed := _NOT_READ.fullmatch(message):
             if int(failed[1]):
                 self.some_was_read.add(path)
-            self._unreadable(
+            self.spoil(
                 path,
                 f"could not be read from byte {int(failed[1])} on: {_text(failed[2])}; zeros stand there",
             )
         elif failed := _NOT_BEGUN.fullmatch(message):
             self._not_begun(path, failed[1], failed[2])
         elif failed := _NOT_ENDED.fullmatch(message):
-            self._unreadable(path, f"could not be read to its end: {_text(failed[1])}")
+            self.spoil(path, f"could not be read to its end: {_text(failed[1])}")
         elif failed := _NO_ATTRIBUTES.fullmatch(message):
             if failed[1] not in UNSUPPORTED:
                 self.some_was_read.add(path)
-                self._unreadable(path, f"some of its attributes could not be read: {_text(failed[1])}")
+                self.spoil(path, f"some of its attributes could not be read: {_text(failed[1])}")
         else:
             return False
         return True
@@ -117,7 +117,7 @@ class TarLog:
             self._without_member.add(path)
         elif message == _UNKNOWN_KIND:
             self._without_member.add(path)
-            self._unreadable(path, "is of a kind that tar does not know")
+            self.spoil(path, "is of a kind that tar does not know")
 
     def _not_begun(self, path: bytes, call: bytes, reason: bytes) -> None:
         if call != b"stat":
@@ -125,14 +125,15 @@ class TarLog:
         if reason in GONE:
             self.gone.add(path)
         else:
-            self._unreadable(path, f"could not be read: {_text(reason)}")
+            self.spoil(path, f"could not be read: {_text(reason)}")
 
     def tear(self, path: bytes, detail: str) -> None:
         """The entry changed while it was read."""
         self.torn[path] = Finding("torn", path, detail)
         self._doubted(path)
 
-    def _unreadable(self, path: bytes, detail: str) -> None:
+    def spoil(self, path: bytes, detail: str) -> None:
+        """The entry could not be read, or not to its end."""
         if path not in self.unreadable:
             self.unreadable[path] = Finding("unreadable", path, detail)
             self._doubted(path)

@@ -40,6 +40,7 @@ class Member:
     target: bytes  # of a symbolic or hard link
     header: bytes
     payload_bytes: int  # what follows the header in the stream, padding included
+    sparse: bool  # whether the payload begins with a map of what is in it
 
 
 class TarReader:
@@ -92,7 +93,8 @@ class TarReader:
         take = self.buffer.take
         block = take(BLOCK)
         if block[:1] == b"\0" and not block.strip(b"\0"):
-            self.buffer.drain()  # `tar` pads its last record, and would fail if nobody read that
+            if not self.buffer.drain():  # `tar` pads its last record, and would fail if nobody read that
+                raise CommandFailed("reading the volume failed: the tar stream goes on after its end")
             return None
         pax: dict[bytes, bytes] = {}
         extended = b""
@@ -127,6 +129,7 @@ class TarReader:
             target=pax.get(b"linkpath") or block[157:257].rstrip(b"\0"),
             header=extended + block,
             payload_bytes=self._payload_left,
+            sparse=b"GNU.sparse.major" in pax,
         )
 
 

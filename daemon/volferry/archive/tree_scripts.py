@@ -135,6 +135,10 @@ NO_DATA = b"0"
 # They know where data is even before it is written back. Of others, such as zfs and what is behind FUSE, not all do.
 TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 
+# Each read gives what was asked for, but at the end of a file. On others (FUSE without a page cache, 9p, SMB) it may be less, which `tar` takes for
+# a whole block where a file has holes.
+_SHORT_READS = ("fuse", "9p", "cifs", "smb")
+
 # Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, and the
 # bytes that it has in all.
 ROOM_SCRIPT = """
@@ -142,6 +146,11 @@ import os, sys
 found = os.statvfs(sys.argv[1])
 print(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else -1, found.f_blocks * found.f_frsize)
 """
+
+
+def reads_are_whole(file_system: str) -> bool:
+    """Of a file system by its name, as `find -printf %F` has it."""
+    return bool(file_system) and not file_system.startswith(_SHORT_READS)
 
 
 def clear_command(directory: str) -> list[str]:

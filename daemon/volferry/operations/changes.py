@@ -12,7 +12,7 @@ from volferry.archive.listing import parse_record, path_of, split_records, walk_
 from volferry.operations.block_transfer import LargeFile
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Container, Iterator
     from pathlib import Path
 
 
@@ -27,6 +27,7 @@ class ListingFile:
     entries: int
     source_bytes: int  # sum of the apparent sizes of the regular files
     holes: bool = True  # whether the file system's word is taken for what is a hole
+    sparse: frozenset[bytes] = frozenset()  # paths of large files with holes and one name
 
     def records(self) -> Iterator[bytes]:
         return split_records(file_blocks(self.path))
@@ -58,6 +59,9 @@ class Changes:
     clear: Path  # directories that are there already: attributes that they have no longer must go
     delete: list[bytes] = field(default_factory=list)  # each with all below it
     patch: list[LargeFile] = field(default_factory=list)  # which the target has, as they were
+    alone: list[bytes] = field(
+        default_factory=list
+    )  # files with holes, each of which is sent in a stream of its own
     entries: int = 0
     source_bytes: int = 0
 
@@ -75,6 +79,7 @@ def changes_between(now: ListingFile, known: Known | None, directory: Path) -> C
             found,
             stack.enter_context(found.send.open("wb")),
             stack.enter_context(found.clear.open("wb")),
+            sparse=now.sparse,
             patches=now.holes,  # which pass over what is a hole
         )
         for record, before in _paired(now, known):
@@ -97,8 +102,11 @@ def changes_between(now: ListingFile, known: Known | None, directory: Path) -> C
 class _Walk:
     """Keeps the directories above, each of which is sent too where something in it is: writing there changes its time."""
 
-    def __init__(self, found: Changes, send: BinaryIO, clear: BinaryIO, *, patches: bool) -> None:
+    def __init__(
+        self, found: Changes, send: BinaryIO, clear: BinaryIO, *, sparse: Container[bytes], patches: bool
+    ) -> None:
         self._found = found
+        self._sparse = sparse
         self._patches = patches
         self._send = send
         self._clear = clear
@@ -147,7 +155,10 @@ class _Walk:
 
     def _give(self, record: bytes) -> None:
         entry = parse_record(record)
-        self._send.write((entry.path or b".") + b"\0")
+        if entry.path in self._sparse:
+            self._found.alone.append(entry.path)
+        else:
+            self._send.write((entry.path or b".") + b"\0")
         self._found.entries += 1
         self._found.source_bytes += entry.size
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.commands import OWN_TREES, RESTORE_MARK, list_command
 from volferry.archive.findlog import FindLog
-from volferry.archive.listing import ListingReader, path_of
+from volferry.archive.listing import ListingReader, parse_record, path_of
+from volferry.archive.tree_scripts import reads_are_whole
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.model import printable
 from volferry.operations.changes import ListingFile
@@ -43,10 +44,19 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     unallocated = path.with_name(f"{path.name}.unallocated")
+    sparse: set[bytes] = set()
+
+    def is_sparse(record: bytes) -> None:
+        if written_back and parse_record(record).stat.links == b"1":
+            sparse.add(path_of(record))
+
     try:
         with unallocated.open("wb") as found:
             reader = ListingReader(
-                blocks, listed_at=at, unallocated=lambda record: found.write(path_of(record) + b"\0")
+                blocks,
+                listed_at=at,
+                unallocated=lambda record: found.write(path_of(record) + b"\0"),
+                sparse=is_sparse,
             )
             entries, source_bytes = _kept(reader.records(), path, marked=marked)
             any_unallocated = found.tell() > 0
@@ -69,7 +79,9 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
     holes = not (written_back and any_unallocated) or not any_data(
         place.helper, place.directory, unallocated, reader.file_system
     )
-    return ListingFile(path, reader.trusted_seconds, entries, source_bytes, holes)
+    if not (holes and reads_are_whole(reader.file_system)):
+        sparse.clear()
+    return ListingFile(path, reader.trusted_seconds, entries, source_bytes, holes, frozenset(sparse))
 
 
 def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, int]:

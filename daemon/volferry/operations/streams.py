@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from volferry.archive.alone import AloneStream
 from volferry.archive.commands import create_command, extract_command
 from volferry.archive.scripts import SCRIPT_COMMAND
 from volferry.archive.tarlog import TarLog
+from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed, VolferryError
 from volferry.interrupts import held_back
 
@@ -41,7 +44,6 @@ def send(
     paths: Iterator[bytes],
     observer: Observer,
     *,
-    holes: bool = True,
     log: ExtractLog | None = None,
     lists: AccessLists | None = None,
 ) -> Stream:
@@ -50,29 +52,86 @@ def send(
     """
     said, lines = TarLog(), Lines()
     reading = source.helper.start(
-        create_command(source.directory, holes=holes), stdin=True, on_stderr=said.line, bulk="stdout"
+        create_command(source.directory), stdin=True, on_stderr=said.line, bulk="stdout"
     )
-    writing = target.helper.start(
-        extract_command(target.directory),
-        stdin=True,
-        on_stderr=lines.add if log is None else log.line,
-        bulk="stdin",
-    )
+    writing = _writing(target, lines, log)
     look = lists.look if log is not None and lists is not None else None
     done = pump(reading, writing, paths, observer, look)
     _read_out(writing)
     if (why := said.why_failed(reading.wait())) is not None:
         raise CommandFailed(why)
-    status = writing.wait()
+    _check_written(writing.wait(), lines, log, observer)
+    return Stream(done, _doubted(said))
+
+
+def send_alone(
+    source: Place,
+    target: Place,
+    path: bytes,
+    observer: Observer,
+    *,
+    log: ExtractLog | None = None,
+    lists: AccessLists | None = None,
+) -> Stream:
+    """A file with holes: its member is looked at on its way (alone.py). The directories above it get their attributes with the next
+    `send` that has them.
+    """
+    said, lines = TarLog(), Lines()
+    reading = source.helper.start(
+        create_command(source.directory, holes=True), stdin=True, on_stderr=said.line, bulk="stdout"
+    )
+    reading.write(path + b"\0")
+    reading.close_stdin()
+    stream = AloneStream(reading.read_into)
+    done = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal done
+        if (member := stream.member(path)) is not None:
+            try:
+                for _, view in stream.frames(member, 0, lambda: None, partial(said.tear, path)):
+                    piece = bytes(view)
+                    if log is not None and lists is not None:
+                        lists.look(piece)
+                    yield piece
+                    done += len(piece)
+                    observer.advance(done_bytes=done, done_entries=0)
+            except ValueError as error:
+                said.spoil(path, str(error))
+        yield END_OF_ARCHIVE
+
+    writing = _writing(target, lines, log)
+    give(writing, pieces())
+    _read_out(reading)
+    if (why := said.why_failed(reading.wait())) is not None:
+        raise CommandFailed(why)
+    _check_written(writing.wait(), lines, log, observer)
+    return Stream(done, _doubted(said))
+
+
+def _writing(target: Place, lines: Lines, log: ExtractLog | None) -> Process:
+    return target.helper.start(
+        extract_command(target.directory),
+        stdin=True,
+        on_stderr=lines.add if log is None else log.line,
+        bulk="stdin",
+    )
+
+
+def _check_written(status: int, lines: Lines, log: ExtractLog | None, observer: Observer) -> None:
+    """Raises CommandFailed."""
     if log is None:
         checked(status, lines, "writing the volume")
         for line in lines.kept:
             observer.note(line)
     elif not log.succeeded(status):
         raise CommandFailed(f"writing the volume failed: {log.why()}")
+
+
+def _doubted(said: TarLog) -> dict[bytes, str]:
     findings = said.torn | said.unreadable
-    doubted = dict.fromkeys(said.gone, "was gone when it was to be read")
-    return Stream(done, doubted | {path: finding.detail for path, finding in findings.items()})
+    gone = dict.fromkeys(said.gone, "was gone when it was to be read")
+    return gone | {path: finding.detail for path, finding in findings.items()}
 
 
 def pump(

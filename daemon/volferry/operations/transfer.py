@@ -23,7 +23,7 @@ from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
 from volferry.operations.comparison import MIGRATED, check_held, check_same
 from volferry.operations.place_listing import list_place, list_source
-from volferry.operations.streams import Lines, checked, feeding, run, run_script, send
+from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,20 +86,19 @@ class Transfer:
         if changes.clear.stat().st_size:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
-        sent = send(
-            self._source,
-            self._target,
-            changes.paths,
-            self._observer,
-            holes=now.holes,
-            log=self.log,
-            lists=self._lists,
-        )
+        ends = (self._source, self._target)
+        alone = [
+            send_alone(*ends, path, self._observer, log=self.log, lists=self._lists) for path in changes.alone
+        ]
+        # Last, for it has the directories above: writing there changes their times.
+        streams = [*alone, send(*ends, changes.paths, self._observer, log=self.log, lists=self._lists)]
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
-        self._doubted = sent.doubted | dict.fromkeys(unread, "could not be read")
+        self._doubted = dict.fromkeys(unread, "could not be read")
+        for each in streams:
+            self._doubted |= each.doubted
         # Whatever was not sent as it is, is sent again by the next pass.
         self._known = Known(now.path, now.trusted_seconds, self._doubted.keys())
-        sent_bytes = sent.stream_bytes
+        sent_bytes = sum(each.stream_bytes for each in streams)
         return Sent(changes.entries, len(changes.delete), sent_bytes + block_bytes)
 
     def settle_root(self) -> None:

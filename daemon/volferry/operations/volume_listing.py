@@ -14,7 +14,7 @@ from volferry.archive.groups import split_groups
 from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
 from volferry.archive.tarstream import TarReader
-from volferry.archive.tree_scripts import NO_DATA, any_data_command
+from volferry.archive.tree_scripts import NO_DATA, any_data_command, reads_are_whole
 from volferry.errors import CommandFailed
 from volferry.operations.streams import feeding
 
@@ -63,6 +63,9 @@ class Listing:
     trusted_seconds: int = 0  # an entry that changed at this second or later may have changed once more
     findings: dict[bytes, Finding] = field(default_factory=dict)  # by path, of what could not be looked at
     holes: bool = True  # whether the file system's word is taken for what is a hole
+    sparse: set[bytes] = field(
+        default_factory=set
+    )  # paths of large files with holes, each read from a stream of its own
     reused: Totals = field(default_factory=Totals)
     read: Totals = field(default_factory=Totals)
     sockets: int = 0
@@ -81,8 +84,12 @@ class Listing:
                 yield int(number), parse_record(record)
 
     def paths_asked(self) -> Iterator[bytes]:
-        """The same as `tar` takes them."""
-        return (entry.path or b"." for _, entry in self.asked())
+        """The same as `tar` takes them, without those that are read alone."""
+        return (entry.path or b"." for _, entry in self.asked() if entry.path not in self.sparse)
+
+    def asked_alone(self) -> Iterator[tuple[int, Entry]]:
+        """Those that are read alone."""
+        return (each for each in self.asked() if each[1].path in self.sparse) if self.sparse else iter(())
 
     def reuses_below(self, number: int, directory: bytes) -> bool:
         """Whether an entry below a directory, whose own group has that number, is of a group that is reused. For what hardly ever
@@ -135,13 +142,16 @@ def list_volume(
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     unallocated = _Unallocated(spool / "unallocated")
-    reader = ListingReader(blocks, listed_at=listing.at.timestamp(), unallocated=unallocated.add)
+    sparse = _Sparse(listing.sparse)
+    reader = ListingReader(
+        blocks, listed_at=listing.at.timestamp(), unallocated=unallocated.add, sparse=sparse.add
+    )
     try:
         records = _of_interest(reader.records(), listing, observer)
         if excludes:
             records = without_excluded(records, excludes, cache_directories=caches, left_out=listing.left_out)
         with unallocated.path.open("wb") as unallocated.file:
-            _plan_groups(with_dumps(records, dumps), listing, planner, unallocated, observer)
+            _plan_groups(with_dumps(records, dumps), listing, planner, (unallocated, sparse), observer)
     except CommandFailed as error:
         for _ in blocks:  # what nobody reads would never end
             pass
@@ -156,6 +166,8 @@ def list_volume(
         listing.holes = not any_data(
             helper, helper.directory(volume.name), unallocated.path, reader.file_system
         )
+    if not (listing.holes and reads_are_whole(reader.file_system)):
+        listing.sparse.clear()
     return listing
 
 
@@ -174,7 +186,7 @@ def _plan_groups(
     records: Iterable[bytes],
     listing: Listing,
     planner: Planner,
-    unallocated: _Unallocated,
+    watching: Sequence[_Watching],
     observer: Observer,
 ) -> None:
     """Writes the two files of the listing."""
@@ -192,7 +204,8 @@ def _plan_groups(
                 to_read.writelines(prefix + record + b"\0" for record in group.records)
             else:
                 listing.reused.add(len(group.records), group.source_bytes, group.kinds)
-            unallocated.end_group(group.records, is_read=is_read)
+            for each in watching:
+                each.end_group(group.records, is_read=is_read)
             if group.number % _LISTING_PROGRESS_GROUPS == 0:
                 observer.advance(done_bytes=0, done_entries=listing.read.entries + listing.reused.entries)
 
@@ -205,19 +218,16 @@ class _Walk:
     not_walked: list[str]
 
 
-class _Unallocated:
-    """Files that are to be read, have a size and, if the file system is to be believed, no block: their paths, in a local file."""
+class _Watching:
+    """Records that the listing points out, until their group tells whether they are to be read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file: BinaryIO
-        self.count = 0
+    def __init__(self) -> None:
         self._met: set[bytes] = set()  # records of groups that have not ended yet
 
     def add(self, record: bytes) -> None:
         self._met.add(record)
         if len(self._met) > _MOST_MET:  # of what is excluded, no group tells
-            self._write(self._met)
+            self._too_many(self._met)
             self._met.clear()
 
     def end_group(self, records: Sequence[bytes], *, is_read: bool) -> None:
@@ -225,12 +235,44 @@ class _Unallocated:
             found = self._met.intersection(records)
             self._met -= found
             if is_read:
-                self._write(found)
+                self._found(found)
 
-    def _write(self, records: Iterable[bytes]) -> None:
+    def _found(self, records: Iterable[bytes]) -> None:
+        raise NotImplementedError
+
+    def _too_many(self, records: Iterable[bytes]) -> None:
+        raise NotImplementedError
+
+
+class _Unallocated(_Watching):
+    """Files that are to be read, have a size and, if the file system is to be believed, no block: their paths, in a local file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.file: BinaryIO
+        self.count = 0
+
+    def _found(self, records: Iterable[bytes]) -> None:
         for record in records:
             self.file.write(path_of(record) + b"\0")
             self.count += 1
+
+    _too_many = _found
+
+
+class _Sparse(_Watching):
+    """Large files with holes that are to be read, and have one name: `paths`. Of others, `tar` must see all names in one stream."""
+
+    def __init__(self, paths: set[bytes]) -> None:
+        super().__init__()
+        self._paths = paths
+
+    def _found(self, records: Iterable[bytes]) -> None:
+        self._paths.update(path_of(record) for record in records if parse_record(record).stat.links == b"1")
+
+    def _too_many(self, records: Iterable[bytes]) -> None:
+        """They are read as others are, which only takes longer."""
 
 
 def any_data(helper: Helper, directory: str, paths: Path, file_system: str) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from volferry.archive.alignment import ANCHOR, align
+from volferry.archive.alignment import ANCHOR, Apart, align
+from volferry.archive.alone import AloneStream
 from volferry.archive.commands import create_command
 from volferry.archive.dumps import DumpFile, dump_frames
 from volferry.archive.frames import ReusedGroup
@@ -22,10 +25,12 @@ from volferry.operations.volume_listing import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from volferry.archive.blocks import Fingerprints
     from volferry.checkpoint import CheckpointWriter
+    from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
     from volferry.operations.volume_listing import Listing
@@ -84,23 +89,41 @@ class VolumeReading:
             asked = {
                 entry.path: group
                 for group, entry in self._listing.asked()
-                if group != ANCHOR and content.may_be_patched(entry)
+                if group != ANCHOR
+                and entry.path not in self._listing.sparse
+                and content.may_be_patched(entry)
             }
             entries = [entry for _, entry in self._listing.asked() if entry.path in asked]
             patches = take_patches(helper, directory, entries, content.known, spool)
             self._listing.patched = {asked[patch.entry.path]: patch for patch in patches}
             self._content = content
         self._captured = spool / "captured"
-        process = helper.start(
-            create_command(directory, holes=self._listing.holes),
-            stdin=True,
-            on_stderr=self._log.line,
-            bulk="stdout",
-        )
-        with self._captured.open("wb", buffering=0) as file, feeding(process, self._listing.paths_asked()):
+        process = self._tar(helper, directory)
+        with feeding(process, self._listing.paths_asked()):
+            self._capture(process, self._captured)
+        for group, entry in self._listing.asked_alone():
+            self._capture(self._tar_alone(helper, directory, entry), self._captured_alone(group))
+
+    def _capture(self, process: Process, path: Path) -> None:
+        with path.open("wb", buffering=0) as file:
             while data := process.read(_READ_BYTES):
                 file.write(data)
-            self._check(process.wait())
+        self._check(process.wait())
+
+    def _captured_alone(self, group: int) -> Path:
+        assert self._captured is not None  # noqa: S101 -- that is when this is called
+        return self._captured.with_name(f"captured.{group}")
+
+    def _tar(self, helper: Helper, directory: str, *, holes: bool = False) -> Process:
+        return helper.start(
+            create_command(directory, holes=holes), stdin=True, on_stderr=self._log.line, bulk="stdout"
+        )
+
+    def _tar_alone(self, helper: Helper, directory: str, entry: Entry) -> Process:
+        process = self._tar(helper, directory, holes=True)
+        process.write(entry.path + b"\0")
+        process.close_stdin()
+        return process
 
     def frames(
         self, helper: Helper, volume: Volume, *, on_end: Callable[[], object]
@@ -123,16 +146,12 @@ class VolumeReading:
         self._settle()
 
     def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
-        process = helper.start(
-            create_command(helper.directory(volume.name), holes=self._listing.holes),
-            stdin=True,
-            on_stderr=self._log.line,
-            bulk="stdout",
-        )
+        directory = helper.directory(volume.name)
+        process = self._tar(helper, directory)
         with feeding(process, self._listing.paths_asked()):
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
             try:
-                yield from self._aligned(reader)
+                yield from self._aligned(reader, partial(self._opened_alone, helper, directory))
             except CommandFailed:
                 # Why the stream broke off is in tar's own words, if it had any. One that did not end is not waited
                 # for: nobody reads it any longer.
@@ -146,10 +165,31 @@ class VolumeReading:
         assert self._captured is not None  # noqa: S101 -- that is when this is called
         with self._captured.open("rb", buffering=0) as file:
             reader = TarReader(lambda view: file.readinto(view) or 0, segment_bytes=SEGMENT_BYTES)
-            yield from self._aligned(reader)
+            yield from self._aligned(reader, self._opened_capture)
             self.read_bytes += reader.bytes_read
 
-    def _aligned(self, reader: TarReader) -> Iterator[tuple[int, memoryview]]:
+    @contextmanager
+    def _opened_capture(self, group: int, _entry: Entry) -> Iterator[AloneStream]:
+        with self._captured_alone(group).open("rb", buffering=0) as file:
+            stream = AloneStream(lambda view: file.readinto(view) or 0)
+            yield stream
+            self.read_bytes += stream.reader.bytes_read
+
+    @contextmanager
+    def _opened_alone(
+        self, helper: Helper, directory: str, _group: int, entry: Entry
+    ) -> Iterator[AloneStream]:
+        process = self._tar_alone(helper, directory, entry)
+        stream = AloneStream(process.read_into)
+        yield stream
+        while process.read(_READ_BYTES):
+            pass
+        self.read_bytes += stream.reader.bytes_read
+        self._check(process.wait())
+
+    def _aligned(
+        self, reader: TarReader, opened: Callable[[int, Entry], AbstractContextManager[AloneStream]]
+    ) -> Iterator[tuple[int, memoryview]]:
         return align(
             reader,
             self._listing.asked(),
@@ -158,6 +198,7 @@ class VolumeReading:
             missing=self._note_missing,
             reused_below=lambda group, entry: self._listing.reuses_below(group, entry.path),
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
+            apart=Apart(self._listing.sparse, opened, self._log.tear, self._log.spoil),
         )
 
     def _frames_patched(self, group: int) -> Iterator[tuple[int, memoryview]]:
