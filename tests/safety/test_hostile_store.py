@@ -236,6 +236,15 @@ STREAMS: dict[str, list[tuple[bytes, bytes]]] = {
     "a map that takes content for a header": [ROOT, sparse("b", 512, "1\n512\n0\n", HIDDEN)],
     "a map that goes on in content": [ROOT, sparse("b", 512, "900\n" + "0\n0\n" * 127), file("c", HIDDEN)],
     "a map of numbers that tar does not read": [ROOT, sparse("b", 512, "1\n0x0\n0\n", HIDDEN)],
+    "a long map with data behind the end": [
+        ROOT,
+        sparse(
+            "b",
+            10**6,
+            "101\n" + "".join(f"{each}000\n1\n" for each in range(1, 101)) + "1000000\n1\n",
+            b"d" * 512 * 101,
+        ),
+    ],
     "a map of another version": [ROOT, sparse("b", 0, "1\n0\n0\n", HIDDEN, major="0", minor="1")],
     "a map in an extended header": [ROOT, sparse("b", 0, "1\n0\n0\n", map="0,512")],
     "another size than in the index": [ROOT, lying(file("b"), sparse("b", 5, "1\n5\n0\n")[1])],

@@ -40,10 +40,16 @@ class SparseMap:
     """Takes the payload of a sparse member until its map is whole. Memory does not grow with the map."""
 
     def __init__(
-        self, payload_bytes: int, on_region: Callable[[int, int], object] = lambda _offset, _length: None
+        self,
+        payload_bytes: int,
+        real_size: int,
+        on_region: Callable[[int, int], object] = lambda _offset, _length: None,
     ) -> None:
-        """`payload_bytes` is what is stored of the member, map and padding included; `on_region` gets offset and length of each region."""
+        """`payload_bytes` is what is stored of the member, map and padding included, `real_size` what its header says of the file;
+        `on_region` gets offset and length of each region.
+        """
         self._payload_bytes = payload_bytes
+        self._real_size = real_size
         self._on_region = on_region
         self._begun = b""  # a number
         self._numbers_left = 1
@@ -51,6 +57,7 @@ class SparseMap:
         self._regions_left = 0
         self._offset: int | None = None
         self._end = 0  # of the region before
+        self._is_behind = False  # a region, at least in part, the end of the file
         self._data_bytes = 0  # of all regions, with their padding
         self.map_bytes = 0  # taken so far, and in the end its length, padding included
         self.is_whole = False
@@ -101,6 +108,7 @@ class SparseMap:
 
     def _take_region(self, offset: int, length: int) -> None:
         self._regions_left -= 1
+        self._is_behind |= offset + length > self._real_size
         if length:
             if offset < self._end:
                 raise ValueError("has a map of holes that goes back")
@@ -123,4 +131,8 @@ class SparseMap:
     def _end_map(self) -> None:
         if self.map_bytes + self._data_bytes != self._payload_bytes:
             raise ValueError("has a map of holes that says more or less than is stored of it")
+        if self._is_behind and self.map_bytes > _BLOCK:
+            # GNU tar 1.34 writes such regions, and takes them. 1.35 gives the file up there, and passes over as many bytes as are stored
+            # of it: from the first block of its map on, or too far from a later one.
+            raise ValueError("has a long map of holes with data behind the end of the file")
         self.is_whole = True

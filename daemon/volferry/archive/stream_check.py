@@ -140,7 +140,7 @@ class _Members:
                         raise ValueError(
                             f"'{printable(path)}' has another size in its frames than in its index"
                         )
-                    self.sparse = SparseMap(_padded(size))
+                    self.sparse = SparseMap(_padded(size), real_size)
                 return _padded(size)
             if kind == b"l" and _link_target(pax, block) != meta.split(b" ", 9)[9]:
                 raise ValueError(f"'{printable(path)}' leads elsewhere in its frames than in its index")

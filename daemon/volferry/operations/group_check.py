@@ -125,8 +125,8 @@ def _wrong_map(member: Member, reader: TarReader) -> str:
     sparse: SparseMap | None = None
     wrong = ""
     try:
-        if sparse_size(pax, member.typeflag) is not None:
-            sparse = SparseMap(member.payload_bytes)
+        if (real_size := sparse_size(pax, member.typeflag)) is not None:
+            sparse = SparseMap(member.payload_bytes, real_size)
             for piece in reader.payload():
                 if not sparse.is_whole:
                     sparse.feed(bytes(piece))
