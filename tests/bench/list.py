@@ -72,7 +72,9 @@ def _objects() -> Iterator[tuple[str, bytes]]:
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     for volume in range(_VOLUMES):
         for number in range(_BACKUPS):
-            backup = new_backup_id(begin + timedelta(hours=number))
+            began = begin + timedelta(hours=number)
+            backup = new_backup_id(began)
             name = f"volume{volume:03}"
-            document = {**model, "id": backup, "host": "bench", "volume": {**model["volume"], "name": name}}
+            document = {**model, "id": backup, "started_at": began.isoformat()}
+            document |= {"host": "bench", "volume": {**model["volume"], "name": name}}
             yield f"manifests/bench/{name}/{backup}.json", seal(json.loads(json.dumps(document)))

@@ -28,6 +28,7 @@ from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.world import world_of
 from volferry.archive.sealed import seal, unseal
+from volferry.model import time_of_id
 from volferry.verification_log import VerificationLog
 
 if TYPE_CHECKING:
@@ -284,7 +285,9 @@ def aged(world: World, volume: str, old: str = "20200101T000000Z-0a1b2c") -> str
             aged_path = path.with_name(f"{old}.{path.name.partition('.')[2]}")
             path.rename(aged_path)
             if path.suffix == ".json":
-                manifest = {**unseal(aged_path.read_bytes()), "id": old}
+                manifest = unseal(aged_path.read_bytes())
+                began = min(manifest["started_at"], time_of_id(old).isoformat())
+                manifest |= {"id": old, "started_at": began}
                 aged_path.write_bytes(seal(manifest))
     return old
 

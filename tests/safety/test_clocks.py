@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.parts.memory_store import Clock, Contents, MemoryStore
 from volferry.archive import listing
 from volferry.checkpoint import find_checkpoints
 from volferry.model import is_backup_id, new_backup_id
-from volferry.operations import volume_pass
+from volferry.operations import backup, volume_pass
 from volferry.operations.backup_times import newest_times
 from volferry.operations.prune import prune_volume
 from volferry.repository import BackupWriter, Repository
@@ -83,6 +83,12 @@ def test_backups_go_on_after_one_from_2099(
     assert stats.base == "20990101T000000Z-abcdef"
 
 
+class TenthOfJanuary(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 1, 10, tzinfo=tz)
+
+
 def test_backups_under_ids_from_the_future_count_from_when_the_store_got_them(
     repository: Repository, clock: Clock, volume: LocalVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +96,7 @@ def test_backups_under_ids_from_the_future_count_from_when_the_store_got_them(
     assert newest_times(repository, "host", now) == {}
     with monkeypatch.context() as patch:
         patch.setattr(volume_pass, "new_backup_id", lambda *_, **__: "20260110T000000Z-abcdef")
+        patch.setattr(backup, "datetime", TenthOfJanuary)
         volume.back_up(repository)
     old = {"vol": datetime(2026, 1, 10, tzinfo=UTC)}
     # The clock of machine and store is in 2099: nothing says when it was made.

@@ -5,11 +5,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from volferry.archive.manifest import FORMAT_VERSION, Manifest, PackPart, check_format, read_manifest
+from volferry.archive.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    PackPart,
+    check_format,
+    read_manifest,
+    reread_manifest,
+)
 from volferry.archive.sealed import seal, unseal
 from volferry.checked import value_of
 from volferry.errors import DamagedObject, NewerFormat
+from volferry.model import new_backup_id
 
 KEY = "manifests/host/vol/20260102T030405Z-0a1b2c.json"
 DIGEST = "0123456789abcdef" * 4
@@ -153,6 +164,32 @@ def test_a_wrong_value_is_damage_that_names_the_field(path: str, value: object) 
     message = str(raised.value)
     assert message.startswith(f"{KEY} is damaged: {path}")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "started_at",
+    ["2026-01-02T03:04:06.1Z", "2026-01-03T00:00:00Z", "2026-01-02T01:04:06.1-02:00", "9998-12-31T23:59:59Z"],
+)
+def test_a_backup_that_began_after_the_time_of_its_id_is_damage(started_at: str) -> None:
+    with pytest.raises(DamagedObject, match=rf"^{KEY} is damaged: it began after the time of its id$"):
+        read_manifest(seal(with_change("started_at", started_at)), key=KEY)
+
+
+MOMENTS = st.datetimes(
+    datetime(1970, 1, 2),  # noqa: DTZ001 -- `timezones` adds it
+    datetime(9998, 12, 31, 23, 59, 59, 999_999),  # noqa: DTZ001
+    timezones=st.just(UTC),
+)
+
+
+@given(now=MOMENTS, newest=st.none() | MOMENTS)
+def test_what_a_backup_writes_is_read_whatever_its_clock_and_the_newest_id(
+    now: datetime, newest: datetime | None
+) -> None:
+    last = None if newest is None else new_backup_id(newest)
+    written = replace(value_of(DOCUMENT, Manifest), id=new_backup_id(now, newest=last), started_at=now)
+    data = written.to_bytes()
+    assert read_manifest(data, key=KEY) == reread_manifest(data) == written
 
 
 @pytest.mark.parametrize(("path", "value"), [("packs.0.xxh128", ...), ("packs.0.blake3", DIGEST)])

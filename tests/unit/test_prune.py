@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
+from volferry.archive.sealed import seal
 from volferry.cli.prune import forget
 from volferry.cli.session import Session
 from volferry.config import Config
@@ -446,3 +447,20 @@ def test_forget_lets_the_newest_stay_also_where_a_list_leaves_it_out(
     assert list(repository.refs()) == [older, newest]
     assert forget([f"vol@{older.id}"]) == 0
     assert list(repository.refs()) == [newest]
+
+
+def test_manifests_that_somebody_made_up_for_days_to_come_let_no_backup_go(
+    repository: Repository, volume: LocalVolume
+) -> None:
+    made = [each.ref for each in backups(volume, repository, 3)]
+    now = datetime.now(UTC)
+    for days in range(1, 4):
+        backup_id = f"{now + timedelta(seconds=10 + days):%Y%m%dT%H%M%SZ}-abcde{days}"
+        document = repository.manifest(made[0]).document
+        document |= {"id": backup_id, "started_at": (now + timedelta(days=days)).isoformat()}
+        put(repository.store, manifest_key(BackupRef("host", "vol", backup_id)), seal(document))
+    result = prune(repository, Keep(daily=3))
+    assert made[-1] in set(repository.refs())
+    assert len(result.problems) == 3
+    assert all(problem.endswith("it began after the time of its id") for problem in result.problems)
+    assert result.packs == []

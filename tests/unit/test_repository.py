@@ -66,6 +66,7 @@ def manifest_of(ref: BackupRef) -> Manifest:
     document = {
         **DOCUMENT,
         "id": ref.id,
+        "started_at": ref.time.isoformat(),
         "host": ref.host,
         "volume": {**DOCUMENT["volume"], "name": ref.volume},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -13,10 +13,11 @@ from volferry.archive.digests import ObjectDigest
 from volferry.archive.sealed import seal, unseal
 from volferry.checked import document_of, mistakes, value_of
 from volferry.errors import DamagedObject, NewerFormat
-from volferry.model import BACKUP_ID, FIRST_YEAR, LAST_YEAR, PackInfo, is_backup_id, is_pack_name
+from volferry.model import BACKUP_ID, FIRST_YEAR, LAST_YEAR, PackInfo, is_backup_id, is_pack_name, time_of_id
 
 FORMAT_VERSION = 2
 MOST_FINDINGS = 1000
+_SECOND = timedelta(seconds=1)  # ids leave out the parts of theirs
 
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -180,6 +181,10 @@ class Manifest(_Part, frozen=True, kw_only=True):
             for each in (self.started_at, self.listed_at, self.finished_at)
         ):
             raise ValueError("it has a time that cannot be one")
+        # An id is of the second in which its backup began, or follows a later one. Policies go by this time: one made up for
+        # a day to come would take a good backup's place.
+        if self.started_at.astimezone(UTC) > time_of_id(self.id) + _SECOND:
+            raise ValueError("it began after the time of its id")
         if len({pack.name for pack in self.packs}) != len(self.packs):
             raise ValueError("it names a pack twice")
 
@@ -219,7 +224,8 @@ def read_manifest(data: bytes, *, key: str) -> Manifest:
         return value_of(document, Manifest)
     except ValueError as error:
         first = next(mistakes(document, Manifest))
-        raise DamagedObject(key, f"{'.'.join(first.path)}: {first.message}") from error
+        place = f"{'.'.join(first.path)}: " if first.path else ""
+        raise DamagedObject(key, f"{place}{first.message}") from error
 
 
 def reread_manifest(data: bytes) -> Manifest:
