@@ -131,6 +131,10 @@ class VolumeNotEmpty(EngineError):
     pass
 
 
+class NoRoom(EngineError):
+    pass
+
+
 class HelperImageError(EngineError):
     pass
 

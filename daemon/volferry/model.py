@@ -24,6 +24,9 @@ _PACK_NUMBER = re.compile(r"[0-9]{4,}")
 FIRST_YEAR, LAST_YEAR = 1970, 9998
 _LAST_SECOND = datetime(LAST_YEAR, 12, 31, 23, 59, 59, tzinfo=UTC)
 
+_UNITS = ("kB", "MB", "GB", "TB", "PB")
+_KILO = 1000
+
 
 def is_backup_id(text: str) -> bool:
     """Whether it has the form of an id, and its time is one: `20261399T999999Z-abcdef` is none."""
@@ -63,6 +66,18 @@ def printable(path: bytes) -> str:
         char if char.isprintable() and char != "\\" else "\\\\" if char == "\\" else _escaped(char)
         for char in text
     )
+
+
+def size_text(size: float) -> str:
+    """Bytes in decimal units, three digits at most: `999 B`, `1.50 GB`."""
+    if size < _KILO:
+        return f"{int(size)} B"
+    for unit in _UNITS:
+        size /= _KILO
+        for decimals, limit in ((2, 9.995), (1, 99.95), (0, 999.5)):
+            if size < limit:
+                return f"{size:.{decimals}f} {unit}"
+    return f"{size:.0f} {_UNITS[-1]}"
 
 
 def _escaped(char: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -353,6 +354,30 @@ def test_where_there_is_no_room_beside_a_backup_is_read_once_before_anything_is_
         done = world.cli("restore", volume, "--into", target, "--replace").exits(0)
         assert "no room for both" in done.stderr
         assert_same(expected, snapshot(directory))
+        world.remove(target)
+
+
+def test_a_backup_that_cannot_fit_costs_nothing_of_what_is_there(world: World, tmp_path: Path) -> None:
+    volume = world.volume()
+    for number in range(8):
+        (world.data(volume) / f"f{number}").write_bytes(os.urandom(1 << 20))
+    world.cli.backup(volume)
+    with in_memory(tmp_path / "small", "6m") as directory:
+        (directory / "f0").write_text("old")
+        target = world.volume_at(directory)
+        before = snapshot(directory)
+        refused = "has room for 6.29 MB, the backup needs 8.39 MB: nothing was changed"
+        world.cli("restore", volume, "--into", target, "--replace").fails_with(f"volume {target} {refused}")
+        world.cli("restore", volume, "f*", "--glob", "--into", target, "--replace").fails_with(
+            "nothing was changed"
+        )
+        world.cli("restore", volume, "--to", str(directory), "--replace").fails_with(f"{directory} {refused}")
+        assert_same(before, snapshot(directory))
+        (directory / "f0").unlink()
+        world.cli("restore", volume, "--into", target).fails_with(f"volume {target} {refused}")
+        assert list(directory.iterdir()) == []
+        world.cli("restore", volume, "--into", target, "--trust").fails_with("Wrote only")
+        assert list(directory.iterdir()) != []
         world.remove(target)
 
 

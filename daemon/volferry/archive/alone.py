@@ -64,7 +64,7 @@ class AloneStream:
         buffer = self.reader.buffer
         cutter = FrameCutter(buffer)
         yield from cutter.begin(group, last=len(member.header))
-        mapped = SparseMap(member.payload_bytes) if member.sparse else None
+        mapped = SparseMap(member.payload_bytes, member.size) if member.sparse else None
         if mapped is None:
             begun()
         for piece in self.reader.payload():

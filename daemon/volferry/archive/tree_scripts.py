@@ -139,12 +139,13 @@ TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 # a whole block where a file has holes.
 _SHORT_READS = ("fuse", "9p", "cifs", "smb")
 
-# Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, and the
-# bytes that it has in all.
+# Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, the
+# bytes that it has in all, and the free ones with those that are kept for root.
 ROOM_SCRIPT = """
 import os, sys
 found = os.statvfs(sys.argv[1])
-print(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else -1, found.f_blocks * found.f_frsize)
+bytes = [blocks * found.f_frsize for blocks in (found.f_bavail, found.f_blocks, found.f_bfree)]
+print(bytes[0], found.f_favail if found.f_files else -1, bytes[1], bytes[2])
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +21,7 @@ from volferry.cli.options import (
 )
 from volferry.cli.restore_selected import (
     Report,
+    Safety,
     check_no_own_place,
     restore_dump,
     restore_selected,
@@ -40,35 +40,6 @@ if TYPE_CHECKING:
     from volferry.operations.backup_reader import BackupReader
     from volferry.operations.restore_beside import Room
     from volferry.run import Run
-
-
-@dataclass(frozen=True, slots=True)
-class Safety:
-    """The precautions of a restore before it deletes anything of a volume."""
-
-    beside: bool  # where there is room, the backup is restored and compared first
-    proves: bool  # else it is read once
-
-    @staticmethod
-    def of(store: str, *, prove_first: bool | None) -> Safety:
-        """As `--prove/--trust` has it. A directory is near; all of a bucket would be fetched twice."""
-        if prove_first is None:
-            return Safety(beside=True, proves=not store.startswith("s3://"))
-        return Safety(beside=prove_first, proves=prove_first)
-
-    def with_marks(self, session: Session, backup: BackupReader) -> Safety:
-        """Where `verify` found damaged what the backup needs, it is read before anything is deleted, whatever was asked for. It is not
-        refused for that: whoever can write the store can say so of anything.
-        """
-        from volferry.damage import found_damaged  # noqa: PLC0415
-
-        damaged = found_damaged(session.repository, backup.ref, backup.manifest)
-        if not damaged:
-            return self
-        say(
-            f"verify found {damaged[0]} damaged, and {backup.ref} needs it: the restore fails there, unless it can be read by now"
-        )
-        return Safety(beside=self.beside, proves=True)
 
 
 # What the engine itself takes for a volume's name.
@@ -118,7 +89,7 @@ def restore(
         typer.Option(
             "--prove/--trust",
             help="With --replace, where there is no room to restore beside what is there: read all of the backup once before "
-            "anything is deleted; default: where the store is a directory. --trust deletes first, in any case.",
+            "anything is deleted; default: where the store is a directory. --trust deletes first, in any case, and restores also what seems not to fit.",
         ),
     ] = None,
     glob: Annotated[bool, typer.Option("--glob", help="PATHs are shell patterns.")] = False,
@@ -155,7 +126,7 @@ def restore(
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:
             check_no_own_place(session, to)
-            report = restore_to(backup, selection, to, replace=replace, prove_first=safety.proves)
+            report = restore_to(backup, selection, to, replace=replace, safety=safety)
         else:
             report = _into_volume(
                 session, backup, selection, into, run, wishes, replace=replace, safety=safety
@@ -200,7 +171,7 @@ def _into_volume(
         )
     else:
         stats = restore_selected(
-            session, backup, selection, target, run, replace=replace, wishes=wishes, prove_first=safety.proves
+            session, backup, selection, target, run, replace=replace, wishes=wishes, safety=safety
         )
     compared = "compared and equal" if not stats.warnings else "compared"
     return Report(
@@ -248,6 +219,7 @@ def _restore(
 ) -> RestoreStats:
     from volferry.operations.restore import is_marked, prove, restore_backup  # noqa: PLC0415
     from volferry.operations.restore_beside import restore_beside, room_beside  # noqa: PLC0415
+    from volferry.operations.room import Wanted, check_volume_room, disk_usage  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
         helper, observer = found.helper, found.observer
@@ -256,12 +228,19 @@ def _restore(
             raise VolumeNotEmpty(
                 _not_empty(found.volume, backup.ref, new=found.new, named=named, marked=marked)
             )
+        room = None
         if not found.empty:
             room = room_beside(helper, target, backup.manifest.volume_counts) if safety.beside else None
             if room is not None and room.enough:
                 return restore_beside(
                     backup, target, helper=helper, observer=observer, check_free=found.check_free
                 )
+        if safety.looks_for_room:
+            wanted = Wanted(backup, None, backup.manifest.volume_counts.tar_bytes)
+            check_volume_room(
+                wanted, target, helper=helper, freed=lambda: disk_usage(helper, helper.directory(target))[1]
+            )
+        if not found.empty:
             observer.note(_deletes_first(room, proves=safety.proves))
             if safety.proves:
                 prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
 from volferry.cli.target_volume import Wishes, opened_target
 from volferry.cli.text import count_text, size_text
-from volferry.errors import PathExists, UsageError, VolumeNotEmpty
+from volferry.errors import NoRoom, PathExists, UsageError, VolumeNotEmpty
 
 if TYPE_CHECKING:
     from volferry.archive.selection import Selection
@@ -28,6 +29,36 @@ class Report:
     document: dict[str, object]
     line: str
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Safety:
+    """The precautions of a restore before it deletes anything of a volume."""
+
+    beside: bool  # where there is room, the backup is restored and compared first
+    proves: bool  # else it is read once
+    looks_for_room: bool  # where it cannot fit, nothing is deleted or written
+
+    @staticmethod
+    def of(store: str, *, prove_first: bool | None) -> Safety:
+        """As `--prove/--trust` has it. A directory is near; all of a bucket would be fetched twice."""
+        if prove_first is None:
+            return Safety(beside=True, proves=not store.startswith("s3://"), looks_for_room=True)
+        return Safety(beside=prove_first, proves=prove_first, looks_for_room=prove_first)
+
+    def with_marks(self, session: Session, backup: BackupReader) -> Safety:
+        """Where `verify` found damaged what the backup needs, it is read before anything is deleted, whatever was asked for. It is not
+        refused for that: whoever can write the store can say so of anything.
+        """
+        from volferry.damage import found_damaged  # noqa: PLC0415
+
+        damaged = found_damaged(session.repository, backup.ref, backup.manifest)
+        if not damaged:
+            return self
+        say(
+            f"verify found {damaged[0]} damaged, and {backup.ref} needs it: the restore fails there, unless it can be read by now"
+        )
+        return replaced(self, proves=True)
 
 
 def selected(
@@ -54,7 +85,7 @@ def restore_selected(
     *,
     replace: bool,
     wishes: Wishes,
-    prove_first: bool,
+    safety: Safety,
 ) -> RestoreStats:
     """Into a volume, whose other content stays."""
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
@@ -73,7 +104,7 @@ def restore_selected(
             unfinished_paths(
                 helper, target
             )  # what nothing but a restore of everything completes, is refused before anything is read
-        if prove_first and replace and not empty:
+        if safety.proves and replace and not empty:
             prove(excerpt.tar_stream(frozenset()), excerpt.source_bytes, observer)
         try:
             return restore_paths(
@@ -83,9 +114,10 @@ def restore_selected(
                 observer=observer,
                 replace=replace,
                 empty=empty,
+                looks_for_room=safety.looks_for_room,
                 check_free=found.check_free,
             )
-        except PathExists:
+        except (PathExists, NoRoom):
             raise
         except BaseException:
             if not found.new:
@@ -134,7 +166,7 @@ def check_no_own_place(session: Session, to: str) -> None:
 
 
 def restore_to(
-    backup: BackupReader, selection: Selection | None, to: str, *, replace: bool, prove_first: bool
+    backup: BackupReader, selection: Selection | None, to: str, *, replace: bool, safety: Safety
 ) -> Report:
     """Into a directory of this machine, or to stdout as a tar."""
     from volferry.operations.excerpt import BackupExcerpt  # noqa: PLC0415
@@ -158,13 +190,20 @@ def restore_to(
             sys.stdout.buffer.flush()
             return Report({}, "")
         directory = Path(to).absolute()
-        if prove_first and replace and _holds_something(directory):
+        if safety.proves and replace and _holds_something(directory):
             if selection is None:
                 prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
             else:
                 chosen = BackupExcerpt(backup, selection)
                 prove(chosen.tar_stream(frozenset()), chosen.source_bytes, observer)
-        restored = restore_into_directory(backup, selection, directory, observer=observer, replace=replace)
+        restored = restore_into_directory(
+            backup,
+            selection,
+            directory,
+            observer=observer,
+            replace=replace,
+            looks_for_room=safety.looks_for_room,
+        )
     document: dict[str, object] = {
         "id": ref.id,
         "host": ref.host,

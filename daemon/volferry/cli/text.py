@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from volferry.model import size_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-_UNITS = ("kB", "MB", "GB", "TB", "PB")
-_KILO = 1000
+__all__ = ["size_text"]
+
 _MINUTE = 60
 _HOUR = 3600
-
-
-def size_text(size: float) -> str:
-    """Bytes in decimal units, three digits at most: `999 B`, `1.50 GB`."""
-    if size < _KILO:
-        return f"{int(size)} B"
-    for unit in _UNITS:
-        size /= _KILO
-        for decimals, limit in ((2, 9.995), (1, 99.95), (0, 999.5)):
-            if size < limit:
-                return f"{size:.{decimals}f} {unit}"
-    return f"{size:.0f} {_UNITS[-1]}"
 
 
 def duration_text(seconds: float) -> str:

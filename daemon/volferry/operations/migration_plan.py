@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from volferry.archive.commands import usage_command
-from volferry.archive.listing import split_records
 from volferry.archive.tree_scripts import room_command
 from volferry.engine.host_paths import kind_of_path
 from volferry.engine.volumes import find_volume, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
 from volferry.operations.new_volume import labels_note, with_labels_of
-from volferry.operations.places import Place
 from volferry.operations.restore import is_empty, is_marked, mark_text
+from volferry.operations.room import disk_usage
 from volferry.operations.streams import run
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from volferry.operations.carrying import Carried
 
 State = Literal["new", "empty", "resumed", "existing"]
-_BLOCK_BYTES = 512  # of find's %b
 
 
 @dataclass(slots=True)
@@ -82,8 +79,7 @@ def target_volume(
 def measure(planned: Sequence[PlannedVolume], helper: Helper) -> None:
     """How much there is in each."""
     for each in planned:
-        place = Place(helper, helper.directory(each.source.name))
-        each.entries, each.used_bytes = _usage(place)
+        each.entries, each.used_bytes = disk_usage(helper, helper.directory(each.source.name))
 
 
 def look_at_targets(
@@ -220,23 +216,6 @@ def who_is_stopped(plan: MigrationPlan, writers: Callable[[str], Iterable[Contai
                 )
                 if note not in plan.notes:
                     plan.notes.append(note)
-
-
-def _usage(place: Place) -> tuple[int, int]:
-    """Entries, and bytes on the disk: each inode once."""
-    process = place.helper.start(usage_command(place.directory), on_stderr=lambda _: None, bulk="stdout")
-    entries = used = 0
-    seen: set[bytes] = set()
-    for record in split_records(iter(lambda: process.read(1 << 20), b"")):
-        blocks, links, kind, inode = record.split(b" ")
-        entries += 1
-        if kind != b"d" and links != b"1":
-            if inode in seen:
-                continue
-            seen.add(inode)
-        used += int(blocks) * _BLOCK_BYTES
-    process.wait()  # what vanishes meanwhile makes no difference here
-    return entries, used
 
 
 def _room(helper: Helper, directory: str) -> int:

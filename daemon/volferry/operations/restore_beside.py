@@ -15,7 +15,6 @@ from volferry.archive.exchange_scripts import (
     set_time_command,
 )
 from volferry.archive.tarstream import END_OF_ARCHIVE
-from volferry.archive.tree_scripts import room_command
 from volferry.errors import CommandFailed
 from volferry.model import printable
 from volferry.observer import Silent
@@ -30,6 +29,7 @@ from volferry.operations.restore import (
     unmark,
     warnings_of,
 )
+from volferry.operations.room import file_system_of
 from volferry.operations.streams import run
 
 if TYPE_CHECKING:
@@ -63,14 +63,12 @@ class Room:
 
 def room_beside(helper: Helper, volume: str, counts: CountsPart) -> Room:
     """For a backup with these counts. If that cannot be found out, there is none."""
-    try:
-        found = run(helper, room_command(helper.directory(volume)), "looking for room")
-        free_bytes, free_entries, total_bytes = map(int, found.split())
-    except (CommandFailed, ValueError):
+    found = file_system_of(helper, volume)
+    if found is None:
         return Room(enough=False, why_not="the helper's image lacks volferry's Python")
-    if 0 <= free_entries < counts.entries + _SPARE_ENTRIES:
-        return Room(enough=False, why_not=f"the file system has {free_entries} entries left")
-    free_bytes -= int(min(total_bytes * _SPARE_PART, _MOST_SPARE_BYTES))
+    if 0 <= found.free_entries < counts.entries + _SPARE_ENTRIES:
+        return Room(enough=False, why_not=f"the file system has {found.free_entries} entries left")
+    free_bytes = found.free_bytes - int(min(found.total_bytes * _SPARE_PART, _MOST_SPARE_BYTES))
     needed = counts.tar_bytes + counts.entries * _ENTRY_BYTES
     return Room(free_bytes >= needed, needed_bytes=needed, free_bytes=max(free_bytes, 0))
 

@@ -19,6 +19,7 @@ from volferry.operations.directory_check import pairs_in
 from volferry.operations.excerpt import BackupExcerpt
 from volferry.operations.restore import check_extracted, warnings_of
 from volferry.operations.restore_paths import places, plan
+from volferry.operations.room import Wanted, check_directory_room
 from volferry.operations.streams import counted
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from volferry.operations.backup_reader import BackupReader
 
 _KINDS = {0o040000: b"d", 0o100000: b"f", 0o120000: b"l"}
+_BLOCK_BYTES = 512
 _TYPE_BITS = 0o170000
 
 
@@ -40,12 +42,19 @@ class Restored:
 
 
 def restore_into_directory(
-    backup: BackupReader, selection: Selection | None, directory: Path, *, observer: Observer, replace: bool
+    backup: BackupReader,
+    selection: Selection | None,
+    directory: Path,
+    *,
+    observer: Observer,
+    replace: bool,
+    looks_for_room: bool = True,
 ) -> Restored:
     """Puts the chosen paths, or all of the backup, into `directory`, which is made if need be.
 
     A directory that was there keeps its owner, mode and all that is not replaced; a new one becomes the volume's root
-    directory where all of the backup is restored. Raises PathExists before anything is changed, and RestoreMismatch if it does not
+    directory where all of the backup is restored. Raises PathExists before anything is changed, and so NoRoom if it cannot fit even
+    when what it replaces is gone (unless not even `looks_for_room`). Raises RestoreMismatch if it does not
     hold what was backed up; owners, modes and times that the file system cannot hold are warnings.
     """
     tar = _gnu_tar()
@@ -59,6 +68,9 @@ def restore_into_directory(
         new = not directory.exists()
         there = {} if new else _kinds(directory, places(selection))
         doomed, parents = plan(selection, there, replace=replace, where=str(directory))
+        if looks_for_room:
+            wanted = Wanted(backup, None if whole else selection, excerpt.source_bytes)
+            check_directory_room(wanted, directory, freed=lambda: _used_bytes(directory, doomed))
         observer.phase("restoring", total_bytes=excerpt.source_bytes)
         directory.mkdir(parents=True, exist_ok=True)
         for path in doomed:
@@ -123,6 +135,19 @@ def _kinds(directory: Path, paths: list[bytes]) -> dict[bytes, bytes]:
             continue
         found[path] = _KINDS.get(mode & _TYPE_BITS, b"?")
     return found
+
+
+def _used_bytes(directory: Path, paths: list[bytes]) -> int:
+    """On the disk, by these paths and all below them."""
+    total = 0
+    for path in paths:
+        place = directory / os.fsdecode(path)
+        for each in (place, *(place.rglob("*") if place.is_dir() and not place.is_symlink() else ())):
+            try:
+                total += each.lstat().st_blocks * _BLOCK_BYTES
+            except FileNotFoundError:
+                continue
+    return total
 
 
 def _delete(directory: Path, path: bytes) -> None:

@@ -13,6 +13,7 @@ from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.restore import extract, mark, sync, unmark, warnings_of
+from volferry.operations.room import Wanted, check_volume_room
 from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
+# That an entry takes beside what it holds: the rest of its last block, and attributes.
+_MOST_ENTRY_BYTES = 8 << 10
 _NOT_THERE = (b"No such file or directory", b"Not a directory")
 
 
@@ -37,13 +40,14 @@ def restore_paths(
     observer: Observer,
     replace: bool,
     empty: bool,
+    looks_for_room: bool = True,
     check_free: Callable[[], None] = lambda: None,
 ) -> RestoreStats:
     """Puts the chosen paths into `volume`, and the directories above them where they are missing.
 
     An `empty` volume's root directory becomes as it was backed up; one that holds something keeps its own.
     Raises PathExists before anything is changed, if a chosen path is there already and `replace` does not say that it
-    goes first, and VolumeNotEmpty if a restore of everything did not end there. Raises VolferryError; the chosen paths may then be there
+    goes first, NoRoom if the paths cannot fit even then (unless not even `looks_for_room`), and VolumeNotEmpty if a restore of everything did not end there. Raises VolferryError; the chosen paths may then be there
     in part. Raises RestoreMismatch if they are not what was backed up. `check_free` is called when all of them are on the disk: if it
     raises, the volume keeps the mark. So it does as long as paths of another restore may be there in part.
     """
@@ -52,6 +56,9 @@ def restore_paths(
     selection = excerpt.selection
     there = {} if empty else {b"": b"d", **target.kinds(places(selection))}
     doomed, parents = plan(selection, there, replace=replace, where=f"volume {volume}")
+    if looks_for_room:
+        wanted = Wanted(excerpt.backup, selection, excerpt.source_bytes)
+        check_volume_room(wanted, volume, helper=helper, freed=lambda: target.most_bytes(doomed))
     left = () if empty else left_of(unfinished_paths(helper, volume), selection)
     mark(helper, volume, to_text([*left, UnfinishedPaths.of(str(excerpt.backup.ref), selection)]))
     if doomed:
@@ -136,6 +143,10 @@ class _Target:
         for entry in read_listing(iter(lambda: process.read(_READ_BYTES), b"")):
             yield Entry(entry.path.removeprefix(b"./"), entry.meta)
         _check(process.wait(), lines, "listing the volume")
+
+    def most_bytes(self, paths: Sequence[bytes]) -> int:
+        """That are free once they and all below them are deleted."""
+        return sum(entry.size + _MOST_ENTRY_BYTES for entry in self.listing(paths, below=True))
 
     def delete(self, paths: Sequence[bytes]) -> None:
         """With all below them. Raises CommandFailed."""
