@@ -376,7 +376,9 @@ def test_a_backup_that_cannot_fit_costs_nothing_of_what_is_there(world: World, t
         (directory / "f0").unlink()
         world.cli("restore", volume, "--into", target).fails_with(f"volume {target} {refused}")
         assert list(directory.iterdir()) == []
-        world.cli("restore", volume, "--into", target, "--trust").fails_with("Wrote only")
+        world.cli("restore", volume, "--into", target, "--trust").fails_with(
+            "no space is left in the volume: tar: "
+        )
         assert list(directory.iterdir()) != []
         world.remove(target)
 

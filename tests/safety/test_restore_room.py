@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 
+class Told(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     backup: BackupReader
@@ -139,6 +147,22 @@ def test_a_directory_that_is_too_small_keeps_what_it_holds(
     with pytest.raises(NoRoom, match=f"^{directory} has room for .* MB, {need}: nothing was changed"):
         restore_into_directory(case.backup, chosen, directory, observer=Silent(), replace=True)
     assert_same(before, snapshot(case.small))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "all_of"), [(None, "the backup"), (Selection([b"large"]), "the chosen paths")]
+)
+def test_a_disk_that_fills_up_is_named_and_so_is_what_is_left(
+    case: Case, chosen: Selection | None, all_of: str
+) -> None:
+    told = Told()
+    with pytest.raises(CommandFailed, match=f"^no space is left in {case.small}: tar: .*large"):
+        restore_into_directory(
+            case.backup, chosen, case.small, observer=told, replace=True, looks_for_room=False
+        )
+    assert told.notes == [
+        f"{case.small} may not hold all of {all_of}, and files there may be empty or cut off: run the restore again, with --replace"
+    ]
 
 
 def test_a_directory_has_the_room_of_what_is_replaced_too(case: Case) -> None:

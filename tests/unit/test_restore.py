@@ -215,6 +215,22 @@ def test_any_other_word_with_status_2_is_a_failure(line: bytes) -> None:
     assert log_of(*SET, line).why() == line.decode()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"tar: f7: Wrote only 8192 of 1048576 bytes",
+        b'tar: "a": Cannot write: No space left on device',
+        b'tar: "a": Cannot mkdir: Disk quota exceeded',
+        b"tar: f 1: Cannot close: No space left on device",
+    ],
+)
+def test_a_full_disk_is_named_first(line: bytes) -> None:
+    other = b'tar: "x": Cannot open: Permission denied'
+    for lines in ((line,), (*SET, other, line), (*[other] * 30, line)):
+        assert log_of(*lines).failure("/here", 2) == f"no space is left in /here: {line.decode()}"
+    assert log_of(other).failure("/here", 2).startswith("writing /here failed: tar exited with status 2: ")
+
+
 def test_status_2_without_a_word_is_a_failure() -> None:
     assert not log_of().succeeded(2)
 

@@ -52,6 +52,10 @@ _UNQUOTED = re.compile(rb"tar: [a-z_]+: Cannot (?:set|drop) [^/]* for file '")
 # A name's later line that begins so is taken for a message of its own: so no failure is taken for a part of a name.
 _NEXT = b"tar: "
 _MOST_NEWLINES = 4096  # a path's bytes
+# Of contents; a short write is one that has met the end of the disk or quota.
+_NO_SPACE = re.compile(
+    rb"tar: .*: (?:No space left on device|Disk quota exceeded|Wrote only \d+ of \d+ bytes)", re.DOTALL
+)
 _SUMMARY = b"tar: Exiting with failure status due to previous errors"
 _MOST_LINES = 20
 _LIST = b"SCHILY.acl."
@@ -63,6 +67,7 @@ class ExtractLog:
     def __init__(self) -> None:
         self.refused: dict[str, tuple[int, str]] = {}  # by kind: how often, and the first line
         self._others: list[str] = []
+        self._no_space = ""  # the first line that says so
         self._begun: list[bytes] = []  # a message that has no end yet
 
     @property
@@ -108,12 +113,21 @@ class ExtractLog:
                 self._add(line)
 
     def _add(self, line: bytes) -> None:
+        if not self._no_space and _NO_SPACE.fullmatch(line):
+            self._no_space = line.decode("utf-8", "backslashreplace")
         if len(self._others) < _MOST_LINES:
             self._others.append(line.decode("utf-8", "backslashreplace"))
 
     def succeeded(self, status: int) -> bool:
         """Whether all bytes were written, at a `tar` that ended so: every complaint was about what the file system cannot hold."""
         return status == 0 or (status == 2 and bool(self.refused) and not self.others)
+
+    def failure(self, where: str, status: int) -> str:
+        """What to say of a `tar` that has not succeeded in writing `where`."""
+        self._give_up()
+        if self._no_space:
+            return f"no space is left in {where}: {self._no_space}"
+        return f"writing {where} failed: tar exited with status {status}: {self.why()}"
 
     def why(self) -> str:
         """The first thing that can be the reason of a failure."""

@@ -179,7 +179,7 @@ def extract(
 def check_extracted(where: str, status: int, log: ExtractLog, lists: AccessLists, observer: Observer) -> None:
     """After a `tar` that has written into `where`: raises CommandFailed if it could not write all of the stream."""
     if not log.succeeded(status):
-        raise CommandFailed(f"writing {where} failed: tar exited with status {status}: {log.why()}")
+        raise CommandFailed(log.failure(where, status))
     if not lists.found:
         log.had_no_access_lists()
     for line in log.others:

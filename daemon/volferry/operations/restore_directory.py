@@ -92,20 +92,21 @@ def restore_into_directory(
     except OSError as error:
         raise VolferryError(f"cannot read {directory}: {reason(error)}") from error
     except BaseException:
-        _tell_what_is_left(directory, observer, new=new)
+        _tell_what_is_left(directory, observer, new=new, whole=whole)
         raise
     return Restored(count, excerpt.source_bytes, warnings_of(log, differing, observer))
 
 
-def _tell_what_is_left(directory: Path, observer: Observer, *, new: bool) -> None:
+def _tell_what_is_left(directory: Path, observer: Observer, *, new: bool, whole: bool) -> None:
     try:
         if new:
             directory.rmdir()  # nothing had come yet
             return
     except OSError:
         pass
+    what = "all of the backup" if whole else "all of the chosen paths"
     observer.note(
-        f"{directory} may hold the chosen paths in part, and the last file cut off: run the restore again, with --replace"
+        f"{directory} may not hold {what}, and files there may be empty or cut off: run the restore again, with --replace"
     )
 
 

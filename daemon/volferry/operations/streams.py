@@ -125,7 +125,7 @@ def _check_written(status: int, lines: Lines, log: ExtractLog | None, observer: 
         for line in lines.kept:
             observer.note(line)
     elif not log.succeeded(status):
-        raise CommandFailed(f"writing the volume failed: {log.why()}")
+        raise CommandFailed(log.failure("the volume", status))
 
 
 def _doubted(said: TarLog) -> dict[bytes, str]:

@@ -84,9 +84,7 @@ class _Writing:
         give(process, counted(pieces, self._observer))
         status = process.wait()
         if not self.log.succeeded(status):
-            raise CommandFailed(
-                f"writing the volume failed: tar exited with status {status}: {self.log.why()}"
-            )
+            raise CommandFailed(self.log.failure("the volume", status))
 
     def note_left_out(self) -> None:
         if self._left_out:
