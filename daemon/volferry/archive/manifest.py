@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from volferry.archive.digests import ObjectDigest
 from volferry.archive.sealed import seal, unseal
-from volferry.checked import document_of, mistakes, value_of
+from volferry.checked import document_of, mistakes
 from volferry.errors import DamagedObject, NewerFormat
 from volferry.model import BACKUP_ID, FIRST_YEAR, LAST_YEAR, PackInfo, is_backup_id, is_pack_name, time_of_id
 
@@ -221,9 +221,12 @@ def read_manifest(data: bytes, *, key: str) -> Manifest:
     except ValueError as error:
         raise DamagedObject(key, str(error)) from error
     try:
-        return value_of(document, Manifest)
+        # As strictly as it is read again from the state directory: what a store has is kept there.
+        return reread_manifest(data)
     except ValueError as error:
-        first = next(mistakes(document, Manifest))
+        first = next(mistakes(document, Manifest), None)
+        if first is None:
+            raise DamagedObject(key, str(error)) from error
         place = f"{'.'.join(first.path)}: " if first.path else ""
         raise DamagedObject(key, f"{place}{first.message}") from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import isfinite
 from typing import Any
 
 from blake3 import blake3
@@ -34,7 +35,7 @@ def unseal(data: bytes) -> dict[str, Any]:
     if blake3(body).hexdigest().encode() != data[start:end]:
         raise ValueError("its content does not match its BLAKE3 digest")
     try:
-        document = json.loads(data, parse_constant=_no_number)
+        document = json.loads(data, parse_constant=_no_number, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(document, dict):
@@ -50,6 +51,11 @@ def _check_text(document: dict[str, Any]) -> None:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError("it has text that is no text") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if isfinite(number) else _no_number(text)
 
 
 def _no_number(text: str) -> float:
