@@ -232,7 +232,7 @@ def test_what_has_the_name_of_its_own_trees_is_no_obstacle(case: Case, name: str
 
 
 def test_a_mark_that_cannot_be_made_costs_nothing(case: Case) -> None:
-    (case.target / RESTORE_MARK).mkdir()
+    (case.target / RESTORE_MARK / "below").mkdir(parents=True)
     before = snapshot(case.target)
     told = Told()
     with pytest.raises(CommandFailed, match=RESTORE_MARK):

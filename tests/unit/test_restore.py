@@ -15,12 +15,12 @@ from volferry.archive.commands import RESTORE_MARK
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, parse_record
 from volferry.archive.selection import Selection
-from volferry.errors import RestoreMismatch, VolumeInUse
+from volferry.errors import CommandFailed, RestoreMismatch, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.comparison import check_restored, check_same
 from volferry.operations.excerpt import BackupExcerpt
-from volferry.operations.restore import restore_backup
+from volferry.operations.restore import mark, mark_text, restore_backup, unmark
 from volferry.operations.restore_paths import restore_paths
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
@@ -307,3 +307,31 @@ def test_directories_without_times_are_no_files_without_times() -> None:
     assert check_restored(
         [*was, Entry(b"d", directories[0].meta)], [*was, Entry(b"d", now[0].meta)], Silent()
     ).keys() == {"time"}
+
+
+@pytest.mark.parametrize("planted", ["link", "dangling link", "FIFO", "other file"])
+def test_a_mark_is_written_into_nothing_that_somebody_has_put_there(case: Case, planted: str) -> None:
+    path, outside = case.target / RESTORE_MARK, case.spool / "outside"
+    outside.write_text("of others")
+    if planted == "FIFO":
+        os.mkfifo(path)
+    elif planted == "other file":
+        os.link(outside, path)
+    else:
+        path.symlink_to(outside if planted == "link" else case.spool / "new")
+    if planted != "other file":
+        assert mark_text(case.helper(), "v") == ""  # and nobody waits for a FIFO
+    mark(case.helper(), "v", "of a backup")
+    assert (path.is_symlink(), path.read_text()) == (False, "of a backup")
+    assert mark_text(case.helper(), "v") == "of a backup"
+    assert {each.name for each in case.spool.iterdir()} & {"outside", "new"} == {"outside"}
+    assert outside.read_text() == "of others"
+    unmark(case.helper(), "v")
+    assert list(case.target.iterdir()) == []
+
+
+def test_a_directory_in_the_place_of_the_mark_is_one_line(case: Case) -> None:
+    (case.target / RESTORE_MARK / "below").mkdir(parents=True)
+    with pytest.raises(CommandFailed, match="writing the volume failed: tar exited with status 2: tar: "):
+        mark(case.helper(), "v", "of a backup")
+    assert (case.target / RESTORE_MARK / "below").is_dir()

@@ -195,19 +195,9 @@ def find_command(
     return ["sh", "-c", 'cd "$0" && exec "$@"', directory, *find, *_pruned(not_walked), *wanted]
 
 
-def mark_command(directory: str, backup: str) -> list[str]:
-    """Leaves the mark of a restore that has begun, with the name of the backup."""
-    return ["sh", "-c", 'printf "%s" "$1" >"$0"', f"{directory}/{RESTORE_MARK}", backup]
-
-
 def marked_command(directory: str) -> list[str]:
     """Writes one byte to stdout if the mark is there."""
     return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-printf", "x"]
-
-
-def mark_text_command(directory: str) -> list[str]:
-    """Writes what the mark says, which must be there, to stdout."""
-    return ["sh", "-c", 'read -r line <"$0"; printf "%s" "$line"', f"{directory}/{RESTORE_MARK}"]
 
 
 def unmark_command(directory: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Members of a tar stream that `tar` did not write: directories, as a record has them."""
+"""Members of a tar stream that `tar` did not write: directories, as a record has them, and small files of ours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 100
 _LARGEST_ID = 0o7777777
 _LATEST = 0o77777777777
+
+
+def file_member(name: bytes, content: bytes) -> bytes:
+    """A file of root's that nobody else can read. `name` has at most 100 bytes."""
+    header = _block(name, b"0", mode=0o600, uid=0, gid=0, size=len(content), mtime=0)
+    return header + content + bytes(-len(content) % BLOCK)
 
 
 def directory_member(entry: Entry, attributes: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from volferry.archive.commands import (
     OWN_TREES,
     RESTORE_MARK,
+    create_command,
     empty_command,
     extract_command,
     list_command,
-    mark_command,
-    mark_text_command,
     marked_command,
     probe_command,
     sync_command,
@@ -21,12 +20,13 @@ from volferry.archive.commands import (
 )
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, read_listing
+from volferry.archive.made_members import file_member
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
 from volferry.model import RestoreStats
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
-from volferry.operations.streams import counted, give, run
+from volferry.operations.streams import Lines, checked, counted, give, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
+_LONGEST_MARK = 64 << 10
 _LOOKED_BYTES = 16 << 20
 _OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
 
@@ -57,13 +58,28 @@ def is_marked(helper: Helper, volume: str) -> bool:
 
 
 def mark(helper: Helper, volume: str, text: str) -> None:
-    """Must come before the first change to the volume."""
-    run(helper, mark_command(helper.directory(volume), text), "writing the volume")
+    """Must come before the first change to the volume. `tar` follows no link that has the mark's name, but replaces it: whoever writes to
+    the volume would otherwise choose what the mark is written into.
+    """
+    stream = file_member(RESTORE_MARK.encode(), text.encode()) + END_OF_ARCHIVE
+    extract(iter([stream]), helper.directory(volume), helper=helper, observer=Silent())
 
 
 def mark_text(helper: Helper, volume: str) -> str:
-    """What the mark says; the volume must have one."""
-    found = run(helper, mark_text_command(helper.directory(volume)), "looking into the volume")
+    """What the mark says; empty for what is no file. The volume must have one."""
+    lines = Lines()
+    command = create_command(helper.directory(volume))
+    process = helper.start(command, stdin=True, on_stderr=lines.add, bulk="stdout")
+    process.write(RESTORE_MARK.encode() + b"\0")
+    process.close_stdin()
+    reader = TarReader(process.read_into)
+    found = b""
+    for member in reader:
+        for piece in reader.payload():
+            if len(found) < _LONGEST_MARK:  # somebody else's may be of any size
+                found += bytes(piece[:_LONGEST_MARK])
+        found = found[: member.size]
+    checked(process.wait(), lines, "looking into the volume")
     return found.decode("utf-8", "replace")
 
 
