@@ -20,7 +20,7 @@ from volferry.cli.prune import forget
 from volferry.cli.session import Session
 from volferry.config import Config
 from volferry.damage import Condition, mark
-from volferry.errors import StoreError, UsageError
+from volferry.errors import DamagedObject, StoreError, UsageError
 from volferry.layout import files_key, frames_key, manifest_key, pack_key
 from volferry.manifest_cache import ManifestCache
 from volferry.model import BackupRef
@@ -86,6 +86,24 @@ def test_a_flipped_bit_of_a_manifest_that_this_machine_keeps_deletes_no_pack(
     assert prune(repository, Keep(last=10), cache).packs == []
     verifier = Verifier(repository, read=False, spool=tmp_path, observer=Silent())
     assert [verifier.verify(each.ref).findings for each in made] == [(), ()]
+
+
+def test_nothing_goes_in_favour_of_a_manifest_that_the_store_has_damaged(
+    repository: Repository, contents: Contents, volume: LocalVolume, tmp_path: Path
+) -> None:
+    good, newest = (stats.ref for stats in backups(volume, repository, 2))
+    cache = ManifestCache(tmp_path / "manifests.sqlite")
+    repository.manifests(host="host", volume="vol", cache=cache)
+    key = manifest_key(newest)
+    data, modified = contents.objects[key]
+    contents.objects[key] = (data[:200] + bytes(64) + data[264:], modified)  # as long as before
+    found = prune(repository, Keep(last=1), cache)
+    assert (found.forgotten, found.packs) == ([], [])
+    assert any(key in problem for problem in found.problems)
+    repository.check_objects(good, repository.manifest(good))
+    # From now on it is known.
+    known = dict(repository.manifests(host="host", volume="vol", cache=cache))
+    assert isinstance(known[newest], DamagedObject)
 
 
 def test_a_backup_that_misses_objects_is_not_kept_in_place_of_a_good_one(

@@ -48,6 +48,7 @@ def verify(
     config: ConfigOption = None,
 ) -> int:
     """Check that backups can be restored. Without a name: the newest of every volume."""
+    from volferry.layout import manifest_key  # noqa: PLC0415
     from volferry.operations.verify import Verifier  # noqa: PLC0415
     from volferry.verification_log import VerificationLog  # noqa: PLC0415
 
@@ -67,6 +68,7 @@ def verify(
     sound, unread = ("good", "") if read else ("complete", " (their contents were not read: --read does)")
     log = VerificationLog(session.config.state_dir)
     with session.run() as run, TerminalObserver("verify") as observer:
+        cache = session.manifest_cache(session.repository)
         verifier = Verifier(session.repository, read=read, spool=run.spool, observer=observer)
         for ref in refs:
             result = verifier.verify(ref)
@@ -76,6 +78,8 @@ def verify(
             if problem and problem not in said:
                 said.add(problem)
                 say(problem)
+            if result.unread:
+                cache.update({}, [manifest_key(ref)])  # `list` and `prune` shall see it, too
             for finding in result.findings:
                 say(f"volferry: {ref}: {finding}")
             if not json:

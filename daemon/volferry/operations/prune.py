@@ -70,26 +70,23 @@ def prune_volume(
     hold: Within = DEFAULT_HOLD,
 ) -> Pruning:
     """Raises StoreError. The caller holds the volume's lock, unless it is a dry run."""
-    result = Pruning(host, volume)
     marks = damage.marks_of(repository, host, volume)
     packs = repository.objects("packs", host, volume)
     indexes = repository.objects("indexes", host, volume)
-    manifests, seen = _manifests(repository, host, volume, cache, result)
-    if manifests:
-        newest = manifests[max(manifests, key=lambda ref: ref.id)]
-        condition = damage.Condition.from_lists({info.key: info for info in [*packs, *indexes]}, marks)
-        result.hollow, result.damaged = unsound_of(condition, manifests)
-        times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
-        result.verdicts = judged(
-            times,
-            keep(volume_of(newest)),
-            hollow={ref.id for ref in result.hollow},
-            damaged={ref.id for ref in result.damaged},
-        )
-        # A backup that another machine has made meanwhile is newer than all of these, and only holds more.
-        result.hold = find_hold(repository, manifests, hold, hollow=result.hollow, damaged=result.damaged)
-        if result.hold is not None:
-            result.verdicts = result.hold.on(result.verdicts)
+    condition = damage.Condition.from_lists({info.key: info for info in [*packs, *indexes]}, marks)
+
+    def judge_all(known: ManifestCache | None) -> tuple[Pruning, dict[BackupRef, Manifest], set[str]]:
+        result = Pruning(host, volume)
+        manifests, seen = _manifests(repository, host, volume, known, result)
+        if manifests:
+            _judge(repository, result, condition, manifests, keep, hold)
+        return result, manifests, seen
+
+    result, manifests, seen = judge_all(cache)
+    if cache is not None and not all(verdict.kept for verdict in result.verdicts):
+        # What this machine has kept of a manifest does not say that the store still has it whole: nothing goes in favour of that.
+        result, manifests, seen = judge_all(None)
+        cache.update({}, [key for key in seen if key not in {manifest_key(ref) for ref in manifests}])
     listed = repository.objects("manifests", host, volume)
     seen |= {info.key for info in listed}
     sizes = {info.key: info.size for info in [*indexes, *listed]}
@@ -114,6 +111,30 @@ def prune_volume(
     if marks and not dry_run:
         _forget_marks(repository, result, marks, [*packs, *indexes])
     return result
+
+
+def _judge(
+    repository: Repository,
+    result: Pruning,
+    condition: damage.Condition,
+    manifests: dict[BackupRef, Manifest],
+    keep: Callable[[Volume], Keep],
+    hold: Within,
+) -> None:
+    """Fills in what the policy, damage and a hold say of each backup."""
+    newest = manifests[max(manifests, key=lambda ref: ref.id)]
+    result.hollow, result.damaged = unsound_of(condition, manifests)
+    times = {ref.id: manifest.started_at.astimezone() for ref, manifest in manifests.items()}
+    result.verdicts = judged(
+        times,
+        keep(volume_of(newest)),
+        hollow={ref.id for ref in result.hollow},
+        damaged={ref.id for ref in result.damaged},
+    )
+    # A backup that another machine has made meanwhile is newer than all of these, and only holds more.
+    result.hold = find_hold(repository, manifests, hold, hollow=result.hollow, damaged=result.damaged)
+    if result.hold is not None:
+        result.verdicts = result.hold.on(result.verdicts)
 
 
 def _forget_marks(

@@ -110,6 +110,7 @@ def restore_beside(
         _set_root(restored, directory, helper)
         # Whoever else writes the volume, as another client of a share, has had time for that.
         _compare(backup, directory, restored.log, helper, observer)
+        sync(helper, volume)  # nor is any of the old content gone before all of the exchange is
         run(helper, delete_old, "deleting what the volume held")
         sync(helper, volume)
         check_free()

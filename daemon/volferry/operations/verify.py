@@ -43,6 +43,7 @@ class Verified:
         default_factory=dict
     )  # objects whose content is wrong: key, and what is
     read: tuple[str, ...] = ()  # keys of objects that were read whole, and are good
+    unread: bool = False  # its manifest could not be taken
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class Verifier:
         try:
             manifest = self._repository.manifest(ref)
         except (RepositoryError, StoreError) as error:
-            return Verified(ref, (str(error),))
+            return Verified(ref, (str(error),), unread=True)
         missing = dict(self._missing(ref, manifest, sizes))
         found = _Found(list(missing.values()))
         if self._read:
