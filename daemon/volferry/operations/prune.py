@@ -85,7 +85,8 @@ def prune_volume(
     result, manifests, seen = judge_all(cache)
     if cache is not None and not all(verdict.kept for verdict in result.verdicts):
         # What this machine has kept of a manifest does not say that the store still has it whole: nothing goes in favour of that.
-        result, manifests, seen = judge_all(None)
+        result, manifests, again = judge_all(None)
+        seen |= again
         cache.update({}, [key for key in seen if key not in {manifest_key(ref) for ref in manifests}])
     listed = repository.objects("manifests", host, volume)
     seen |= {info.key for info in listed}
