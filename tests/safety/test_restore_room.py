@@ -10,6 +10,7 @@ import pytest
 
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.mounts import in_memory
+from tests.parts.told import Told
 from tests.parts.trees import assert_same, snapshot
 from volferry.archive.commands import RESTORE_MARK
 from volferry.archive.selection import Selection
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
     from tests.parts.local_helper import LocalProcess
 
 MIB = 1 << 20
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @dataclass(frozen=True, slots=True)

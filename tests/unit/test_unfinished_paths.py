@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.parts.local_helper import LocalHelper, LocalVolume
+from tests.parts.told import Told
 from volferry.archive.commands import RESTORE_MARK
 from volferry.archive.selection import Selection
 from volferry.errors import CommandFailed, StoreError, VolumeNotEmpty
@@ -29,14 +30,6 @@ if TYPE_CHECKING:
     from volferry.model import BackupStats
 
 NAMES = [b"f10", b"f11", b"dir", "ä ' \"\n".encode(), b"\xff\\"]
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @dataclass(frozen=True, slots=True)

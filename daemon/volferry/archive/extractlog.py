@@ -67,7 +67,7 @@ class ExtractLog:
     def __init__(self) -> None:
         self.refused: dict[str, tuple[int, str]] = {}  # by kind: how often, and the first line
         self._others: list[str] = []
-        self._no_space = ""  # the first line that says so
+        self._no_space = ""  # the first line about a full disk
         self._begun: list[bytes] = []  # a message that has no end yet
 
     @property
@@ -123,7 +123,7 @@ class ExtractLog:
         return status == 0 or (status == 2 and bool(self.refused) and not self.others)
 
     def failure(self, where: str, status: int) -> str:
-        """What to say of a `tar` that has not succeeded in writing `where`."""
+        """The error of a `tar` that has not succeeded in writing `where`."""
         self._give_up()
         if self._no_space:
             return f"no space is left in {where}: {self._no_space}"

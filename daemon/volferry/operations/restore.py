@@ -66,7 +66,7 @@ def mark(helper: Helper, volume: str, text: str) -> None:
 
 
 def mark_text(helper: Helper, volume: str) -> str:
-    """What the mark says; empty for what is no file. The volume must have one."""
+    """The text of the mark; empty if it is no file. The volume must have one."""
     lines = Lines()
     command = create_command(helper.directory(volume))
     process = helper.start(command, stdin=True, on_stderr=lines.add, bulk="stdout")

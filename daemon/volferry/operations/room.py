@@ -37,7 +37,7 @@ class FileSystem:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be restored: all of a backup, or some paths."""
+    """The entries to restore: all of a backup, or some paths."""
 
     backup: BackupReader
     selection: Selection | None

@@ -49,7 +49,7 @@ def suspicion(
 
     `before` is the newest backup, None where it cannot be read; `files` is the new backup's `files` object. Counts are
     compared, which the manifests have. Only where these cannot tell, or nearly all bytes are new ones, is a listing
-    read. Where the one to compare with has lost its listing, it is the one before that; where none can be compared, a note says so, and
+    read. A backup that has lost its listing is passed over for the one before it. If none can be compared, the observer gets a note, and
     the backup counts as the newest does.
     """
     trouble: Exception | None = None

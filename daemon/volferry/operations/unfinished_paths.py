@@ -1,4 +1,4 @@
-"""What the mark in a volume says of restores of paths that did not end: which paths may be there in part."""
+"""The text of a mark that restores of paths leave where they did not end: it names the paths that may be there in part."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class UnfinishedPaths:
         return UnfinishedPaths(ref, selection.roots if short else (), digest)
 
     def without(self, restored: Selection) -> UnfinishedPaths | None:
-        """What is left of it when `restored` is there whole, from whichever backup; None if nothing is."""
+        """The rest of it once `restored` is there whole, from whichever backup; None if there is no rest."""
         if not self.paths:
             return None if self.digest == UnfinishedPaths.of("", restored).digest else self
         left = Selection(path for path in self.paths if not restored.covers(path))

@@ -19,7 +19,7 @@ from volferry.errors import CommandFailed
 from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -91,6 +91,10 @@ class Listing:
         """Those that are read alone."""
         return (each for each in self.asked() if each[1].path in self.sparse) if self.sparse else iter(())
 
+    def add_sparse(self, records: Iterable[bytes]) -> None:
+        """Those that have one name: of others, `tar` must see all names in one stream."""
+        self.sparse.update(path_of(each) for each in records if parse_record(each).stat.links == b"1")
+
     def reuses_below(self, number: int, directory: bytes) -> bool:
         """Whether an entry below a directory, whose own group has that number, is of a group that is reused. For what hardly ever
         happens: it looks through all groups up to there.
@@ -142,16 +146,17 @@ def list_volume(
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     unallocated = _Unallocated(spool / "unallocated")
-    sparse = _Sparse(listing.sparse)
+    # Too many files with holes are read as others are, which only takes longer.
+    pointed_out = _PointedOut(unallocated.write, unallocated.write), _PointedOut(listing.add_sparse)
     reader = ListingReader(
-        blocks, listed_at=listing.at.timestamp(), unallocated=unallocated.add, sparse=sparse.add
+        blocks, listed_at=listing.at.timestamp(), unallocated=pointed_out[0].add, sparse=pointed_out[1].add
     )
     try:
         records = _of_interest(reader.records(), listing, observer)
         if excludes:
             records = without_excluded(records, excludes, cache_directories=caches, left_out=listing.left_out)
         with unallocated.path.open("wb") as unallocated.file:
-            _plan_groups(with_dumps(records, dumps), listing, planner, (unallocated, sparse), observer)
+            _plan_groups(with_dumps(records, dumps), listing, planner, pointed_out, observer)
     except CommandFailed as error:
         for _ in blocks:  # what nobody reads would never end
             pass
@@ -186,7 +191,7 @@ def _plan_groups(
     records: Iterable[bytes],
     listing: Listing,
     planner: Planner,
-    watching: Sequence[_Watching],
+    pointed_out: Sequence[_PointedOut],
     observer: Observer,
 ) -> None:
     """Writes the two files of the listing."""
@@ -204,7 +209,7 @@ def _plan_groups(
                 to_read.writelines(prefix + record + b"\0" for record in group.records)
             else:
                 listing.reused.add(len(group.records), group.source_bytes, group.kinds)
-            for each in watching:
+            for each in pointed_out:
                 each.end_group(group.records, is_read=is_read)
             if group.number % _LISTING_PROGRESS_GROUPS == 0:
                 observer.advance(done_bytes=0, done_entries=listing.read.entries + listing.reused.entries)
@@ -218,15 +223,23 @@ class _Walk:
     not_walked: list[str]
 
 
-class _Watching:
-    """Records that the listing points out, until their group tells whether they are to be read."""
+class _PointedOut:
+    """Records that the listing points out: once their group tells that they are to be read, `found` gets them. `too_many` gets those of which
+    no group tells for long, as of what is excluded.
+    """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        found: Callable[[Iterable[bytes]], object],
+        too_many: Callable[[Iterable[bytes]], object] = lambda _: None,
+    ) -> None:
+        self._found = found
+        self._too_many = too_many
         self._met: set[bytes] = set()  # records of groups that have not ended yet
 
     def add(self, record: bytes) -> None:
         self._met.add(record)
-        if len(self._met) > _MOST_MET:  # of what is excluded, no group tells
+        if len(self._met) > _MOST_MET:
             self._too_many(self._met)
             self._met.clear()
 
@@ -237,42 +250,19 @@ class _Watching:
             if is_read:
                 self._found(found)
 
-    def _found(self, records: Iterable[bytes]) -> None:
-        raise NotImplementedError
 
-    def _too_many(self, records: Iterable[bytes]) -> None:
-        raise NotImplementedError
-
-
-class _Unallocated(_Watching):
+class _Unallocated:
     """Files that are to be read, have a size and, if the file system is to be believed, no block: their paths, in a local file."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
         self.path = path
         self.file: BinaryIO
         self.count = 0
 
-    def _found(self, records: Iterable[bytes]) -> None:
+    def write(self, records: Iterable[bytes]) -> None:
         for record in records:
             self.file.write(path_of(record) + b"\0")
             self.count += 1
-
-    _too_many = _found
-
-
-class _Sparse(_Watching):
-    """Large files with holes that are to be read, and have one name: `paths`. Of others, `tar` must see all names in one stream."""
-
-    def __init__(self, paths: set[bytes]) -> None:
-        super().__init__()
-        self._paths = paths
-
-    def _found(self, records: Iterable[bytes]) -> None:
-        self._paths.update(path_of(record) for record in records if parse_record(record).stat.links == b"1")
-
-    def _too_many(self, records: Iterable[bytes]) -> None:
-        """They are read as others are, which only takes longer."""
 
 
 def any_data(helper: Helper, directory: str, paths: Path, file_system: str) -> bool:
