@@ -109,7 +109,9 @@ def test_files_are_as_they_were_while_the_volume_stood_still(world: World, tmp_p
         (data / "small").write_text("2")
 
     def afterwards() -> None:
-        assert captured_bytes(world) < 3 * SIZE  # hard-linked and sparse ones alone are taken whole
+        assert (
+            captured_bytes(world) < 3 * SIZE
+        )  # of hard-linked and sparse ones alone, all of the data is taken
         still.update(contents(data))
         # In blocks that had changed before, in others, and at the end.
         write_at(data / "changed", 10, 300_000, 1_000_000, SIZE - 50)

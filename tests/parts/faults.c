@@ -1,7 +1,8 @@
 /* Lets chosen calls of `tar` and `find` fail, or lie, for chosen paths. Loaded before them with LD_PRELOAD.
 
    FAULTS holds lines `CALL ERRNO PATH [OFFSET]`: the call fails with that number where the path that it is about ends with PATH; `read`
-   only from OFFSET on. `blocks 0 PATH`: whoever asks is told that the file has no blocks. */
+   only from OFFSET on. `blocks 1 PATH`: whoever asks is told that the file has no blocks. `inode NUMBER PATH`: that its inode has that number,
+   and two names. `no-ctime 1 PATH`: that it was changed last at the epoch. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -73,7 +74,11 @@ static const char *full(int directory, const char *path, char *buffer) {
 #define FAIL_FD(call, fd, offset, result) do { char b_[8192]; int saved_ = errno; link_of(fd, b_); int e_ = planned(call, b_, offset); errno = saved_; \
     if (e_) { errno = e_; return result; } } while (0)
 
-static int lies(int directory, const char *path) { char b[8192]; int saved = errno; int e = planned("blocks", full(directory, path, b), 0); errno = saved; return e; }
+static int lie(const char *call, int directory, const char *path) { char b[8192]; int saved = errno; int e = planned(call, full(directory, path, b), 0); errno = saved; return e; }
+
+#define LIES(d, p) if (!done) { if (lie("blocks", d, p)) to->st_blocks = 0; \
+    int number = lie("inode", d, p); if (number) { to->st_ino = number; to->st_nlink = 2; } \
+    if (lie("no-ctime", d, p)) { to->st_ctim.tv_sec = 0; to->st_ctim.tv_nsec = 0; } }
 
 #define OPENAT(name) int name(int d, const char *p, int flags, ...) { \
     va_list more; va_start(more, flags); mode_t mode = va_arg(more, mode_t); va_end(more); \
@@ -96,17 +101,17 @@ ssize_t read(int fd, void *to, size_t size) { REAL(read); FAIL_FD("read", fd, ls
 
 #define FSTATAT(name, kind) int name(int d, const char *p, struct kind *to, int flags) { REAL(name); \
     if (*p) FAIL_AT(flags & AT_SYMLINK_NOFOLLOW ? "lstat" : "stat", d, p, -1); else FAIL_FD("stat", d, 0, -1); \
-    int done = real(d, p, to, flags); if (!done && lies(d, p)) to->st_blocks = 0; return done; }
+    int done = real(d, p, to, flags); LIES(d, p) return done; }
 FSTATAT(fstatat, stat)
 FSTATAT(fstatat64, stat64)
 #define STAT(name, kind, call) int name(const char *p, struct kind *to) { REAL(name); FAIL_AT(call, AT_FDCWD, p, -1); \
-    int done = real(p, to); if (!done && lies(AT_FDCWD, p)) to->st_blocks = 0; return done; }
+    int done = real(p, to); LIES(AT_FDCWD, p) return done; }
 STAT(stat, stat, "stat")
 STAT(stat64, stat64, "stat")
 STAT(lstat, stat, "lstat")
 STAT(lstat64, stat64, "lstat")
 #define FSTAT(name, kind) int name(int fd, struct kind *to) { REAL(name); FAIL_FD("stat", fd, 0, -1); \
-    int done = real(fd, to); if (!done && lies(fd, "")) to->st_blocks = 0; return done; }
+    int done = real(fd, to); LIES(fd, "") return done; }
 FSTAT(fstat, stat)
 FSTAT(fstat64, stat64)
 

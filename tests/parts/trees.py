@@ -127,9 +127,7 @@ def _node(place: bytes, status: os.stat_result, *, content: bool) -> Node:
         target=os.readlink(place) if link else None,
         xattrs=tuple(sorted((name, os.getxattr(place, name, follow_symlinks=False)) for name in attributes)),
         sha256=_digest(place, status.st_size) if regular and content else None,
-        # Of a file with more names than one, holes become zeros.
         sparse=regular
-        and status.st_nlink == 1
         and status.st_size >= SPARSE_MATTERS_BYTES
         and status.st_blocks * 512 < status.st_size // 2,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.parts.faults import CALLS, NUMBERS, built_library, environment, fault
+from tests.parts.faults import CALLS, NUMBERS, environment, fault
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.parts.mounts import in_memory
@@ -44,11 +44,6 @@ LONG_AGO = 10**18
 SMALL = b"small " * 500
 LARGE = os.urandom(3 << 20)
 ALL = b"whole"
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_library(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.parts.faults import built_library, environment, fault
+from tests.parts.faults import environment, fault
 from tests.parts.local_helper import LocalHelper
 from tests.parts.mounts import MOUNTS
 from tests.parts.mutations import mutate
@@ -248,11 +248,6 @@ def test_an_entry_that_cannot_be_written_is_an_error() -> None:
         made.target.rmdir()
         with pytest.raises(CommandFailed):
             made.transfer.run()
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_library(tmp_path_factory.mktemp("faults"))
 
 
 def last_pass(made: Way) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.parts.faults import built_library, environment, fault
+from tests.parts.faults import environment, fault
 from volferry.archive.commands import create_command, local_extract_command
 from volferry.archive.extractlog import ExtractLog
 
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATHS = ["dir", "dir/attributes", "dir/fifo", "dir/file", "dir/name", "dir/link", "dir/new\n\nline"]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_library(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture(scope="module")

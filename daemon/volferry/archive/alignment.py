@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from volferry.archive.agreement import difference
 from volferry.archive.frames import FrameCutter
 from volferry.archive.listing import UNTRUSTED, Entry, Stat, time_text
-from volferry.archive.made_members import directory_member
+from volferry.archive.made_members import directory_member, link_member
 from volferry.archive.tarstream import BLOCK, DIRECTORY, HARD_LINK, KIND_OF_TYPEFLAG, Member, TarReader
 from volferry.errors import CommandFailed
 from volferry.model import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Container, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from volferry.archive.alone import AloneStream
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """Files that are not in the common stream: each is read from one of its own, in its turn."""
+    """Files that are not in the common stream: each is read from one of its own, in its turn, or is a hard link to one that was stored."""
 
     paths: Container[bytes]
+    later: Mapping[
+        bytes, bytes
+    ]  # of these, names that may be of a file that has an earlier one, which is given
+    is_same: Callable[[bytes, Entry], bool]  # whether they are, for both paths
     opened: Callable[[int, Entry], AbstractContextManager[AloneStream]]
     torn: Callable[[bytes, str], object]
     unreadable: Callable[[bytes, str], object]
@@ -194,7 +198,7 @@ class _Others:
     def before(self, member: Member, asked: Iterator[tuple[int, Entry]]) -> tuple[int, Entry]:
         """The entry that `member` is the answer to. Raises CommandFailed."""
         for group, entry in asked:
-            if entry.path == member.path and not self._is_apart(group, entry):
+            if entry.path == member.path and not self._is_apart(entry):
                 return group, entry
             self._add(group, entry)
         raise CommandFailed(f"reading the volume failed: tar sent {printable(member.path)!r} out of order")
@@ -203,14 +207,16 @@ class _Others:
         for group, entry in asked:
             self._add(group, entry)
 
-    def _is_apart(self, group: int, entry: Entry) -> bool:
-        return self._apart is not None and group != ANCHOR and entry.path in self._apart.paths
+    def _is_apart(self, entry: Entry) -> bool:
+        return self._apart is not None and entry.path in self._apart.paths
 
     def _add(self, group: int, entry: Entry) -> None:
-        if self._is_apart(group, entry) and not self._lost.covers(entry.path):
-            self.wait.append((group, entry))
-        else:
+        if not self._is_apart(entry) or self._lost.covers(entry.path):
             self._lost.add(group, entry)
+        elif group == ANCHOR:
+            self._settle.remember(entry.path, entry.stat)
+        else:
+            self.wait.append((group, entry))
 
     def frames(self) -> Iterator[tuple[int, memoryview]]:
         """Of those that wait, with the members that `tar` did not write, in the order of their groups."""
@@ -222,6 +228,12 @@ class _Others:
 
     def _read(self, group: int, entry: Entry) -> Iterator[tuple[int, memoryview]]:
         assert self._apart is not None  # noqa: S101 -- nothing waits otherwise
+        first = self._apart.later.get(entry.path)
+        if first is not None and self._settle.may_be_same(first, entry) and self._apart.is_same(first, entry):
+            link = _link(entry.path, first)
+            yield group, memoryview(link.header)
+            self._store(group, entry, link)
+            return
         why = ""
         for _ in range(_TRIES):  # it may have changed just then
             with self._apart.opened(group, entry) as stream:
@@ -243,6 +255,12 @@ class _Others:
         self._stored(group, self._settle(entry, member))
 
 
+def _link(path: bytes, target: bytes) -> Member:
+    """One that `tar` did not write."""
+    header = link_member(path, target)
+    return Member(path, HARD_LINK, 0, 0, 0, 0, 0, target, header, 0, sparse=False)
+
+
 class _Settler:
     """Turns an entry into what its member says, where the two differ; such an entry is read again next time.
 
@@ -260,6 +278,17 @@ class _Settler:
         """Records the member that holds the data of hard links to it."""
         self._recorded[path] = stat
         self._inodes.add(stat.inode)
+
+    def may_be_same(self, path: bytes, later: Entry) -> bool:
+        """Whether what was stored at that path may be what `later` is another name of. It is not if it was replaced before it was read, and
+        then whoever did that would say what is in the other file.
+        """
+        first, listed = self._recorded.get(path), later.stat
+        return (
+            first is not None
+            and first._replace(size=listed.size, mtime=listed.mtime, ctime=listed.ctime, links=listed.links)
+            == listed
+        )
 
     def keep_apart(self, anchor: Entry) -> None:
         """It is stored, and was not read: what has been another name of it is a file of its own."""
@@ -289,7 +318,7 @@ class _Settler:
         if member.typeflag == HARD_LINK:
             first = self._first(member.target)
             same = (
-                first.ctime != UNTRUSTED
+                first.ctime == listed.ctime
                 and first.inode == listed.inode
                 and b"1" not in {first.links, listed.links}
             )

@@ -1,4 +1,4 @@
-"""Members of a tar stream that `tar` did not write: directories, as a record has them, and small files of ours."""
+"""Members of a tar stream that `tar` did not write: directories, as a record has them, hard links, and small files of ours."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def file_member(name: bytes, content: bytes) -> bytes:
     return header + content + bytes(-len(content) % BLOCK)
 
 
+def link_member(path: bytes, target: bytes) -> bytes:
+    """The headers of a hard link's member, which says nothing else."""
+    pax = {
+        key: value for key, value in ((b"path", path), (b"linkpath", target)) if len(value) > _LONGEST_NAME
+    }
+    header = _block(path, b"1", mode=0, uid=0, gid=0, size=0, mtime=0, target=target)
+    return _extended(b"PaxHeaders/link", pax) + header
+
+
 def directory_member(entry: Entry, attributes: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:
     """The headers of a directory's member, as POSIX.1-2001 (pax) has them; with extended attributes, by the keys that headers have for
     them, where they are known: a listing lacks them.
@@ -47,11 +56,16 @@ def directory_member(entry: Entry, attributes: Mapping[bytes, bytes] = MappingPr
         size=0,
         mtime=min(max(seconds, 0), _LATEST),
     )
+    return _extended(b"PaxHeaders/directory", pax) + header
+
+
+def _extended(name: bytes, pax: Mapping[bytes, bytes]) -> bytes:
+    """The extended header of a member, if it needs one."""
     if not pax:
-        return header
+        return b""
     records = b"".join(_record(key, value) for key, value in pax.items())
-    extended = _block(b"PaxHeaders/directory", b"x", mode=0o644, uid=0, gid=0, size=len(records), mtime=0)
-    return extended + records + bytes(-len(records) % BLOCK) + header
+    header = _block(name, b"x", mode=0o644, uid=0, gid=0, size=len(records), mtime=0)
+    return header + records + bytes(-len(records) % BLOCK)
 
 
 def _decimal(ns: int) -> bytes:
@@ -68,13 +82,15 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d%s" % (size, rest)
 
 
-def _block(name: bytes, typeflag: bytes, *, mode: int, uid: int, gid: int, size: int, mtime: int) -> bytes:
+def _block(
+    name: bytes, typeflag: bytes, *, mode: int, uid: int, gid: int, size: int, mtime: int, target: bytes = b""
+) -> bytes:
     fields = (
         name[:_LONGEST_NAME].ljust(_LONGEST_NAME, b"\0")
         + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, uid, gid, size, mtime)
         + b" " * 8
         + typeflag
-        + bytes(100)
+        + target[:_LONGEST_NAME].ljust(_LONGEST_NAME, b"\0")
         + b"ustar\x0000"
     ).ljust(BLOCK, b"\0")
     return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]

@@ -132,12 +132,23 @@ def found():
 sys.stdout.write("1" if found() else "0")
 """
 NO_DATA = b"0"
+
+# For each NUL-ended path on stdin, a line: what tells one file from another, or "!" if nothing is there.
+IDENTITY_SCRIPT = f"""{_PATHS}
+for path in paths():
+    try:
+        found = os.lstat(path)
+        print(found.st_ino, found.st_dev, found.st_nlink, found.st_mode, found.st_uid, found.st_gid, found.st_size,
+            found.st_mtime_ns, found.st_ctime_ns)
+    except OSError:
+        print("!")
+"""
 # They know where data is even before it is written back. Of others, such as zfs and what is behind FUSE, not all do.
 TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 
-# Each read gives what was asked for, but at the end of a file. On others (FUSE without a page cache, 9p, SMB) it may be less, which `tar` takes for
-# a whole block where a file has holes.
-_SHORT_READS = ("fuse", "9p", "cifs", "smb")
+# A read may give less than it was asked for, without a page cache, which `tar` takes for a whole block where a file has holes. And an inode number
+# may be made of a longer one, so that two files have the same.
+_REMOTE = ("fuse", "9p", "cifs", "smb")
 
 # Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, the
 # bytes that it has in all, and the free ones with those that are kept for root.
@@ -150,8 +161,13 @@ print(bytes[0], found.f_favail if found.f_files else -1, bytes[1], bytes[2])
 
 
 def reads_are_whole(file_system: str) -> bool:
-    """Of a file system by its name, as `find -printf %F` has it."""
-    return bool(file_system) and not file_system.startswith(_SHORT_READS)
+    """Of a file system by its name, as `find -printf %F` has it: each gives what it was asked for, but at the end of a file."""
+    return bool(file_system) and not file_system.startswith(_REMOTE)
+
+
+def has_own_numbers(file_system: str) -> bool:
+    """Whether no two of its files have one inode number."""
+    return bool(file_system) and not file_system.startswith(_REMOTE)
 
 
 def clear_command(directory: str) -> list[str]:
@@ -164,6 +180,10 @@ def digest_command(directory: str) -> list[str]:
 
 def room_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", ROOM_SCRIPT, directory]
+
+
+def identity_command(directory: str) -> list[str]:
+    return [PYTHON, "-I", "-c", IDENTITY_SCRIPT, directory]
 
 
 def any_data_command(directory: str, file_system: str) -> list[str]:

@@ -10,10 +10,13 @@ from volferry.archive.blocks import LEAST_BYTES
 from volferry.archive.index import file_blocks
 from volferry.archive.listing import parse_record, path_of, split_records, walk_key
 from volferry.operations.block_transfer import LargeFile
+from volferry.operations.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterator
     from pathlib import Path
+
+    from volferry.archive.listing import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class ListingFile:
     entries: int
     source_bytes: int  # sum of the apparent sizes of the regular files
     holes: bool = True  # whether the file system's word is taken for what is a hole
-    sparse: frozenset[bytes] = frozenset()  # paths of large files with holes and one name
+    names: Names = field(default_factory=Names)
 
     def records(self) -> Iterator[bytes]:
         return split_records(file_blocks(self.path))
@@ -59,9 +62,7 @@ class Changes:
     clear: Path  # directories that are there already: attributes that they have no longer must go
     delete: list[bytes] = field(default_factory=list)  # each with all below it
     patch: list[LargeFile] = field(default_factory=list)  # which the target has, as they were
-    alone: list[bytes] = field(
-        default_factory=list
-    )  # files with holes, each of which is sent in a stream of its own
+    alone: list[Entry] = field(default_factory=list)  # each of which is sent in a stream of its own
     entries: int = 0
     source_bytes: int = 0
 
@@ -79,7 +80,7 @@ def changes_between(now: ListingFile, known: Known | None, directory: Path) -> C
             found,
             stack.enter_context(found.send.open("wb")),
             stack.enter_context(found.clear.open("wb")),
-            sparse=now.sparse,
+            alone=now.names.holes | now.names.later.keys() | set(now.names.later.values()),
             patches=now.holes,  # which pass over what is a hole
         )
         for record, before in _paired(now, known):
@@ -103,10 +104,10 @@ class _Walk:
     """Keeps the directories above, each of which is sent too where something in it is: writing there changes its time."""
 
     def __init__(
-        self, found: Changes, send: BinaryIO, clear: BinaryIO, *, sparse: Container[bytes], patches: bool
+        self, found: Changes, send: BinaryIO, clear: BinaryIO, *, alone: Container[bytes], patches: bool
     ) -> None:
         self._found = found
-        self._sparse = sparse
+        self._alone = alone
         self._patches = patches
         self._send = send
         self._clear = clear
@@ -155,8 +156,8 @@ class _Walk:
 
     def _give(self, record: bytes) -> None:
         entry = parse_record(record)
-        if entry.path in self._sparse:
-            self._found.alone.append(entry.path)
+        if entry.path in self._alone:
+            self._found.alone.append(entry)
         else:
             self._send.write((entry.path or b".") + b"\0")
         self._found.entries += 1

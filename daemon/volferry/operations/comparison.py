@@ -115,8 +115,8 @@ class _Comparison:
         self._times_refused = times_refused
         self._tolerated: dict[str, _Differences] = {}
         self._times: defaultdict[bytes, _Times] = defaultdict(_Times)
-        self._restored_inode: dict[bytes, bytes] = {}
-        self._source_inode: dict[bytes, bytes] = {}
+        self._found: dict[tuple[bytes, ...], bytes] = {}  # what was one file -> the inode that it has now
+        self._expected: dict[bytes, tuple[bytes, ...]] = {}  # its inverse
 
     def run(self, pairs: Iterable[tuple[Entry | None, Entry | None]]) -> None:
         """Raises RestoreMismatch if there is any difference, with the first one."""
@@ -196,9 +196,10 @@ class _Comparison:
         return self._tolerated.setdefault(kind, _Differences())
 
     def _compare_links(self, expected: Entry, was: Stat, now: Stat) -> None:
-        """Names of one inode must be names of one inode again, and of no other."""
-        same = self._restored_inode.setdefault(was.inode, now.inode) == now.inode
-        if not same or self._source_inode.setdefault(now.inode, was.inode) != was.inode:
+        """Names of one file must be names of one file again, and of no other. Two may have had the same inode number (names.py)."""
+        file = (was.inode, was.kind, was.mode, was.uid, was.gid, was.size, was.mtime)
+        same = self._found.setdefault(file, now.inode) == now.inode
+        if not same or self._expected.setdefault(now.inode, file) != file:
             self._differences.add(expected.path, "is not the hard link that it was")
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.commands import OWN_TREES, RESTORE_MARK, list_command
 from volferry.archive.findlog import FindLog
-from volferry.archive.listing import ListingReader, parse_record, path_of
-from volferry.archive.tree_scripts import reads_are_whole
+from volferry.archive.listing import ListingReader, path_of
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.model import printable
 from volferry.operations.changes import ListingFile
+from volferry.operations.names import Names
 from volferry.operations.volume_listing import any_data
 
 if TYPE_CHECKING:
@@ -44,21 +44,16 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
     )
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     unallocated = path.with_name(f"{path.name}.unallocated")
-    sparse: set[bytes] = set()
-
-    def is_sparse(record: bytes) -> None:
-        if written_back and parse_record(record).stat.links == b"1":
-            sparse.add(path_of(record))
-
+    names = Names(lambda: reader.file_system) if written_back else None
     try:
         with unallocated.open("wb") as found:
             reader = ListingReader(
                 blocks,
                 listed_at=at,
                 unallocated=lambda record: found.write(path_of(record) + b"\0"),
-                sparse=is_sparse,
+                sparse=names.add_holes if names is not None else lambda _: None,
             )
-            entries, source_bytes = _kept(reader.records(), path, marked=marked)
+            entries, source_bytes = _kept(reader.records(), path, names, marked=marked)
             any_unallocated = found.tell() > 0
     except CommandFailed as error:
         for _ in blocks:  # what nobody reads would never end
@@ -79,14 +74,16 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
     holes = not (written_back and any_unallocated) or not any_data(
         place.helper, place.directory, unallocated, reader.file_system
     )
-    if not (holes and reads_are_whole(reader.file_system)):
-        sparse.clear()
-    return ListingFile(path, reader.trusted_seconds, entries, source_bytes, holes, frozenset(sparse))
+    if names is None:
+        return ListingFile(path, reader.trusted_seconds, entries, source_bytes, holes)
+    names.end(holes=holes)
+    return ListingFile(path, reader.trusted_seconds, entries, source_bytes, holes, names)
 
 
-def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, int]:
+def _kept(records: Iterator[bytes], path: Path, names: Names | None, *, marked: bool) -> tuple[int, int]:
     """Writes those of entries that can be moved to a local file. Returns how many there are, and the sum of the sizes of regular files."""
     entries = source_bytes = 0
+    firsts: dict[bytes, bytes] = {}  # inode -> record of its first name, of what has more than one
     with path.open("wb") as out:
         for record in records:
             if record.startswith(_MARK):
@@ -102,6 +99,9 @@ def _kept(records: Iterator[bytes], path: Path, *, marked: bool) -> tuple[int, i
                 continue  # a socket means nothing without the process that made it
             out.write(record + b"\0")
             entries += 1
-            if meta.startswith(b"f "):
-                source_bytes += int(meta.split(b" ", 5)[4])
+            kind, _, _, _, size, _, _, inode, links, _ = meta.split(b" ", 9)
+            if kind == b"f":
+                source_bytes += int(size)
+            if names is not None and links != b"1" and kind != b"d":
+                names.add(inode, record, firsts.setdefault(inode, record))
     return entries, source_bytes

@@ -49,6 +49,10 @@ class Planner:
             ]
         )
 
+    def first_name(self, inode: bytes) -> bytes:
+        """The record of the first name that was listed with that number, of what has more than one."""
+        return self._links.first[inode][1]
+
     def add(self, group: Group) -> bool:
         """Whether the group is to be read. Raises ValueError or OSError if a source turns out to be damaged."""
         source = reused = READ
@@ -114,7 +118,7 @@ class _Links:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._first: dict[bytes, tuple[int, bytes]] = {}  # inode -> group and record
+        self.first: dict[bytes, tuple[int, bytes]] = {}  # inode -> group and record
         self._anchored: set[bytes] = set()
 
     def lead_to_the_same(self, linked: list[tuple[bytes, bytes]], cursor: _GroupCursor) -> bool:
@@ -124,16 +128,16 @@ class _Links:
         other names as they were, and these would be links to a path that is gone.
         """
         return all(
-            cursor.first_name(inode) == path_of(self._first[inode][1] if inode in self._first else record)
+            cursor.first_name(inode) == path_of(self.first[inode][1] if inode in self.first else record)
             for inode, record in _first_of_each(linked)
         )
 
     def depend_on_what_is_read(self, linked: list[tuple[bytes, bytes]]) -> bool:
-        return any(inode in self._first and self._plan.is_read(self._first[inode][0]) for inode, _ in linked)
+        return any(inode in self.first and self._plan.is_read(self.first[inode][0]) for inode, _ in linked)
 
     def add(self, number: int, linked: list[tuple[bytes, bytes]]) -> None:
         for inode, record in linked:
-            group, first = self._first.setdefault(inode, (number, record))
+            group, first = self.first.setdefault(inode, (number, record))
             if (
                 self._plan.is_read(number)
                 and group != number

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.alone import AloneStream
 from volferry.archive.commands import create_command, extract_command
+from volferry.archive.made_members import link_member
 from volferry.archive.scripts import SCRIPT_COMMAND
 from volferry.archive.tarlog import TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE
@@ -70,15 +71,16 @@ def send_alone(
     path: bytes,
     observer: Observer,
     *,
+    holes: bool,
     log: ExtractLog | None = None,
     lists: AccessLists | None = None,
 ) -> Stream:
-    """A file with holes: its member is looked at on its way (alone.py). The directories above it get their attributes with the next
-    `send` that has them.
+    """One entry: its member is looked at on its way (alone.py), and with `holes`, these are not read. The directories above it get their
+    attributes with the next `send` that has them.
     """
     said, lines = TarLog(), Lines()
     reading = source.helper.start(
-        create_command(source.directory, holes=True), stdin=True, on_stderr=said.line, bulk="stdout"
+        create_command(source.directory, holes=holes), stdin=True, on_stderr=said.line, bulk="stdout"
     )
     reading.write(path + b"\0")
     reading.close_stdin()
@@ -107,6 +109,18 @@ def send_alone(
         raise CommandFailed(why)
     _check_written(writing.wait(), lines, log, observer)
     return Stream(done, _doubted(said))
+
+
+def send_link(
+    target: Place, path: bytes, first: bytes, observer: Observer, *, log: ExtractLog | None = None
+) -> Stream:
+    """Another name of what was sent before."""
+    lines = Lines()
+    member = link_member(path, first)
+    writing = _writing(target, lines, log)
+    give(writing, [member, END_OF_ARCHIVE])
+    _check_written(writing.wait(), lines, log, observer)
+    return Stream(len(member), {})
 
 
 def _writing(target: Place, lines: Lines, log: ExtractLog | None) -> Process:

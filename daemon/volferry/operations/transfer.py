@@ -23,14 +23,16 @@ from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
 from volferry.operations.comparison import MIGRATED, check_held, check_same
 from volferry.operations.place_listing import list_place, list_source
-from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone
+from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from volferry.observer import Observer
+    from volferry.operations.names import Names
     from volferry.operations.places import Place
+    from volferry.operations.streams import Stream
 
 _READ_BYTES = 1 << 20
 _PROGRESS_ENTRIES = 4096
@@ -87,9 +89,7 @@ class Transfer:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
         ends = (self._source, self._target)
-        alone = [
-            send_alone(*ends, path, self._observer, log=self.log, lists=self._lists) for path in changes.alone
-        ]
+        alone = [self._send_alone(now.names, entry) for entry in changes.alone]
         # Last, for it has the directories above: writing there changes their times.
         streams = [*alone, send(*ends, changes.paths, self._observer, log=self.log, lists=self._lists)]
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
@@ -100,6 +100,21 @@ class Transfer:
         self._known = Known(now.path, now.trusted_seconds, self._doubted.keys())
         sent_bytes = sum(each.stream_bytes for each in streams)
         return Sent(changes.entries, len(changes.delete), sent_bytes + block_bytes)
+
+    def _send_alone(self, names: Names, entry: Entry) -> Stream:
+        first = names.later.get(entry.path)
+        source = self._source
+        if first is not None and names.is_same(source.helper, source.directory, first, entry):
+            return send_link(self._target, entry.path, first, self._observer, log=self.log)
+        return send_alone(
+            source,
+            self._target,
+            entry.path,
+            self._observer,
+            holes=entry.path in names.holes,
+            log=self.log,
+            lists=self._lists,
+        )
 
     def settle_root(self) -> None:
         """After a change in the root of the target that the source does not have."""

@@ -14,8 +14,9 @@ from volferry.archive.groups import split_groups
 from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
 from volferry.archive.tarstream import TarReader
-from volferry.archive.tree_scripts import NO_DATA, any_data_command, reads_are_whole
+from volferry.archive.tree_scripts import NO_DATA, any_data_command
 from volferry.errors import CommandFailed
+from volferry.operations.names import Names
 from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from volferry.archive.groups import Group
     from volferry.engine.helper import Helper
     from volferry.model import Finding, Volume
     from volferry.observer import Observer
@@ -63,9 +65,8 @@ class Listing:
     trusted_seconds: int = 0  # an entry that changed at this second or later may have changed once more
     findings: dict[bytes, Finding] = field(default_factory=dict)  # by path, of what could not be looked at
     holes: bool = True  # whether the file system's word is taken for what is a hole
-    sparse: set[bytes] = field(
-        default_factory=set
-    )  # paths of large files with holes, each read from a stream of its own
+    names: Names = field(default_factory=Names)
+    unread_anchors: set[bytes] = field(default_factory=set)  # paths of those that `tar` need not have seen
     reused: Totals = field(default_factory=Totals)
     read: Totals = field(default_factory=Totals)
     sockets: int = 0
@@ -83,17 +84,34 @@ class Listing:
             if int(number) not in self.patched:
                 yield int(number), parse_record(record)
 
+    @property
+    def apart(self) -> set[bytes]:
+        """Paths of those of them that are not in the common stream."""
+        return self.names.holes | self.names.later.keys() | self.unread_anchors
+
     def paths_asked(self) -> Iterator[bytes]:
-        """The same as `tar` takes them, without those that are read alone."""
-        return (entry.path or b"." for _, entry in self.asked() if entry.path not in self.sparse)
+        """The same as `tar` takes them, in the common stream."""
+        apart = self.apart
+        return (entry.path or b"." for _, entry in self.asked() if entry.path not in apart)
 
-    def asked_alone(self) -> Iterator[tuple[int, Entry]]:
-        """Those that are read alone."""
-        return (each for each in self.asked() if each[1].path in self.sparse) if self.sparse else iter(())
+    def asked_apart(self) -> Iterator[tuple[int, Entry]]:
+        """Those that have no member there."""
+        apart = self.apart - self.unread_anchors
+        return (each for each in self.asked() if each[1].path in apart) if apart else iter(())
 
-    def add_sparse(self, records: Iterable[bytes]) -> None:
-        """Those that have one name: of others, `tar` must see all names in one stream."""
-        self.sparse.update(path_of(each) for each in records if parse_record(each).stat.links == b"1")
+    def add_holes(self, records: Iterable[bytes]) -> None:
+        for record in records:
+            self.names.add_holes(record)
+
+    def add_names(self, group: Group, planner: Planner) -> None:
+        """Those of a group that is read, after its files with holes were added."""
+        needed: set[bytes] = set()
+        for inode, record in group.linked:
+            first = planner.first_name(inode)
+            if self.names.add(inode, record, first):
+                needed.add(first)
+        anchors = self.plan.anchors.get(group.number, ())
+        self.unread_anchors.update(path_of(each) for each in anchors if each not in needed)
 
     def reuses_below(self, number: int, directory: bytes) -> bool:
         """Whether an entry below a directory, whose own group has that number, is of a group that is reused. For what hardly ever
@@ -147,10 +165,11 @@ def list_volume(
     blocks = iter(lambda: process.read(_READ_BYTES), b"")
     unallocated = _Unallocated(spool / "unallocated")
     # Too many files with holes are read as others are, which only takes longer.
-    pointed_out = _PointedOut(unallocated.write, unallocated.write), _PointedOut(listing.add_sparse)
+    pointed_out = _PointedOut(unallocated.write, unallocated.write), _PointedOut(listing.add_holes)
     reader = ListingReader(
         blocks, listed_at=listing.at.timestamp(), unallocated=pointed_out[0].add, sparse=pointed_out[1].add
     )
+    listing.names = Names(lambda: reader.file_system)
     try:
         records = _of_interest(reader.records(), listing, observer)
         if excludes:
@@ -171,8 +190,7 @@ def list_volume(
         listing.holes = not any_data(
             helper, helper.directory(volume.name), unallocated.path, reader.file_system
         )
-    if not (listing.holes and reads_are_whole(reader.file_system)):
-        listing.sparse.clear()
+    listing.names.end(holes=listing.holes)
     return listing
 
 
@@ -199,9 +217,13 @@ def _plan_groups(
         for group in split_groups(records):
             everything.write(group_bytes(group.number, group.records))
             is_read = planner.add(group)
+            for each in pointed_out:
+                each.end_group(group.records, is_read=is_read)
             if listing.has_dumps and is_reserved(path_of(group.records[0])):
                 listing.dumped.add(group.number)
             elif is_read:
+                if group.linked:
+                    listing.add_names(group, planner)
                 listing.read.add(len(group.records), group.source_bytes, group.kinds)
                 for record in planner.plan.anchors.get(group.number, ()):
                     to_read.write(b"%d %s\0" % (ANCHOR, record))
@@ -209,8 +231,6 @@ def _plan_groups(
                 to_read.writelines(prefix + record + b"\0" for record in group.records)
             else:
                 listing.reused.add(len(group.records), group.source_bytes, group.kinds)
-            for each in pointed_out:
-                each.end_group(group.records, is_read=is_read)
             if group.number % _LISTING_PROGRESS_GROUPS == 0:
                 observer.advance(done_bytes=0, done_entries=listing.read.entries + listing.reused.entries)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -57,6 +58,8 @@ class VolumeReading:
         self._ready: deque[int] = deque()  # of those, and of dumps, the groups that have not been passed on
         self._dump_paths: dict[int, bytes] = {}
         self._captured: Path | None = None
+        # Of what has no member in the common stream; None for a name of a file that has an earlier one.
+        self._captured_apart: dict[bytes, Path | None] = {}
         self._content: PatchedContent | None = None
         self.fingerprints: Fingerprints | None = (
             None  # of large files that are read, where somebody wants them
@@ -86,12 +89,11 @@ class VolumeReading:
         """
         directory = helper.directory(volume.name)
         if content is not None and self._listing.holes:  # patches pass over what is a hole
+            apart = self._listing.apart
             asked = {
                 entry.path: group
                 for group, entry in self._listing.asked()
-                if group != ANCHOR
-                and entry.path not in self._listing.sparse
-                and content.may_be_patched(entry)
+                if group != ANCHOR and entry.path not in apart and content.may_be_patched(entry)
             }
             entries = [entry for _, entry in self._listing.asked() if entry.path in asked]
             patches = take_patches(helper, directory, entries, content.known, spool)
@@ -101,8 +103,14 @@ class VolumeReading:
         process = self._tar(helper, directory)
         with feeding(process, self._listing.paths_asked()):
             self._capture(process, self._captured)
-        for group, entry in self._listing.asked_alone():
-            self._capture(self._tar_alone(helper, directory, entry), self._captured_alone(group))
+        for _, entry in self._listing.asked_apart():
+            first = self._listing.names.later.get(entry.path)
+            if first is not None and self._listing.names.is_same(helper, directory, first, entry):
+                self._captured_apart[entry.path] = None
+                continue
+            path = spool / f"captured.{len(self._captured_apart)}"
+            self._capture(self._tar_alone(helper, directory, entry), path)
+            self._captured_apart[entry.path] = path
 
     def _capture(self, process: Process, path: Path) -> None:
         with path.open("wb", buffering=0) as file:
@@ -110,17 +118,13 @@ class VolumeReading:
                 file.write(data)
         self._check(process.wait())
 
-    def _captured_alone(self, group: int) -> Path:
-        assert self._captured is not None  # noqa: S101 -- that is when this is called
-        return self._captured.with_name(f"captured.{group}")
-
     def _tar(self, helper: Helper, directory: str, *, holes: bool = False) -> Process:
         return helper.start(
             create_command(directory, holes=holes), stdin=True, on_stderr=self._log.line, bulk="stdout"
         )
 
     def _tar_alone(self, helper: Helper, directory: str, entry: Entry) -> Process:
-        process = self._tar(helper, directory, holes=True)
+        process = self._tar(helper, directory, holes=entry.path in self._listing.names.holes)
         process.write(entry.path + b"\0")
         process.close_stdin()
         return process
@@ -151,7 +155,11 @@ class VolumeReading:
         with feeding(process, self._listing.paths_asked()):
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
             try:
-                yield from self._aligned(reader, partial(self._opened_alone, helper, directory))
+                yield from self._aligned(
+                    reader,
+                    partial(self._opened_alone, helper, directory),
+                    partial(self._listing.names.is_same, helper, directory),
+                )
             except CommandFailed:
                 # Why the stream broke off is in tar's own words, if it had any. One that did not end is not waited
                 # for: nobody reads it any longer.
@@ -165,12 +173,17 @@ class VolumeReading:
         assert self._captured is not None  # noqa: S101 -- that is when this is called
         with self._captured.open("rb", buffering=0) as file:
             reader = TarReader(lambda view: file.readinto(view) or 0, segment_bytes=SEGMENT_BYTES)
-            yield from self._aligned(reader, self._opened_capture)
+            apart = self._captured_apart
+            yield from self._aligned(reader, self._opened_capture, lambda _, entry: apart[entry.path] is None)
             self.read_bytes += reader.bytes_read
 
     @contextmanager
-    def _opened_capture(self, group: int, _entry: Entry) -> Iterator[AloneStream]:
-        with self._captured_alone(group).open("rb", buffering=0) as file:
+    def _opened_capture(self, _group: int, entry: Entry) -> Iterator[AloneStream]:
+        path = self._captured_apart[entry.path]
+        if path is None:  # its earlier name could not be read, which is said of that
+            yield AloneStream(io.BytesIO(END_OF_ARCHIVE).readinto)
+            return
+        with path.open("rb", buffering=0) as file:
             stream = AloneStream(lambda view: file.readinto(view) or 0)
             yield stream
             self.read_bytes += stream.reader.bytes_read
@@ -188,7 +201,10 @@ class VolumeReading:
         self._check(process.wait())
 
     def _aligned(
-        self, reader: TarReader, opened: Callable[[int, Entry], AbstractContextManager[AloneStream]]
+        self,
+        reader: TarReader,
+        opened: Callable[[int, Entry], AbstractContextManager[AloneStream]],
+        is_same: Callable[[bytes, Entry], bool],
     ) -> Iterator[tuple[int, memoryview]]:
         return align(
             reader,
@@ -198,7 +214,14 @@ class VolumeReading:
             missing=self._note_missing,
             reused_below=lambda group, entry: self._listing.reuses_below(group, entry.path),
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
-            apart=Apart(self._listing.sparse, opened, self._log.tear, self._log.spoil),
+            apart=Apart(
+                self._listing.apart,
+                self._listing.names.later,
+                is_same,
+                opened,
+                self._log.tear,
+                self._log.spoil,
+            ),
         )
 
     def _frames_patched(self, group: int) -> Iterator[tuple[int, memoryview]]:
