@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.trees import Node, assert_same, snapshot
-from volferry.archive.commands import NEW_TREE, OLD_TREE, RESTORE_MARK
+from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE, RESTORE_MARK
 from volferry.errors import CommandFailed, RestoreMismatch, VolferryError, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
@@ -128,7 +128,7 @@ def content(root: Path) -> dict[bytes, Node]:
 
 
 def own(root: Path) -> set[str]:
-    return {RESTORE_MARK, NEW_TREE, OLD_TREE} & {path.name for path in root.iterdir()}
+    return {RESTORE_MARK, NEW_TREE, OLD_TREE, HALF_TREE} & {path.name for path in root.iterdir()}
 
 
 def test_the_volume_is_afterwards_as_the_backup_is_and_has_nothing_else(case: Case) -> None:
@@ -194,8 +194,8 @@ def test_what_comes_in_between_is_said_and_costs_nothing(case: Case) -> None:
         """Somebody makes a directory in the volume where a file is to go, in the middle of the exchange."""
 
         def start(self, command: Sequence[str], **more: Any) -> LocalProcess:
-            if NEW_TREE in command and OLD_TREE in command:
-                script = command[3].replace("    move(new", '    os.makedirs(b"link/x")\n    move(new', 1)
+            if HALF_TREE in command and "mkdir(half" in command[3]:
+                script = command[3].replace("    rename(new", '    os.makedirs(b"link/x")\n    rename(new', 1)
                 assert script != command[3]
                 command = [*command[:3], script, *command[4:]]
             return super().start(command, **more)
@@ -205,7 +205,7 @@ def test_what_comes_in_between_is_said_and_costs_nothing(case: Case) -> None:
     # What came in between is in the way of what was there: the mark stays, and nothing is gone.
     assert RESTORE_MARK in own(case.target)
     for name in ("directory/old", "link/inside", "only here", ".too"):
-        places = [case.target / name, case.target / OLD_TREE / name]
+        places = [case.target / name, case.target / HALF_TREE / name]
         assert [place.read_text() for place in places if place.is_file()] == ["old"], name
 
 
@@ -222,7 +222,7 @@ def test_what_others_write_after_the_exchange_is_no_whole_restore(case: Case) ->
     assert (case.target / OLD_TREE / "only here").read_text() == "old"
 
 
-@pytest.mark.parametrize("name", [NEW_TREE, OLD_TREE])
+@pytest.mark.parametrize("name", [NEW_TREE, OLD_TREE, HALF_TREE])
 @pytest.mark.parametrize("kind", ["symlink", "file"])
 def test_what_has_the_name_of_its_own_trees_is_no_obstacle(case: Case, name: str, kind: str) -> None:
     place = case.target / name
@@ -276,11 +276,7 @@ def test_killed_anywhere_the_old_content_or_the_new_one_is_there_and_once_more_c
             pass
         else:
             break
-        there = content(case.target)
-        trees = {b"": without_own(there)} | {
-            name: below(there, name) for name in (NEW_TREE.encode(), OLD_TREE.encode())
-        }
-        assert old in trees.values() or trees[b""] == new
+        assert_one_is_whole(case, old, new)
         if RESTORE_MARK not in own(case.target):
             # It can be backed up, and the backup has what the volume held.
             stats = LocalVolume(case.target, tmp_path / f"state {steps}", name=f"v{steps}").back_up(
@@ -293,8 +289,86 @@ def test_killed_anywhere_the_old_content_or_the_new_one_is_there_and_once_more_c
     assert steps > 15
 
 
+def assert_one_is_whole(case: Case, old: dict[bytes, Node], new: dict[bytes, Node]) -> None:
+    """Together with what was on its way, or in the tree of the old content."""
+    there = content(case.target)
+    half = HALF_TREE.encode() + b"/"
+    together = {
+        path: replace(node, linked=frozenset(name.removeprefix(half) for name in node.linked))
+        for path, node in (without_own(there) | below(there, HALF_TREE.encode())).items()
+    }
+    assert old in (together, below(there, OLD_TREE.encode())) or together == new
+
+
+class Broken(LocalHelper):
+    """An exchange is killed after that many renames."""
+
+    def __init__(self, directory: Path, spool: Path, *, after: int) -> None:
+        super().__init__(directory, spool)
+        self._after = after
+        self.was_killed = False
+
+    def start(self, command: Sequence[str], **more: Any) -> LocalProcess:
+        if self.was_killed:
+            raise Killed
+        if HALF_TREE in command and "mkdir(half" in command[3]:
+            script = command[3].replace(
+                "    os.rename(one, other)\n",
+                f"    len(moved) == {self._after} and os.kill(os.getpid(), 9)\n    os.rename(one, other)\n",
+                1,
+            )
+            assert script != command[3]
+            self.was_killed = True
+            command = [*command[:3], script, *command[4:]]
+        return super().start(command, **more)
+
+
+@pytest.mark.parametrize("first", [0, 2, 5, 6, 9])
+def test_exchanges_that_are_killed_and_a_store_that_goes_away_cost_not_both(
+    case: Case, tmp_path: Path, first: int
+) -> None:
+    old, new = content(case.target), content(case.source)
+    saved, pack = tmp_path / "saved", case.pack()
+    broken(case, after=first)
+    assert_one_is_whole(case, old, new)
+    subprocess.run(["cp", "-a", case.target, saved], check=True)
+    for second in (1, 5, 6, 8):
+        shutil.rmtree(case.target)
+        subprocess.run(["cp", "-a", saved, case.target], check=True)
+        broken(case, after=second)
+        assert_one_is_whole(case, old, new)
+        pack.rename(tmp_path / "away")
+        told = Told()
+        with pytest.raises(VolferryError):
+            case.restore(observer=told)
+        assert_one_is_whole(case, old, new)
+        (tmp_path / "away").rename(pack)
+    case.restore()
+    assert_same(snapshot(case.source), snapshot(case.target))
+    assert own(case.target) == set()
+
+
+def broken(case: Case, *, after: int) -> None:
+    helper = Broken(case.target, case.spool, after=after)
+    with pytest.raises((Killed, CommandFailed)):
+        case.restore(helper=case.helper(helper))
+    assert helper.was_killed
+
+
+def test_what_is_in_the_way_of_what_was_on_its_way_is_not_replaced(case: Case) -> None:
+    """A service that was started again on half of its data."""
+    broken(case, after=2)
+    (name, *_) = (path.name for path in (case.target / HALF_TREE).iterdir())
+    (case.target / name).mkdir()
+    with pytest.raises(CommandFailed, match=f"'{name}' is there, and in {HALF_TREE} too: move one of them"):
+        case.restore()
+    (case.target / name).rmdir()
+    case.restore()
+    assert_same(snapshot(case.source), snapshot(case.target))
+
+
 def without_own(found: dict[bytes, Node]) -> dict[bytes, Node]:
-    names = {name.encode() for name in (RESTORE_MARK, NEW_TREE, OLD_TREE)}
+    names = {name.encode() for name in (RESTORE_MARK, NEW_TREE, OLD_TREE, HALF_TREE)}
     return {path: node for path, node in found.items() if path.split(b"/")[0] not in names}
 
 

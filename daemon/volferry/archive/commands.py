@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 # A file in the root of a volume while a restore writes it: half of a backup must not be taken for a whole one, least
 # of all be backed up as one, whoever looks at the volume next.
 RESTORE_MARK = ".volferry-restore-in-progress"
-# Directories in the root of a volume while a backup is restored beside what is there: what is being restored, and, once the two have
-# been exchanged, what the volume held. Listings have them, and nothing below them.
+# Directories in the root of a volume while a backup is restored beside what is there: what is being restored, what the volume held, and
+# the part of either that is on its way. Listings have them, and nothing below them.
 NEW_TREE = ".volferry-restore-new"
 OLD_TREE = ".volferry-restore-old"
-OWN_TREES = (NEW_TREE.encode(), OLD_TREE.encode())
+HALF_TREE = ".volferry-restore-half"
+OWN_TREES = (NEW_TREE.encode(), OLD_TREE.encode(), HALF_TREE.encode())
 
 # One NUL-ended record an entry. The path comes first and no path holds "//", so the first "//" ends it. The last field is the first
 # digit of the entry's number of blocks, or of a file of a mebibyte or more a "+" and the whole number. It is for whoever takes the listing, and
@@ -49,7 +50,7 @@ done
 tr '/\001' '\001/' |
 { sort -z -S 64M -T "$spool" && printf '\001\001\001end\0'; } |
 tr '/\001' '\001/'
-""".replace("@trees@", f"{NEW_TREE} {OLD_TREE}").replace("@large@", " ".join(_IS_LARGE))
+""".replace("@trees@", f"{NEW_TREE} {OLD_TREE} {HALF_TREE}").replace("@large@", " ".join(_IS_LARGE))
 
 _CREATE = [
     "--create",

@@ -1,14 +1,15 @@
 """Scripts for the helper that make room for a backup beside what a volume holds, and exchange the two.
 
-The two directories are in the volume's root, so that an exchange renames and copies nothing. No backup holds them. For the Python of the
+The directories are in the volume's root, so that an exchange renames and copies nothing. No backup holds them. For the Python of the
 helper's image, as tree_scripts.
 """
 
 from __future__ import annotations
 
-from volferry.archive.commands import NEW_TREE, OLD_TREE, RESTORE_MARK
+from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE, RESTORE_MARK
 from volferry.archive.tree_scripts import PYTHON
 
+_NAMES = (NEW_TREE, OLD_TREE, HALF_TREE, RESTORE_MARK)
 TAKEN_BACK = 3  # the exit status of an exchange after which all is where it was
 
 _MAKE_SCRIPT = """
@@ -24,31 +25,65 @@ os.utime(sys.argv[1], ns=(os.stat(sys.argv[1]).st_atime_ns, int(sys.argv[2])))
 """
 
 # A rename would replace a file that has the name already: none has, unless somebody else writes the volume.
-_EXCHANGE_SCRIPT = f"""
+_MOVE = """
 import os, sys
 os.chdir(sys.argv[1])
-new, old, mark = map(os.fsencode, sys.argv[2:])
+new, old, half, mark = map(os.fsencode, sys.argv[2:])
 moved = []
+def rename(one, other):
+    if os.path.lexists(other):
+        raise FileExistsError(17, "File exists", other)
+    os.rename(one, other)
+    moved.append((one, other))
+def names_in(source):
+    return [name for name in os.listdir(source) if source != b"." or name not in (new, old, half, mark)]
 def move(source, target):
-    for name in os.listdir(source):
-        if source == b"." and name in (new, old, mark):
-            continue
-        one, other = source + b"/" + name, target + b"/" + name
-        if os.path.lexists(other):
-            raise FileExistsError(17, "File exists", other)
-        os.rename(one, other)
-        moved.append((one, other))
+    for name in names_in(source):
+        rename(source + b"/" + name, target + b"/" + name)
+def is_tree(name):
+    return os.path.isdir(name) and not os.path.islink(name)
+def tell(error):
+    sys.stderr.write(f"{error.strerror}: {os.fsdecode(error.filename)!r}\\n")
+"""
+
+# At each moment, the root and what is on its way are together all of the old content or all of the new one, or the old one is in its tree.
+_EXCHANGE_SCRIPT = f"""{_MOVE}
 try:
-    os.mkdir(old, 0o700)
-    move(b".", old)
-    move(new, b".")
-    os.rmdir(new)
+    os.mkdir(half, 0o700)
+    move(b".", half)
+    rename(half, old)
+    rename(new, half)
+    move(half, b".")
+    os.rmdir(half)
 except OSError as error:
-    sys.stderr.write(f"{{error.strerror}}: {{os.fsdecode(error.filename)!r}}\\n")
+    tell(error)
     for one, other in reversed(moved):
         os.rename(other, one)
-    os.rmdir(old)
+    os.rmdir(half)
     sys.exit({TAKEN_BACK})
+"""
+
+# Where nothing is on its way and the root is empty, it was killed between the one content and the other.
+_SETTLE_SCRIPT = f"""{_MOVE}
+try:
+    if not is_tree(half) and is_tree(old) and not names_in(b"."):
+        os.rename(old, half)
+    if is_tree(half):
+        move(half, b".")
+        os.rmdir(half)
+except FileExistsError as error:
+    name = os.fsdecode(error.filename[2:])
+    sys.exit(f"{{name!r}} is there, and in {{sys.argv[4]}} too: move one of them away")
+except OSError as error:
+    tell(error)
+    sys.exit(1)
+"""
+
+# An image without Python can do without it where nothing is to be done.
+_IF_DIRECTORY_SCRIPT = """
+[ -d "$1" ] || [ -d "$2" ] || exit 0
+shift 2
+exec "$@"
 """
 
 _DELETE_SCRIPT = """
@@ -72,8 +107,17 @@ def delete_tree_command(directory: str, name: str) -> list[str]:
     return ["sh", "-c", _DELETE_SCRIPT, "sh", f"{directory}/{name}"]
 
 
+def settle_command(directory: str) -> list[str]:
+    """Moves what an exchange that was killed had on its way into `directory`: then all that was there before is there again, or all that
+    was in `NEW_TREE`. Fails if a name is taken.
+    """
+    script = [PYTHON, "-I", "-c", _SETTLE_SCRIPT, directory, *_NAMES]
+    trees = [f"{directory}/{name}" for name in (HALF_TREE, OLD_TREE)]
+    return ["sh", "-c", _IF_DIRECTORY_SCRIPT, "sh", *trees, *script]
+
+
 def exchange_command(directory: str) -> list[str]:
     """Moves all of `directory` but the mark into `OLD_TREE`, which must not be there, and all of `NEW_TREE` into `directory`. If that
     cannot be done, all goes back to where it was, and the status is `TAKEN_BACK`.
     """
-    return [PYTHON, "-I", "-c", _EXCHANGE_SCRIPT, directory, NEW_TREE, OLD_TREE, RESTORE_MARK]
+    return [PYTHON, "-I", "-c", _EXCHANGE_SCRIPT, directory, *_NAMES]

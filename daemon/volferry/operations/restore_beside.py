@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import NEW_TREE, OLD_TREE
+from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE
 from volferry.archive.exchange_scripts import (
     TAKEN_BACK,
     delete_tree_command,
     exchange_command,
     make_new_tree_command,
     set_time_command,
+    settle_command,
 )
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed
@@ -73,6 +74,16 @@ def room_beside(helper: Helper, volume: str, counts: CountsPart) -> Room:
     return Room(free_bytes >= needed, needed_bytes=needed, free_bytes=max(free_bytes, 0))
 
 
+def settle(helper: Helper, volume: str) -> None:
+    """Completes, or takes back, an exchange that was killed, and deletes what else a restore beside has left but what the volume held before
+    that. Then one of the two contents is there as a whole, whatever becomes of the store. Raises CommandFailed.
+    """
+    directory = helper.directory(volume)
+    run(helper, settle_command(directory), "ending the exchange of an interrupted restore")
+    for name in (HALF_TREE, NEW_TREE):
+        run(helper, delete_tree_command(directory, name), "deleting the rest of an earlier restore")
+
+
 def restore_beside(
     backup: BackupReader,
     volume: str,
@@ -89,9 +100,9 @@ def restore_beside(
     """
     started = time.monotonic()
     directory = helper.directory(volume)
+    settle(helper, volume)
     marked = is_marked(helper, volume)
-    delete_new, delete_old = (delete_tree_command(directory, name) for name in (NEW_TREE, OLD_TREE))
-    run(helper, delete_new, "deleting the rest of an earlier restore")
+    delete_old = delete_tree_command(directory, OLD_TREE)
     made = run(helper, make_new_tree_command(directory), "making a directory in the volume")
     time_before = int(made)
     exchanged = False
