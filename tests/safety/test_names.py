@@ -23,8 +23,10 @@ from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from tests.parts.local_helper import LocalProcess
     from volferry.model import BackupRef
 
 MIB = 1 << 20
@@ -184,7 +186,26 @@ def test_without_change_times_contents_tell_names_from_files(tmp_path: Path, sam
     helper = LocalHelper(tmp_path, tmp_path)
     try:
         later = listing.parse_record(b"later//" + meta)
-        assert names.is_same(cast("Any", helper), str(tmp_path), b"first", later) is same
+        found = names.same(cast("Any", helper), str(tmp_path), b"first", [later])
+        assert found == ({b"later"} if same else set())
     finally:
         helper.end()
     assert Names(lambda: "ext4").add(b"5", b"later//" + meta, b"first//" + meta)
+
+
+def test_thousands_of_names_of_a_file_with_holes_are_looked_at_together(
+    repository: Repository, volume: LocalVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", *(f"b/{number:05}" for number in range(2500))]
+    large_with_holes(volume.data, *names)
+    started: list[Sequence[str]] = []
+    start = LocalHelper.start
+
+    def counted(self: LocalHelper, command: Sequence[str], **more: Any) -> LocalProcess:
+        started.append(command)
+        return start(self, command, **more)
+
+    monkeypatch.setattr(LocalHelper, "start", counted)
+    stats = volume.back_up(repository)
+    assert len(started) < 10
+    assert_one_file(restored(repository, stats.ref, tmp_path / "one"), *names)

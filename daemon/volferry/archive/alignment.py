@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING
 
 from volferry.archive.agreement import difference
@@ -20,7 +20,7 @@ from volferry.errors import CommandFailed
 from volferry.model import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from volferry.archive.alone import AloneStream
@@ -34,16 +34,28 @@ class Apart:
     later: Mapping[
         bytes, bytes
     ]  # of these, names that may be of a file that has an earlier one, which is given
-    is_same: Callable[[bytes, Entry], bool]  # whether they are, for both paths
+    same: Callable[
+        [bytes, Sequence[Entry]], Container[bytes]
+    ]  # the paths of those that are, of the one and its later names
     opened: Callable[[int, Entry], AbstractContextManager[AloneStream]]
     torn: Callable[[bytes, str], object]
     unreadable: Callable[[bytes, str], object]
 
 
 _TRIES = 3
+_MOST_NAMES = 1000
 
 # In place of a group's number: the entry is read so that `tar` knows its inode, and its member is dropped.
 ANCHOR = -1
+
+
+def names_of_one(
+    entries: Iterable[tuple[int, Entry]], later: Mapping[bytes, bytes]
+) -> Iterator[tuple[bytes, list[tuple[int, Entry]]]]:
+    """Runs of entries that may be names of one file, with its first name, which is empty for those that are not later names."""
+    for first, run in groupby(entries, lambda each: later.get(each[1].path, b"")):
+        while some := list(islice(run, _MOST_NAMES)):
+            yield first, some
 
 
 def align(
@@ -221,19 +233,23 @@ class _Others:
     def frames(self) -> Iterator[tuple[int, memoryview]]:
         """Of those that wait, with the members that `tar` did not write, in the order of their groups."""
         wait, self.wait = self.wait, []
-        for group, entry in wait:
-            for number, header in self._lost.made(before=group):
-                yield number, memoryview(header)
-            yield from self._read(group, entry)
+        if self._apart is None:
+            return
+        for first, names in names_of_one(wait, self._apart.later):
+            may_be = [entry for _, entry in names if first and self._settle.may_be_same(first, entry)]
+            same = self._apart.same(first, may_be) if may_be else ()
+            for group, entry in names:
+                for number, header in self._lost.made(before=group):
+                    yield number, memoryview(header)
+                if entry.path in same:
+                    link = _link(entry.path, first)
+                    yield group, memoryview(link.header)
+                    self._store(group, entry, link)
+                else:
+                    yield from self._read(group, entry)
 
     def _read(self, group: int, entry: Entry) -> Iterator[tuple[int, memoryview]]:
         assert self._apart is not None  # noqa: S101 -- nothing waits otherwise
-        first = self._apart.later.get(entry.path)
-        if first is not None and self._settle.may_be_same(first, entry) and self._apart.is_same(first, entry):
-            link = _link(entry.path, first)
-            yield group, memoryview(link.header)
-            self._store(group, entry, link)
-            return
         why = ""
         for _ in range(_TRIES):  # it may have changed just then
             with self._apart.opened(group, entry) as stream:

@@ -1,4 +1,4 @@
-"""What runs in the helper on chosen paths: how they are listed and deleted.
+"""What runs in the helper on chosen paths: how they are listed, told apart and deleted.
 
 Paths are bytes, and an argument vector is text: each is a script for the stdin of a shell, in pieces.
 """
@@ -41,6 +41,18 @@ def list_paths_script(directory: str, spool: str, paths: Sequence[bytes], *, bel
     for arguments in _argument_lists(paths):
         yield b'find%s%s -printf "$1" </dev/null || status=1\n' % (arguments, depth)
     yield b'printf \'///status %%d\\0\' "$status"\n}\nlist "$@" |%s\n' % _SORT_SCRIPT.encode()
+
+
+def identity_script(directory: str, paths: Sequence[bytes]) -> Iterator[bytes]:
+    """Writes a NUL-ended record for each of `paths` that is there: what tells one file from another, beginning with inode, device and number of
+    names, and after `//./` the path.
+    """
+    yield b"cd %s || exit 1\n" % _quoted(directory.encode())
+    for arguments in _argument_lists(paths):
+        yield (
+            b"find%s -maxdepth 0 -printf '%%i %%D %%n %%y %%m %%U %%G %%s %%T@ %%C@//%%p\\0' </dev/null\n"
+            % arguments
+        )
 
 
 def delete_paths_script(directory: str, paths: Sequence[bytes]) -> Iterator[bytes]:

@@ -132,17 +132,6 @@ def found():
 sys.stdout.write("1" if found() else "0")
 """
 NO_DATA = b"0"
-
-# For each NUL-ended path on stdin, a line: what tells one file from another, or "!" if nothing is there.
-IDENTITY_SCRIPT = f"""{_PATHS}
-for path in paths():
-    try:
-        found = os.lstat(path)
-        print(found.st_ino, found.st_dev, found.st_nlink, found.st_mode, found.st_uid, found.st_gid, found.st_size,
-            found.st_mtime_ns, found.st_ctime_ns)
-    except OSError:
-        print("!")
-"""
 # They know where data is even before it is written back. Of others, such as zfs and what is behind FUSE, not all do.
 TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 
@@ -180,10 +169,6 @@ def digest_command(directory: str) -> list[str]:
 
 def room_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", ROOM_SCRIPT, directory]
-
-
-def identity_command(directory: str) -> list[str]:
-    return [PYTHON, "-I", "-c", IDENTITY_SCRIPT, directory]
 
 
 def any_data_command(directory: str, file_system: str) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volferry.archive.listing import parse_record
+from volferry.archive.scripts import SCRIPT_COMMAND, identity_script
 from volferry.archive.tree_scripts import (
     DIGEST_BYTES,
     UNREADABLE,
     digest_command,
     has_own_numbers,
-    identity_command,
     reads_are_whole,
 )
 from volferry.operations.streams import feeding
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from volferry.engine.helper import Helper
 
 _READ_BYTES = 1 << 16
+_LONGEST_PATH = 4000  # Linux takes none above 4096 bytes, "./" and an end included
 _TRIES = 3  # it may have changed between the one name and the other
 
 
@@ -63,20 +64,30 @@ class Names:
         if not (holes and reads_are_whole(self._file_system())):
             self.holes.clear()
 
-    def is_same(self, helper: Helper, directory: str, first: bytes, later: Entry) -> bool:
-        """Whether the first path is a name of the file that `later` was listed as."""
-        paths = (first, later.path)
+    def same(self, helper: Helper, directory: str, first: bytes, later: Sequence[Entry]) -> set[bytes]:
+        """The paths of those of `later` that are names of the file that the first path is a name of, and as which they were listed."""
+        same: set[bytes] = set()
+        left = later
         for _ in range(_TRIES):
-            lines = _answer(helper, identity_command(directory), paths).splitlines()
-            if len(lines) != len(paths) or b"!" in lines:
-                return False
-            one, other = (line.split() for line in lines)
-            inode, _, links, *_ = other
-            if inode != later.stat.inode or links == b"1" or one[:2] != other[:2]:
-                return False
-            if one == other:
-                return not self._may_be_another(later.meta) or _have_same_content(helper, directory, paths)
-        return False
+            found = _identities(helper, directory, [first, *(each.path for each in left)])
+            one = found.get(first)
+            if one is None:
+                break
+            changed = []
+            for each in left:
+                other = found.get(each.path, b"")
+                if one.split()[:2] != other.split()[:2] or one.split()[0] != each.stat.inode:
+                    continue
+                if one != other:
+                    changed.append(each)
+                elif not self._may_be_another(each.meta) or _have_same_content(
+                    helper, directory, (first, each.path)
+                ):
+                    same.add(each.path)
+            left = changed
+            if not left:
+                break
+        return same
 
     def _may_be_another(self, meta: bytes) -> bool:
         """Whether two files may have one inode number and the same attributes: of a change time to the nanosecond, hardly ever."""
@@ -84,15 +95,25 @@ class Names:
         return not has_own_numbers(self._file_system()) and not changed.partition(b".")[2].strip(b"0")
 
 
+def _identities(helper: Helper, directory: str, paths: Sequence[bytes]) -> dict[bytes, bytes]:
+    """By path, what tells one file from another: of those that are there, and have other names."""
+    process = helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lambda _: None)
+    found: dict[bytes, bytes] = {}
+    process.write(
+        b"".join(identity_script(directory, [each for each in paths if len(each) <= _LONGEST_PATH]))
+    )
+    process.close_stdin()
+    for record in b"".join(iter(lambda: process.read(_READ_BYTES), b"")).split(b"\0")[:-1]:
+        identity, _, path = record.partition(b"//./")
+        if identity.split()[2] != b"1":
+            found[path] = identity
+    process.wait()
+    return found
+
+
 def _have_same_content(helper: Helper, directory: str, paths: Sequence[bytes]) -> bool:
-    found = _answer(helper, digest_command(directory), paths)
-    one, other = found[:DIGEST_BYTES], found[DIGEST_BYTES:]
-    return one == other and len(one) == DIGEST_BYTES and one[:1] != UNREADABLE
-
-
-def _answer(helper: Helper, command: Sequence[str], paths: Sequence[bytes]) -> bytes:
-    """Empty if there is none."""
-    process = helper.start(command, stdin=True, on_stderr=lambda _: None)
+    process = helper.start(digest_command(directory), stdin=True, on_stderr=lambda _: None)
     with feeding(process, paths):
-        answer = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
-    return answer if process.wait() == 0 else b""
+        found = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    one, other = found[:DIGEST_BYTES], found[DIGEST_BYTES:]
+    return process.wait() == 0 and one == other and one[:1] not in {b"", UNREADABLE}

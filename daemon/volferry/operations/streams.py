@@ -111,16 +111,16 @@ def send_alone(
     return Stream(done, _doubted(said))
 
 
-def send_link(
-    target: Place, path: bytes, first: bytes, observer: Observer, *, log: ExtractLog | None = None
+def send_links(
+    target: Place, paths: Iterable[bytes], first: bytes, observer: Observer, *, log: ExtractLog | None = None
 ) -> Stream:
-    """Another name of what was sent before."""
+    """Other names of what was sent before."""
     lines = Lines()
-    member = link_member(path, first)
+    members = [link_member(path, first) for path in paths]
     writing = _writing(target, lines, log)
-    give(writing, [member, END_OF_ARCHIVE])
+    give(writing, [*members, END_OF_ARCHIVE])
     _check_written(writing.wait(), lines, log, observer)
-    return Stream(len(member), {})
+    return Stream(sum(map(len, members)), {})
 
 
 def _writing(target: Place, lines: Lines, log: ExtractLog | None) -> Process:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volferry.archive.alignment import names_of_one
 from volferry.archive.commands import sync_command
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.index import file_blocks
@@ -23,10 +24,10 @@ from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
 from volferry.operations.comparison import MIGRATED, check_held, check_same
 from volferry.operations.place_listing import list_place, list_source
-from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_link
+from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from volferry.observer import Observer
@@ -89,7 +90,7 @@ class Transfer:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
         ends = (self._source, self._target)
-        alone = [self._send_alone(now.names, entry) for entry in changes.alone]
+        alone = list(self._send_alone(now.names, changes.alone))
         # Last, for it has the directories above: writing there changes their times.
         streams = [*alone, send(*ends, changes.paths, self._observer, log=self.log, lists=self._lists)]
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
@@ -101,20 +102,24 @@ class Transfer:
         sent_bytes = sum(each.stream_bytes for each in streams)
         return Sent(changes.entries, len(changes.delete), sent_bytes + block_bytes)
 
-    def _send_alone(self, names: Names, entry: Entry) -> Stream:
-        first = names.later.get(entry.path)
-        source = self._source
-        if first is not None and names.is_same(source.helper, source.directory, first, entry):
-            return send_link(self._target, entry.path, first, self._observer, log=self.log)
-        return send_alone(
-            source,
-            self._target,
-            entry.path,
-            self._observer,
-            holes=entry.path in names.holes,
-            log=self.log,
-            lists=self._lists,
-        )
+    def _send_alone(self, names: Names, entries: Sequence[Entry]) -> Iterator[Stream]:
+        source, target = self._source, self._target
+        for first, some in names_of_one(enumerate(entries), names.later):
+            later = [entry for _, entry in some]
+            same = names.same(source.helper, source.directory, first, later) if first else set()
+            if same:
+                yield send_links(target, sorted(same), first, self._observer, log=self.log)
+            for entry in later:
+                if entry.path not in same:
+                    yield send_alone(
+                        source,
+                        target,
+                        entry.path,
+                        self._observer,
+                        holes=entry.path in names.holes,
+                        log=self.log,
+                        lists=self._lists,
+                    )
 
     def settle_root(self) -> None:
         """After a change in the root of the target that the source does not have."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from volferry.archive.alignment import ANCHOR, Apart, align
+from volferry.archive.alignment import ANCHOR, Apart, align, names_of_one
 from volferry.archive.alone import AloneStream
 from volferry.archive.commands import create_command
 from volferry.archive.dumps import DumpFile, dump_frames
@@ -25,7 +25,7 @@ from volferry.operations.streams import feeding
 from volferry.operations.volume_listing import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Container, Generator, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -103,14 +103,15 @@ class VolumeReading:
         process = self._tar(helper, directory)
         with feeding(process, self._listing.paths_asked()):
             self._capture(process, self._captured)
-        for _, entry in self._listing.asked_apart():
-            first = self._listing.names.later.get(entry.path)
-            if first is not None and self._listing.names.is_same(helper, directory, first, entry):
-                self._captured_apart[entry.path] = None
-                continue
-            path = spool / f"captured.{len(self._captured_apart)}"
-            self._capture(self._tar_alone(helper, directory, entry), path)
-            self._captured_apart[entry.path] = path
+        names = self._listing.names
+        for first, some in names_of_one(self._listing.asked_apart(), names.later):
+            entries = [entry for _, entry in some]
+            same = names.same(helper, directory, first, entries) if first else ()
+            for entry in entries:
+                path = None if entry.path in same else spool / f"captured.{len(self._captured_apart)}"
+                self._captured_apart[entry.path] = path
+                if path is not None:
+                    self._capture(self._tar_alone(helper, directory, entry), path)
 
     def _capture(self, process: Process, path: Path) -> None:
         with path.open("wb", buffering=0) as file:
@@ -158,7 +159,7 @@ class VolumeReading:
                 yield from self._aligned(
                     reader,
                     partial(self._opened_alone, helper, directory),
-                    partial(self._listing.names.is_same, helper, directory),
+                    partial(self._listing.names.same, helper, directory),
                 )
             except CommandFailed:
                 # Why the stream broke off is in tar's own words, if it had any. One that did not end is not waited
@@ -173,8 +174,8 @@ class VolumeReading:
         assert self._captured is not None  # noqa: S101 -- that is when this is called
         with self._captured.open("rb", buffering=0) as file:
             reader = TarReader(lambda view: file.readinto(view) or 0, segment_bytes=SEGMENT_BYTES)
-            apart = self._captured_apart
-            yield from self._aligned(reader, self._opened_capture, lambda _, entry: apart[entry.path] is None)
+            same = {path for path, captured in self._captured_apart.items() if captured is None}
+            yield from self._aligned(reader, self._opened_capture, lambda *_: same)
             self.read_bytes += reader.bytes_read
 
     @contextmanager
@@ -204,7 +205,7 @@ class VolumeReading:
         self,
         reader: TarReader,
         opened: Callable[[int, Entry], AbstractContextManager[AloneStream]],
-        is_same: Callable[[bytes, Entry], bool],
+        same: Callable[[bytes, Sequence[Entry]], Container[bytes]],
     ) -> Iterator[tuple[int, memoryview]]:
         return align(
             reader,
@@ -215,12 +216,7 @@ class VolumeReading:
             reused_below=lambda group, entry: self._listing.reuses_below(group, entry.path),
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
             apart=Apart(
-                self._listing.apart,
-                self._listing.names.later,
-                is_same,
-                opened,
-                self._log.tear,
-                self._log.spoil,
+                self._listing.apart, self._listing.names.later, same, opened, self._log.tear, self._log.spoil
             ),
         )
 
