@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from tests.engine.test_quiesce import state_of
 from volferry.archive.blocks import BLOCK_BYTES, LEAST_BYTES, Fingerprints, digest
-from volferry.archive.listing import Entry
+from volferry.archive.listing import CHANGED_WITHIN_SECONDS, Entry
 from volferry.archive.tarstream import Member
 from volferry.engine.image import host_root_filesystem
 
@@ -134,6 +135,31 @@ def test_files_are_as_they_were_while_the_volume_stood_still(world: World, tmp_p
     now = contents(data)
     world.cli("backup", volume).exits(0)
     assert contents(restored(world, volume)) == now
+
+
+def test_what_is_written_through_a_mapping_while_a_volume_is_read_is_in_the_backup(
+    world: World, tmp_path: Path
+) -> None:
+    volume = world.volume()
+    world.container(volume, stop_signal="SIGKILL")
+    path = world.data(volume) / "mapped"
+    noise_in(path)
+    os.sync()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), SIZE) as memory:
+        memory[:8] = b"VERSION1"
+        time.sleep(CHANGED_WITHIN_SECONDS + 1.1)  # older than what is not trusted anyway
+        warm = Warm(world, tmp_path, volume)
+        warm.at("first", lambda: memory.__setitem__(slice(0, 8), b"VERSION2"))
+        still: list[bytes] = []
+
+        def afterwards() -> None:
+            still.append(path.read_bytes())
+            memory[:8] = b"VERSION3"
+
+        warm.at("second", afterwards)
+        warm.ends()
+        assert contents(restored(world, volume)) == {"mapped": still[0]}
+        assert still[0].startswith(b"VERSION2")
 
 
 def test_an_image_without_the_interpreter_reads_them_whole(world: World, tmp_path: Path) -> None:
