@@ -109,6 +109,7 @@ exit $status
 # elsewhere are made last, so that nothing is ever written through one.
 _NOT_HERE = {"--absolute-names"}
 _ROOT_ONLY = {"--same-owner"}
+_ATTRIBUTES = {"--xattrs", "--xattrs-include=*", "--acls", "--selinux"}
 
 
 def list_command(
@@ -206,7 +207,16 @@ def unmark_command(directory: str) -> list[str]:
     return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-delete"]
 
 
-def local_extract_command(directory: str, *, root: bool) -> list[str]:
-    """As `extract_command`, into a directory of this machine; who is not root cannot give files away."""
-    options = [each for each in _EXTRACT if each not in _NOT_HERE and (root or each not in _ROOT_ONLY)]
-    return ["tar", f"--directory={directory}", *options]
+def modes_command(directory: str) -> list[str]:
+    """Reads a tar stream of directories that are there from stdin, and gives each its mode, owner and time again. The headers need not
+    have their other attributes: those stay.
+    """
+    return ["tar", f"--directory={directory}", *(each for each in _EXTRACT if each not in _ATTRIBUTES)]
+
+
+def local_extract_command(directory: str, *, root: bool, attributes: bool = True) -> list[str]:
+    """As `extract_command`, or without `attributes` as `modes_command`, into a directory of this machine; who is not root cannot give
+    files away.
+    """
+    left_out = _NOT_HERE | (set() if root else _ROOT_ONLY) | (set() if attributes else _ATTRIBUTES)
+    return ["tar", f"--directory={directory}", *(each for each in _EXTRACT if each not in left_out)]

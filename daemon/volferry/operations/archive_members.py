@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from volferry.observer import Observer
+    from volferry.operations.comparison import SetModes
 
 _KINDS = {
     b"0": b"f",
@@ -65,11 +66,20 @@ class ArchiveMembers:
                 "INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (walk_key(path), path, meta)
             )
 
-    def check(self, found: Iterable[Entry], observer: Observer, *, times_refused: bool) -> dict[str, str]:
+    def check(
+        self,
+        found: Iterable[Entry],
+        observer: Observer,
+        *,
+        times_refused: bool,
+        set_modes: SetModes | None = None,
+    ) -> dict[str, str]:
         """How many of what there is have another owner, mode or time, by kind. Raises RestoreMismatch where something is missing or
         differs in anything else.
         """
-        return check_held(self._pairs(found), observer, wording=IMPORTED, times_refused=times_refused)
+        return check_held(
+            self._pairs(found), observer, wording=IMPORTED, times_refused=times_refused, set_modes=set_modes
+        )
 
     def _pairs(self, found: Iterable[Entry]) -> Iterator[tuple[Entry | None, Entry | None]]:
         rows = self._database.execute("SELECT path, meta FROM members ORDER BY key")

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from volferry.archive.listing import UNTRUSTED, Entry, Stat, paired
 from volferry.errors import RestoreMismatch
 from volferry.model import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from volferry.observer import Observer
 
 _PROGRESS_ENTRIES = 4096
+_SET_GROUP_ID = 0o2000
+_MOST_INHERITED = 4096  # directories that are set right at once
+
+# Gives directories the modes that their entries say; whether they have them then (directory_modes.py).
+SetModes: TypeAlias = "Callable[[Sequence[Entry]], bool]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +45,35 @@ IMPORTED = Wording(
 
 
 def check_same(
-    expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, wording: Wording = RESTORED
+    expected: Iterable[Entry],
+    found: Iterable[Entry],
+    observer: Observer,
+    *,
+    wording: Wording = RESTORED,
+    set_modes: SetModes | None = None,
 ) -> None:
-    """Compares what should be there with what is. Raises RestoreMismatch if there is any difference."""
-    _Comparison(observer, wording, strict=True).run(paired(expected, found))
+    """Compares what should be there with what is. Raises RestoreMismatch if there is any difference. With `set_modes`, a directory that
+    inherited a bit of its mode is set right, and is no difference then.
+    """
+    _Comparison(observer, wording, strict=True, set_modes=set_modes).run(paired(expected, found))
 
 
 def check_restored(
-    expected: Iterable[Entry], found: Iterable[Entry], observer: Observer, *, times_refused: bool = False
+    expected: Iterable[Entry],
+    found: Iterable[Entry],
+    observer: Observer,
+    *,
+    times_refused: bool = False,
+    set_modes: SetModes | None = None,
 ) -> dict[str, str]:
     """As `check_same`, but that a file system may hold owners, modes and times in another way, or not at all: by kind (owner, mode,
     time), a line with their number and the first one. Raises RestoreMismatch for any other difference, and for times that somebody
     else has changed: those that differ by more than any file system rounds, where others of the same kind of entry are as they were.
     `times_refused`: `tar` could not set them all.
     """
-    return check_held(paired(expected, found), observer, wording=RESTORED, times_refused=times_refused)
+    return check_held(
+        paired(expected, found), observer, wording=RESTORED, times_refused=times_refused, set_modes=set_modes
+    )
 
 
 def check_held(
@@ -63,11 +82,22 @@ def check_held(
     *,
     wording: Wording,
     times_refused: bool = False,
+    set_modes: SetModes | None = None,
 ) -> dict[str, str]:
     """As `check_restored`, of pairs: what is expected, and what is there."""
-    comparison = _Comparison(observer, wording, strict=False, times_refused=times_refused)
+    comparison = _Comparison(
+        observer, wording, strict=False, times_refused=times_refused, set_modes=set_modes
+    )
     comparison.run(pairs)
     return comparison.tolerated()
+
+
+def has_inherited_bit(was: Stat, now: Stat) -> bool:
+    """Whether a directory has the set-group-ID bit, and should have its mode without it: mkdir(2) takes it over from the directory above."""
+    if was.kind != b"d" or now.kind != b"d" or was.mode == now.mode:
+        return False
+    mode = int(was.mode, 8)
+    return not mode & _SET_GROUP_ID and int(now.mode, 8) == mode | _SET_GROUP_ID
 
 
 @dataclass(slots=True)
@@ -104,7 +134,13 @@ class _Comparison:
     """Compares the entries of two listings, in the order of both."""
 
     def __init__(
-        self, observer: Observer, wording: Wording, *, strict: bool, times_refused: bool = False
+        self,
+        observer: Observer,
+        wording: Wording,
+        *,
+        strict: bool,
+        times_refused: bool = False,
+        set_modes: SetModes | None = None,
     ) -> None:
         self._observer = observer
         self._wording = wording
@@ -113,6 +149,8 @@ class _Comparison:
         self._unexpected: list[bytes] = []  # directories that what is expected next may be below
         self._made = _Differences()  # of these, those that `tar` has made
         self._times_refused = times_refused
+        self._set_modes = set_modes
+        self._inherited: list[Entry] = []  # directories to be set right, as they should be
         self._tolerated: dict[str, _Differences] = {}
         self._times: defaultdict[bytes, _Times] = defaultdict(_Times)
         self._found: dict[tuple[bytes, ...], bytes] = {}  # what was one file -> the inode that it has now
@@ -134,6 +172,7 @@ class _Comparison:
             if done % _PROGRESS_ENTRIES == 0:
                 self._observer.advance(done_bytes=0, done_entries=done)
         self._settle_unexpected(b"")
+        self._settle_inherited()
         for times in self._times.values():
             if times.other.count:
                 # A file system that ignores times, as some of FUSE do, holds none of a kind.
@@ -152,6 +191,15 @@ class _Comparison:
             found = self._made if expected.startswith(path + b"/") else self._differences
             found.add(path, self._wording.unexpected)
         self._unexpected = []
+
+    def _settle_inherited(self) -> None:
+        entries, self._inherited = self._inherited, []
+        if not entries or (self._set_modes is not None and self._set_modes(entries)):
+            return
+        found = self._differences if self._strict else self._tolerate("mode")
+        for entry in entries:
+            mode = int(entry.stat.mode, 8)
+            found.add(entry.path, f"has mode {mode | _SET_GROUP_ID:o} instead of {mode:o}")
 
     def tolerated(self) -> dict[str, str]:
         """What differed and was no reason to fail, by kind."""
@@ -173,6 +221,11 @@ class _Comparison:
             self._times[kind].held += 1
             return
         was, now = expected.stat, actual.stat
+        if self._set_modes is not None and has_inherited_bit(was, now):
+            now = now._replace(mode=was.mode)
+            self._inherited.append(expected)
+            if len(self._inherited) == _MOST_INHERITED:
+                self._settle_inherited()
         for name in ("kind", "mode", "uid", "gid", "mtime", "target"):
             if getattr(was, name) != getattr(now, name):
                 text = f"has {name} {_text(getattr(now, name))} instead of {_text(getattr(was, name))}"

@@ -26,6 +26,7 @@ from volferry.errors import CommandFailed
 from volferry.model import RestoreStats
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
+from volferry.operations.directory_modes import modes_in
 from volferry.operations.streams import Lines, checked, counted, give, run
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def restore_backup(
         entries_below(helper, directory),
         observer,
         times_refused="time" in log.refused,
+        set_modes=modes_in(helper, directory),
     )
     sync(helper, volume)
     check_free()

@@ -20,6 +20,7 @@ from volferry.errors import CommandFailed
 from volferry.model import printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
+from volferry.operations.directory_modes import modes_in
 from volferry.operations.restore import (
     entries_below,
     extract,
@@ -161,6 +162,7 @@ def _compare(
         entries_below(helper, directory),
         observer,
         times_refused="time" in log.refused,
+        set_modes=modes_in(helper, directory),
     )
 
 

@@ -16,6 +16,7 @@ from volferry.archive.selection import Selection
 from volferry.errors import VolferryError, reason
 from volferry.operations.comparison import RESTORED, check_held
 from volferry.operations.directory_check import pairs_in
+from volferry.operations.directory_modes import have_modes, modes_stream, settle_made
 from volferry.operations.excerpt import BackupExcerpt
 from volferry.operations.restore import check_extracted, warnings_of
 from volferry.operations.restore_paths import places, plan
@@ -23,11 +24,13 @@ from volferry.operations.room import Wanted, check_directory_room
 from volferry.operations.streams import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from volferry.archive.listing import Entry
     from volferry.observer import Observer
     from volferry.operations.backup_reader import BackupReader
+    from volferry.operations.comparison import SetModes
 
 _KINDS = {0o040000: b"d", 0o100000: b"f", 0o120000: b"l"}
 _BLOCK_BYTES = 512
@@ -83,12 +86,17 @@ def restore_into_directory(
         log = _extract(tar, pieces, directory, observer)
         observer.phase("comparing", total_entries=count)
         expected = backup.volume_entries() if whole and new else excerpt.entries()
+        set_modes = _modes_in(tar, directory)
         differing = check_held(
             pairs_in(directory, expected, owners=os.geteuid() == 0),
             observer,
             wording=RESTORED,
             times_refused="time" in log.refused,
+            set_modes=set_modes,
         )
+        made = parents - {b""}
+        above = (entry for entry in backup.entries() if entry.path in made) if made else iter(())
+        settle_made(pairs_in(directory, above, owners=False), set_modes)
     except OSError as error:
         raise VolferryError(f"cannot read {directory}: {reason(error)}") from error
     except BaseException:
@@ -170,10 +178,33 @@ def _delete(directory: Path, path: bytes) -> None:
         os.close(place)
 
 
+def _modes_in(tar: str, directory: Path) -> SetModes:
+    """As `modes_in`, of a directory of this machine."""
+
+    def set_modes(entries: Sequence[Entry]) -> bool:
+        command = local_extract_command(str(directory), root=os.geteuid() == 0, attributes=False)
+        log = ExtractLog()
+        return have_modes(log, _run_tar(tar, command, modes_stream(entries), log))
+
+    return set_modes
+
+
 def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Observer) -> ExtractLog:
     """Owners, modes and times that the file system does not take are no failure. Raises CommandFailed with tar's own words."""
     log, lists = ExtractLog(), AccessLists()
+
+    def looked_at() -> Iterator[bytes]:
+        for piece in counted(pieces, observer):
+            lists.look(piece)
+            yield piece
+
     command = local_extract_command(str(directory), root=os.geteuid() == 0)
+    check_extracted(str(directory), _run_tar(tar, command, looked_at(), log), log, lists, observer)
+    return log
+
+
+def _run_tar(tar: str, command: list[str], pieces: Iterable[bytes], log: ExtractLog) -> int:
+    """Returns its exit status; `log` gets what it says."""
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
@@ -188,8 +219,7 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
     ):
         stdin = process.stdin
         try:
-            for piece in counted(pieces, observer):
-                lists.look(piece)
+            for piece in pieces:
                 view = memoryview(piece)
                 while stdin is not None and view:
                     view = view[stdin.write(view) :]
@@ -204,5 +234,4 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
         stderr.seek(0)
         for line in stderr:
             log.line(line.rstrip(b"\n"))
-    check_extracted(str(directory), status, log, lists, observer)
-    return log
+    return status

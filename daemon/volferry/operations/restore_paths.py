@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from volferry.archive.listing import Entry, read_listing, walk_key
+from volferry.archive.listing import Entry, paired, read_listing, walk_key
 from volferry.archive.scripts import SCRIPT_COMMAND, delete_paths_script, list_paths_script
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed, PathExists
 from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
+from volferry.operations.directory_modes import modes_in, settle_made
 from volferry.operations.restore import extract, mark, sync, unmark, warnings_of
 from volferry.operations.room import Wanted, check_volume_room
 from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
@@ -67,12 +68,17 @@ def restore_paths(
     observer.phase("restoring", total_bytes=excerpt.source_bytes)
     first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=excerpt.count)
+    set_modes = modes_in(helper, target.directory)
     differing = check_restored(
         excerpt.entries(),
         target.listing(selection.roots, below=True),
         observer,
         times_refused="time" in log.refused,
+        set_modes=set_modes,
     )
+    if made := sorted(parents - {b""}, key=walk_key):
+        expected = (entry for entry in excerpt.backup.entries() if entry.path in parents and entry.path)
+        settle_made(paired(expected, target.listing(made, below=False)), set_modes)
     sync(helper, volume)
     check_free()
     if left:

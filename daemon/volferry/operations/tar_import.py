@@ -8,6 +8,7 @@ from volferry.archive.commands import foreign_extract_command, sync_command
 from volferry.archive.extractlog import ExtractLog
 from volferry.archive.listing import parse_record
 from volferry.errors import CommandFailed
+from volferry.operations.directory_modes import modes_in
 from volferry.operations.place_listing import list_place
 from volferry.operations.restore import unmark, warnings_of
 from volferry.operations.streams import counted, give, run
@@ -53,7 +54,12 @@ def import_tar(
     observer.phase("comparing", total_entries=archive.seen.entries)
     there = list_place(target, spool / "imported", marked=True)
     found = (parse_record(record) for record in there.records())
-    differing = members.check(found, observer, times_refused="time" in writing.log.refused)
+    differing = members.check(
+        found,
+        observer,
+        times_refused="time" in writing.log.refused,
+        set_modes=modes_in(target.helper, target.directory),
+    )
     run(target.helper, sync_command(target.directory), "writing the volume to the disk")
     check_free()
     unmark(target.helper, volume)

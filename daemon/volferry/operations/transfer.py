@@ -22,7 +22,8 @@ from volferry.interrupts import held_back
 from volferry.model import printable
 from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
-from volferry.operations.comparison import MIGRATED, check_held, check_same
+from volferry.operations.comparison import MIGRATED, check_held, check_same, has_inherited_bit
+from volferry.operations.directory_modes import modes_in
 from volferry.operations.place_listing import list_place, list_source
 from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
 
@@ -140,7 +141,7 @@ class Transfer:
             try:
                 place = (self._source, self._target)[number]
                 if number:
-                    run(place.helper, sync_command(place.directory), "writing the volume to the disk")
+                    self._sync_target()
                 sides[number] = list_place(place, self._spool / f"check.{number}", marked=bool(number))
             except BaseException as error:  # noqa: BLE001 -- raised below
                 sides[number] = error
@@ -161,7 +162,13 @@ class Transfer:
 
     def _compare(self, source: ListingFile, target: ListingFile) -> None:
         try:
-            check_same(_entries(source), _entries(target), self._observer, wording=MIGRATED)
+            check_same(
+                _entries(source),
+                _entries(target),
+                self._observer,
+                wording=MIGRATED,
+                set_modes=self._set_modes,
+            )
         except RestoreMismatch:
             # Of a source that did not stand still, a difference may be one of contents.
             still = self._known is not None and filecmp.cmp(self._known.path, source.path, shallow=False)
@@ -172,7 +179,16 @@ class Transfer:
                 self._observer,
                 wording=MIGRATED,
                 times_refused="time" in self.log.refused,
+                set_modes=self._set_modes,
             )
+
+    def _set_modes(self, entries: Sequence[Entry]) -> bool:
+        done = modes_in(self._target.helper, self._target.directory)(entries)
+        self._sync_target()
+        return done
+
+    def _sync_target(self) -> None:
+        run(self._target.helper, sync_command(self._target.directory), "writing the volume to the disk")
 
     def check_holds(self, volume: str) -> None:
         """After a pass, while the source may be written to: whether the target's file system holds modes, owners and times. Raises
@@ -276,10 +292,14 @@ def _may_be_same(mine: bytes, other: bytes) -> bool:
 
 
 def _not_held(mine: bytes, other: bytes) -> bool:
-    """Whether what is as it was sent has another mode, owner or time. A directory's time is set anew by what goes on in it."""
+    """Whether what is as it was sent has another mode, owner or time. A directory's time is set anew by what goes on in it, and a bit
+    that it has inherited is taken off at the end.
+    """
     one, two = parse_record(mine).stat, parse_record(other).stat
     if one.kind != two.kind or (one.kind == b"f" and one.size != two.size):
         return False
+    if has_inherited_bit(one, two):
+        two = two._replace(mode=one.mode)
     fields = ("mode", "uid", "gid") if one.kind == b"d" else ("mode", "uid", "gid", "mtime")
     return any(getattr(one, each) != getattr(two, each) for each in fields)
 
