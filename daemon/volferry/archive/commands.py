@@ -191,9 +191,9 @@ def probe_command(directory: str) -> list[str]:
 def find_command(
     directory: str, name: str, *, one_file_system: bool = False, not_walked: Sequence[str] = ()
 ) -> list[str]:
-    """Writes the NUL-ended paths of all regular files called `name`; what is not walked as in `list_command`."""
+    """Writes size, a blank and path, NUL-ended, of each regular file called `name`; what is not walked as in `list_command`."""
     find = ["find", ".", "-noleaf", *(["-xdev"] if one_file_system else [])]
-    wanted = ["-name", name, "-type", "f", "-printf", r"%P\0"]
+    wanted = ["-name", name, "-type", "f", "-printf", r"%s %P\0"]
     return ["sh", "-c", 'cd "$0" && exec "$@"', directory, *find, *_pruned(not_walked), *wanted]
 
 

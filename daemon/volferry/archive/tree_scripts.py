@@ -139,6 +139,31 @@ TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 # may be made of a longer one, so that two files have the same.
 _REMOTE = ("fuse", "9p", "cifs", "smb")
 
+# Of the NUL-ended paths on stdin, writes those of regular files that begin with the second argument. No more of a file is read, however large it
+# is; and what has come into the place of one holds nothing up.
+BEGIN_SCRIPT = f"""{_PATHS}
+begin = os.fsencode(sys.argv[2])
+out = sys.stdout.buffer
+def begins(path):
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return False
+        found = b""
+        while len(found) < len(begin) and (more := os.read(file, len(begin) - len(found))):
+            found += more
+        return found == begin
+    finally:
+        os.close(file)
+for path in paths():
+    try:
+        if begins(path):
+            out.write(path + b"\\0")
+    except OSError:
+        pass
+out.flush()
+"""
+
 # Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, the
 # bytes that it has in all, and the free ones with those that are kept for root.
 ROOM_SCRIPT = """
@@ -169,6 +194,10 @@ def digest_command(directory: str) -> list[str]:
 
 def room_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", ROOM_SCRIPT, directory]
+
+
+def begin_command(directory: str, begin: bytes) -> list[str]:
+    return [PYTHON, "-I", "-c", BEGIN_SCRIPT, directory, begin.decode()]
 
 
 def any_data_command(directory: str, file_system: str) -> list[str]:

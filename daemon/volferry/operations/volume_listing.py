@@ -14,13 +14,13 @@ from volferry.archive.groups import split_groups
 from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
 from volferry.archive.tarstream import TarReader
-from volferry.archive.tree_scripts import NO_DATA, any_data_command
+from volferry.archive.tree_scripts import NO_DATA, any_data_command, begin_command
 from volferry.errors import CommandFailed
 from volferry.operations.names import Names
 from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _LISTING_PROGRESS_GROUPS = 256
 _MOST_MET = 1 << 14
+_LARGEST_READ_TAG = 1 << 20  # that is read whole where no less of it can be
 _MARK_RECORD = RESTORE_MARK.encode() + b"//"
 _OWN_PREFIX = b".volferry-"
 
@@ -305,17 +306,41 @@ def _cache_directories(helper: Helper, volume: Volume, walk: _Walk) -> set[bytes
         directory, CACHE_TAG.decode(), one_file_system=walk.one_file_system, not_walked=walk.not_walked
     )
     process = helper.start(find, on_stderr=lambda _: None)
-    tags = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    sizes = {}
+    for record in split_records(iter(lambda: process.read(_READ_BYTES), b"")):
+        size, _, path = record.partition(b" ")
+        sizes[path] = int(size)
     process.wait()
-    found: set[bytes] = set()
-    if not tags:
-        return found
+    tags = _signed(helper, directory, sizes) if sizes else []
+    return {path.rpartition(b"/")[0] for path in tags}
+
+
+def _signed(helper: Helper, directory: str, sizes: Mapping[bytes, int]) -> Iterable[bytes]:
+    """Of files called as tags are, by path, those with the signature."""
+    process = helper.start(
+        begin_command(directory, CACHE_SIGNATURE), stdin=True, on_stderr=lambda _: None, bulk="stdout"
+    )
+    with feeding(process, sizes):
+        found = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    if process.wait() == 0:
+        return found.split(b"\0")[:-1]
+    return _signed_as_tar_has_them(
+        helper, directory, [path for path, size in sizes.items() if size <= _LARGEST_READ_TAG]
+    )
+
+
+def _signed_as_tar_has_them(helper: Helper, directory: str, paths: Iterable[bytes]) -> list[bytes]:
+    """For an image without Python: each file is read whole."""
     process = helper.start(create_command(directory), stdin=True, on_stderr=lambda _: None)
-    with feeding(process, tags.split(b"\0")[:-1]):
+    found = []
+    with feeding(process, paths):
         reader = TarReader(process.read_into)
         for member in reader:
-            if b"".join(reader.payload()).startswith(CACHE_SIGNATURE):
-                found.add(member.path.rpartition(b"/")[0])
+            begin = b""
+            for piece in reader.payload():
+                begin += bytes(piece[: len(CACHE_SIGNATURE) - len(begin)])
+            if begin == CACHE_SIGNATURE:
+                found.append(member.path)
     process.wait()
     return found
 
