@@ -1,7 +1,7 @@
 """Which objects of a store cannot be relied upon: those that are missing, and those that `verify` found damaged.
 
 What was found is in the store, so that every machine knows: `damaged/<host>/<volume>/<object>.<seconds>.json`, with the object's
-name below `packs` or `indexes`, and the time at which that one was written (docs/format.md, "Damaged objects"). A name alone is believed by
+name below `packs`, `indexes` or `manifests`, and the time at which that one was written (docs/format.md, "Damaged objects"). A name alone is believed by
 nobody: a mark is sealed, and says of which object it is. Nor is it lost by a time alone, which a move of the store changes: a mark that does not
 fit is a doubt, until the object was read.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _MARK = re.compile(r"damaged/([^/]+/[^/]+)/([^/]+)\.(\d+)\.json")
 _PACK = ".tar.zst"
+_MANIFEST = ".json"
 _MOST_BYTES = 64 << 10  # of a mark
 _FETCHES_AT_ONCE = 16
 
@@ -45,8 +46,14 @@ def marked_object(mark: str) -> tuple[str, int] | None:
     match = _MARK.fullmatch(mark)
     if match is None:
         return None
-    kind = "packs" if match[2].endswith(_PACK) else "indexes"
+    kind = "packs" if match[2].endswith(_PACK) else "manifests" if match[2].endswith(_MANIFEST) else "indexes"
     return f"{kind}/{match[1]}/{match[2]}", int(match[3])
+
+
+def is_about_manifest(mark: str) -> bool:
+    """Of the key of a mark, or of what may be none."""
+    found = marked_object(mark)
+    return found is not None and found[0].startswith("manifests/")
 
 
 def says_damaged(data: bytes, info: ObjectInfo) -> bool:
@@ -102,15 +109,20 @@ class Condition:
         volume: str | None = None,
         *,
         unmarked_indexes: bool = True,
+        unmarked_manifests: bool = False,
     ) -> Condition:
         """Of all volumes of a host, or of all hosts; marks are read. Without `unmarked_indexes`, indexes are not listed where nothing
-        is marked. Raises StoreError.
+        is marked; manifests only with `unmarked_manifests`, or where one of them is. Raises StoreError.
         """
         below = "" if host is None else f"{encode_name(host)}/"
         below += f"{encode_name(volume)}/" if host is not None and volume is not None else ""
         # Marks first: one that is made meanwhile must not be taken for one of nothing.
         marks = {info.key: info for info in repository.store.list(f"damaged/{below}")}
-        kinds = ("packs", "indexes") if marks or unmarked_indexes else ("packs",)
+        kinds = ["packs"]
+        if marks or unmarked_indexes:
+            kinds.append("indexes")
+        if unmarked_manifests or any(map(is_about_manifest, marks)):
+            kinds.append("manifests")
         objects = {info.key: info for kind in kinds for info in repository.store.list(f"{kind}/{below}")}
         condition = cls.from_lists(objects, marks)
         condition.check(repository.store, marks)
@@ -170,8 +182,10 @@ class Condition:
         }
 
     def trouble(self, ref: BackupRef, manifest: Manifest) -> Trouble:
-        """Of one backup."""
+        """Of one backup, whose manifest may be read from a cache though the store's is damaged."""
         found = Trouble()
+        if (own := manifest_key(ref)) in self.marks:
+            found.damaged.append(own)
         for key, expected in needed_objects(ref, manifest).items():
             info = self.objects.get(key)
             if info is None:

@@ -20,6 +20,7 @@ _KEPT_RUNS = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS since (store TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS objects (store TEXT, key TEXT, at REAL NOT NULL, PRIMARY KEY (store, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shares (store TEXT, host TEXT, at REAL NOT NULL, PRIMARY KEY (store, host)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS told (store TEXT, what TEXT, PRIMARY KEY (store, what)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS volumes (
     volume TEXT PRIMARY KEY, host TEXT NOT NULL, oldest REAL, hurt INTEGER NOT NULL
@@ -88,6 +89,14 @@ class VerificationLog:
     def forget(self, store: str, keys: Iterable[str]) -> None:
         """Of what is not in the store any longer."""
         self._write("DELETE FROM objects WHERE store = ? AND key = ?", [(store, key) for key in keys])
+
+    def last_share(self, store: str, host: str) -> datetime | None:
+        """When the last share of a host's objects began of which all was read."""
+        rows = self._read("SELECT at FROM shares WHERE store = ? AND host = ?", store, host)
+        return _time(rows[0][0]) if rows else None
+
+    def keep_share(self, store: str, host: str, began: datetime) -> None:
+        self._write("INSERT OR REPLACE INTO shares VALUES (?, ?, ?)", [(store, host, began.timestamp())])
 
     def news(self, store: str, found: Collection[str]) -> set[str]:
         """Of all that is wrong now, what was not the last time that this was asked."""

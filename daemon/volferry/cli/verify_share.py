@@ -34,7 +34,9 @@ def read_share(session: Session, *, json: bool) -> int:
                 log=log,
                 cache=session.manifest_cache(repository),
                 every=timedelta(days=session.config.verify.days),
-                next_run=_next_run(session, began),
+                next_run=_after(session, began, timedelta(days=1)),
+                # A timer without a schedule here may be some hours early, or late the day before.
+                done_until=lambda last: _after(session, last, timedelta(hours=12)),
                 clock=lambda: datetime.now(UTC),
                 observer=observer,
             )
@@ -70,11 +72,11 @@ def _report(
     return 1 if wrong else 0
 
 
-def _next_run(session: Session, now: datetime) -> datetime:
-    """By the schedule, else a day later."""
+def _after(session: Session, time: datetime, unscheduled: timedelta) -> datetime:
+    """When the next share is due by the schedule; without one, so much later."""
     schedule = session.config.verify.schedule
-    found = schedule.after(now, zone_of(session.config)) if schedule is not None else None
-    return found or now + timedelta(days=1)
+    found = schedule.after(time, zone_of(session.config)) if schedule is not None else None
+    return found or time + unscheduled
 
 
 def _print(share: Share, wrong: Mapping[BackupRef, str]) -> None:

@@ -73,7 +73,11 @@ def prune_volume(
     marks = damage.marks_of(repository, host, volume)
     packs = repository.objects("packs", host, volume)
     indexes = repository.objects("indexes", host, volume)
-    condition = damage.Condition.from_lists({info.key: info for info in [*packs, *indexes]}, marks)
+    marked = any(map(damage.is_about_manifest, marks))
+    first_listed = repository.objects("manifests", host, volume) if marked else []
+    condition = damage.Condition.from_lists(
+        {info.key: info for info in [*packs, *indexes, *first_listed]}, marks
+    )
 
     def judge_all(known: ManifestCache | None) -> tuple[Pruning, dict[BackupRef, Manifest], set[str]]:
         result = Pruning(host, volume)
@@ -89,6 +93,7 @@ def prune_volume(
         seen |= again
         cache.update({}, [key for key in seen if key not in {manifest_key(ref) for ref in manifests}])
     listed = repository.objects("manifests", host, volume)
+    seen |= {info.key for info in first_listed}
     seen |= {info.key for info in listed}
     sizes = {info.key: info.size for info in [*indexes, *listed]}
     # Oldest first: should this end half-way, what is left is what a shorter policy would have kept.
@@ -110,7 +115,7 @@ def prune_volume(
         )
     _delete_unneeded(repository, result, packs, indexes, manifests, seen, grace=grace, dry_run=dry_run)
     if marks and not dry_run:
-        _forget_marks(repository, result, marks, [*packs, *indexes])
+        _forget_marks(repository, result, marks, [*packs, *indexes], seen)
     return result
 
 
@@ -139,15 +144,23 @@ def _judge(
 
 
 def _forget_marks(
-    repository: Repository, result: Pruning, marks: Iterable[str], objects: Iterable[ObjectInfo]
+    repository: Repository,
+    result: Pruning,
+    marks: Iterable[str],
+    objects: Iterable[ObjectInfo],
+    manifests: set[str],
 ) -> None:
-    """Of what is gone, or is another object by now."""
+    """Of what is gone, or is another object by now; of a manifest, only if it is not one of `manifests`, all that were listed at any time."""
     gone = {
         pack_key(ref, name) for ref in (BackupRef(result.host, result.volume, ""),) for name in result.packs
     }
     gone |= {key for ref in result.forgotten for key in (frames_key(ref), files_key(ref))}
     there = {info.key: info for info in objects if info.key not in gone}
-    result.locked += damage.forget(repository, damage.Condition.from_lists(there, marks).void)
+    kept = manifests - {manifest_key(ref) for ref in result.forgotten}
+    void = damage.Condition.from_lists(there, marks).void
+    result.locked += damage.forget(
+        repository, [each for each in void if (damage.marked_object(each) or ("",))[0] not in kept]
+    )
 
 
 def is_hollow(ref: BackupRef, manifest: Manifest, sizes: Mapping[str, int]) -> bool:

@@ -13,7 +13,7 @@ from volferry.archive.agreement import Names
 from volferry.archive.digests import ObjectDigest, ObjectHasher, digested
 from volferry.damage import Condition, remember
 from volferry.errors import DamagedObject, RepositoryError, StoreError
-from volferry.layout import files_key, frames_key, needed_objects, pack_key
+from volferry.layout import files_key, frames_key, manifest_key, needed_objects, pack_key
 from volferry.model import printable
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.group_check import GroupCheck
@@ -81,9 +81,10 @@ class Verifier:
         try:
             manifest = self._repository.manifest(ref)
         except (RepositoryError, StoreError) as error:
-            return Verified(ref, (str(error),), unread=True)
+            wrong = {error.key: error.reason} if isinstance(error, DamagedObject) else {}
+            return Verified(ref, (str(error),), wrong, unread=True)
         missing = dict(self._missing(ref, manifest, sizes))
-        found = _Found(list(missing.values()))
+        found = _Found(list(missing.values()), read=[manifest_key(ref)])
         if self._read:
             self._look(ref, manifest, missing.keys(), found)
         return Verified(ref, tuple(dict.fromkeys(found.lines)), found.damaged, tuple(found.read))
@@ -98,7 +99,9 @@ class Verifier:
     def _condition_of(self, ref: BackupRef) -> Condition:
         key = (ref.host, ref.volume)
         if key not in self._conditions:
-            self._conditions[key] = Condition.of(self._repository, ref.host, ref.volume)
+            self._conditions[key] = Condition.of(
+                self._repository, ref.host, ref.volume, unmarked_manifests=True
+            )
         return self._conditions[key]
 
     def _missing(

@@ -1,5 +1,8 @@
 """Reads a share of a store's objects at a time, so that all of them are read once in so many days, the one that was read longest
 ago first.
+
+Manifests are among them, in their turn: machines take them from a cache, and nobody else looks whether the store still has them whole. All of
+them each time would be a request for each backup of each day, for years.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from volferry.errors import (
     StoreError,
     StoreUnreachable,
 )
-from volferry.layout import needed_objects
+from volferry.layout import manifest_key, needed_objects, ref_of_manifest
 from volferry.operations.prune import newest_of
 from volferry.operations.verify import wrong_object
 from volferry.repository import Repository
@@ -55,20 +58,20 @@ def choose(
     candidates: Iterable[Candidate], *, now: datetime, every: timedelta, next_run: datetime
 ) -> list[Candidate]:
     """Those to be read now, so that each is read again before `every` has passed since it was read, if there is a run at
-    `next_run` and as often after that; no more than that takes at a steady pace.
+    `next_run` and as often after that; no more than that takes at a steady pace. One that is larger than that waits until it must be
+    read: else it would be read each time.
     """
     gap = max(next_run - now, timedelta(seconds=1))
     ordered = sorted(candidates, key=lambda each: (each.read_at, each.key))
-    needed = 0.0
-    so_far = 0
+    needed = so_far = 0
     for each in ordered:
         so_far += each.stored_bytes
         runs_left = max(1, (each.read_at + every - now) // gap)  # with this one, until it is due
-        needed = max(needed, so_far / runs_left)
+        needed = max(needed, -(-so_far // runs_left))
     chosen = []
     taken = 0
     for each in ordered:
-        if taken >= needed:
+        if taken + each.stored_bytes > needed:
             break
         chosen.append(each)
         taken += each.stored_bytes
@@ -102,26 +105,24 @@ def verify_share(
     cache: ManifestCache | None,
     every: timedelta,
     next_run: datetime,
+    done_until: Callable[[datetime], datetime],
     clock: Callable[[], datetime],
     observer: Observer,
 ) -> Share:
     """What was read is in `log` at once: should this end half-way, the next one goes on. No lock is held, so no backup waits.
+    `done_until` says how long a share that began then is all that is to be read; until that, this one reads only what could not be read.
 
     An object that cannot be read keeps none of the others from being read; each share tries it again. Raises StoreError where the
     store as a whole cannot be read.
     """
     share = Share()
     now = clock()
-    manifests: dict[BackupRef, Manifest] = {}
-    for ref, manifest in repository.manifests(host=host, cache=cache):
-        if isinstance(manifest, Manifest):
-            manifests[ref] = manifest
-        elif not isinstance(manifest, NoSuchObject):
-            share.unreadable[ref] = str(manifest)
-    condition = Condition.of(repository, host)
-    needed: dict[str, ObjectDigest] = {}
+    manifests, wrong_manifests = _manifests(repository, host, cache, share)
+    condition = Condition.of(repository, host, unmarked_manifests=True)
+    share.problem = remember(repository, condition, wrong_manifests, (), by=host, now=now)
+    needed: dict[str, ObjectDigest | None] = {}
     for ref, manifest in manifests.items():
-        needed |= needed_objects(ref, manifest)
+        needed |= _needed(ref, manifest)
     read_at = _read_at(repository, condition, log, needed, now)
     share.total_bytes = sum(condition.objects[key].size for key in read_at)
     noted = log.read_at(repository.id)
@@ -133,44 +134,108 @@ def verify_share(
     ]
     again = [each for each in candidates if f"{_UNREAD}{each.key}" in noted]
     fresh = [each for each in candidates if f"{_UNREAD}{each.key}" not in noted]
+    last = log.last_share(repository.id, host)
+    is_due = last is None or not is_believed(last, now) or done_until(last) <= now
     # Last: a disk that fails may fail for good, or for long.
-    chosen = [*choose(fresh, now=now, every=every, next_run=next_run), *again]
-    unread: dict[str, str] = {}
+    chosen = [*(choose(fresh, now=now, every=every, next_run=next_run) if is_due else ()), *again]
+    reading = _Reading(repository, host, log, cache, clock, condition, share, read_at)
     observer.phase("verifying", total_bytes=sum(each.stored_bytes for each in chosen))
     for each in chosen:
-        wrong = wrong_object(repository, each.key, needed[each.key])
-        if isinstance(wrong, NoSuchObject):  # another machine has pruned it, or it is missing
-            del condition.objects[each.key]
-            continue
-        if isinstance(wrong, StoreError):
-            _check_store(repository, wrong)
-            unread[each.key] = str(wrong)
-            log.keep_read(repository.id, [f"{_UNREAD}{each.key}"], clock())
-            continue
-        good = [] if isinstance(wrong, DamagedObject) else [each.key]
-        damaged = {each.key: wrong.reason} if isinstance(wrong, DamagedObject) else {}
-        # An index may be marked though its digest is right: what it says is another matter, for `verify --read`.
-        unmarked = [key for key in good if key.startswith("packs/")]
-        problem = remember(repository, condition, damaged, unmarked, by=host, now=clock())
-        if damaged:
-            # Also where that could not be remembered: it is said all the same.
-            condition.marks.setdefault(each.key, "")
-            log.keep_read(repository.id, [f"{_TRIED}{each.key}"], clock())
-        share.problem = share.problem or problem
-        if good:
-            read_at[each.key] = clock()
-            log.keep_read(repository.id, good, read_at[each.key])
-        log.forget(repository.id, [f"{_UNREAD}{each.key}"])
-        share.read += 1
-        share.read_bytes += each.stored_bytes
+        reading.read(each, needed[each.key])
         observer.advance(done_bytes=share.read_bytes, done_entries=0)
     share.troubles = troubled(repository, condition, manifests.items())
     for ref, manifest in manifests.items():
-        why = [unread[key] for key in needed_objects(ref, manifest) if key in unread]
+        why = [reading.unread[key] for key in _needed(ref, manifest) if key in reading.unread]
         if why and ref not in share.troubles:
             share.unreadable[ref] = f"{why[0]} (and {len(why) - 1} more)" if len(why) > 1 else why[0]
     share.volumes = _volumes(manifests, share, read_at)
+    if is_due:
+        log.keep_share(repository.id, host, now)
     return share
+
+
+def _manifests(
+    repository: Repository, host: str, cache: ManifestCache | None, share: Share
+) -> tuple[dict[BackupRef, Manifest], dict[str, str]]:
+    """Those that can be read; and by key, what is wrong with those that are damaged."""
+    found: dict[BackupRef, Manifest] = {}
+    damaged: dict[str, str] = {}
+    for ref, manifest in repository.manifests(host=host, cache=cache):
+        if isinstance(manifest, Manifest):
+            found[ref] = manifest
+        elif not isinstance(manifest, NoSuchObject):
+            share.unreadable[ref] = str(manifest)
+            if isinstance(manifest, DamagedObject):
+                damaged[manifest.key] = manifest.reason
+    return found, damaged
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads objects one by one. What comes of each is in the log and in the store before the next one is read."""
+
+    repository: Repository
+    host: str
+    log: VerificationLog
+    cache: ManifestCache | None
+    clock: Callable[[], datetime]
+    condition: Condition
+    share: Share
+    read_at: dict[str, datetime]
+    unread: dict[str, str] = field(default_factory=dict)  # what could not be read, and why
+
+    def read(self, each: Candidate, expected: ObjectDigest | None) -> None:
+        wrong = _wrong(self.repository, each.key, expected)
+        store_id, share = self.repository.id, self.share
+        if isinstance(wrong, NoSuchObject):  # another machine has pruned it, or it is missing
+            del self.condition.objects[each.key]
+            return
+        if isinstance(wrong, StoreError):
+            _check_store(self.repository, wrong)
+            self.unread[each.key] = str(wrong)
+            self.log.keep_read(store_id, [f"{_UNREAD}{each.key}"], self.clock())
+            return
+        if isinstance(wrong, DamagedObject):
+            self._remember({each.key: wrong.reason}, ())
+            # Also where that could not be remembered: it is said all the same, and `list` and `prune` shall see it.
+            self.condition.marks.setdefault(each.key, "")
+            if self.cache is not None:
+                self.cache.update({}, [each.key])
+            self.log.keep_read(store_id, [f"{_TRIED}{each.key}"], self.clock())
+        else:
+            # An index may be marked though its digest is right: what it says is another matter, for `verify --read`.
+            self._remember({}, () if each.key.startswith("indexes/") else [each.key])
+            self.read_at[each.key] = self.clock()
+            self.log.keep_read(store_id, [each.key], self.read_at[each.key])
+        self.log.forget(store_id, [f"{_UNREAD}{each.key}"])
+        share.read += 1
+        share.read_bytes += each.stored_bytes
+
+    def _remember(self, damaged: Mapping[str, str], good: Iterable[str]) -> None:
+        problem = remember(self.repository, self.condition, damaged, good, by=self.host, now=self.clock())
+        self.share.problem = self.share.problem or problem
+
+
+def _needed(ref: BackupRef, manifest: Manifest) -> dict[str, ObjectDigest | None]:
+    """As `needed_objects`, and the manifest, which vouches for itself."""
+    return {manifest_key(ref): None, **needed_objects(ref, manifest)}
+
+
+def _wrong(
+    repository: Repository, key: str, expected: ObjectDigest | None
+) -> DamagedObject | StoreError | None:
+    """As `wrong_object`."""
+    if expected is not None:
+        return wrong_object(repository, key, expected)
+    ref = ref_of_manifest(key)
+    try:
+        if ref is not None:
+            repository.manifest(ref)
+    except (DamagedObject, StoreError) as error:
+        return error
+    except RepositoryError as error:  # it was one that this volferry reads
+        return DamagedObject(key, str(error))
+    return None
 
 
 def _check_store(repository: Repository, error: StoreError) -> None:
@@ -189,7 +254,7 @@ def _read_at(
     repository: Repository,
     condition: Condition,
     log: VerificationLog,
-    needed: Mapping[str, ObjectDigest],
+    needed: Mapping[str, ObjectDigest | None],
     now: datetime,
 ) -> dict[str, datetime]:
     """Of all objects that backups need and that are there with their size."""
@@ -201,7 +266,7 @@ def _read_at(
     found = {}
     for key, expected in needed.items():
         info = condition.objects.get(key)
-        if info is not None and not expected.other_size(info.size):
+        if info is not None and (expected is None or not expected.other_size(info.size)):
             # Written again since it was read, as by a copy that mends, it is another object.
             read_at = known.get(key, since)
             # One that may be damaged, as after a move of the store, is read early.
@@ -233,7 +298,7 @@ def _volumes(
         hurt[ref.volume] = hurt.get(ref.volume, 0) + 1
     found = {volume: VolumeState(None, count) for volume, count in hurt.items()}
     for ref in newest_of(list(manifests)):
-        times = [read_at.get(key) for key in needed_objects(ref, manifests[ref])]
+        times = [read_at.get(key) for key in _needed(ref, manifests[ref])]
         known = [time for time in times if time is not None]
         oldest = min(known) if len(known) == len(times) else None
         found[ref.volume] = VolumeState(oldest, hurt.get(ref.volume, 0))
