@@ -333,6 +333,20 @@ def test_a_manifest_that_the_last_list_leaves_out_is_not_gone(made: Made) -> Non
         assert contents.objects.keys() == before.objects.keys()
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_a_manifest_that_only_the_first_list_has_is_not_gone(made: Made, tmp_path: Path, number: int) -> None:
+    """Where something is to go, prune looks once more, past what this machine has kept of manifests: at fewer of them here."""
+    before, refs = made.contents, made.refs
+    contents = Contents("main", Clock(datetime.now(UTC) + timedelta(days=30)), dict(before.objects))
+    left_out = {manifest_key(refs[number])}
+    repository = Repository.open(ShortLists(contents, [set(), *[left_out] * 9]))
+    result = prune(repository, Keep(last=2), ManifestCache(tmp_path / "manifests.sqlite"))
+    assert refs[number] not in result.forgotten
+    assert result.packs == []
+    whole = Repository.open(MemoryStore(contents))
+    whole.check_objects(refs[number], whole.manifest(refs[number]))
+
+
 @pytest.mark.parametrize("days", [0, 6, 30])
 def test_without_any_manifest_nothing_of_backups_is_deleted(made: Made, days: int) -> None:
     before, refs = made.contents, made.refs
