@@ -188,8 +188,8 @@ class WritableLayer:
 
 
 # vanished: listed, and gone when it was to be read. torn: changed while it was read. unreadable: not in the backup, or
-# not whole. shrunk, rewritten, volatile: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
-FindingKind = Literal["vanished", "torn", "unreadable", "shrunk", "rewritten", "volatile"]
+# not whole. shrunk, rewritten, volatile, unwritten: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
+FindingKind = Literal["vanished", "torn", "unreadable", "shrunk", "rewritten", "volatile", "unwritten"]
 Suspicious = Literal["shrunk", "rewritten"]  # unlike the backup before
 
 

@@ -144,6 +144,7 @@ int acl_set_file(const char *, acl_type_t, acl_t);
 int acl_set_file(const char *p, acl_type_t type, acl_t acl) { REAL(acl_set_file); FAIL_AT("acl_set_file", AT_FDCWD, p, -1); return real(p, type, acl); }
 int acl_delete_def_file(const char *);
 int acl_delete_def_file(const char *p) { REAL(acl_delete_def_file); FAIL_AT("acl_delete_def_file", AT_FDCWD, p, -1); return real(p); }
+int syncfs(int fd) { REAL(syncfs); FAIL_FD("syncfs", fd, 0, -1); return real(fd); }
 ssize_t write(int fd, const void *from, size_t size) { REAL(write); FAIL_FD("write", fd, lseek(fd, 0, SEEK_CUR), -1); return real(fd, from, size); }
 int symlinkat(const char *to, int d, const char *p) { REAL(symlinkat); FAIL_AT("symlink", d, p, -1); return real(to, d, p); }
 int linkat(int od, const char *o, int d, const char *p, int flags) { REAL(linkat); FAIL_AT("link", d, p, -1); return real(od, o, d, p, flags); }

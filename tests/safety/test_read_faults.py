@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.parts import local_helper
 from tests.parts.faults import CALLS, NUMBERS, environment, fault
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
@@ -313,6 +314,53 @@ def test_what_is_written_through_a_mapping_is_in_the_next_backup(
             memory.flush()
         stats = volume.back_up(repository)
     assert stored(repository, stats.ref, tmp_path / "spool")["mapped"][:8] == b"VERSION2"
+
+
+LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT)
+
+
+@pytest.mark.parametrize("number", [*LOST, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_read_and_told_of(
+    library: Path, repository: Repository, volume: LocalVolume, tmp_path: Path, number: int
+) -> None:
+    """The backup is made: it may be the last one of that disk. What the kernel has dropped, nobody can know."""
+    volume.environment = environment(library, fault("syncfs", number, "/data"))
+    stats = volume.back_up(repository)
+    assert stored(repository, stats.ref, tmp_path / "spool") == present(volume.data)
+    manifest = repository.manifest(stats.ref)
+    found = [(each.kind, each.path) for each in manifest.findings]
+    assert found == ([("unwritten", "")] if number in LOST else [])
+    assert stats.findings_total == manifest.findings_total == len(found)
+    if found:
+        assert manifest.findings[0].detail.endswith(
+            f"could not be written to the disk: {os.strerror(number).lower()}"
+        )
+    # It builds upon that one, and has nothing to say any longer.
+    volume.environment = {}
+    after = volume.back_up(repository)
+    assert (after.base, after.findings) == (stats.ref.id, ())
+
+
+def test_a_warm_pass_that_was_told_of_lost_pages_passes_it_on(
+    library: Path, repository: Repository, volume: LocalVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says it once."""
+    volume.environment = environment(library, fault("syncfs", errno.EIO, "/data"))
+
+    class Warm:
+        mode = "none"
+        warm = True
+        downtime_seconds = 0.0
+
+        def begin(self) -> None:
+            volume.environment.clear()
+
+        def end(self) -> None:
+            pass
+
+    monkeypatch.setattr(local_helper, "MOVING", Warm())
+    assert [each.kind for each in volume.back_up(repository).findings] == ["unwritten"]
+    assert volume.back_up(repository).findings == ()
 
 
 def test_what_is_excluded_is_not_looked_at(

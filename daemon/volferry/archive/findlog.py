@@ -6,6 +6,8 @@ some or all of what is in it.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 from volferry.archive.complaints import GONE, REASON, asked, unquote
@@ -17,6 +19,12 @@ _LOOP = re.compile(
     re.DOTALL,
 )
 _NOT_WRITTEN_BACK = re.compile(rb"sync: error syncing '\.': %s" % REASON)
+# Of a file system that does no such thing, or not for us: nothing of what it holds is lost. With any other error, the kernel says that it could not
+# write pages, which it may have dropped since.
+_NOT_ASKED_FOR = frozenset(
+    os.strerror(number).encode()
+    for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS, errno.EPERM, errno.EACCES)
+)
 
 _MOST_UNEXPLAINED = 20
 _MOST_FINDINGS = 100_000
@@ -27,6 +35,7 @@ class FindLog:
 
     def __init__(self) -> None:
         self.findings: dict[bytes, Finding] = {}  # by path
+        self.of_all: list[Finding] = []  # of the volume as a whole
         self.notes: list[str] = []
         self.unexplained: list[str] = []
 
@@ -52,12 +61,20 @@ class FindLog:
         elif loop := _LOOP.fullmatch(line):
             self._add(Finding("unreadable", asked(unquote(loop[1])), "is a directory that contains itself"))
         elif failed := _NOT_WRITTEN_BACK.fullmatch(line):
-            self.notes.append(
-                f"the volume's pages could not be written back: {failed[1].decode().lower()}; what is written through a mapping may be missed"
-            )
+            self._not_written_back(failed[1])
         else:
             return False
         return True
+
+    def _not_written_back(self, reason: bytes) -> None:
+        text = reason.decode().lower()
+        if reason in _NOT_ASKED_FOR:
+            self.notes.append(
+                f"the volume's pages could not be written back: {text}; what is written through a mapping may be missed"
+            )
+        else:
+            detail = f"what was written to its file system last could not be written to the disk: {text}"
+            self.of_all.append(Finding("unwritten", b"", detail))
 
     def _add(self, finding: Finding) -> None:
         if len(self.findings) <= _MOST_FINDINGS:

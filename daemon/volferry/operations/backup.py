@@ -79,12 +79,14 @@ def backup_volume(
     earlier = _Cost()
     known: Fingerprints | None = None
     own = ""
+    listed_first: list[Finding] = []  # the kernel says once what it could not write
     if still.warm and not settings.full:
         # Its packs and their checkpoint are the base of what follows, as if it had died.
         known = Fingerprints(spool / "fingerprints")
         with read_volume(work, started_at, MOVING, full=False, fingerprints=known) as found:
             known.finish()
             own = found.ref.id
+            listed_first = found.listing.of_all
             earlier = _Cost(found.reading.read_bytes, sum(pack.stored_bytes for pack in found.packs.packs))
     with read_volume(work, started_at, still, full=settings.full, known=known, own=own) as found:
         # What is left to do needs the store, and the store alone.
@@ -97,7 +99,7 @@ def backup_volume(
         )
         stats = _stats(found, earlier, digests, started, still.downtime_seconds, dumps)
         manifest = _manifest(work, found, stats, digests, started_at, still.mode, dumps)
-        stats, manifest = _with_findings_of_all(work, found, index, stats, manifest)
+        stats, manifest = _with_findings_of_all(work, found, index, stats, manifest, listed_first)
         found.writer.put_index(index.frames, index.files)
         # The last look before it exists: another machine's prune may have had a clock that is wrong.
         repository.require(found.ref, manifest)
@@ -109,9 +111,16 @@ def backup_volume(
 
 
 def _with_findings_of_all(
-    work: Work, found: Read, index: IndexFiles, stats: BackupStats, manifest: Manifest
+    work: Work,
+    found: Read,
+    index: IndexFiles,
+    stats: BackupStats,
+    manifest: Manifest,
+    listed_first: Sequence[Finding],
 ) -> tuple[BackupStats, Manifest]:
-    """With what is found of the volume as a whole: that it is suspiciously unlike the backup before, or in memory."""
+    """With what is found of the volume as a whole: that it is suspiciously unlike the backup before, in memory, or on a disk that takes
+    no more. `listed_first` are findings of a pass before.
+    """
     found_of_all: list[Finding] = []
     if work.settings.suspicious and found.base.newest is not None:
         finding = suspicion(
@@ -125,6 +134,7 @@ def _with_findings_of_all(
         )
         found_of_all += [finding] if finding is not None else []
     found_of_all += _volatile(work.volume)
+    found_of_all += [*listed_first, *found.listing.of_all][:1]
     for each in found_of_all:
         work.observer.finding(each)
     total = stats.findings_total + len(found_of_all)

@@ -65,6 +65,7 @@ class Listing:
     has_dumps: bool = False
     trusted_seconds: int = 0  # an entry that changed at this second or later may have changed once more
     findings: dict[bytes, Finding] = field(default_factory=dict)  # by path, of what could not be looked at
+    of_all: list[Finding] = field(default_factory=list)  # of the volume as a whole
     holes: bool = True  # whether the file system's word is taken for what is a hole
     names: Names = field(default_factory=Names)
     unread_anchors: set[bytes] = field(default_factory=set)  # paths of those that `tar` need not have seen
@@ -185,7 +186,7 @@ def list_volume(
     _check(log, process.wait(), reader, listing)
     for note in log.notes:
         observer.note(note)
-    listing.findings = log.findings
+    listing.findings, listing.of_all = log.findings, log.of_all
     listing.trusted_seconds = reader.trusted_seconds
     if unallocated.count:
         listing.holes = not any_data(
