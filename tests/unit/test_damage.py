@@ -281,6 +281,28 @@ def test_a_mark_goes_with_its_pack_and_not_before(lab: Lab) -> None:
     assert lab.repository.volumes("host") == [("host", "vol")]
 
 
+def test_prune_speaks_of_the_damage_of_what_stays_and_not_of_what_it_has_just_forgotten(lab: Lab) -> None:
+    first = lab.back_up()
+    (lab.volume.data / "more").write_bytes(os.urandom(2 << 20))
+    second = lab.back_up()
+    lab.packs(second)[-1].unlink()
+    flip(lab.packs(first)[1])
+    lab.verify(first)
+    config = lab.directory / "volferry.toml"
+    config.write_text("[defaults.keep]\nlast = 1\n")
+    options = ("--host", "host", "--config", str(config))
+    stays = lab.cli("prune", "--dry-run", *options).exits(3)
+    assert [str(ref) in stays.stderr for ref in (first, second)] == [True, True]
+    healed = lab.back_up()
+    assert lab.cli("prune", "--dry-run", *options).exits(0).complaints == []
+    pruned = lab.cli("prune", "--json", *options).exits(0)
+    (document,) = pruned.json["volumes"]
+    assert document["forgotten"] == [first.id, second.id]
+    assert (document["hollow"], document["damaged"]) == ([], [])
+    assert pruned.complaints == []
+    assert lab.verify(healed).findings == ()
+
+
 def test_a_copy_mends_what_is_damaged_and_carries_no_mark(lab: Lab) -> None:
     first = lab.back_up()
     replica = lab.replica()

@@ -51,10 +51,9 @@ class Pruning:
     waiting_bytes: int = 0  # of packs that no backup needs and that are in the grace period
     locked: list[str] = field(default_factory=list)  # what may not be deleted yet, each with until when
     hold: Hold | None = None  # what stays though the policy may not keep it
-    hollow: list[BackupRef] = field(
-        default_factory=list
-    )  # that miss objects; no other backup goes in their favour
-    damaged: list[BackupRef] = field(default_factory=list)  # the same, of those that verify found so
+    # Of those that stay: what misses objects, and what needs objects that verify found damaged. No other backup goes in their favour.
+    hollow: list[BackupRef] = field(default_factory=list)
+    damaged: list[BackupRef] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # because of which packs were left alone
 
 
@@ -113,6 +112,9 @@ def prune_volume(
         result.freed_bytes += sum(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )
+    gone = set(result.forgotten)
+    result.hollow = [ref for ref in result.hollow if ref not in gone]
+    result.damaged = [ref for ref in result.damaged if ref not in gone]
     _delete_unneeded(repository, result, packs, indexes, manifests, seen, grace=grace, dry_run=dry_run)
     if marks and not dry_run:
         _forget_marks(repository, result, marks, [*packs, *indexes], seen)
