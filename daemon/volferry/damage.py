@@ -73,6 +73,7 @@ class Trouble:
         default_factory=dict
     )  # and those of another size; what is wrong with each
     damaged: list[str] = field(default_factory=list)  # there, and found damaged
+    next_step: str = ""  # for the person who reads of it
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.damaged)
@@ -217,18 +218,52 @@ def marks_of(repository: Repository, host: str, volume: str) -> list[str]:
 def troubled(
     repository: Repository, condition: Condition, backups: Iterable[tuple[BackupRef, Manifest]]
 ) -> dict[BackupRef, Trouble]:
-    """Of some backups, those that need what they cannot have; not those that were forgotten since they were listed."""
+    """Of some backups, those that need what they cannot have; not those that were forgotten since they were listed. For a next step
+    that is right, all backups of their volumes are given.
+    """
     found: dict[BackupRef, Trouble] = {}
+    whole: list[BackupRef] = []
     for ref, manifest in backups:
         trouble = condition.trouble(ref, manifest)
         if not trouble:
+            whole.append(ref)
             continue
         try:
             repository.store.size(manifest_key(ref))
         except NoSuchObject:
             continue
         found[ref] = trouble
+    for ref, trouble in found.items():
+        trouble.next_step = next_step(ref, whole)
     return found
+
+
+def next_step(ref: BackupRef, whole: Iterable[BackupRef]) -> str:
+    """For the person who reads that a backup is not whole. No later backup mends it, but the next one stores anew what the volume still
+    has: where there is such a one among the `whole`, nothing needs to be done.
+    """
+    others = [each.id for each in whole if (each.host, each.volume) == (ref.host, ref.volume)]
+    newest = max(others, default="")
+    step = f"{backup_command(ref)} makes a whole one of what the volume still has"
+    if newest > ref.id:
+        return f"{newest} is newer, and whole"
+    return f"{step}; {newest} is older, and whole" if newest else step
+
+
+def next_step_of_manifest(ref: BackupRef, *, is_newest: bool) -> str:
+    """The same, where its manifest is damaged: nothing is known of the backup."""
+    back = "put it back from a copy of the store"
+    return (
+        f"{back}, or {backup_command(ref)} makes another"
+        if is_newest
+        else f"{back}, or `volferry forget {ref}`"
+    )
+
+
+def backup_command(ref: BackupRef) -> str:
+    """As it is typed on the machine that has the volume."""
+    named = "--container NAME --binds" if ref.volume.startswith("bind:") else ref.volume
+    return f"`volferry backup {named}` on {ref.host}"
 
 
 def mark(repository: Repository, info: ObjectInfo, reason: str, *, by: str, now: datetime) -> None:

@@ -44,9 +44,13 @@ FINDINGS_EXIT_CODE = 3
 
 
 class VolferryError(Exception):
-    """Base of all. `str(error)` is the line that a user sees."""
+    """Base of all. `str(error)` is the line that a user sees.
+
+    `advice` is no part of that: it is for the person whose command ends with the error.
+    """
 
     exit_code = 1
+    advice = ""
 
 
 def reason(error: OSError) -> str:
@@ -192,10 +196,7 @@ class NoSuchPath(RepositoryError):
 
 
 class DamagedObject(RepositoryError):
-    """Names the object and what is wrong with it: on one line, whatever of the object's own text is in the reason.
-
-    `advice` is no part of that: it is for the person whose command ends with the error.
-    """
+    """Names the object and what is wrong with it: on one line, whatever of the object's own text is in the reason."""
 
     def __init__(self, key: str, reason: str, advice: str = "") -> None:
         if not reason.isprintable():

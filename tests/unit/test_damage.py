@@ -20,7 +20,7 @@ from tests.parts.local_helper import LocalVolume
 from volferry.archive.sealed import seal
 from volferry.damage import Condition, found_damaged, mark_key, marked_object, says_damaged
 from volferry.errors import ObjectLocked, StoreError
-from volferry.layout import files_key, frames_key, pack_key
+from volferry.layout import files_key, frames_key, manifest_key, pack_key
 from volferry.model import BackupRef, ObjectInfo
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
@@ -279,6 +279,48 @@ def test_a_mark_goes_with_its_pack_and_not_before(lab: Lab) -> None:
     assert lab.marks() == []
     assert lab.verify(second).findings == ()
     assert lab.repository.volumes("host") == [("host", "vol")]
+
+
+NEXT_BACKUP = "`volferry backup vol` on host makes a whole one of what the volume still has"
+LOOKS = (
+    ("list",),
+    ("status",),
+    ("show", "{ref}"),
+    ("prune",),
+    ("verify", "{ref}"),
+    ("verify", "--share"),
+    ("restore", "{ref}", "--to", "{directory}/target"),
+    ("export", "{ref}", "-o", "{directory}/out.tar"),
+)
+
+
+@pytest.mark.parametrize("command", LOOKS, ids=" ".join)
+def test_whoever_hears_of_damage_hears_of_the_next_step(lab: Lab, command: tuple[str, ...]) -> None:
+    first = lab.back_up()
+    lab.packs(first)[1].unlink()
+    typed = [word.format(ref=first, directory=lab.directory) for word in command] + ["--host", "host"]
+    hurt = lab.cli(*typed).exits(1, 3)
+    assert NEXT_BACKUP in hurt.stderr
+    second = lab.back_up()
+    healed = lab.cli(*typed).exits(1, 3).stderr
+    assert NEXT_BACKUP not in healed
+    assert f"{second.id} is newer, and whole" in healed or "`volferry verify host/vol` says" in healed
+    lab.cli("list", "--host", "host").exits(1)
+    (lab.store / "packs").rename(lab.store / "lost")
+    lost = lab.cli(*typed).exits(1, 3).stderr
+    assert NEXT_BACKUP in lost or "`volferry verify host/vol` says" in lost
+
+
+def test_the_next_step_for_a_damaged_manifest_depends_on_whether_there_is_a_newer_one(lab: Lab) -> None:
+    first = lab.back_up()
+    flip(lab.store / manifest_key(first))
+    lab.cli("list", "--host", "host").fails_with(
+        "is damaged", ": put it back", "`volferry backup vol` on host"
+    )
+    lab.back_up()
+    lab.cli("list", "--host", "host").fails_with("is damaged", f"or `volferry forget {first}`")
+    lab.cli("forget", str(first), "--host", "host").exits(0)
+    assert lab.cli("list", "--host", "host").exits(0).complaints == []
 
 
 def test_prune_speaks_of_the_damage_of_what_stays_and_not_of_what_it_has_just_forgotten(lab: Lab) -> None:

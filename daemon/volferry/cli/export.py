@@ -43,7 +43,6 @@ def export(
     config: ConfigOption = None,
 ) -> int:
     """Write a backup as a plain tar, or one of its dumps. `volferry export pgdata | tar -x` unpacks it."""
-    from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
     from volferry.operations.export import export_backup, export_dump  # noqa: PLC0415
 
     if output == "-" and json:
@@ -53,7 +52,7 @@ def export(
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
     with session.run() as run:
-        backup = BackupReader(session.repository, ref, spool=run.spool)
+        backup = session.backup_reader(ref, run.spool)
         with TerminalObserver(ref.volume) as observer, opened_output(output, replace=force) as file:
             total = (
                 export_backup(backup, file.write, observer=observer)

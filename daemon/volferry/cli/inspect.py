@@ -19,7 +19,7 @@ from volferry.cli.options import (
 )
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, local_time_text, size_text, table
-from volferry.errors import NoSuchStore, VolferryError
+from volferry.errors import DamagedObject, NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
     from volferry.archive.manifest import DumpPart, Manifest
@@ -48,15 +48,17 @@ def list_backups(
     wanted_host = None if all_hosts else session.host
     found: list[tuple[BackupRef, Manifest]] = []
     failed = []
+    unread: dict[BackupRef, VolferryError] = {}
     repository = session.repository
     for ref, manifest in repository.manifests(
         host=wanted_host, volume=volume, cache=session.manifest_cache(repository)
     ):
         if isinstance(manifest, VolferryError):
-            say(f"volferry: {manifest}")
+            unread[ref] = manifest
             failed.append({"backup": str(ref), "error": str(manifest)})
         else:
             found.append((ref, manifest))
+    _say_unread(unread, [ref for ref, _ in found])
     troubles = _troubles(repository, wanted_host, volume, found)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
     accepted = _accepted(session, found)
@@ -93,8 +95,37 @@ def _troubles(
         return {}
     troubles = troubled(repository, Condition.of(repository, host, volume), found)
     for ref, trouble in troubles.items():
-        say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}")
+        say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {trouble.next_step}")
     return troubles
+
+
+def _say_unread(unread: dict[BackupRef, VolferryError], read: list[BackupRef]) -> None:
+    """Of manifests that cannot be taken, each with what to do."""
+    from volferry.damage import next_step_of_manifest  # noqa: PLC0415
+    from volferry.operations.prune import newest_of  # noqa: PLC0415
+
+    newest = newest_of([*unread, *read]) if unread else set()
+    for ref, error in unread.items():
+        damaged = isinstance(error, DamagedObject)
+        step = f": {next_step_of_manifest(ref, is_newest=ref in newest)}" if damaged else ""
+        say(f"volferry: {error}{step}")
+
+
+def _trouble_of(session: Session, ref: BackupRef, manifest: Manifest) -> Trouble | None:
+    """The same of one backup. The others of its volume are looked at only where that is of use."""
+    from volferry.archive.manifest import Manifest  # noqa: PLC0415
+    from volferry.damage import Condition, troubled  # noqa: PLC0415
+
+    repository = session.repository
+    condition = Condition.of(repository, ref.host, ref.volume)
+    if ref not in troubled(repository, condition, [(ref, manifest)]):
+        return None
+    others = repository.manifests(host=ref.host, volume=ref.volume, cache=session.manifest_cache(repository))
+    backups = {each: found for each, found in others if isinstance(found, Manifest)} | {ref: manifest}
+    trouble = troubled(repository, condition, backups.items()).get(ref)
+    if trouble is not None:
+        say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {trouble.next_step}")
+    return trouble
 
 
 def _whole(trouble: Trouble | None) -> dict[str, Any]:
@@ -222,7 +253,7 @@ def show(
     repository = session.repository
     ref = session.backup_ref(name)
     manifest = repository.manifest(ref)
-    trouble = _troubles(repository, ref.host, ref.volume, [(ref, manifest)]).get(ref)
+    trouble = _trouble_of(session, ref, manifest)
     if json:
         print_json(manifest.document)
     else:

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import typer
 
-from volferry.errors import DamagedObject, Interrupted, VolferryError, reason
+from volferry.errors import Interrupted, VolferryError, reason
 
 # Module of volferry.cli, and what it has: a function, or the app of further commands. In the order of the help.
 _COMMANDS = {
@@ -82,8 +82,7 @@ def exit_code() -> int:
         code = build_app(sys.argv[1] if len(sys.argv) > 1 else None)(standalone_mode=False)
         sys.stdout.flush()
     except VolferryError as error:
-        advice = error.advice if isinstance(error, DamagedObject) else ""
-        _complain(f"{error}: {advice}" if advice else str(error))
+        _complain(f"{error}: {error.advice}" if error.advice else str(error))
         return error.exit_code
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)

@@ -11,11 +11,11 @@ from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOpt
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, local_time_text, size_text, table
 from volferry.errors import FINDINGS_EXIT_CODE, NoSuchObject, StoreError, UsageError, VolferryError
+from volferry.model import BackupRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from volferry.model import BackupRef
     from volferry.operations.prune import Pruning
     from volferry.repository import Repository
     from volferry.retention import Within
@@ -109,6 +109,7 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
 
 def _report(result: Pruning) -> None:
     """On stderr: what a person should look at."""
+    from volferry.damage import next_step  # noqa: PLC0415
     from volferry.retention import BEFORE_GAP  # noqa: PLC0415
 
     if result.hold is not None:
@@ -123,13 +124,16 @@ def _report(result: Pruning) -> None:
         )
     for line in result.locked:
         say(f"{result.volume}: {line}")
+    unsound = {*result.hollow, *result.damaged, *result.forgotten}
+    there = [BackupRef(result.host, result.volume, verdict.id) for verdict in result.verdicts]
+    whole = [ref for ref in there if ref not in unsound]
     for ref in result.hollow:
         say(
-            f"volferry: {ref} is not whole: objects that it needs are missing; `volferry verify {ref}` names them"
+            f"volferry: {ref} is not whole, objects that it needs are missing (`volferry show {ref}`): {next_step(ref, whole)}"
         )
     for ref in result.damaged:
         say(
-            f"volferry: {ref} needs what verify found damaged, and takes no sound backup's place; `volferry verify --read {ref}` names it"
+            f"volferry: {ref} is not whole, verify found damaged what it needs (`volferry show {ref}`): {next_step(ref, whole)}"
         )
     for problem in result.problems:
         say(f"volferry: {result.volume}: no pack is deleted: {problem}")

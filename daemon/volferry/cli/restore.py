@@ -103,8 +103,6 @@ def restore(
     """Restore a backup, or some paths of it. volferry compares what it wrote with the backup. A volume that is not there is made:
     with its labels, and as a plain local volume where its options lead elsewhere.
     """
-    from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
-
     _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json)
     if dump is not None and paths:
         raise UsageError("--dump and PATHs exclude each other: a dump is one file")
@@ -118,7 +116,7 @@ def restore(
         if to is None:
             session.bring_back()
             session.reap(run)
-        backup = BackupReader(session.repository, ref, spool=run.spool)
+        backup = session.backup_reader(ref, run.spool)
         selection = selected(backup, paths or [], glob=glob, dump=dump)
         if selection is None and dump is None:
             safety = safety.with_marks(session, backup)

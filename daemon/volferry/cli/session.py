@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from volferry.config import Config, config_path, load_config
-from volferry.errors import VolferryError
+from volferry.errors import DamagedObject, NoSuchObject, VolferryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from volferry.known_stores import KnownStores
     from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef
+    from volferry.operations.backup_reader import BackupReader
     from volferry.repository import Repository
     from volferry.run import Run
     from volferry.stores.base import Store
@@ -98,6 +99,32 @@ class Session:
 
         wanted = parse_backup_name(name)
         return self.repository.resolve(wanted, host=wanted.host or self.host)
+
+    def backup_reader(self, ref: BackupRef, spool: Path) -> BackupReader:
+        """Of a backup all of whose objects are there; else what to do is in the error. Raises DamagedObject, NewerFormat, NoSuchObject."""
+        from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
+
+        try:
+            return BackupReader(self.repository, ref, spool=spool)
+        except (DamagedObject, NoSuchObject) as error:
+            error.advice = error.advice or self._next_step(ref)
+            raise
+
+    def _next_step(self, ref: BackupRef) -> str:
+        """Where a backup is not whole; empty where the store cannot say."""
+        from volferry.archive.manifest import Manifest  # noqa: PLC0415
+        from volferry.damage import Condition, next_step_of_manifest, troubled  # noqa: PLC0415
+
+        repository = self.repository
+        try:
+            found = dict(repository.manifests(host=ref.host, volume=ref.volume))
+            if isinstance(found.get(ref), DamagedObject):
+                return next_step_of_manifest(ref, is_newest=ref.id == max(each.id for each in found))
+            backups = [(each, manifest) for each, manifest in found.items() if isinstance(manifest, Manifest)]
+            trouble = troubled(repository, Condition.of(repository, ref.host, ref.volume), backups).get(ref)
+        except VolferryError:
+            return ""
+        return trouble.next_step if trouble is not None else ""
 
     @contextmanager
     def run(self) -> Iterator[Run]:

@@ -94,7 +94,7 @@ def status(
             f"no daemon answers at {session.config.daemon.listen}: where none runs, nothing is backed up on schedule (`volferry daemon`)"
         )
     for ref, each in troubles.items():
-        say(f"volferry: {ref} cannot be restored as a whole: {each.text}")
+        say(f"volferry: {ref} cannot be restored as a whole: {each.text}; {each.next_step}")
     if unknown and not trouble:
         say(f"volferry: what is stored cannot be looked at: {unknown}")
     if trouble:

@@ -15,6 +15,8 @@ from volferry.cli.text import count_text
 from volferry.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from volferry.model import BackupRef
     from volferry.operations.verify import Verified
 
@@ -85,6 +87,8 @@ def verify(
             if not json:
                 print(f"{'HURT' if result.findings else sound}  {ref}", flush=True)
     hurt = [result for result in results if result.findings]
+    for line in _next_steps(session, results):
+        say(line)
     if json:
         print_json(
             {
@@ -106,6 +110,26 @@ def verify(
     else:
         print(f"{count_text(len(results) - len(hurt), 'backup')} {sound}, {len(hurt)} hurt{unread}")
     return 1 if hurt else 0
+
+
+def _next_steps(session: Session, results: list[Verified]) -> Iterator[str]:
+    """A line for each volume of which a backup is hurt for good."""
+    from volferry.damage import backup_command  # noqa: PLC0415
+
+    found = {result.ref: result for result in results}
+    for host, volume in sorted({(ref.host, ref.volume) for ref, result in found.items() if result.hurt}):
+        newest = max(session.repository.refs(host=host, volume=volume), key=lambda ref: ref.id, default=None)
+        if newest is None:
+            continue  # another machine has deleted them
+        if newest not in found:
+            yield f"{host}/{volume}: `volferry verify {host}/{volume}` says whether its newest backup is whole"
+        elif found[newest].hurt:
+            yield (
+                f"{host}/{volume}: {backup_command(newest)} makes a whole one of what the volume still has; "
+                "`volferry copy --store COPY --to STORE` mends what another store has"
+            )
+        elif not found[newest].findings:
+            yield f"{host}/{volume}: its newest backup, {newest.id}, is not hurt"
 
 
 def _who(session: Session) -> str:

@@ -62,7 +62,8 @@ def _report(
         log.keep_run(outcome)
         log.keep_volumes(session.host, share.volumes)
     for ref, why in wrong.items():
-        say(f"volferry: {ref}: {why}")
+        step = f"; {share.troubles[ref].next_step}" if ref in share.troubles else ""
+        say(f"volferry: {ref}: {why}{step}")
     if share.problem:
         say(share.problem)
     if json:

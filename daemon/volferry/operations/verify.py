@@ -44,6 +44,7 @@ class Verified:
     )  # objects whose content is wrong: key, and what is
     read: tuple[str, ...] = ()  # keys of objects that were read whole, and are good
     unread: bool = False  # its manifest could not be taken
+    hurt: bool = False  # something is missing or damaged; other findings may be of a store that does not answer at the moment
 
 
 @dataclass(slots=True)
@@ -82,12 +83,18 @@ class Verifier:
             manifest = self._repository.manifest(ref)
         except (RepositoryError, StoreError) as error:
             wrong = {error.key: error.reason} if isinstance(error, DamagedObject) else {}
-            return Verified(ref, (str(error),), wrong, unread=True)
+            return Verified(ref, (str(error),), wrong, unread=True, hurt=bool(wrong))
         missing = dict(self._missing(ref, manifest, sizes))
         found = _Found(list(missing.values()), read=[manifest_key(ref)])
         if self._read:
             self._look(ref, manifest, missing.keys(), found)
-        return Verified(ref, tuple(dict.fromkeys(found.lines)), found.damaged, tuple(found.read))
+        return Verified(
+            ref,
+            tuple(dict.fromkeys(found.lines)),
+            found.damaged,
+            tuple(found.read),
+            hurt=bool(missing or found.damaged),
+        )
 
     def remember(self, verified: Verified, *, by: str) -> str:
         """Marks in the store what was found damaged, and takes away marks of what is good. Returns why that could not be
