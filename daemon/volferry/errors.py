@@ -20,6 +20,7 @@
     │   └── CommandFailed                  a command in the helper failed
     ├── StoreError                     1   the store cannot be read or written
     │   ├── NoSuchStore
+    │   │   └── UnknownStore           2   there never was one at the place that was named
     │   ├── StoreGone                      there was one at this place, and is none any longer
     │   ├── NoSuchObject
     │   ├── StoreUnreachable               wrong credentials, bucket, endpoint or clock
@@ -165,6 +166,10 @@ class ObjectLocked(StoreError):
 
 class NoSuchStore(StoreError):
     pass
+
+
+class UnknownStore(NoSuchStore):
+    exit_code = UsageError.exit_code
 
 
 class StoreGone(StoreError):

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from volferry.archive.sealed import seal, unseal
-from volferry.errors import NoSuchStore, StoreError, StoreGone, VolferryError, reason
+from volferry.errors import NoSuchStore, StoreError, StoreGone, UnknownStore, VolferryError, reason
 from volferry.repository import Repository
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ class KnownStores:
         return not any(self._directory.glob("*.json"))
 
     def open(self, store: Store, endpoint: str | None) -> Repository:
-        """Raises NoSuchStore where there never was one, StoreGone where there is none any longer, StoreError where there is another one."""
+        """Raises UnknownStore where there never was one, StoreGone where there is none any longer, StoreError where there is another one."""
         path = self._path(store, endpoint)
         known = _id_in(path)
         try:
             repository = Repository.open(store)
         except NoSuchStore as error:
             if known is None and not path.exists():  # a damaged record, too, was of a store
-                raise
+                raise UnknownStore(str(error)) from error
             raise StoreGone(
                 f"there was a store at {store.url}, and there is none now: is it mounted? "
                 "If it is gone for good, --new-store (of `volferry backup` and `copy`) makes a new one"

@@ -30,8 +30,8 @@ def cli(server: S3Server, directory: Path, bucket: str, **more: str) -> Cli:
     ).having(**server.environment(VOLFERRY_HOST="host", VOLFERRY_STORE=f"s3://{bucket}/x", **more))
 
 
-def is_told(outcome: Outcome, *words: str) -> None:
-    outcome.fails_with(*words)
+def is_told(outcome: Outcome, *words: str, code: int = 1) -> None:
+    outcome.fails_with(*words, code=code)
     notes, complaint = outcome.stderr.splitlines()[:-1], outcome.stderr.splitlines()[-1]
     assert all("is an endpoint without TLS" in note for note in notes), outcome.story
     assert len(notes) <= 1, outcome.story
@@ -62,4 +62,4 @@ def test_an_endpoint_that_refuses_connections(server: S3Server, tmp_path: Path) 
 
 def test_a_bucket_without_backups(server: S3Server, tmp_path: Path) -> None:
     bucket = server.bucket()
-    is_told(cli(server, tmp_path, bucket)("list"), f"there is no volferry store at s3://{bucket}/x")
+    is_told(cli(server, tmp_path, bucket)("list"), f"there is no volferry store at s3://{bucket}/x", code=2)

@@ -224,8 +224,9 @@ def test_list_and_show_tell_what_there_is_of_one_volume_and_of_all_hosts(world: 
 def test_a_store_that_is_not_there_is_said_and_not_made(world: World) -> None:
     world.filled("vol")
     for command in (["list"], ["show", "vol"], ["restore", "vol"], ["export", "vol"]):
-        world.cli(*command).fails_with(str(world.store))
+        world.cli(*command).fails_with(str(world.store), code=2)
     world.cli("volumes").exits(0)
+    world.cli("volumes", "--store", str(world.store)).fails_with(str(world.store), code=2)
     world.cli("doctor").exits(0)
     assert_nothing_was_made(world, {"vol"})
 

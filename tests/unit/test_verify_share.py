@@ -356,7 +356,7 @@ def test_the_command_reads_its_share_and_says_what_is_new(lab: Lab) -> None:  # 
     fresh = cli.at(store=lab.directory / "nowhere", state=lab.directory / "fresh")
     assert "0 objects read" in fresh("verify", "--host", "host", "--share").exits(0).stdout
     cli.at(store=lab.directory / "nowhere")("verify", "--host", "host", "--share").fails_with(
-        "no volferry store"
+        "no volferry store", code=2
     )
     assert VerificationLog(lab.directory / "state").recent(1)[0].outcome == "failed"
 

@@ -56,7 +56,7 @@ class Session:
 
     @cached_property
     def repository(self) -> Repository:
-        """Raises NoSuchStore if there is none yet, StoreGone if there is none any longer."""
+        """Raises UnknownStore if there is none yet, StoreGone if there is none any longer."""
         return self.known_stores.open(self.store, self.config.store_config.endpoint)
 
     def named_repository(self, name: str) -> Repository:

@@ -50,7 +50,8 @@ def status(
     history.settle(now)
     last = history.last()
     appointments, wrong, there, trouble = _appointments(session, history, now)
-    troubles, unknown = troubles_of_host(session)
+    # A place that somebody types and of which nothing is known is mistyped; the configured store is made by the first backup.
+    troubles, unknown = troubles_of_host(session, needs_store=store is not None and not last)
     accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now)
     due = {each.volume: each for each in appointments}

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from volferry.verification_log import VerifyRun
 
 
-def troubles_of_host(session: Session) -> tuple[dict[BackupRef, Trouble], str]:
-    """Backups of this host that cannot be restored as a whole, by a LIST of the store; and why that is not known."""
+def troubles_of_host(session: Session, *, needs_store: bool) -> tuple[dict[BackupRef, Trouble], str]:
+    """Backups of this host that cannot be restored as a whole, by a LIST of the store; and why that is not known. Raises UnknownStore
+    where the store is needed: else there may be none yet.
+    """
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
     from volferry.damage import Condition, troubled  # noqa: PLC0415
 
@@ -33,6 +35,8 @@ def troubles_of_host(session: Session) -> tuple[dict[BackupRef, Trouble], str]:
         backups = [(ref, manifest) for ref, manifest in found if isinstance(manifest, Manifest)]
         return (troubled(repository, Condition.of(repository, host), backups) if backups else {}), ""
     except NoSuchStore:
+        if needs_store:
+            raise
         return {}, ""
     except VolferryError as error:
         return {}, str(error)

@@ -52,7 +52,7 @@ def volumes(
     except EngineError as error:  # a driver that does not answer; the list is still worth having
         say(f"volferry: sizes are not known: {error}")
         sizes = {}
-    newest = _newest_backups(session)
+    newest = _newest_backups(session, needs_store=store is not None)
     binds, layers = unprotected(session.engine) if everything else ([], [])
     overview = _Overview(found, sizes, newest, binds, layers)
     if json:
@@ -62,13 +62,17 @@ def volumes(
     return 0
 
 
-def _newest_backups(session: Session) -> dict[str, str]:
-    """Volume -> id of its newest backup from this host. A store that cannot be read is a note here, and no failure."""
+def _newest_backups(session: Session, *, needs_store: bool) -> dict[str, str]:
+    """Volume -> id of its newest backup from this host. A store that cannot be read is a note here, and no failure. Raises UnknownStore
+    where the store is needed.
+    """
     from volferry.errors import NoSuchStore  # noqa: PLC0415
 
     try:
         return {ref.volume: ref.id for ref in session.repository.refs(host=session.host)}
     except NoSuchStore:
+        if needs_store:
+            raise
         return {}
     except VolferryError as error:
         say(f"volferry: last backups are not known: {error}")
