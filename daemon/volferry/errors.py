@@ -1,20 +1,21 @@
 """Every error that volferry raises on purpose, with the exit code that it ends a command with.
 
     VolferryError                      1
-    ├── UsageError                     2   a value on the command line cannot be used
+    ├── UsageError                     2   what was typed cannot be done, however often it is tried
     │   └── ConfigError                2   the configuration cannot be used
     ├── VolumeBusy                     1   another run is at work on the same volume's backups
-    ├── PathExists                     1   what would be restored is in its place already
+    ├── PathExists                     2   what would be restored is in its place already
     ├── DamagedArchive                 1   what is to be imported is no tar, or a damaged one
     ├── HookFailed                     1   a command before or after a backup failed
     ├── DumpFailed                     1   a command whose output is part of a backup failed
     ├── EngineError                    1   the Docker engine said no, or is not there
     │   ├── NoSuchEngine               2   what is no engine's address, and no Docker context
     │   ├── EngineUnreachable
-    │   ├── NoSuchVolume
-    │   ├── NoSuchContainer
+    │   ├── NoSuchVolume               2
+    │   ├── NoSuchContainer            2
     │   ├── VolumeInUse
-    │   ├── VolumeNotEmpty
+    │   ├── VolumeNotEmpty             2
+    │   ├── NoRoom
     │   ├── HelperImageError               no image for the helper can be had
     │   ├── HelperDied                     the helper ended before its work did
     │   └── CommandFailed                  a command in the helper failed
@@ -27,13 +28,15 @@
     │   ├── ObjectExists
     │   └── ObjectLocked                   under retention: it cannot be deleted yet
     └── RepositoryError                1   what the store holds does not give what was asked for
-        ├── NoSuchBackup
-        ├── AmbiguousBackup
-        ├── NoSuchPath                     a backup does not hold it
+        ├── NoSuchBackup               2
+        ├── AmbiguousBackup            2
+        ├── NoSuchPath                 2   a backup does not hold it
         ├── DamagedObject                  bytes that are not those that were written
         ├── NewerFormat                    written by a later version of volferry
         └── RestoreMismatch                what was restored is not what was backed up
     Interrupted                      130   SIGINT, SIGTERM or SIGHUP
+
+2 is for whatever must be typed in another way (docs/operations.md, "Exit codes"); it is raised before anything is changed.
 
 A message says what happened, to what, and what to do; it is one line, since a person reads it in a log.
 """
@@ -93,7 +96,7 @@ class VolumeBusy(VolferryError):
 
 
 class PathExists(VolferryError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class DamagedArchive(VolferryError):
@@ -121,11 +124,11 @@ class EngineUnreachable(EngineError):
 
 
 class NoSuchVolume(EngineError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class NoSuchContainer(EngineError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class VolumeInUse(EngineError):
@@ -133,7 +136,7 @@ class VolumeInUse(EngineError):
 
 
 class VolumeNotEmpty(EngineError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class NoRoom(EngineError):
@@ -189,15 +192,15 @@ class RepositoryError(VolferryError):
 
 
 class NoSuchBackup(RepositoryError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class AmbiguousBackup(RepositoryError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class NoSuchPath(RepositoryError):
-    pass
+    exit_code = UsageError.exit_code
 
 
 class DamagedObject(RepositoryError):

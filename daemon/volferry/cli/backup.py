@@ -132,7 +132,7 @@ def backup(
             say(
                 f"volferry: {len(failed)} of {count_text(total, 'volume')} failed: {', '.join(n for n, _ in failed)}"
             )
-        return 1
+        return 1 if volumes else UsageError.exit_code
     return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
 
 
