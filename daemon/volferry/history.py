@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
+from volferry.errors import VolumeBusy
 from volferry.interrupts import held_back
 from volferry.run import is_alive
 
@@ -138,6 +139,14 @@ class History:
                 self._count(database, volume, outcome)
                 self._forget(database, volume, now)
         except (sqlite3.Error, OSError, TypeError):  # TypeError: its row is gone
+            return
+
+    def cancel(self, number: int) -> None:
+        """As if it had not begun."""
+        try:
+            with self._opened() as database, database:
+                database.execute("DELETE FROM runs WHERE number = ?", (number,))
+        except (sqlite3.Error, OSError):
             return
 
     def settle(self, now: datetime) -> list[PastRun]:
@@ -308,6 +317,9 @@ class Record:
             outcome = "troubled" if message else "findings" if self._stats.findings_total else "done"
             message = message or self._stats.suspicious
         with held_back():
+            if isinstance(error, VolumeBusy):  # the other run is the one that says how the volume fares
+                self._history.cancel(self._number)
+                return
             self._history.end(self._number, datetime.now(UTC), outcome, stats=self._stats, error=message)
 
 

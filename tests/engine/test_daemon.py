@@ -30,6 +30,7 @@ from tests.parts.world import world_of
 from volferry.archive.sealed import seal, unseal
 from volferry.model import time_of_id
 from volferry.verification_log import VerificationLog
+from volferry.volume_lock import volume_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -346,6 +347,18 @@ def test_status_is_of_the_store_that_is_asked_for(world: World, config: Path, tm
     (row,) = world.cli("status", "--json").exits(0).json["volumes"]
     assert (row["last"]["outcome"], row["last"]["store"]) == ("done", str(world.store))
     assert "failed" in world.cli("status", "--store", mistyped).exits(1).stdout
+
+
+def test_a_backup_that_is_refused_because_of_another_one_is_no_failed_run(world: World, config: Path) -> None:
+    del config
+    volume = world.filled()
+    world.cli.backup(volume)
+    (lock,) = world.cli.state.glob(f"stores/*/*/{volume}/lock")
+    with volume_lock(lock.parent, volume):
+        refused = world.cli("backup", volume, "--json").exits(1)
+    assert [(each["volume"], each["busy"]) for each in refused.json["failed"]] == [(volume, True)]
+    (row,) = world.cli("status", "--json").exits(0).json["volumes"]
+    assert row["last"]["outcome"] == "done"
 
 
 def test_status_ends_with_1_after_a_run_that_failed_as_long_as_its_volume_is_there(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from volferry.errors import HookFailed, Interrupted
+from volferry.errors import HookFailed, Interrupted, VolumeBusy
 from volferry.history import History, Record
 from volferry.model import BackupRef, BackupStats, Finding
 from volferry.run import begin_run
@@ -50,6 +50,17 @@ def test_what_was_run_is_there_with_how_it_went(tmp_path: Path) -> None:
         ("vol", "failed"): 2,
         ("vol", "interrupted"): 1,
     }
+
+
+def test_a_run_that_is_refused_because_of_another_one_is_none(tmp_path: Path) -> None:
+    with Record(tmp_path, "first", "host", "vol") as record:
+        with pytest.raises(VolumeBusy), Record(tmp_path, "second", "host", "vol"):
+            raise VolumeBusy("another run is at work")
+        assert [run.run for run in History(tmp_path).recent(9)] == ["first"]
+        record.made(STATS, [])
+    history = History(tmp_path)
+    assert history.last()["vol"].outcome == "done"
+    assert (history.failed(), history.totals()) == (set(), {("vol", "done"): 1})
 
 
 def test_a_store_has_its_own_runs_and_those_of_which_nobody_knows_the_store(tmp_path: Path) -> None:

@@ -86,11 +86,11 @@ class Made:
     def tell(self, event: Event) -> None:
         self.told.append((event.kind, event.volume))
 
-    def ends(self, volume: str, *, good: bool = True, error: str = "", interrupted: bool = False) -> None:
+    def ends(self, volume: str, *, good: bool = True, **more: Any) -> None:
         began = self.running.pop(volume)
         if good:
             self.newest[volume] = began
-        self.loop.ended(volume, Ending(good=good, error=error, interrupted=interrupted), self.now)
+        self.loop.ended(volume, Ending(good=good, **more), self.now)
 
     def after(self, **span: float) -> datetime:
         self.now += timedelta(**span)
@@ -150,6 +150,28 @@ def test_what_the_daemons_own_end_interrupts_is_nobodys_failure() -> None:
     made.after()
     made.ends("vol", good=False, interrupted=True)
     assert made.told == []
+
+
+def test_a_run_that_is_refused_because_of_another_one_is_nobodys_failure_and_is_tried_again() -> None:
+    made = Made(volumes=[volume("vol", "@hourly")])
+    made.after()
+    for _ in range(4):  # not later and later
+        assert list(made.running) == ["vol"]
+        made.ends("vol", good=False, refused=True, error="another run is at work")
+        made.after(seconds=30)
+        assert not made.running
+        made.after(seconds=30)
+    made.running.clear()
+    made.begun.pop()
+    made.loop.ended("vol", Ending(good=False, refused=True), made.now)
+    assert made.told == []
+    assert {line["event"] for line in made.lines} == {"the run was refused"}
+    made.newest["vol"] = made.now  # the other run is done
+    made.after(minutes=1)
+    assert len(made.begun) == 4
+    made.after(hours=1)
+    made.ends("vol")
+    assert made.told == [("success", "vol")]
 
 
 def test_a_good_backup_after_which_a_service_is_down_is_a_failure_and_not_made_again() -> None:

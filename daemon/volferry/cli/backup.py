@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from volferry.cli.options import (
 from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
-from volferry.errors import FINDINGS_EXIT_CODE, UsageError, described, reason
+from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeBusy, described, reason
 from volferry.history import Record
 
 if TYPE_CHECKING:
@@ -116,24 +117,33 @@ def backup(
     for message in missing.values():
         say(f"volferry: {message}")
     done: list[BackupStats] = []
-    failed = list(missing.items())
+    failed = [_Failure(name, message) for name, message in missing.items()]
     if volumes:  # else nothing is made, no store either
         failed += _back_up(session, volumes, wanted, done, new_store=new_store, quiet=json)
     if json:
         print_json(
             {
                 "backups": [_document(stats) for stats in done],
-                "failed": [{"volume": name, "error": message} for name, message in failed],
+                "failed": [
+                    {"volume": each.volume, "error": each.error, "busy": each.busy} for each in failed
+                ],
             }
         )
     if failed:
         total = len(volumes) + len(missing)
         if total > 1:
             say(
-                f"volferry: {len(failed)} of {count_text(total, 'volume')} failed: {', '.join(n for n, _ in failed)}"
+                f"volferry: {len(failed)} of {count_text(total, 'volume')} failed: {', '.join(each.volume for each in failed)}"
             )
         return 1 if volumes else UsageError.exit_code
     return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    volume: str
+    error: str
+    busy: bool = False  # another run is at work on it
 
 
 def _back_up(
@@ -144,9 +154,9 @@ def _back_up(
     *,
     new_store: bool,
     quiet: bool,
-) -> list[tuple[str, str]]:
+) -> list[_Failure]:
     """One after another; what was made is appended to `done`. Returns which volumes failed, and why."""
-    failed: list[tuple[str, str]] = []
+    failed: list[_Failure] = []
     with session.run() as run:
         session.bring_back()
         settings = session.helper_settings()
@@ -167,13 +177,13 @@ def _back_up(
                     _of_state_directory(session, error) if isinstance(error, OSError) else described(error)
                 )
                 say(f"volferry: {volume.name}: {message}")
-                failed.append((volume.name, message))
+                failed.append(_Failure(volume.name, message, busy=isinstance(error, VolumeBusy)))
             else:
                 done.append(stats)
                 if problems:
                     message = "; ".join(problems)
                     say(f"volferry: {volume.name}: {message}")
-                    failed.append((volume.name, message))
+                    failed.append(_Failure(volume.name, message))
                 if not quiet:
                     print(_line(stats), flush=True)
     return failed

@@ -247,7 +247,8 @@ class _Daemon:
         elif what == "ended":
             volume, run, ending = detail
             self._keep(volume, run, ending, now)
-            self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
+            if not ending.refused:
+                self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
             self._loop.ended(volume, ending, now)
 
         elif what == "verified":
@@ -256,7 +257,9 @@ class _Daemon:
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""
         self.history.settle(now)
-        if not ending.good and not ending.interrupted and not self.history.has(run, volume):
+        if ending.good or ending.interrupted or ending.refused:
+            return
+        if not self.history.has(run, volume):
             number = self.history.begin(run, self._surroundings.host(), volume, now)
             self.history.end(number, now, "failed", error=ending.error)
 

@@ -213,7 +213,10 @@ def _ending(done: _Done, *, stopped: bool) -> Ending:
             ),
         )
     interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
-    return Ending(good=False, interrupted=interrupted, error="; ".join(failed) or done.last_line)
+    refused = any(each["busy"] for each in done.document.get("failed", ()))
+    return Ending(
+        good=False, interrupted=interrupted, refused=refused, error="; ".join(failed) or done.last_line
+    )
 
 
 def _share_ending(done: _Done, *, stopped: bool) -> ShareEnding:

@@ -56,12 +56,13 @@ def scheduled_of(volumes: Iterable[Volume], config: Config) -> tuple[list[Schedu
 
 @dataclass(slots=True)
 class Agenda:
-    """It remembers failures, and when runs ended; a restart forgets those."""
+    """It remembers failures, refusals, and when runs ended; a restart forgets those."""
 
     zone: tzinfo
     _failures: dict[str, tuple[int, datetime]] = field(
         default_factory=dict
     )  # how many in a row, and when the last was
+    _refused: dict[str, datetime] = field(default_factory=dict)  # another run had the volume
     _ended: dict[str, datetime] = field(default_factory=dict)  # the last good run of each
 
     def failed(self, volume: str, now: datetime) -> datetime:
@@ -69,6 +70,11 @@ class Agenda:
         count = self._failures.get(volume, (0, now))[0] + 1
         self._failures[volume] = (count, now)
         return now + _retry(count)
+
+    def refused(self, volume: str, now: datetime) -> datetime:
+        """When it is tried again: a minute later, unless the other run has made a backup by then. It is no failure."""
+        self._refused[volume] = now
+        return now + _FIRST_RETRY
 
     def succeeded(self, volume: str, now: datetime) -> bool:
         """Whether it had failed before. What came due while it ran is done with."""
@@ -118,6 +124,9 @@ class Agenda:
             count, last = self._failures[volume]
             if last <= now:  # else the clock was put back since
                 at = max(at, last + _retry(count))
+        refused = self._refused.get(volume)
+        if refused is not None and refused <= now:
+            at = max(at, refused + _FIRST_RETRY)
         return at
 
 

@@ -44,6 +44,7 @@ class Ending:
 
     good: bool  # there is a backup
     interrupted: bool = False  # by a signal to the daemon: nobody's failure
+    refused: bool = False  # another run is at work on the volume: nobody's failure either
     error: str = ""
     backup: str = ""
     seconds: float = 0.0
@@ -147,6 +148,12 @@ class Loop:
         self._look_due = None
         if ending.good:
             self._went_well(volume, ending, now)
+        elif ending.refused:
+            again = self.agenda.refused(volume, now)
+            self._look_due = again  # by then the other run may have made the backup
+            self.log.info(
+                "the run was refused", run=ending.run, volume=volume, error=ending.error, again=_text(again)
+            )
         elif not ending.interrupted:
             again = self.agenda.failed(volume, now)
             self._failed.add(volume)
