@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from importlib import import_module
 
 import typer
 
+from volferry.cli import output
 from volferry.errors import Interrupted, VolferryError, reason
 
 # Module of volferry.cli, and what it has: a function, or the app of further commands. In the order of the help.
@@ -79,27 +81,20 @@ def exit_code() -> int:
     # The thread that starts the helper must not wait for the one that imports.
     sys.setswitchinterval(0.0005)
     try:
-        code = build_app(sys.argv[1] if len(sys.argv) > 1 else None)(standalone_mode=False)
+        output.prepare()
+        code = _run()
         sys.stdout.flush()
     except VolferryError as error:
+        if isinstance(error, output.OutputFailed):
+            output.give_up()
         _complain(f"{error}: {error.advice}" if error.advice else str(error))
         return error.exit_code
-    except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "volferry"
-        message = error.format_message()
-        if context is not None and message == context.get_help():  # no arguments at all
-            print(message)
-            return 2
-        _complain(f"{message.rstrip('.')} (see `{path} --help`)")
-        return error.exit_code if error.exit_code > 1 else 2
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
         return Interrupted.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Nothing more may be written, not even by the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except output.NobodyReads:  # as if the signal had ended us, as it ends others
+        output.give_up()
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if os.environ.get("VOLFERRY_DEBUG"):
             raise
@@ -114,6 +109,21 @@ def exit_code() -> int:
         )
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _run() -> object:
+    """What the command returns. What is wrong with how it was typed is said here."""
+    try:
+        return build_app(sys.argv[1] if len(sys.argv) > 1 else None)(standalone_mode=False)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "volferry"
+        message = error.format_message()
+        if context is not None and message == context.get_help():  # no arguments at all
+            print(message)
+            return 2
+        _complain(f"{message.rstrip('.')} (see `{path} --help`)")
+        return error.exit_code if error.exit_code > 1 else 2
 
 
 def _complain(message: str) -> None:

@@ -1,0 +1,58 @@
+"""stdout, as a command gets it: what cannot be written there is an error of its own, and not one of the work."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+from volferry.errors import VolferryError, reason
+
+_STANDARD = ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY))
+
+
+class OutputFailed(VolferryError):
+    """Not an OSError: those are of what is being worked on, and some are no reason to stop."""
+
+
+class NobodyReads(BaseException):
+    """Whoever read stdout has seen enough. As Interrupted, it is nothing that work goes on after."""
+
+
+class _Stdout(io.FileIO):
+    def write(self, data: Any, /) -> int | None:  # type: ignore[override]  # None: the reader is slow, and does not block
+        try:
+            return super().write(data)
+        except BrokenPipeError as error:
+            raise NobodyReads from error
+        except OSError as error:
+            raise OutputFailed(f"cannot write to stdout: {reason(error)}") from error
+
+
+def prepare() -> None:
+    """Raises OutputFailed where stdout is closed. No file that is opened later can take the place of what is closed."""
+    closed = [name for number, name, mode in _STANDARD if _filled(number, name, mode)]
+    if "stdout" in closed:
+        raise OutputFailed("stdout is closed: send it to /dev/null if nobody is to read it")
+    before = sys.stdout
+    raw = _Stdout(1, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw), before.encoding, before.errors, line_buffering=before.isatty()
+    )
+
+
+def give_up() -> None:
+    """Nothing more may be written to stdout, not even by the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _filled(number: int, name: str, mode: int) -> bool:
+    """Whether it was closed; it leads nowhere then."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.open(os.devnull, mode)  # the lowest number that is free
+        setattr(sys, name, os.fdopen(number, "r" if mode == os.O_RDONLY else "w", closefd=False))
+        return True
+    return False
