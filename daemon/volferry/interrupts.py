@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # For one that was raised where Python drops it, as in a finalizer.
 _AGAIN_SECONDS = 0.005
+
+# How Python says (Modules/signalmodule.c) that a signal has come before it was ignored, and its handler is gone by now.
+_IGNORED = re.compile(r"Signal \d+ ignored due to race condition")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -70,6 +74,8 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 
 def _dropped(dropped: sys.UnraisableHookArgs) -> None:
     """Raises it again, a moment later."""
+    if isinstance(dropped.exc_value, OSError) and _IGNORED.fullmatch(str(dropped.exc_value)):
+        return  # it came together with the one that is heeded
     if not isinstance(dropped.exc_value, Interrupted):
         sys.__unraisablehook__(dropped)
         return

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -97,6 +98,30 @@ def test_what_comes_after_the_first_signal_is_ignored() -> None:
         signal.raise_signal(signal.SIGINT)
     for number in HANDLED[:3]:
         signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_signals_that_come_at_once_are_one_and_leave_no_trace(
+    held: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def come() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED[:3])
+        for number in HANDLED[:3]:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED[:3])
+        time.sleep(0.01)
+
+    def work() -> None:
+        if not held:
+            come()
+            return
+        with held_back():
+            come()
+
+    with pytest.raises(Interrupted):
+        work()
+    time.sleep(0.01)
+    assert capfd.readouterr().err == ""
 
 
 def test_no_signal_is_raised_in_another_thread() -> None:
