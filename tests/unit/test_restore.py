@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.parts import local_helper
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from volferry.archive.commands import RESTORE_MARK
 from volferry.archive.extractlog import AccessLists, ExtractLog
@@ -123,6 +125,35 @@ def _paths(case: Case, check: Callable[[], None]) -> None:
         empty=False,
         check_free=check,
     )
+
+
+@pytest.mark.parametrize("reason", ["Input/output error", "No space left on device"])
+@pytest.mark.parametrize("restore", [_whole, _paths])
+@pytest.mark.parametrize("asked", [1, 2, 3, 4])
+def test_what_did_not_reach_the_disk_is_a_failure_though_the_kernel_says_so_but_once(
+    case: Case,
+    restore: Callable[[Case, Callable[[], None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    reason: str,
+    asked: int,
+) -> None:
+    """To whichever `sync -f` asks: while `tar` still writes, while both are compared, or at the end."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    count = programs / "count"
+    (programs / "tar").write_text(
+        f'#!/bin/sh\n[ "$2" != --extract ] || sleep 0.8\nexec {shutil.which("tar")} "$@"\n'
+    )
+    (programs / "sync").write_text(
+        f'#!/bin/sh\necho >>{count}\n[ "$(wc -l <{count})" = {asked} ] || exit 0\n'
+        f"echo \"sync: error syncing '$2': {reason}\" >&2\nexit 1\n"
+    )
+    for each in programs.iterdir():
+        each.chmod(0o755)
+    monkeypatch.setitem(local_helper._ENVIRONMENT, "PATH", f"{programs}:{os.environ['PATH']}")
+    with pytest.raises(CommandFailed, match=f"(to the disk failed|no space is left).*sync: .*: {reason}"):
+        restore(case, lambda: None)
 
 
 @pytest.mark.parametrize("restore", [_whole, _paths])

@@ -95,14 +95,26 @@ _EXTRACT = [
 ]
 
 # What is written goes to the disk meanwhile, not all at the end, where `sync_command` waits for it; so does the engine, which
-# syncs its file system when a container goes (umount of an overlay).
+# syncs its file system when a container goes (umount of an overlay). The kernel says once that it could not write something: whoever asks must
+# pass it on, or `sync_command` would find nothing wrong. The trap is run once a `sync` that runs has ended, with its status.
 _SYNCED_SCRIPT = """
-while sleep 0.5 && sync -f "$0"; do :; done </dev/null >/dev/null 2>&1 &
+{
+    trap 'found=$?; kill "$nap" 2>/dev/null; exit "$found"' TERM
+    while :; do
+        sleep 0.5 2>/dev/null &
+        nap=$!
+        wait "$nap" || exit 0
+        sync -f "$0" || exit 1
+    done
+} </dev/null >/dev/null &
+syncing=$!
 "$@"
 status=$?
-kill $! 2>/dev/null
-sync -f "$0" </dev/null >/dev/null 2>&1 &
-exit $status
+kill "$syncing" 2>/dev/null
+wait "$syncing" 2>/dev/null
+synced=$?
+[ "$synced" -gt 128 ] || [ "$synced" = 0 ] || [ "$status" != 0 ] || status=1
+exit "$status"
 """
 
 # Whoever could write the volume may have had a say in the names: on a machine's own files, symlinks that lead

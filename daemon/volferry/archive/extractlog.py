@@ -54,8 +54,11 @@ _NEXT = b"tar: "
 _MOST_NEWLINES = 4096  # a path's bytes
 # Of contents; a short write is one that has met the end of the disk or quota.
 _NO_SPACE = re.compile(
-    rb"tar: .*: (?:No space left on device|Disk quota exceeded|Wrote only \d+ of \d+ bytes)", re.DOTALL
+    rb"(?:tar|sync): .*: (?:No space left on device|Disk quota exceeded|Wrote only \d+ of \d+ bytes)",
+    re.DOTALL,
 )
+# By what brings to the disk what `tar` writes (commands.py).
+_SYNC = "sync: "
 _SUMMARY = b"tar: Exiting with failure status due to previous errors"
 _MOST_LINES = 20
 _LIST = b"SCHILY.acl."
@@ -127,7 +130,9 @@ class ExtractLog:
         self._give_up()
         if self._no_space:
             return f"no space is left in {where}: {self._no_space}"
-        return f"writing {where} failed: tar exited with status {status}: {self.why()}"
+        if (why := self.why()).startswith(_SYNC):
+            return f"writing {where} to the disk failed: {why}"
+        return f"writing {where} failed: tar exited with status {status}: {why}"
 
     def why(self) -> str:
         """The first thing that can be the reason of a failure."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
+_SYNCING = "writing the volume to the disk"
 _LONGEST_MARK = 64 << 10
 _LOOKED_BYTES = 16 << 20
 _OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
@@ -45,7 +47,20 @@ _OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
 
 def sync(helper: Helper, volume: str) -> None:
     """All of the volume is on the disk when it returns."""
-    run(helper, sync_command(helper.directory(volume)), "writing the volume to the disk")
+    run(helper, sync_command(helper.directory(volume)), _SYNCING)
+
+
+@contextmanager
+def syncing(helper: Helper, volume: str) -> Iterator[None]:
+    """Begins with `sync` beside what is done meanwhile; what that changes is for another one. Raises CommandFailed at the end where
+    something did not reach the disk: the kernel does not say so again.
+    """
+    lines = Lines()
+    process = helper.start(sync_command(helper.directory(volume)), on_stderr=lines.add)
+    yield
+    while process.read(_READ_BYTES):
+        pass
+    checked(process.wait(), lines, _SYNCING)
 
 
 def is_empty(helper: Helper, volume: str) -> bool:
@@ -123,13 +138,14 @@ def restore_backup(
     observer.phase("restoring", total_bytes=counts.tar_bytes)
     root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=counts.entries)
-    differing = check_restored(
-        backup.volume_entries(),
-        entries_below(helper, directory),
-        observer,
-        times_refused="time" in log.refused,
-        set_modes=modes_in(helper, directory),
-    )
+    with syncing(helper, volume):
+        differing = check_restored(
+            backup.volume_entries(),
+            entries_below(helper, directory),
+            observer,
+            times_refused="time" in log.refused,
+            set_modes=modes_in(helper, directory),
+        )
     sync(helper, volume)
     check_free()
     unmark(helper, volume)

@@ -28,6 +28,7 @@ from volferry.operations.restore import (
     mark,
     stats_of,
     sync,
+    syncing,
     unmark,
     warnings_of,
 )
@@ -108,7 +109,7 @@ def restore_beside(
     time_before = int(made)
     exchanged = False
     try:
-        restored = _restore_new_tree(backup, f"{directory}/{NEW_TREE}", helper, observer)
+        restored = _restore_new_tree(backup, volume, helper, observer)
         sync(helper, volume)
         check_free()
         observer.phase("replacing what the volume held")
@@ -144,11 +145,13 @@ class _Restored:
     warnings: tuple[str, ...]  # what could not be restored as it was
 
 
-def _restore_new_tree(backup: BackupReader, new: str, helper: Helper, observer: Observer) -> _Restored:
+def _restore_new_tree(backup: BackupReader, volume: str, helper: Helper, observer: Observer) -> _Restored:
     """Raises RestoreMismatch."""
+    new = f"{helper.directory(volume)}/{NEW_TREE}"
     observer.phase("restoring", total_bytes=backup.manifest.volume_counts.tar_bytes)
     root, log = extract(backup.volume_stream(), new, helper=helper, observer=observer)
-    differing = _compare(backup, new, log, helper, observer)
+    with syncing(helper, volume):
+        differing = _compare(backup, new, log, helper, observer)
     return _Restored(root, log, warnings_of(log, differing, observer))
 
 

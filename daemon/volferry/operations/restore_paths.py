@@ -13,7 +13,7 @@ from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in, settle_made
-from volferry.operations.restore import extract, mark, sync, unmark, warnings_of
+from volferry.operations.restore import extract, mark, sync, syncing, unmark, warnings_of
 from volferry.operations.room import Wanted, check_volume_room
 from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
 
@@ -69,13 +69,14 @@ def restore_paths(
     first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
     observer.phase("comparing", total_entries=excerpt.count)
     set_modes = modes_in(helper, target.directory)
-    differing = check_restored(
-        excerpt.entries(),
-        target.listing(selection.roots, below=True),
-        observer,
-        times_refused="time" in log.refused,
-        set_modes=set_modes,
-    )
+    with syncing(helper, volume):
+        differing = check_restored(
+            excerpt.entries(),
+            target.listing(selection.roots, below=True),
+            observer,
+            times_refused="time" in log.refused,
+            set_modes=set_modes,
+        )
     if made := sorted(parents - {b""}, key=walk_key):
         expected = (entry for entry in excerpt.backup.entries() if entry.path in parents and entry.path)
         settle_made(paired(expected, target.listing(made, below=False)), set_modes)
