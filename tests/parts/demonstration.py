@@ -26,7 +26,7 @@ import docker
 from docker.errors import DockerException, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from types import FrameType
 
     from docker.models.containers import Container
@@ -69,15 +69,40 @@ def mounted(client: docker.DockerClient, volume: str, *, read_only: bool) -> Ite
             pass
         client.api.import_image_from_data(empty.getvalue(), repository=IMAGE, tag="latest")
     mode = "ro" if read_only else "rw"
-    container = client.containers.create(
-        IMAGE, ["none"], volumes={volume: {"bind": MOUNT, "mode": mode}}, network_mode="none"
-    )
+    container: Container | None = None
     try:
+        with _signals_wait():
+            container = client.containers.create(
+                IMAGE, ["none"], volumes={volume: {"bind": MOUNT, "mode": mode}}, network_mode="none"
+            )
         yield container
     finally:
-        container.remove(force=True)
+        if container is not None:
+            container.remove(force=True)
         with contextlib.suppress(DockerException):
             client.images.remove(IMAGE)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """For what somebody must know of afterwards, so that it is removed."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _archive(client: docker.DockerClient, container: Container) -> Generator[bytes]:
+    """Of all that is at /volume, as the engine sends it. The connection ends with the `with` that closes this: the engine removes no
+    container of which it is still sending something.
+    """
+    url = f"{client.api.base_url}/v{client.api.api_version}/containers/{container.id}/archive"
+    with client.api.get(
+        url, params={"path": f"{MOUNT}/."}, stream=True, timeout=client.api.timeout
+    ) as answer:
+        answer.raise_for_status()
+        yield from answer.iter_content(1 << 20)
 
 
 def fill(client: docker.DockerClient, volume: Volume) -> None:
@@ -135,8 +160,11 @@ def nodes(client: docker.DockerClient, volume: str) -> dict[str, Node]:
     """What is in `volume`, by path, read through the engine's archive endpoint instead of volferry."""
     found: dict[str, Node] = {}
     # spooled, not streamed: the member headers are needed together with the content's digest
-    with tempfile.TemporaryFile() as spool, mounted(client, volume, read_only=True) as container:
-        chunks, _ = container.get_archive(f"{MOUNT}/.")
+    with (
+        tempfile.TemporaryFile() as spool,
+        mounted(client, volume, read_only=True) as container,
+        contextlib.closing(_archive(client, container)) as chunks,
+    ):
         for chunk in chunks:
             spool.write(chunk)
         spool.seek(0)
@@ -284,17 +312,18 @@ def run(client: docker.DockerClient, named: str | None, *, throwaway_engine: boo
 
     sys.stdout.write(f"\nReading {source} and {target} through the Docker API, without volferry:\n")
     sys.stdout.write(compare(nodes(client, source), nodes(client, target)) + "\n")
-    sys.stdout.write(next_steps(source, target, throwaway_engine=throwaway_engine))
+    host = os.environ.get("VOLFERRY_HOST") or str(client.info()["Name"])
+    sys.stdout.write(next_steps(host, source, target, throwaway_engine=throwaway_engine))
 
 
-def next_steps(source: str, target: str, *, throwaway_engine: bool) -> str:
-    """What to try now."""
+def next_steps(host: str, source: str, target: str, *, throwaway_engine: bool) -> str:
+    """What to try now. With the host's name, a backup can be looked into when the engine is gone."""
     program = ".venv/bin/volferry"
     exports = " ".join(f"{name}=$PWD/{place}" for name, place in OWN_PLACES.items())
     lines = [
         ("first, in your shell", f"export {exports}"),
-        ("what is in the backup", f"{program} ls {source}"),
-        ("as a plain tar", f"{program} export {source} -o {source}.tar"),
+        ("what is in the backup", f"{program} ls {host}/{source}"),
+        ("as a plain tar", f"{program} export {host}/{source} -o {source}.tar"),
         (
             "without volferry",
             f"see docs/recover-by-hand.md; the packs are below {OWN_PLACES['VOLFERRY_STORE']}/packs",
