@@ -16,13 +16,14 @@ from volferry.store_config import Secret
 
 # What a template can name.
 FIELDS = ("host", "event", "volume", "what", "error", "backup", "seconds", "downtime_seconds", "stored_bytes", "findings", "time")  # fmt: skip
+_LOOPBACK = "127.0.0.1"
 _PORT = re.compile(r"(?:(\[[0-9a-fA-F:]+\]|[^:\[\]/]+)?:)?(\d{1,5})")
 
 EventKind = Literal["failure", "late", "suspicious", "recovery", "success", "digest"]
 
 
 class Listen(str):
-    """Where to listen: `127.0.0.1:9633`, `:9633` (everywhere), `unix:/run/volferry/http.sock`, or `off`."""
+    """Where to listen: `127.0.0.1:9633`, `9633` (the same), `:9633` (everywhere), `unix:/run/volferry/http.sock`, or `off`."""
 
     __slots__ = ()
 
@@ -37,7 +38,8 @@ class Listen(str):
             raise ValueError(
                 "it should be HOST:PORT, such as 127.0.0.1:9633, or unix:/path of a socket, or off"
             )
-        return cls(text)
+        # Whoever gives a port alone has not asked for the whole network.
+        return cls(text if ":" in text else f"{_LOOPBACK}:{text}")
 
     @property
     def socket_path(self) -> Path | None:

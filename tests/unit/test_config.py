@@ -276,3 +276,18 @@ def test_a_config_cannot_be_changed() -> None:
     config: Any = load_config(None)
     with pytest.raises(AttributeError, match="immutable"):
         config.host = "other"
+
+
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ('"9633"', ("127.0.0.1", 9633)),
+        ("9633", ("127.0.0.1", 9633)),
+        ('":9633"', ("", 9633)),
+        ('"[::1]:9633"', ("::1", 9633)),
+    ],
+)
+def test_a_port_alone_is_for_this_machine(tmp_path: Path, written: str, address: tuple[str, int]) -> None:
+    file = tmp_path / "volferry.toml"
+    file.write_text(f"[daemon]\nlisten = {written}\n")
+    assert load_config(file).daemon.listen.address == address
