@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.parts.cli import Cli
 from tests.parts.local_helper import LocalVolume
 from volferry.archive.sealed import seal
+from volferry.cli.daemon_runs import _afterwards as afterwards
 from volferry.damage import Condition, found_damaged, mark_key, marked_object, says_damaged
 from volferry.errors import ObjectLocked, StoreError
 from volferry.layout import files_key, frames_key, manifest_key, pack_key
@@ -365,6 +366,27 @@ def test_a_copy_mends_what_is_damaged_and_carries_no_mark(lab: Lab) -> None:
     assert lab.marks("replica") == []
     assert lab.verify(first, replica).findings == ()
     assert lab.problems == []
+
+
+def test_a_copy_of_one_backup_counts_that_one_alone_and_the_daemon_logs_what_was_copied_and_pruned(
+    lab: Lab,
+) -> None:
+    backups = [lab.back_up() for _ in range(4)]
+    flip(lab.store / manifest_key(backups[0]))
+    replica = str(lab.directory / "replica")
+    copied = lab.cli("copy", str(backups[2]), "--to", replica, "--host", "host", "--json").exits(0).json
+    assert (copied["failed"], [each["left_out"] for each in copied["copied"]]) == ([], [0])
+    (line,) = afterwards(copied)
+    assert line[0] == "backups were copied"
+    assert (line[1]["store"], line[1]["backups"], line[1]["sent_bytes"] > 0) == (replica, 1, True)
+    again = lab.cli("copy", str(backups[2]), "--to", replica, "--host", "host", "--json").exits(0).json
+    assert list(afterwards(again)) == []
+    flip(lab.store / manifest_key(backups[0]))
+    config = lab.directory / "volferry.toml"
+    config.write_text("[defaults.keep]\nlast = 1\n")
+    options = ("--host", "host", "--config", str(config), "--json")
+    assert [each[1]["forgotten"] for each in afterwards(lab.cli("prune", *options).exits(0).json)] == [3]
+    assert list(afterwards(lab.cli("prune", *options).exits(0).json)) == []
 
 
 def test_a_copy_from_a_store_with_the_same_damage_takes_nothing_away(lab: Lab) -> None:

@@ -23,7 +23,7 @@ from volferry.scheduler.loop import Ending
 from volferry.scheduler.verifying import ShareEnding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Log = Any
 _STOP_SECONDS = 8  # of the ten that an engine gives a container
@@ -126,7 +126,10 @@ class ProcessRuns:
                 for pruned in after.document.get("volumes", ()) if ending.suspicious else ():
                     if held := pruned["held"]:
                         ending = replace(ending, suspicious=f"{ending.suspicious}; {_held(volume, held)}")
-                if after.code not in _GOOD and not self.stopped:
+                if after.code in _GOOD:
+                    for event, details in _afterwards(after.document):
+                        log.info(event, **details)
+                elif not self.stopped:
                     log.error("what follows a run failed", command=command, error=after.last_line)
                     problems.append(f"{command}: {after.last_line}")
         return replace(ending, error="; ".join(problems))
@@ -182,6 +185,31 @@ def _document(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _afterwards(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a copy or a prune has done, for the log; nothing where nothing was to be done."""
+    for copied in document.get("copied", ()):
+        if copied["copied"] or copied["mended"]:
+            yield (
+                "backups were copied",
+                {
+                    "store": copied["store"],
+                    "backups": len(copied["copied"]),
+                    "mended": copied["mended"],
+                    "sent_bytes": copied["sent_bytes"],
+                },
+            )
+    for pruned in document.get("volumes", ()):
+        if pruned["forgotten"] or pruned["packs"]:
+            yield (
+                "backups were pruned",
+                {
+                    "forgotten": len(pruned["forgotten"]),
+                    "packs": len(pruned["packs"]),
+                    "freed_bytes": pruned["freed_bytes"],
+                },
+            )
 
 
 def _held(volume: str, held: dict[str, str]) -> str:

@@ -79,7 +79,7 @@ def copy_volume(
     for ref, manifest in source.manifests(host=host, volume=volume, cache=source_cache):
         if isinstance(manifest, Manifest):
             manifests[ref] = manifest
-        else:
+        elif only in {None, ref}:
             result.failed[str(ref)] = str(manifest)
     there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
     condition = Condition.of(target, host, volume)
@@ -89,7 +89,7 @@ def copy_volume(
     }
     unsound = _unsound(manifests, there, Condition.of(source, host, volume), condition)
     wanted = {only} if only else _kept(source, manifests, there, unsound, keep, hold)
-    result.left_out = len(manifests.keys() - wanted - there.keys())
+    result.left_out = 0 if only else len(manifests.keys() - wanted - there.keys())
     needed = {
         key
         for ref, manifest in [*there.items(), *manifests.items()]
