@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 T = TypeVar("T")
+
+# What msgspec calls types, for people who write TOML.
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+_TYPE = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +114,8 @@ def _own(document: object, kind: Any, path: tuple[str, ...]) -> Iterator[Mistake
         message = str(error).partition(" - at ")[0]
         if message.startswith("Invalid enum value"):
             message = f"expected {_choices(kind)}, got {document!r}"
+        elif message.startswith("Expected `"):
+            message = _TYPE.sub(lambda found: _WORDS[found[0]], message.replace(" | null", ""))
         yield Mistake(path, f"{message[:1].lower()}{message[1:]}".replace("`", ""))
 
 

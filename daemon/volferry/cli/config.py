@@ -15,7 +15,7 @@ app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True,
 
 @app.command("check")
 def check(*, json: JsonOption = False, config: ConfigOption = None) -> int:
-    """Check the configuration file and the environment; exit code 2 if they cannot be used."""
+    """Check the configuration file and the environment. Exit code 2 if they cannot be used."""
     from volferry.stores.factory import open_store  # noqa: PLC0415
     from volferry.telling.notifier import check_urls  # noqa: PLC0415
 
@@ -54,7 +54,7 @@ def _check_patterns(settings: Config) -> None:
 
 @app.command("show")
 def show(*, json: JsonOption = False, config: ConfigOption = None) -> int:
-    """Show every setting as it is in force: defaults, file and environment together."""
+    """Show every setting in force. Defaults, file and environment count together."""
     path = config_path(config)
     settings = load_config(path)
     document = document_of(settings)
@@ -70,7 +70,7 @@ def show(*, json: JsonOption = False, config: ConfigOption = None) -> int:
 
 @app.command("schema")
 def schema() -> int:
-    """Print the JSON schema of the configuration file, for editors that complete and check TOML by one."""
+    """Print the JSON schema of the file. Editors complete and check TOML by one."""
     from volferry.config_schema import config_schema  # noqa: PLC0415
 
     print_json(config_schema())
