@@ -1,21 +1,20 @@
 """Every error that volferry raises on purpose, with the exit code that it ends a command with.
 
     VolferryError                      1
-    ├── UsageError                     2   what was typed cannot be done, however often it is tried
+    ├── UsageError                     2   a value on the command line cannot be used
     │   └── ConfigError                2   the configuration cannot be used
     ├── VolumeBusy                     1   another run is at work on the same volume's backups
-    ├── PathExists                     2   what would be restored is in its place already
+    ├── PathExists                     1   what would be restored is in its place already
     ├── DamagedArchive                 1   what is to be imported is no tar, or a damaged one
     ├── HookFailed                     1   a command before or after a backup failed
     ├── DumpFailed                     1   a command whose output is part of a backup failed
     ├── EngineError                    1   the Docker engine said no, or is not there
     │   ├── NoSuchEngine               2   what is no engine's address, and no Docker context
     │   ├── EngineUnreachable
-    │   ├── NoSuchVolume               2
-    │   ├── NoSuchContainer            2
+    │   ├── NoSuchVolume
+    │   ├── NoSuchContainer
     │   ├── VolumeInUse
-    │   ├── VolumeNotEmpty             2
-    │   ├── NoRoom
+    │   ├── VolumeNotEmpty
     │   ├── HelperImageError               no image for the helper can be had
     │   ├── HelperDied                     the helper ended before its work did
     │   └── CommandFailed                  a command in the helper failed
@@ -28,15 +27,13 @@
     │   ├── ObjectExists
     │   └── ObjectLocked                   under retention: it cannot be deleted yet
     └── RepositoryError                1   what the store holds does not give what was asked for
-        ├── NoSuchBackup               2
-        ├── AmbiguousBackup            2
-        ├── NoSuchPath                 2   a backup does not hold it
+        ├── NoSuchBackup
+        ├── AmbiguousBackup
+        ├── NoSuchPath                     a backup does not hold it
         ├── DamagedObject                  bytes that are not those that were written
         ├── NewerFormat                    written by a later version of volferry
         └── RestoreMismatch                what was restored is not what was backed up
     Interrupted                      130   SIGINT, SIGTERM or SIGHUP
-
-2 is for whatever must be typed in another way (docs/operations.md, "Exit codes"); it is raised before anything is changed.
 
 A message says what happened, to what, and what to do; it is one line, since a person reads it in a log.
 """
@@ -96,7 +93,7 @@ class VolumeBusy(VolferryError):
 
 
 class PathExists(VolferryError):
-    exit_code = UsageError.exit_code
+    pass
 
 
 class DamagedArchive(VolferryError):
@@ -124,11 +121,11 @@ class EngineUnreachable(EngineError):
 
 
 class NoSuchVolume(EngineError):
-    exit_code = UsageError.exit_code
+    pass
 
 
 class NoSuchContainer(EngineError):
-    exit_code = UsageError.exit_code
+    pass
 
 
 class VolumeInUse(EngineError):
@@ -136,7 +133,7 @@ class VolumeInUse(EngineError):
 
 
 class VolumeNotEmpty(EngineError):
-    exit_code = UsageError.exit_code
+    pass
 
 
 class NoRoom(EngineError):
@@ -192,15 +189,15 @@ class RepositoryError(VolferryError):
 
 
 class NoSuchBackup(RepositoryError):
-    exit_code = UsageError.exit_code
+    pass
 
 
 class AmbiguousBackup(RepositoryError):
-    exit_code = UsageError.exit_code
+    pass
 
 
 class NoSuchPath(RepositoryError):
-    exit_code = UsageError.exit_code
+    pass
 
 
 class DamagedObject(RepositoryError):

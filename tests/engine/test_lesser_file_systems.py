@@ -236,7 +236,7 @@ def test_volumes_of_the_same_letters_do_not_mix_in_a_store_that_knows_no_case(
         cli.backup("Data")
         cli("backup", "data").fails_with("'data'", "tells upper case from lower")
         assert [each["volume"] for each in cli("list", "--json").exits(0).json["backups"]] == ["Data"]
-        cli("restore", "data", "--into", "other").fails_with("no backup of volume 'data'", code=2)
+        cli("restore", "data", "--into", "other").fails_with("no backup of volume 'data'")
         cli("restore", "Data", "--into", "restored").exits(0)
         assert contents(world.data("restored")) == {"one": "of Data"}
 

@@ -104,10 +104,10 @@ def test_json_says_all(world: World, volume: str) -> None:
 
 
 def test_a_path_that_is_not_there(world: World, volume: str) -> None:
-    world.cli("ls", volume, "etc/conv").fails_with("etc/conv", "did you mean 'etc/conf'", code=2)
-    world.cli("ls", volume, "etc/sub/no/such").fails_with("etc/sub/no/such", "'etc/sub' is", code=2)
+    world.cli("ls", volume, "etc/conv").fails_with("etc/conv", "did you mean 'etc/conf'")
+    world.cli("ls", volume, "etc/sub/no/such").fails_with("etc/sub/no/such", "'etc/sub' is")
     world.cli("ls", volume, "").fails_with("empty path", code=2)
-    world.cli("ls", volume, "../etc").fails_with("../etc", code=2)
+    world.cli("ls", volume, "../etc").fails_with("../etc")
 
 
 def test_differences(world: World, volume: str) -> None:
@@ -153,7 +153,7 @@ def test_differences(world: World, volume: str) -> None:
 
 
 def test_one_backup_alone_differs_from_nothing(world: World, volume: str) -> None:
-    world.cli("diff", volume).fails_with(volume, "is the only backup of its volume", code=2)
+    world.cli("diff", volume).fails_with(volume, "is the only backup of its volume")
 
 
 def test_a_restored_volume_does_not_differ(world: World, volume: str) -> None:
@@ -196,8 +196,8 @@ def test_find_looks_where_it_is_told(world: World, volume: str) -> None:
     assert world.cli("find", "no such name").exits(0).stdout == ""
     assert world.cli("find", "o*", "--all-hosts").exits(0).stdout.startswith(f"{world.host}/")
     assert world.cli("find", "*\udcff*", "--json").json["paths"][0]["path"] == ODD_PRINTED
-    world.cli("find", "*", "--volume", "nothing").fails_with("nothing", "volferry list", code=2)
-    world.cli("find", "*", "--host", "nobody").fails_with("nobody", code=2)
+    world.cli("find", "*", "--volume", "nothing").fails_with("nothing", "volferry list")
+    world.cli("find", "*", "--host", "nobody").fails_with("nobody")
 
 
 def test_find_goes_on_after_a_damaged_backup(world: World, volume: str) -> None:

@@ -203,7 +203,7 @@ def test_what_is_in_the_way_is_said_before_anything_happens(
         ((volume, "--rename", f"{volume}=used"), "is in use by", 1),
         ((volume, "--start", "nobody"), "there is no container 'nobody' on the target", 1),
         ((volume, "--driver", f"{volume}=nfs"), "has the driver 'nfs', which the target lacks", 1),
-        (("no-such",), "there is no volume 'no-such'", 2),
+        (("no-such",), "there is no volume 'no-such'", 1),
         ((), "nothing to move", 2),
         ((volume, "--rename", "other=new"), "--rename other: that volume is not among those to move", 2),
         ((volume, "--rename", "new"), "it is OLD=NEW", 2),

@@ -167,7 +167,7 @@ def test_what_is_there_is_refused_or_replaced(world: World, volume: str) -> None
     (root / "b" / "fifo").mkdir()
     changed = snapshot(root)
 
-    world.cli("restore", volume, "a/deep", "b/fifo").fails_with("a/deep", "--replace", code=2)
+    world.cli("restore", volume, "a/deep", "b/fifo").fails_with("a/deep", "--replace")
     assert_same(changed, snapshot(root))
 
     world.cli("restore", volume, "a/deep", "b/fifo", "--replace").exits(0)
@@ -182,8 +182,8 @@ def test_a_path_below_what_is_no_directory_is_refused(world: World, volume: str)
     (root / "a").symlink_to("b")
     before = snapshot(root)
     for flags in ([], ["--replace"]):
-        world.cli("restore", volume, "a/deep/er/file", *flags).fails_with("'a'", "not a directory", code=2)
-    world.cli("restore", volume, "a/deep", "--to", str(root)).fails_with("'a'", "not a directory", code=2)
+        world.cli("restore", volume, "a/deep/er/file", *flags).fails_with("'a'", "not a directory")
+    world.cli("restore", volume, "a/deep", "--to", str(root)).fails_with("'a'", "not a directory")
     assert_same(before, snapshot(root))
 
 
@@ -207,7 +207,7 @@ def test_what_was_interrupted_can_be_completed_and_is_no_backup(world: World, vo
     world.cli.backup(volume)
 
     (root / ".volferry-restore-in-progress").write_text(f"{world.host}/{volume}@x")
-    world.cli("restore", volume, "b/large", "--replace").fails_with("interrupted restore", code=2)
+    world.cli("restore", volume, "b/large", "--replace").fails_with("interrupted restore")
     assert (root / ".volferry-restore-in-progress").exists()
 
 
@@ -220,12 +220,12 @@ def test_a_volume_in_use_is_refused(world: World, volume: str, state: str) -> No
 
 def test_a_path_that_is_not_in_the_backup_changes_nothing(world: World, volume: str, tmp_path: Path) -> None:
     before = snapshot(world.data(volume))
-    world.cli("restore", volume, "a/first", "a/fist", "--replace").fails_with("a/fist", "a/first", code=2)
-    world.cli("restore", volume, "a/fist", "--into", "new").fails_with("a/fist", code=2)
-    world.cli("restore", volume, "a/fist", "--to", str(tmp_path / "out")).fails_with("a/fist", code=2)
-    assert world.cli("restore", volume, "a/fist", "--to", "-").fails_with("a/fist", code=2).raw == b""
-    world.cli("restore", volume, "a/*", "--into", "new").fails_with("a/*", code=2)
-    world.cli("restore", volume, "a/*", "nothing*", "--glob", "--into", "new").fails_with("nothing*", code=2)
+    world.cli("restore", volume, "a/first", "a/fist", "--replace").fails_with("a/fist", "a/first")
+    world.cli("restore", volume, "a/fist", "--into", "new").fails_with("a/fist")
+    world.cli("restore", volume, "a/fist", "--to", str(tmp_path / "out")).fails_with("a/fist")
+    assert world.cli("restore", volume, "a/fist", "--to", "-").fails_with("a/fist").raw == b""
+    world.cli("restore", volume, "a/*", "--into", "new").fails_with("a/*")
+    world.cli("restore", volume, "a/*", "nothing*", "--glob", "--into", "new").fails_with("nothing*")
     world.cli("restore", volume, "", "--into", "new").fails_with("empty path", code=2)
     world.cli("restore", volume, "--glob").fails_with("--glob", code=2)
     world.cli("restore", volume, "--to", "x", "--into", "new").fails_with("--into", code=2)
@@ -247,7 +247,7 @@ def test_patterns_and_printed_names(world: World, volume: str) -> None:
 
 
 def test_the_root_is_everything(world: World, volume: str) -> None:
-    world.cli("restore", volume, "/").fails_with("--replace", code=2)
+    world.cli("restore", volume, "/").fails_with("--replace")
     world.cli("restore", volume, "/", "--into", "new").exits(0)
     assert_same(snapshot(world.data(volume)), snapshot(world.data("new")))
 
@@ -287,7 +287,7 @@ def test_a_whole_backup_into_a_directory(world: World, volume: str, tmp_path: Pa
     (out / "own").write_text("stays")
     out.chmod(0o700)
     changed = snapshot(out)
-    world.cli("restore", volume, "--to", str(out)).fails_with("--replace", code=2)
+    world.cli("restore", volume, "--to", str(out)).fails_with("--replace")
     assert_same(changed, snapshot(out))
     world.cli("restore", volume, "--to", str(out), "--replace").exits(0)
     after = snapshot(out)
@@ -318,9 +318,7 @@ def test_symlinks_in_a_directory_are_not_followed(world: World, volume: str, tmp
     out.mkdir()
     outside.mkdir()
     (out / "a").symlink_to(outside)
-    world.cli("restore", volume, "a/first", "--to", str(out), "--replace").fails_with(
-        "not a directory", code=2
-    )
+    world.cli("restore", volume, "a/first", "--to", str(out), "--replace").fails_with("not a directory")
     world.cli("restore", volume, "a", "--to", str(out), "--replace").exits(0)
     assert list(outside.iterdir()) == []
     assert (out / "a" / "first").stat().st_size == 25_000

@@ -52,7 +52,7 @@ def test_a_project_is_all_volumes_with_its_label_or_in_its_containers(world: Wor
     world.volume(labels={PROJECT: "other"})
     world.filled()
     assert names_of(world.cli.backup("--project", "shop")) == sorted([own, external])
-    world.cli("backup", "--project", "shopp").fails_with("shopp", code=2)
+    world.cli("backup", "--project", "shopp").fails_with("shopp")
 
 
 def test_a_container_is_all_volumes_that_it_mounts_anonymous_ones_too(world: World) -> None:
@@ -72,8 +72,8 @@ def test_names_project_and_container_add_up(world: World) -> None:
 def test_a_container_without_volumes_or_that_is_not_there_is_an_error(world: World) -> None:
     volume = world.filled()
     user = world.container(volume, "created", volumes=["/tmp:/bind"])
-    world.cli("backup", "--container", str(user.name)).fails_with(str(user.name), "no volume", code=2)
-    world.cli("backup", volume, "--container", "nobody").fails_with("nobody", code=2)
+    world.cli("backup", "--container", str(user.name)).fails_with(str(user.name), "no volume")
+    world.cli("backup", volume, "--container", "nobody").fails_with("nobody")
     assert_nothing_was_made(world, {volume})
 
 
@@ -89,8 +89,8 @@ def test_a_name_that_does_not_exist_is_the_only_one_that_fails(world: World) -> 
 
 def test_names_none_of_which_exists_make_nothing(world: World) -> None:
     volume = world.filled("pgdata")
-    world.cli("backup", "pgdat").fails_with("'pgdat'", "did you mean 'pgdata'?", code=2)
-    done = world.cli("backup", "pgdat", "mail").exits(2)
+    world.cli("backup", "pgdat").fails_with("'pgdat'", "did you mean 'pgdata'?")
+    done = world.cli("backup", "pgdat", "mail").exits(1)
     assert [("'pgdat'" in line, "'mail'" in line) for line in done.complaints[:2]] == [
         (True, False),
         (False, True),
@@ -148,7 +148,7 @@ def test_a_volume_that_cannot_be_mounted_is_the_only_one_that_fails(world: World
     assert world.own_containers() == []
     for volume in good:
         world.cli("restore", volume, "--into", f"{volume}-restored").exits(0)
-    world.cli("list", "mmm").fails_with("no backup of volume 'mmm'", code=2)
+    assert world.cli("list", "mmm", "--json").exits(0).json["backups"] == []
 
 
 def test_an_unmountable_volume_alone_is_one_line_and_no_backup(world: World) -> None:

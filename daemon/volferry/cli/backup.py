@@ -135,7 +135,7 @@ def backup(
             say(
                 f"volferry: {len(failed)} of {count_text(total, 'volume')} failed: {', '.join(each.volume for each in failed)}"
             )
-        return 1 if volumes else UsageError.exit_code
+        return 1
     return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
 
 

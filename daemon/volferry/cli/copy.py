@@ -54,7 +54,9 @@ def copy(
     """Send backups to another store. Only what is missing there, and what its policy keeps, is sent."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
     check_hosts(host, all_hosts=all_hosts)
-    targets = _targets(session, to or session.config.replicas)
+    targets = to or session.config.replicas
+    if not targets:
+        raise UsageError("there is no replica in the config (replica_of): name a store with --to")
     chosen = _chosen(session, names or [], all_hosts=all_hosts)
     done: list[tuple[str, Copying]] = []
     failed: list[dict[str, str]] = []
@@ -85,16 +87,6 @@ def copy(
     elif not chosen:
         print(f"No backups in {session.store.url}.")
     return 1 if failed else 0
-
-
-def _targets(session: Session, names: list[str]) -> list[str]:
-    """Raises UsageError unless backups can be copied to all of them."""
-    if not names:
-        raise UsageError("there is no replica in the config (replica_of): name a store with --to")
-    for name in names:
-        if (url := session.named_store(name).url) == session.store.url:
-            raise UsageError(f"{url} is the store that backups are copied from")
-    return names
 
 
 def _chosen(

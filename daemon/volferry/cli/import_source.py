@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from volferry.errors import NoSuchVolume, UsageError, VolferryError, reason
+from volferry.errors import EngineError, NoSuchVolume, UsageError, VolferryError, reason
 from volferry.model import HostPath, Volume
 
 if TYPE_CHECKING:
@@ -43,14 +43,8 @@ class Mounted:
     place: str = _USUAL_PLACE
 
 
-def check_archive(source: str) -> None:
-    """Raises UsageError for a name of an archive that is not there: no engine is needed to know that."""
-    if _TAR_NAME.fullmatch(source) and not Path(source).expanduser().exists():
-        raise UsageError(f"there is no file {source}")
-
-
 def source_named(session: Session, settings: HelperSettings, source: str) -> Archive | Mounted:
-    """The source that a word names. Raises UsageError, NoSuchVolume."""
+    """The source that a word names. Raises UsageError, EngineError."""
     from volferry.engine.host_paths import kind_of_path  # noqa: PLC0415
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
 
@@ -59,15 +53,16 @@ def source_named(session: Session, settings: HelperSettings, source: str) -> Arc
     here = Path(source).expanduser()
     if here.is_file() or here.is_fifo():
         return Archive(source, lambda: _opened(here))
-    check_archive(source)
     if "/" in source or source in {".", ".."} or _TAR_NAME.fullmatch(source):
+        if _TAR_NAME.fullmatch(source) and not here.is_dir():
+            raise UsageError(f"there is no file {source}")
         if not session.engine.shares_our_kernel and not source.startswith("/"):
             raise UsageError(
                 f"{source} is to be on the machine of {session.engine.url}: give an absolute path"
             )
         path = str(here.resolve()) if session.engine.shares_our_kernel else source
         if kind_of_path(session.engine, settings.image, path) != "directory":
-            raise UsageError(f"there is no directory {path} on the machine of {session.engine.url}")
+            raise EngineError(f"there is no directory {path} on the machine of {session.engine.url}")
         return Mounted(path, HostPath("source", path))
     try:
         return Mounted(f"volume {source}", find_volume(session.engine, source))
@@ -83,7 +78,7 @@ def _opened(path: Path) -> Any:
 
 
 def source_in_container(session: Session, settings: HelperSettings, text: str) -> Archive | Mounted:
-    """The source at a path of a container. Raises UsageError, NoSuchContainer."""
+    """The source at a path of a container. Raises UsageError, NoSuchContainer, EngineError."""
     from volferry.engine.host_paths import archive_of_path, kind_in_container, kind_of_path  # noqa: PLC0415
     from volferry.engine.volumes import container_mounts, find_volume  # noqa: PLC0415
 
@@ -108,9 +103,9 @@ def source_in_container(session: Session, settings: HelperSettings, text: str) -
             return Mounted(shown, HostPath("source", best["Source"]), below, str(wanted))
     kind = kind_in_container(session.engine, name, str(wanted))
     if kind is None:
-        raise UsageError(f"there is no {wanted} in container {name}")
+        raise EngineError(f"there is no {wanted} in container {name}")
     if kind == "other":
-        raise UsageError(f"{wanted} in container {name} is neither a directory nor a file")
+        raise EngineError(f"{wanted} in container {name} is neither a directory nor a file")
     archive = archive_of_path(session.engine, name, str(wanted))
     place = str(wanted if kind == "directory" else wanted.parent)
     return Archive(shown, lambda: _Pieces(archive), strip=1 if kind == "directory" else 0, place=place)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from volferry.cli.import_source import Archive, Mounted, check_archive, source_in_container, source_named
+from volferry.cli.import_source import Archive, Mounted, source_in_container, source_named
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.restore import VOLUME_NAME
@@ -83,8 +83,6 @@ def import_volume(
         raise UsageError(
             f"{into!r} cannot be a volume's name: letters, digits, and then also _ . - (two at least)"
         )
-    if source is not None:
-        check_archive(source)
     session = Session.load(config=config, engine=engine)
     labels = dict(_label(text) for text in label or [])
     with session.run() as run:
@@ -243,9 +241,9 @@ def _check_directory(source: Place, found: Mounted) -> None:
     try:
         kind = run_there(source.helper, kind_command(source.directory), "looking")
     except CommandFailed as error:
-        raise UsageError(f"there is no {found.name}") from error
+        raise EngineError(f"there is no {found.name}") from error
     if kind != b"d":
-        raise UsageError(f"{found.name} is no directory")
+        raise EngineError(f"{found.name} is no directory")
 
 
 def _copied(

@@ -19,8 +19,7 @@ from volferry.cli.options import (
 )
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, local_time_text, size_text, table
-from volferry.errors import DamagedObject, NoSuchBackup, NoSuchStore, VolferryError
-from volferry.layout import BackupName
+from volferry.errors import DamagedObject, NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
     from volferry.archive.manifest import DumpPart, Manifest
@@ -59,8 +58,6 @@ def list_backups(
             failed.append({"backup": str(ref), "error": str(manifest)})
         else:
             found.append((ref, manifest))
-    if volume is not None and not found and not failed:
-        _check_named(session, volume, wanted_host)
     _say_unread(unread, [ref for ref, _ in found])
     troubles = _troubles(repository, wanted_host, volume, found)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
@@ -84,7 +81,7 @@ def list_backups(
     elif found:
         _print_list(found, stores, troubles, accepted, with_host=all_hosts)
     elif not failed:
-        print(_nothing(session, wanted_host))
+        print(_nothing(session, volume, wanted_host))
     return 1 if failed or troubles else 0
 
 
@@ -174,17 +171,8 @@ def _stores(
     return found
 
 
-def _check_named(session: Session, volume: str, host: str | None) -> None:
-    """Raises NoSuchBackup for a volume of which there is none."""
-    if host is None:
-        raise NoSuchBackup(
-            f"no backup of volume {volume!r} in {session.store.url}; `volferry list --all-hosts` shows what there is"
-        )
-    session.repository.resolve(BackupName(None, volume, None), host=host)
-
-
-def _nothing(session: Session, host: str | None) -> str:
-    message = f"No backups{f' from host {host}' if host else ''} in {session.store.url}."
+def _nothing(session: Session, volume: str | None, host: str | None) -> str:
+    message = f"No backups{f' of {volume}' if volume else ''}{f' from host {host}' if host else ''} in {session.store.url}."
     others = [other for other in session.repository.hosts() if other != host] if host else []
     return f"{message} There are some from: {', '.join(others)} (--host, --all-hosts)." if others else message
 

@@ -28,7 +28,7 @@ def chosen_volumes(
     missing: dict[str, str] | None = None,
 ) -> list[Volume]:
     """By name. `bind_mounts` gives those of the container, too. Raises UsageError with `nothing` if none is asked for, NoSuchVolume,
-    NoSuchContainer, EngineError where all are asked for and there is none: before any work. With `missing`, names that do not exist are put there, each with the message, and are no error.
+    NoSuchContainer: before any work. With `missing`, names that do not exist are put there, each with the message, and are no error.
     """
     from volferry.engine.volumes import container_volumes, find_volume, list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
@@ -46,7 +46,7 @@ def chosen_volumes(
         inside = container_volumes(engine, container)
         binds = bind_mounts(container) if bind_mounts is not None else []
         if not inside and not binds:
-            raise UsageError(
+            raise EngineError(
                 f"container {container!r} mounts no volume{' or directory' if bind_mounts else ''}"
             )
         chosen.update((name, find_volume(engine, name)) for name in inside)
@@ -58,8 +58,10 @@ def chosen_volumes(
             if not volume.anonymous and (everything or project in volume.projects)
         ]
         if not matching and not none_is_fine:
-            if project and not everything:
-                raise UsageError(f"no named volume belongs to compose project {project!r}")
-            raise EngineError(f"there are no named volumes on {engine.url}")
+            raise EngineError(
+                f"no named volume belongs to compose project {project!r}"
+                if project and not everything
+                else f"there are no named volumes on {engine.url}"
+            )
         chosen.update((volume.name, volume) for volume in matching)
     return [chosen[name] for name in sorted(chosen)]

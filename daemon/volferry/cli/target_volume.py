@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.errors import EngineError, NoSuchVolume, UsageError, VolferryError, VolumeInUse
+from volferry.errors import NoSuchVolume, UsageError, VolferryError, VolumeInUse
 from volferry.interrupts import held_back
 from volferry.model import BIND_DRIVER, Volume
 
@@ -139,14 +139,10 @@ def check_usable(volume: Volume) -> None:
 
 
 def check_still_usable(session: Session, name: str) -> None:
-    """A container may have been started since, by hand or by its restart policy. Raises VolumeInUse, EngineError."""
+    """A container may have been started since, by hand or by its restart policy. Raises VolumeInUse."""
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
 
-    try:
-        volume = find_volume(session.engine, name)
-    except NoSuchVolume as error:
-        raise EngineError(f"volume {name} was removed meanwhile") from error
-    check_usable(volume)
+    check_usable(find_volume(session.engine, name))
 
 
 def check_lasting(volume: Volume) -> None:

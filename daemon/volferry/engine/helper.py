@@ -19,7 +19,7 @@ from volferry.engine.client import DEATH_SECONDS, Death, Engine, explanation, tr
 from volferry.engine.fifo import FifoChannel
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.stream import SHELL, StreamChannel
-from volferry.errors import CommandFailed, EngineError, HelperDied
+from volferry.errors import CommandFailed, EngineError, HelperDied, NoSuchVolume
 from volferry.interrupts import held_back
 from volferry.model import HostPath, Volume
 
@@ -297,10 +297,10 @@ def _check_unchanged(engine: Engine, volumes: Sequence[Volume | HostPath]) -> No
         try:
             found = engine.api.inspect_volume(volume.name)
         except docker.errors.NotFound as error:
-            raise EngineError(f"volume {volume.name} was removed meanwhile") from error
+            raise NoSuchVolume(f"volume {volume.name} was removed meanwhile") from error
         now = (found.get("Driver"), found.get("Options") or {}, found.get("Labels") or {})
         if now != (volume.driver, volume.options, volume.labels):
-            raise EngineError(f"volume {volume.name} was removed or replaced meanwhile")
+            raise NoSuchVolume(f"volume {volume.name} was removed or replaced meanwhile")
 
 
 def _create_helper(
