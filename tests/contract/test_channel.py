@@ -30,7 +30,7 @@ from volferry.engine.image import helper_image
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.reap import reap
 from volferry.engine.volumes import find_volume
-from volferry.errors import CommandFailed, EngineError, HelperDied, NoSuchVolume
+from volferry.errors import CommandFailed, EngineError, HelperDied
 from volferry.run import begin_run
 
 if TYPE_CHECKING:
@@ -217,6 +217,19 @@ def kill(setting: Setting, helper: Helper) -> None:
 
 
 # --- commands ---------------------------------------------------------------------------------------
+
+
+def test_what_has_ended_holds_no_descriptor(helper: Helper) -> None:
+    """A helper may have thousands of processes, and we the 1,024 descriptors of a login shell."""
+    counts = []
+    for _ in range(30):
+        command = Command(helper, CAT, stdin=True)
+        command.process.write(b"bytes")
+        command.process.close_stdin()
+        assert command.finish() == (0, b"bytes")
+        assert command.process.wait() == 0
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert max(counts) <= counts[0] + 12  # docker-py's pool keeps some connections
 
 
 @pytest.mark.parametrize("bulk", ["stdin", "stdout"])
@@ -632,7 +645,7 @@ def test_a_volume_that_went_away_is_an_error_and_not_made_again(setting: Setting
     api.remove_volume("channel-gone")
     with (
         begin_run(setting.state) as run_,
-        pytest.raises(NoSuchVolume, match="channel-gone was removed meanwhile"),
+        pytest.raises(EngineError, match="channel-gone was removed meanwhile"),
         open_helper(setting.engine, run_, setting.settings, [gone]),
     ):
         pass

@@ -36,7 +36,7 @@ class FifoChannel:
         self._directory = directory
         self._inside = inside
         self._count = 0
-        self._processes: list[FifoProcess] = []
+        self._processes: set[FifoProcess] = set()
         self._death: Death | None = None
         control = self._make("control")
         # Read-write: the open does not wait for the helper, and the helper's does not wait for us.
@@ -65,8 +65,8 @@ class FifoChannel:
         self._count += 1
         name = str(self._count)
         paths = [self._make(f"{name}.{end}") for end in ("out", "err", "status", *(["in"] if stdin else []))]
-        process = FifoProcess(paths, self._death, on_stderr)
-        self._processes.append(process)
+        process = FifoProcess(paths, self._death, on_stderr, ended=self._processes.discard)
+        self._processes.add(process)
         end = f"{self._inside}/{name}"
         source = f"{end}.in" if stdin else "/dev/null"
         # `jobs` has the shell take note of what has ended: what it does not, counts against the limit of processes.
@@ -76,7 +76,7 @@ class FifoChannel:
 
     def close(self) -> None:
         os.close(self._control)  # ends the helper's first process, should the helper still be there
-        for process in self._processes:
+        for process in [*self._processes]:
             process.close()
 
     def _make(self, name: str) -> Path:
@@ -89,8 +89,18 @@ class FifoChannel:
 class FifoProcess:
     """Implements `Process`."""
 
-    def __init__(self, paths: list[Path], death: Death, on_stderr: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        death: Death,
+        on_stderr: Callable[[bytes], None],
+        *,
+        ended: Callable[[FifoProcess], object],
+    ) -> None:
         self._death = death
+        self._ended = ended
+        self._paths = paths
+        self._closed = False
         out, err, status, *stdin = paths
         self._stdin_path = stdin[0] if stdin else None
         self._out = _open_to_read(out)
@@ -131,6 +141,7 @@ class FifoProcess:
 
     def wait(self) -> int:
         self._watcher.join()
+        self._close()
         if self._failure is not None:
             raise self._failure
         if self._exit_status is None:
@@ -144,10 +155,24 @@ class FifoProcess:
             self._watcher.is_alive()
         ):  # the engine is gone, and the helper still there: what it uses stays open
             return
-        for descriptor in (self._out, self._err, self._status, self._stdin):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._stdin = None
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+        self._close()
+
+    def _close(self) -> None:
+        """A helper has thousands of processes, and we have a limit of descriptors. While its stdin is written to, it stays open: else its number
+        might be another file's.
+        """
+        if self._closed or self._stdin is not None:
+            return
+        self._closed = True
+        for descriptor in (self._out, self._err, self._status):
+            os.close(descriptor)
+        self._out = -1
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+        self._ended(self)
 
     def _watch(self) -> None:
         try:

@@ -52,7 +52,7 @@ class StreamChannel:
         self._container_id = container_id
         self._compress = compress
         self._death: Death | None = None
-        self._processes: list[StreamProcess] = []
+        self._processes: set[StreamProcess] = set()
         with translated("the helper"):
             self._attached = _bare(
                 engine.api.attach_socket(
@@ -90,14 +90,22 @@ class StreamChannel:
             if self._death.happened or "not running" in str(error):
                 raise HelperDied(f"the helper ended before its work did: {self._death.reason}") from error
             raise
-        process = StreamProcess(self._engine, exec_id, connection, self._death, on_stderr, compressed)
-        self._processes.append(process)
+        process = StreamProcess(
+            self._engine,
+            exec_id,
+            connection,
+            self._death,
+            on_stderr,
+            compressed,
+            ended=self._processes.discard,
+        )
+        self._processes.add(process)
         if not stdin:
             process.close_stdin()
         return process
 
     def close(self) -> None:
-        for process in self._processes:
+        for process in [*self._processes]:
             process.close()
         self._attached.close()
 
@@ -113,8 +121,12 @@ class StreamProcess:
         death: Death,
         on_stderr: Callable[[bytes], None],
         compressed: Bulk | None,
+        *,
+        ended: Callable[[StreamProcess], object],
     ) -> None:
         self._engine = engine
+        self._ended = ended
+        self._closed = False
         self._exec_id = exec_id
         self._connection = connection
         self._death = death
@@ -148,6 +160,7 @@ class StreamProcess:
 
     def wait(self) -> int:
         self._demultiplexer.join()
+        self.close()  # a helper has thousands of processes, and we have a limit of descriptors
         if self._failure is not None:
             raise HelperDied(f"the connection to the helper broke: {self._failure}") from self._failure
         with translated("the helper"):
@@ -163,10 +176,15 @@ class StreamProcess:
 
     def close(self) -> None:
         """Once the helper is gone: the connection is at its end then, and the reader with it."""
+        if self._closed:
+            return
+        self._closed = True
         self._shut(socket.SHUT_RDWR)
         os.close(self._out)  # a demultiplexer that still has bytes gets EPIPE
+        self._out = -1
         self._demultiplexer.join()
         self._connection.close()
+        self._ended(self)
 
     def _send(self, data: bytes | memoryview) -> None:
         try:

@@ -17,7 +17,7 @@ from volferry.archive.tree_scripts import (
     has_own_numbers,
     reads_are_whole,
 )
-from volferry.operations.streams import feeding
+from volferry.operations.streams import feeding, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,11 +99,9 @@ def _identities(helper: Helper, directory: str, paths: Sequence[bytes]) -> dict[
     """By path, what tells one file from another: of those that are there, and have other names."""
     process = helper.start(SCRIPT_COMMAND, stdin=True, on_stderr=lambda _: None)
     found: dict[bytes, bytes] = {}
-    process.write(
-        b"".join(identity_script(directory, [each for each in paths if len(each) <= _LONGEST_PATH]))
-    )
-    process.close_stdin()
-    for record in b"".join(iter(lambda: process.read(_READ_BYTES), b"")).split(b"\0")[:-1]:
+    with writing(process, identity_script(directory, [each for each in paths if len(each) <= _LONGEST_PATH])):
+        answer = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    for record in answer.split(b"\0")[:-1]:
         identity, _, path = record.partition(b"//./")
         if identity.split()[2] != b"1":
             found[path] = identity

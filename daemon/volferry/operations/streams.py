@@ -19,6 +19,7 @@ from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from volferry.archive.extractlog import AccessLists, ExtractLog
     from volferry.engine.channel import Process
@@ -248,20 +249,32 @@ def checked(status: int, lines: Lines, what: str) -> None:
         raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
 
 
-@contextmanager
-def feeding(process: Process, paths: Iterable[bytes]) -> Iterator[None]:
+def feeding(process: Process, paths: Iterable[bytes]) -> AbstractContextManager[None]:
     """Feeds NUL-ended paths to `process` from a thread of its own."""
+    return writing(process, _batches(paths))
+
+
+def _batches(paths: Iterable[bytes]) -> Iterator[bytes]:
+    batch = bytearray()
+    for path in paths:
+        batch += path + b"\0"
+        if len(batch) > _FEED_BYTES:
+            yield bytes(batch)
+            batch.clear()
+    yield bytes(batch)
+
+
+@contextmanager
+def writing(process: Process, pieces: Iterable[bytes]) -> Iterator[None]:
+    """Writes to the stdin of a process from a thread of its own, for whoever reads the answer at the same time: pipes hold no more than
+    64 KiB each way, and neither side must wait for the other.
+    """
     failure: list[BaseException] = []
 
     def feed() -> None:
         try:
-            batch = bytearray()
-            for path in paths:
-                batch += path + b"\0"
-                if len(batch) > _FEED_BYTES:
-                    process.write(bytes(batch))
-                    batch.clear()
-            process.write(bytes(batch))
+            for piece in pieces:
+                process.write(piece)
             process.close_stdin()
         except BrokenPipeError:
             pass  # its exit status says why
