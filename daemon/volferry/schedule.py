@@ -1,41 +1,19 @@
-"""When a volume is to be backed up: cron expressions and intervals, as people write them.
-
-APScheduler's triggers do the counting. What it reads of a cron expression differs from crontab(5) in two ways, which are put right
-here: days of the week are counted from Sunday, and where both days are limited, either will do.
-"""
+"""When a volume is to be backed up: cron expressions and intervals, as people write them."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from volferry.cron import NICKNAMES, Cron
 
-    from apscheduler.triggers.cron import CronTrigger
-
-_NICKNAMES = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SPAN = re.compile(r"(\d+)([smhdw])")
 _INTERVAL = re.compile(r"(?:@every\s+|every\s+)((?:\d+[mhdw])+)")
-_PART = re.compile(r"(\*|[a-z0-9]+(?:-[a-z0-9]+)?)(?:/(\d+))?")
-_FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
 _CLOCKS_DIFFER = timedelta(minutes=5)  # of machines that set theirs by a server's
-_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 class Schedule(str):
@@ -61,9 +39,10 @@ class Schedule(str):
         return [part.strip() for part in self.split(";") if part.strip()]
 
     def after(self, time: datetime, zone: tzinfo) -> datetime | None:
-        """The first time after `time`, which has a time zone, by the clock of `zone`; None where there will be none, as for
+        """The first instant after `time`, which has a time zone, by the clock of `zone`, in UTC; None where there will be none, as for
         30 February. An interval counts from `time`.
         """
+        time = time.astimezone(UTC)  # of two times of one zone, Python compares what the clock shows
         found = [_next(part, time, zone) for part in self.parts]
         return min((each for each in found if each is not None), default=None)
 
@@ -149,17 +128,8 @@ def _next_two(
 @lru_cache(maxsize=4096)
 def _next(part: str, time: datetime, zone: tzinfo) -> datetime | None:
     if match := _INTERVAL.fullmatch(part.lower()):
-        return (time + parse_span(match[1])).astimezone(zone)
-    start = (time + timedelta(microseconds=1)).astimezone(zone)
-    found = [trigger.get_next_fire_time(None, start) for trigger in _cron_triggers(part, zone)]
-    return min((each for each in found if each is not None), default=None)
-
-
-@lru_cache(maxsize=1024)
-def _cron_triggers(part: str, zone: tzinfo) -> list[CronTrigger]:
-    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 -- slow to import, and only for this
-
-    return [CronTrigger(**fields, second=0, timezone=zone) for fields in _triggers(part)]
+        return time + parse_span(match[1])
+    return _cron(part).after(time, zone)
 
 
 @lru_cache(maxsize=1024)  # of what is right: a label is read at each look
@@ -170,63 +140,12 @@ def _checked(part: str) -> None:
         if not parse_span(match[1]):
             raise ValueError(f"{part!r} is no time at all")
         return
-    if lower.startswith("@") and lower not in _NICKNAMES:
-        raise ValueError(f"{part!r} is not one of {', '.join(_NICKNAMES)}, or @every 6h")
-    _triggers(part)
+    if lower.startswith("@") and lower not in NICKNAMES:
+        raise ValueError(f"{part!r} is not one of {', '.join(NICKNAMES)}, or @every 6h")
+    _cron(part)
 
 
-def _triggers(part: str) -> list[dict[str, Any]]:
-    """The fields of one trigger, or of two where either day will do. Raises ValueError."""
-    fields = _NICKNAMES.get(part.lower(), part.lower()).split()
-    if len(fields) != len(_FIELDS):
-        raise ValueError(
-            f"{part!r} has {len(fields)} fields: a cron expression has five "
-            '(minute, hour, day of the month, month, day of the week), an interval is such as "every 6h"'
-        )
-    minute, hour, day, month, weekday = (_field(field, number, part) for number, field in enumerate(fields))
-    common = {"minute": minute, "hour": hour, "month": month}
-    # crontab(5): a field that begins with a star does not limit.
-    if fields[2].startswith("*") or fields[4].startswith("*"):
-        return [{**common, "day": day, "day_of_week": weekday}]
-    return [{**common, "day": day}, {**common, "day_of_week": weekday}]
-
-
-def _field(text: str, number: int, part: str) -> str:
-    """As APScheduler has it: a list of numbers, or names of weekdays."""
-    values: set[int] = set()
-    for piece in text.split(","):
-        values.update(_values(piece, number, part))
-    if number == 4:
-        return ",".join(dict.fromkeys(_WEEKDAYS[value] for value in sorted(values)))
-    return ",".join(str(value) for value in sorted(values))
-
-
-def _values(piece: str, number: int, part: str) -> Iterable[int]:
-    low, high = _LIMITS[number]
-    match = _PART.fullmatch(piece)
-    if not match:
-        raise ValueError(f"{part!r}: {piece!r} cannot be the {_FIELDS[number]}")
-    span, step = match[1], int(match[2] or 1)
-    if span == "*":
-        first, last = low, high - (number == 4)
-    else:
-        start, dash, end = span.partition("-")
-        first = _number(start, number, part)
-        last = _number(end, number, part) if dash else (high if match[2] else first)
-        if last < first and number == 4 and last == 0:
-            last = 7
-    if not low <= first <= last <= high:
-        raise ValueError(f"{part!r}: the {_FIELDS[number]} is from {low} to {high}, and {piece!r} is not")
-    if step < 1:
-        raise ValueError(f"{part!r}: {piece!r} has no step")
-    return range(first, last + 1, step)
-
-
-def _number(text: str, number: int, part: str) -> int:
-    if text.isdigit():
-        return int(text)
-    if number == 3 and text in _MONTHS:
-        return _MONTHS.index(text) + 1
-    if number == 4 and text in _WEEKDAYS:
-        return _WEEKDAYS.index(text)
-    raise ValueError(f"{part!r}: {text!r} cannot be the {_FIELDS[number]}")
+@lru_cache(maxsize=1024)
+def _cron(part: str) -> Cron:
+    """Raises ValueError."""
+    return Cron.parse(part)

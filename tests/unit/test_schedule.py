@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from bisect import bisect_left
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from volferry.schedule import Schedule, due, parse_span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BERLIN = ZoneInfo("Europe/Berlin")
 LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
@@ -100,18 +105,122 @@ def test_what_people_write(text: str, after: str, expected: str) -> None:
     assert found == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 
 
-def test_a_day_of_23_or_25_hours_has_one_of_each_time_of_the_day() -> None:
-    for day in (datetime(2026, 3, 28, 12, tzinfo=BERLIN), datetime(2026, 10, 24, 12, tzinfo=BERLIN)):
-        found = [day]
-        for _ in range(3):
-            following = schedule("30 4 * * *").after(found[-1], BERLIN)
-            assert following
-            found.append(following)
-        assert [(each.day - day.day, each.hour, each.minute) for each in found[1:]] == [
-            (1, 4, 30),
-            (2, 4, 30),
-            (3, 4, 30),
-        ]
+def has_another(instant: datetime, zone: ZoneInfo, offset: timedelta | None) -> bool:
+    return instant.astimezone(zone).utcoffset() != offset
+
+
+def changes(zone: ZoneInfo, first: int, last: int) -> Iterator[datetime]:
+    """The instants, to the minute, at which its clock is put forward or back in these years: no two within five days."""
+    instant, end = datetime(first, 1, 1, tzinfo=UTC), datetime(last + 1, 1, 1, tzinfo=UTC)
+    while instant < end:
+        offset = instant.astimezone(zone).utcoffset()
+        following = instant + timedelta(days=5)
+        if following.astimezone(zone).utcoffset() != offset:
+            minutes = [instant + timedelta(minutes=number) for number in range(5 * 1440 + 1)]
+            yield minutes[bisect_left(minutes, True, key=lambda each: has_another(each, zone, offset))]
+        instant = following
+
+
+def shown(instant: datetime, zone: ZoneInfo) -> datetime:
+    return instant.astimezone(zone).replace(tzinfo=None)
+
+
+def reached(expression: str, begin: datetime, end: datetime, zone: ZoneInfo) -> list[datetime]:
+    """The instants after `begin` and not after `end` at which the clock shows, for the first time, a time that fits, or one behind it."""
+    minute, hour, day, month, weekday = (
+        allowed(each, number) for number, each in enumerate(expression.split())
+    )
+    found = []
+    instant, furthest = begin, shown(begin, zone)
+    while instant < end:
+        instant += timedelta(minutes=1)
+        now, fits = shown(instant, zone), False
+        while furthest < now:
+            furthest += timedelta(minutes=1)
+            date_fits = (
+                furthest.day in day and furthest.month in month and furthest.isoweekday() % 7 in weekday
+            )
+            fits |= furthest.minute in minute and furthest.hour in hour and date_fits
+        if fits:
+            found.append(instant)
+    return found
+
+
+def times_between(text: str, begin: datetime, end: datetime, zone: ZoneInfo) -> list[datetime]:
+    found = []
+    at = schedule(text).after(begin, zone)
+    while at is not None and at <= end:
+        assert at.utcoffset() == timedelta()
+        found.append(at)
+        at = schedule(text).after(at, zone)
+    return found
+
+
+def test_each_time_comes_once_wherever_clocks_are_changed() -> None:
+    """In all zones of the database, from 2025 to 2030: zones that change in the same way are looked at once."""
+    ways: dict[tuple[object, ...], tuple[ZoneInfo, list[datetime]]] = {}
+    for name in sorted(available_timezones()):
+        zone = ZoneInfo(name)
+        found = list(changes(zone, 2025, 2030))
+        offsets = [(each, each.astimezone(zone).utcoffset()) for each in found]
+        ways.setdefault(
+            (datetime(2025, 1, 1, tzinfo=UTC).astimezone(zone).utcoffset(), *offsets), (zone, found)
+        )
+    looked_at = 0
+    for zone, found in ways.values():
+        for change in found[:4]:
+            begin, end = change - timedelta(hours=2), change + timedelta(hours=3)
+            for text in (
+                "*/10 * * * *",
+                "17,43 * * * *",
+                "30 0,1,2,3 * * *",
+                "0 0 * * *",
+                "59 23 * * 0-6",
+                "15 2 1-31 * *",
+            ):
+                looked_at += 1
+                assert times_between(text, begin, end, zone) == reached(text, begin, end, zone), (
+                    zone,
+                    change,
+                    text,
+                )
+    assert looked_at > 500
+
+
+@pytest.mark.parametrize(
+    "name", ["Europe/Berlin", "America/Havana", "Australia/Lord_Howe", "Africa/Cairo", "America/Santiago"]
+)
+@pytest.mark.parametrize("text", ["0 0 * * *", "30 2 * * *", "0 0 1 * *", "45 23 * * 6"])
+def test_each_date_that_fits_comes_once_in_all_years(name: str, text: str) -> None:
+    zone = ZoneInfo(name)
+    minute, hour, day, _, weekday = text.split()
+    expected = [
+        date(2025, 1, 1) + timedelta(days=number)
+        for number in range(5 * 365)
+        if (date(2025, 1, 1) + timedelta(days=number)).day in allowed(day, 2)
+        and (date(2025, 1, 1) + timedelta(days=number)).isoweekday() % 7 in allowed(weekday, 4)
+    ]
+    begin, end = (
+        datetime(each.year, each.month, each.day, tzinfo=zone).astimezone(UTC)
+        for each in (date(2025, 1, 1), expected[-1] + timedelta(days=1))
+    )
+    found = times_between(text, begin - timedelta(minutes=1), end - timedelta(minutes=1), zone)
+    assert found == sorted(set(found))
+    assert [shown(each, zone).date() for each in found] == expected
+    late = [
+        each for each in found if shown(each, zone).strftime("%H:%M") != f"{int(hour):02}:{int(minute):02}"
+    ]
+    assert len(late) <= 5  # once a year, where the clock is put forward just then
+
+
+def test_a_day_that_a_zone_left_out_comes_when_the_next_one_begins() -> None:
+    apia = ZoneInfo("Pacific/Apia")  # there was no 30 December 2011
+    times = times_between(
+        "0 12 * * *", datetime(2011, 12, 29, 12, tzinfo=UTC), datetime(2012, 1, 1, tzinfo=UTC), apia
+    )
+    assert [shown(each, apia).isoformat() for each in times] == [
+        "2011-12-29T12:00:00", "2011-12-31T00:00:00", "2011-12-31T12:00:00", "2012-01-01T12:00:00"
+    ]  # fmt: skip
 
 
 def test_what_never_is_is_none() -> None:
