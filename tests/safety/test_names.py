@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
+import tarfile
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -12,6 +15,7 @@ from tests.parts.faults import environment, fault
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.trees import assert_same, snapshot, write_sparse
 from volferry.archive import listing
+from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.names import Names
@@ -191,6 +195,81 @@ def test_without_change_times_contents_tell_names_from_files(tmp_path: Path, sam
     finally:
         helper.end()
     assert Names(lambda: "ext4").add(b"5", b"later//" + meta, b"first//" + meta)
+
+
+def test_links_of_ours_have_the_attributes_of_the_file(
+    repository: Repository, volume: LocalVolume, tmp_path: Path
+) -> None:
+    """Some programs set them through each name."""
+    large_with_holes(volume.data, "a", "b")
+    (volume.data / "a").chmod(0o640)
+    os.chown(volume.data / "a", 3_000_000, 77)
+    stats = volume.back_up(repository)
+    backup = BackupReader(repository, stats.ref, spool=tmp_path)
+    stream = io.BytesIO(b"".join(backup.volume_stream()))
+    with tarfile.open(fileobj=stream) as tar:
+        members = {each.name: each for each in tar}
+    found = [(each.mode, each.uid, each.gid, each.mtime) for each in (members["a"], members["b"])]
+    assert found[0] == found[1]
+    assert members["b"].islnk()
+
+
+def exchanged_while_it_is_read(monkeypatch: pytest.MonkeyPatch, data: Path, other: Path) -> None:
+    """Another file is in the place of `a` while `tar` reads it, and then the old one is there again."""
+    start = LocalHelper.start
+
+    def exchanging(self: LocalHelper, command: Sequence[str], **more: Any) -> LocalProcess:
+        if command[0] != "tar" or "--sparse" not in command:
+            return start(self, command, **more)
+        (data / "a").rename(data.parent / "kept")
+        other.rename(data / "a")
+        monkeypatch.setattr(LocalHelper, "start", start)
+        process = start(self, command, **more)
+        finish = process.close_stdin
+
+        def closed() -> None:
+            finish()
+            time.sleep(0.5)  # it has opened it
+            (data / "a").rename(other)
+            (data.parent / "kept").rename(data / "a")
+
+        monkeypatch.setattr(process, "close_stdin", closed)
+        return process
+
+    monkeypatch.setattr(LocalHelper, "start", exchanging)
+
+
+def test_what_was_in_the_place_of_a_name_for_a_moment_is_not_the_content_of_the_other(
+    repository: Repository, volume: LocalVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_with_holes(volume.data, "a", "b")
+    write_sparse(bytes(tmp_path / "other"), 2 * MIB, {MIB: b"another"})
+    exchanged_while_it_is_read(monkeypatch, volume.data, tmp_path / "other")
+    stats = volume.back_up(repository)
+    target = restored(repository, stats.ref, tmp_path / "one")
+    assert (target / "a").stat().st_size == 2 * MIB
+    assert_one_file(target, "b")
+
+
+def test_a_migration_into_a_volume_leaves_nothing_of_a_restore_there(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for each in (source, target / HALF_TREE, target / OLD_TREE, target / NEW_TREE):
+        each.mkdir(parents=True)
+        (each / "file").write_text(each.name)
+    helpers = [LocalHelper(each, tmp_path) for each in (source, target)]
+    try:
+        here, there = (
+            Place(cast("Any", helper), str(each))
+            for helper, each in zip(helpers, (source, target), strict=True)
+        )
+        transfer = Transfer(here, there, tmp_path / "transfer", Silent())
+        transfer.compare_first()
+        transfer.run(last=True)
+        transfer.check(checksum=True)
+    finally:
+        for helper in helpers:
+            helper.end()
+    assert_same(snapshot(source), snapshot(target))
 
 
 def test_thousands_of_names_of_a_file_with_holes_are_looked_at_together(

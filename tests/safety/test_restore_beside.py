@@ -16,7 +16,9 @@ from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE, RESTORE_MAR
 from volferry.errors import CommandFailed, RestoreMismatch, VolferryError, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
-from volferry.operations.restore_beside import restore_beside, room_beside
+from volferry.operations.place_listing import list_source
+from volferry.operations.places import Place
+from volferry.operations.restore_beside import make_room, restore_beside, room_beside
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
@@ -353,6 +355,47 @@ def broken(case: Case, *, after: int) -> None:
     with pytest.raises((Killed, CommandFailed)):
         case.restore(helper=case.helper(helper))
     assert helper.was_killed
+
+
+def test_what_an_exchange_that_was_killed_has_kept_makes_room_for_the_next(
+    case: Case, tmp_path: Path
+) -> None:
+    """Else the next one would begin with deleting what is whole."""
+    case.target.rename(tmp_path / "other")
+    case.target.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", case.target], check=True)
+    try:
+        (case.target / "old").write_bytes(bytes(1_200_000))
+        counts = case.backup.manifest.volume_counts
+        assert make_room(case.helper(), "v", counts).enough
+
+        class Dying(LocalHelper):
+            def start(self, command: Sequence[str], **more: Any) -> LocalProcess:
+                if (self._directory / OLD_TREE / "old").exists():
+                    raise Killed
+                return super().start(command, **more)
+
+        with pytest.raises(Killed):
+            case.restore(helper=case.helper(Dying(case.target, case.spool)))
+        assert not room_beside(case.helper(), "v", counts).enough
+        assert make_room(case.helper(), "v", counts).enough
+        assert_same(content(case.source), without_own(content(case.target)))
+        case.restore()
+        assert_same(snapshot(case.source), snapshot(case.target))
+    finally:
+        subprocess.run(["umount", case.target], check=True)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_half_of_an_exchange_is_in_no_backup(case: Case, tmp_path: Path, marked: bool) -> None:
+    """Whether or not somebody has taken the mark away."""
+    broken(case, after=2)
+    if not marked:
+        (case.target / RESTORE_MARK).unlink()
+    with pytest.raises(CommandFailed, match="the rest of an interrupted restore"):
+        LocalVolume(case.target, tmp_path / "state 2", name="half").back_up(case.repository)
+    with pytest.raises(CommandFailed, match="the rest of an interrupted restore"):
+        list_source(Place(case.helper(), str(case.target)), tmp_path / "listing", Silent())
 
 
 def test_what_is_in_the_way_of_what_was_on_its_way_is_not_replaced(case: Case) -> None:

@@ -242,7 +242,7 @@ class _Others:
                 for number, header in self._lost.made(before=group):
                     yield number, memoryview(header)
                 if entry.path in same:
-                    link = _link(entry.path, first)
+                    link = _link(entry, first)
                     yield group, memoryview(link.header)
                     self._store(group, entry, link)
                 else:
@@ -271,10 +271,10 @@ class _Others:
         self._stored(group, self._settle(entry, member))
 
 
-def _link(path: bytes, target: bytes) -> Member:
+def _link(entry: Entry, target: bytes) -> Member:
     """One that `tar` did not write."""
-    header = link_member(path, target)
-    return Member(path, HARD_LINK, 0, 0, 0, 0, 0, target, header, 0, sparse=False)
+    header = link_member(entry, target)
+    return Member(entry.path, HARD_LINK, 0, 0, 0, 0, 0, target, header, 0, sparse=False)
 
 
 class _Settler:
@@ -296,15 +296,14 @@ class _Settler:
         self._inodes.add(stat.inode)
 
     def may_be_same(self, path: bytes, later: Entry) -> bool:
-        """Whether what was stored at that path may be what `later` is another name of. It is not if it was replaced before it was read, and
-        then whoever did that would say what is in the other file.
+        """Whether what was stored at that path may be what `later` is another name of. If it is not what was listed, it was changed, or replaced
+        by what is another file: whoever did that, and put the old one back, would say what is in the other.
         """
         first, listed = self._recorded.get(path), later.stat
-        return (
-            first is not None
-            and first._replace(size=listed.size, mtime=listed.mtime, ctime=listed.ctime, links=listed.links)
-            == listed
-        )
+        if first is None or first.ctime == UNTRUSTED:
+            return False
+        own = {name: getattr(listed, name) for name in ("size", "mtime", "ctime", "links")}
+        return first._replace(**own) == listed
 
     def keep_apart(self, anchor: Entry) -> None:
         """It is stored, and was not read: what has been another name of it is a file of its own."""

@@ -11,7 +11,7 @@ from volferry.archive.tarstream import BLOCK
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from volferry.archive.listing import Entry
+    from volferry.archive.listing import Entry, Stat
 
 _LONGEST_NAME = 100
 _LARGEST_ID = 0o7777777
@@ -24,21 +24,22 @@ def file_member(name: bytes, content: bytes) -> bytes:
     return header + content + bytes(-len(content) % BLOCK)
 
 
-def link_member(path: bytes, target: bytes) -> bytes:
-    """The headers of a hard link's member, which says nothing else."""
-    pax = {
-        key: value for key, value in ((b"path", path), (b"linkpath", target)) if len(value) > _LONGEST_NAME
-    }
-    header = _block(path, b"1", mode=0, uid=0, gid=0, size=0, mtime=0, target=target)
-    return _extended(b"PaxHeaders/link", pax) + header
+def link_member(entry: Entry, target: bytes) -> bytes:
+    """The headers of a hard link's member. It has the attributes of the file, as those of `tar` do: some programs set them through the link."""
+    more = {b"linkpath": target} if len(target) > _LONGEST_NAME else {}
+    return _member(entry.path, b"1", entry.stat, more, target=target)
 
 
 def directory_member(entry: Entry, attributes: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:
     """The headers of a directory's member, as POSIX.1-2001 (pax) has them; with extended attributes, by the keys that headers have for
     them, where they are known: a listing lacks them.
     """
-    stat = entry.stat
-    name = (entry.path or b".") + b"/"
+    return _member((entry.path or b".") + b"/", b"5", entry.stat, attributes)
+
+
+def _member(
+    name: bytes, typeflag: bytes, stat: Stat, attributes: Mapping[bytes, bytes], *, target: bytes = b""
+) -> bytes:
     uid, gid = int(stat.uid), int(stat.gid)
     seconds, fraction = divmod(nanoseconds(stat.mtime), NANOSECONDS)
     pax = dict(attributes)
@@ -49,23 +50,20 @@ def directory_member(entry: Entry, attributes: Mapping[bytes, bytes] = MappingPr
     pax |= {key: b"%d" % number for key, number in ((b"uid", uid), (b"gid", gid)) if number > _LARGEST_ID}
     header = _block(
         name,
-        b"5",
+        typeflag,
         mode=int(stat.mode, 8),
         uid=min(uid, _LARGEST_ID),
         gid=min(gid, _LARGEST_ID),
         size=0,
         mtime=min(max(seconds, 0), _LATEST),
+        target=target,
     )
-    return _extended(b"PaxHeaders/directory", pax) + header
-
-
-def _extended(name: bytes, pax: Mapping[bytes, bytes]) -> bytes:
-    """The extended header of a member, if it needs one."""
     if not pax:
-        return b""
+        return header
     records = b"".join(_record(key, value) for key, value in pax.items())
-    header = _block(name, b"x", mode=0o644, uid=0, gid=0, size=len(records), mtime=0)
-    return header + records + bytes(-len(records) % BLOCK)
+    # The name is of no meaning, and as long as it is the same, so are the bytes of a directory.
+    extended = _block(b"PaxHeaders/directory", b"x", mode=0o644, uid=0, gid=0, size=len(records), mtime=0)
+    return extended + records + bytes(-len(records) % BLOCK) + header
 
 
 def _decimal(ns: int) -> bytes:

@@ -216,7 +216,7 @@ def _restore(
     safety: Safety,
 ) -> RestoreStats:
     from volferry.operations.restore import is_marked, prove, restore_backup  # noqa: PLC0415
-    from volferry.operations.restore_beside import restore_beside, room_beside, settle  # noqa: PLC0415
+    from volferry.operations.restore_beside import make_room, restore_beside  # noqa: PLC0415
     from volferry.operations.room import Wanted, check_volume_room, disk_usage  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
@@ -229,8 +229,7 @@ def _restore(
         room = None
         if not found.empty:
             if safety.beside:
-                settle(helper, target)  # before: what it deletes takes room
-                room = room_beside(helper, target, backup.manifest.volume_counts)
+                room = make_room(helper, target, backup.manifest.volume_counts)
             if room is not None and room.enough:
                 return restore_beside(
                     backup, target, helper=helper, observer=observer, check_free=found.check_free

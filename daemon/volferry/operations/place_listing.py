@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import OWN_TREES, RESTORE_MARK, list_command
+from volferry.archive.commands import HALF_TREE, OWN_TREES, RESTORE_MARK, list_command
 from volferry.archive.findlog import FindLog
 from volferry.archive.listing import ListingReader, path_of
 from volferry.errors import CommandFailed, RestoreMismatch
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from volferry.operations.places import Place
 
 _READ_BYTES = 1 << 20
-_MARK = RESTORE_MARK.encode() + b"//"
+# The mark, and what an exchange has on its way.
+_RESTS = (RESTORE_MARK.encode() + b"//", HALF_TREE.encode() + b"//d ")
 
 
 def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
@@ -86,7 +87,7 @@ def _kept(records: Iterator[bytes], path: Path, names: Names | None, *, marked: 
     firsts: dict[bytes, bytes] = {}  # inode -> record of its first name, of what has more than one
     with path.open("wb") as out:
         for record in records:
-            if record.startswith(_MARK):
+            if record.startswith(_RESTS):
                 if not marked:
                     raise CommandFailed(
                         "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"

@@ -86,6 +86,19 @@ def settle(helper: Helper, volume: str) -> None:
         run(helper, delete_tree_command(directory, name), "deleting the rest of an earlier restore")
 
 
+def make_room(helper: Helper, volume: str, counts: CountsPart) -> Room:
+    """As `room_beside`, after `settle`. Where there is too little, what the volume held before an exchange that was killed makes room: what
+    is in its place is whole. Raises CommandFailed.
+    """
+    settle(helper, volume)
+    room = room_beside(helper, volume, counts)
+    if not room.enough and not room.why_not:
+        delete_old = delete_tree_command(helper.directory(volume), OLD_TREE)
+        run(helper, delete_old, "deleting the rest of an earlier restore")
+        room = room_beside(helper, volume, counts)
+    return room
+
+
 def restore_beside(
     backup: BackupReader,
     volume: str,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from volferry.archive.extractlog import AccessLists, ExtractLog
+    from volferry.archive.listing import Entry
     from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
@@ -113,11 +114,16 @@ def send_alone(
 
 
 def send_links(
-    target: Place, paths: Iterable[bytes], first: bytes, observer: Observer, *, log: ExtractLog | None = None
+    target: Place,
+    entries: Iterable[Entry],
+    first: bytes,
+    observer: Observer,
+    *,
+    log: ExtractLog | None = None,
 ) -> Stream:
     """Other names of what was sent before."""
     lines = Lines()
-    members = [link_member(path, first) for path in paths]
+    members = [link_member(entry, first) for entry in entries]
     writing = _writing(target, lines, log)
     give(writing, [*members, END_OF_ARCHIVE])
     _check_written(writing.wait(), lines, log, observer)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volferry.archive.alignment import names_of_one
-from volferry.archive.commands import sync_command
+from volferry.archive.commands import OWN_TREES, sync_command
+from volferry.archive.exchange_scripts import delete_tree_command
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.index import file_blocks
 from volferry.archive.listing import Entry, paired, parse_record, path_of, split_records
@@ -75,6 +76,9 @@ class Transfer:
         """For a target that holds something: what of it is as in the source, content and attributes, need not be sent. Raises
         VolferryError.
         """
+        for name in OWN_TREES:
+            command = delete_tree_command(self._target.directory, name.decode())
+            run(self._target.helper, command, "deleting the rest of an interrupted restore")
         self._observer.phase("comparing what is there")
         now = list_source(self._source, self._spool / "first", self._observer)
         self._known = self._known_of_target(now)
@@ -109,7 +113,8 @@ class Transfer:
             later = [entry for _, entry in some]
             same = names.same(source.helper, source.directory, first, later) if first else set()
             if same:
-                yield send_links(target, sorted(same), first, self._observer, log=self.log)
+                links = [entry for entry in later if entry.path in same]
+                yield send_links(target, links, first, self._observer, log=self.log)
             for entry in later:
                 if entry.path not in same:
                     yield send_alone(

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from volferry.archive.alignment import ANCHOR
-from volferry.archive.commands import OWN_TREES, RESTORE_MARK, create_command, find_command, list_command
+from volferry.archive.commands import (
+    HALF_TREE,
+    OWN_TREES,
+    RESTORE_MARK,
+    create_command,
+    find_command,
+    list_command,
+)
 from volferry.archive.dumps import DumpFile, with_dumps
 from volferry.archive.excludes import CACHE_SIGNATURE, CACHE_TAG, Excludes, LeftOut, without_excluded
 from volferry.archive.findlog import FindLog
@@ -37,6 +44,10 @@ _MOST_MET = 1 << 14
 _LARGEST_READ_TAG = 1 << 20  # that is read whole where no less of it can be
 _MARK_RECORD = RESTORE_MARK.encode() + b"//"
 _OWN_PREFIX = b".volferry-"
+_HALF_RECORD = HALF_TREE.encode() + b"//d "
+_HALF_RESTORED = (
+    "it holds the rest of an interrupted restore: the same `volferry restore`, with --replace, completes it"
+)
 
 
 @dataclass(slots=True)
@@ -349,6 +360,8 @@ def _signed_as_tar_has_them(helper: Helper, directory: str, paths: Iterable[byte
 def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer) -> Iterator[bytes]:
     """Raises CommandFailed if the volume holds half of a backup."""
     for record in records:
+        if record.startswith(_HALF_RECORD):
+            raise CommandFailed(_HALF_RESTORED)
         if record.startswith(_OWN_PREFIX) and path_of(record) in OWN_TREES:
             listing.left_out.add(path_of(record), top=True, source_bytes=0)
             observer.note(
@@ -359,8 +372,6 @@ def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer)
             # A socket means nothing without the process that made it, and tar stores none.
             listing.sockets += 1
         elif record.startswith(_MARK_RECORD):
-            raise CommandFailed(
-                "it holds the rest of an interrupted restore: the same `volferry restore`, with --replace, completes it"
-            )
+            raise CommandFailed(_HALF_RESTORED)
         else:
             yield record

@@ -315,6 +315,11 @@ class VolumeReading:
                 self._found(finding)
 
     def _why_missing(self, path: bytes) -> Finding:
+        if path in self._captured_apart and self._captured_apart[path] is None:
+            first = printable(self._listing.names.later[path])
+            return Finding(
+                "unreadable", path, f"is another name of {first!r}, which changed while it was read"
+            )
         above = path
         while b"/" in above:
             above = above.rpartition(b"/")[0]
