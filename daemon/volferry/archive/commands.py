@@ -97,7 +97,7 @@ _EXTRACT = [
 # What is written goes to the disk meanwhile, not all at the end, where `sync_command` waits for it; so does the engine, which
 # syncs its file system when a container goes (umount of an overlay). The kernel says once that it could not write something: whoever asks must
 # pass it on, or `sync_command` would find nothing wrong. The trap is run once a `sync` that runs has ended, with its status.
-_SYNCED_SCRIPT = """
+_SYNCING = """
 {
     trap 'found=$?; kill "$nap" 2>/dev/null; exit "$found"' TERM
     while :; do
@@ -108,14 +108,17 @@ _SYNCED_SCRIPT = """
     done
 } </dev/null >/dev/null &
 syncing=$!
-"$@"
-status=$?
+@work@
 kill "$syncing" 2>/dev/null
 wait "$syncing" 2>/dev/null
 synced=$?
 [ "$synced" -gt 128 ] || [ "$synced" = 0 ] || [ "$status" != 0 ] || status=1
-exit "$status"
 """
+_SYNCED_SCRIPT = _SYNCING.replace("@work@", '"$@"\nstatus=$?') + 'exit "$status"\n'
+_FLUSH_SCRIPT = (
+    _SYNCING.replace("@work@", "read -r _\nstatus=0")
+    + '[ "$status" = 0 ] && exec sync -f "$0"\nexit "$status"\n'
+)
 
 # Whoever could write the volume may have had a say in the names: on a machine's own files, symlinks that lead
 # elsewhere are made last, so that nothing is ever written through one.
@@ -158,9 +161,15 @@ def create_command(directory: str, *, holes: bool = False) -> list[str]:
     return ["tar", f"--directory={directory}", *_CREATE, *(_WITH_HOLES if holes else [])]
 
 
-def extract_command(directory: str) -> list[str]:
-    """Reads a tar stream from stdin and puts its entries into `directory`."""
-    return ["sh", "-c", _SYNCED_SCRIPT, directory, "tar", f"--directory={directory}", *_EXTRACT]
+def extract_command(directory: str, *, flushed: bool = True) -> list[str]:
+    """Reads a tar stream from stdin and puts its entries into `directory`. With `flushed`, what it writes goes to the disk meanwhile."""
+    tar = ["tar", f"--directory={directory}", *_EXTRACT]
+    return ["sh", "-c", _SYNCED_SCRIPT, directory, *tar] if flushed else tar
+
+
+def flush_command(directory: str) -> list[str]:
+    """What is written below `directory` goes to the disk until stdin is closed, and then the rest of it. Fails if anything did not."""
+    return ["sh", "-c", _FLUSH_SCRIPT, directory]
 
 
 def foreign_extract_command(directory: str, strip: int) -> list[str]:

@@ -13,6 +13,7 @@ from volferry.archive.commands import (
     create_command,
     empty_command,
     extract_command,
+    flush_command,
     list_command,
     marked_command,
     probe_command,
@@ -28,7 +29,7 @@ from volferry.model import RestoreStats
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in
-from volferry.operations.streams import Lines, checked, counted, give, run
+from volferry.operations.streams import Lines, checked, counted, cut_off, give, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -51,15 +52,18 @@ def sync(helper: Helper, volume: str) -> None:
 
 
 @contextmanager
-def syncing(helper: Helper, volume: str) -> Iterator[None]:
-    """Begins with `sync` beside what is done meanwhile; what that changes is for another one. Raises CommandFailed at the end where
-    something did not reach the disk: the kernel does not say so again.
+def flushing(helper: Helper, volume: str) -> Iterator[Callable[[], None]]:
+    """What is written to the volume meanwhile goes to the disk beside that. Gives a function that is to be called once all is written: the rest goes
+    there beside what is done after it. Raises CommandFailed at the end where something did not get there: the kernel does not say so again.
     """
     lines = Lines()
-    process = helper.start(sync_command(helper.directory(volume)), on_stderr=lines.add)
-    yield
-    while process.read(_READ_BYTES):
-        pass
+    process = helper.start(flush_command(helper.directory(volume)), stdin=True, on_stderr=lines.add)
+    try:
+        yield process.close_stdin
+    except BaseException:
+        cut_off(process)
+        raise
+    give(process, ())
     checked(process.wait(), lines, _SYNCING)
 
 
@@ -136,9 +140,10 @@ def restore_backup(
         run(helper, empty_command(directory), "emptying the volume")
     counts = backup.manifest.volume_counts
     observer.phase("restoring", total_bytes=counts.tar_bytes)
-    root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
-    observer.phase("comparing", total_entries=counts.entries)
-    with syncing(helper, volume):
+    with flushing(helper, volume) as all_written:
+        root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
+        all_written()
+        observer.phase("comparing", total_entries=counts.entries)
         differing = check_restored(
             backup.volume_entries(),
             entries_below(helper, directory),
@@ -183,7 +188,7 @@ def warnings_of(log: ExtractLog, differing: Mapping[str, str], observer: Observe
 def extract(
     pieces: Iterator[bytes], directory: str, *, helper: Helper, observer: Observer
 ) -> tuple[bytes, ExtractLog]:
-    """Puts a tar stream into a directory of the helper. Returns the header of its first member, and what tar had to say: owners, modes
+    """Puts a tar stream into a directory of the helper; whoever writes much has it `flushing`. Returns the header of its first member, and what tar had to say: owners, modes
     and times that the file system does not take are no failure.
 
     Raises CommandFailed if `tar` could not write all of it.
@@ -204,7 +209,9 @@ def extract(
             yield piece
             done += len(piece)
 
-    process = helper.start(extract_command(directory), stdin=True, on_stderr=log.line, bulk="stdin")
+    process = helper.start(
+        extract_command(directory, flushed=False), stdin=True, on_stderr=log.line, bulk="stdin"
+    )
     give(process, looked_at())
     check_extracted("the volume", process.wait(), log, lists, observer)
     return first, log

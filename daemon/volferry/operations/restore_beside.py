@@ -24,11 +24,11 @@ from volferry.operations.directory_modes import modes_in
 from volferry.operations.restore import (
     entries_below,
     extract,
+    flushing,
     is_marked,
     mark,
     stats_of,
     sync,
-    syncing,
     unmark,
     warnings_of,
 )
@@ -162,8 +162,9 @@ def _restore_new_tree(backup: BackupReader, volume: str, helper: Helper, observe
     """Raises RestoreMismatch."""
     new = f"{helper.directory(volume)}/{NEW_TREE}"
     observer.phase("restoring", total_bytes=backup.manifest.volume_counts.tar_bytes)
-    root, log = extract(backup.volume_stream(), new, helper=helper, observer=observer)
-    with syncing(helper, volume):
+    with flushing(helper, volume) as all_written:
+        root, log = extract(backup.volume_stream(), new, helper=helper, observer=observer)
+        all_written()
         differing = _compare(backup, new, log, helper, observer)
     return _Restored(root, log, warnings_of(log, differing, observer))
 

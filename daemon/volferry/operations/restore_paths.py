@@ -13,7 +13,7 @@ from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in, settle_made
-from volferry.operations.restore import extract, mark, sync, syncing, unmark, warnings_of
+from volferry.operations.restore import extract, flushing, mark, sync, unmark, warnings_of
 from volferry.operations.room import Wanted, check_volume_room
 from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
 
@@ -66,10 +66,11 @@ def restore_paths(
         observer.phase("deleting what is replaced")
         target.delete(doomed)
     observer.phase("restoring", total_bytes=excerpt.source_bytes)
-    first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
-    observer.phase("comparing", total_entries=excerpt.count)
     set_modes = modes_in(helper, target.directory)
-    with syncing(helper, volume):
+    with flushing(helper, volume) as all_written:
+        first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
+        all_written()
+        observer.phase("comparing", total_entries=excerpt.count)
         differing = check_restored(
             excerpt.entries(),
             target.listing(selection.roots, below=True),

@@ -222,18 +222,19 @@ def give(process: Process, pieces: Iterable[bytes]) -> None:
     except BrokenPipeError:
         pass
     except BaseException:
-        _cut_off(process)
+        cut_off(process)
         raise
     _read_out(process)
 
 
-def _cut_off(process: Process) -> None:
+def cut_off(process: Process) -> None:
+    """Of one whose work is given up: its own error would say less than the first one."""
     try:
         process.close_stdin()
         _read_out(process)
         process.wait()
     except (BrokenPipeError, VolferryError):
-        pass  # the first error says more
+        pass
 
 
 def _read_out(process: Process) -> None:
