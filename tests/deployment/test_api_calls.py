@@ -65,6 +65,7 @@ def templates(calls: list[tuple[str, str]]) -> set[tuple[str, str]]:
     return {(method, _NAME.sub(r"\1/ID", path)) for method, path in calls}
 
 
+@pytest.mark.timeout(600)  # it builds the image
 def test_what_volferry_does_is_let_through_and_it_needs_all_of_that(
     world: World, proxy: ApiProxy, image: str
 ) -> None:

@@ -110,15 +110,15 @@ _SYNCING = """
 syncing=$!
 @work@
 kill "$syncing" 2>/dev/null
+@last@
 wait "$syncing" 2>/dev/null
 synced=$?
 [ "$synced" -gt 128 ] || [ "$synced" = 0 ] || [ "$status" != 0 ] || status=1
+exit "$status"
 """
-_SYNCED_SCRIPT = _SYNCING.replace("@work@", '"$@"\nstatus=$?') + 'exit "$status"\n'
-_FLUSH_SCRIPT = (
-    _SYNCING.replace("@work@", "read -r _\nstatus=0")
-    + '[ "$status" = 0 ] && exec sync -f "$0"\nexit "$status"\n'
-)
+_SYNCED_SCRIPT = _SYNCING.replace("@work@", '"$@"\nstatus=$?').replace("@last@", "")
+# The last one need not wait for the one before it: a disk may take a second for each.
+_FLUSH_SCRIPT = _SYNCING.replace("@work@", "read -r _").replace("@last@", 'sync -f "$0"\nstatus=$?')
 
 # Whoever could write the volume may have had a say in the names: on a machine's own files, symlinks that lead
 # elsewhere are made last, so that nothing is ever written through one.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import modes_command
+from volferry.archive.commands import modes_command, sync_command
 from volferry.archive.extractlog import ExtractLog
 from volferry.archive.made_members import directory_member
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.operations.comparison import has_inherited_bit
-from volferry.operations.streams import give
+from volferry.operations.streams import give, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 
 def modes_in(helper: Helper, directory: str) -> SetModes:
-    """In a directory of a helper that may write."""
+    """In a directory of a helper that may write. They are on the disk then."""
 
     def set_modes(entries: Sequence[Entry]) -> bool:
         log = ExtractLog()
         process = helper.start(modes_command(directory), stdin=True, on_stderr=log.line)
         give(process, modes_stream(entries))
-        return have_modes(log, process.wait())
+        done = have_modes(log, process.wait())
+        run(helper, sync_command(directory), "writing the volume to the disk")
+        return done
 
     return set_modes
 

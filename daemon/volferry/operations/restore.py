@@ -59,6 +59,7 @@ def flushing(helper: Helper, volume: str) -> Iterator[Callable[[], None]]:
     lines = Lines()
     process = helper.start(flush_command(helper.directory(volume)), stdin=True, on_stderr=lines.add)
     try:
+        process.write(b"")  # it begins once its stdin has been opened
         yield process.close_stdin
     except BaseException:
         cut_off(process)
@@ -151,7 +152,6 @@ def restore_backup(
             times_refused="time" in log.refused,
             set_modes=modes_in(helper, directory),
         )
-    sync(helper, volume)
     check_free()
     unmark(helper, volume)
     # Taking the mark away has changed the time of the root.

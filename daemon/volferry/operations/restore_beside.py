@@ -123,7 +123,6 @@ def restore_beside(
     exchanged = False
     try:
         restored = _restore_new_tree(backup, volume, helper, observer)
-        sync(helper, volume)
         check_free()
         observer.phase("replacing what the volume held")
         run(helper, delete_old, "deleting the rest of an earlier restore")
@@ -159,7 +158,7 @@ class _Restored:
 
 
 def _restore_new_tree(backup: BackupReader, volume: str, helper: Helper, observer: Observer) -> _Restored:
-    """Raises RestoreMismatch."""
+    """All of it is on the disk then. Raises RestoreMismatch."""
     new = f"{helper.directory(volume)}/{NEW_TREE}"
     observer.phase("restoring", total_bytes=backup.manifest.volume_counts.tar_bytes)
     with flushing(helper, volume) as all_written:

@@ -13,7 +13,7 @@ from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in, settle_made
-from volferry.operations.restore import extract, flushing, mark, sync, unmark, warnings_of
+from volferry.operations.restore import extract, flushing, mark, unmark, warnings_of
 from volferry.operations.room import Wanted, check_volume_room
 from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
 
@@ -81,7 +81,6 @@ def restore_paths(
     if made := sorted(parents - {b""}, key=walk_key):
         expected = (entry for entry in excerpt.backup.entries() if entry.path in parents and entry.path)
         settle_made(paired(expected, target.listing(made, below=False)), set_modes)
-    sync(helper, volume)
     check_free()
     if left:
         mark(helper, volume, to_text(left))

@@ -172,7 +172,7 @@ class Transfer:
                 _entries(target),
                 self._observer,
                 wording=MIGRATED,
-                set_modes=self._set_modes,
+                set_modes=modes_in(self._target.helper, self._target.directory),
             )
         except RestoreMismatch:
             # Of a source that did not stand still, a difference may be one of contents.
@@ -184,13 +184,8 @@ class Transfer:
                 self._observer,
                 wording=MIGRATED,
                 times_refused="time" in self.log.refused,
-                set_modes=self._set_modes,
+                set_modes=modes_in(self._target.helper, self._target.directory),
             )
-
-    def _set_modes(self, entries: Sequence[Entry]) -> bool:
-        done = modes_in(self._target.helper, self._target.directory)(entries)
-        self._sync_target()
-        return done
 
     def _sync_target(self) -> None:
         run(self._target.helper, sync_command(self._target.directory), "writing the volume to the disk")
