@@ -202,6 +202,22 @@ def test_without_a_mark_it_would_have_been_built_upon(lab: Lab) -> None:
     assert lab.packs(first)[0] in lab.packs(second)
 
 
+def test_what_was_found_damaged_is_hurt_for_a_verify_that_reads_nothing(lab: Lab) -> None:
+    first = lab.back_up()
+    options = ("--host", "host")
+    flip(lab.packs(first)[0])
+    lab.cli("verify", *options).exits(0)  # nobody has read it
+    lab.cli("verify", "--read", *options).exits(1)
+    said = lab.cli("verify", *options).exits(1)
+    assert f"HURT  {first}" in said.stdout
+    assert "is damaged: verify found it so" in said.stderr
+    assert "makes a whole one" in said.stderr
+    assert lab.marks()
+    flip(lab.packs(first)[0])
+    lab.cli("verify", "--read", *options).exits(0)
+    lab.cli("verify", *options).exits(0)
+
+
 def test_a_missing_pack_needs_no_mark(lab: Lab) -> None:
     first = lab.back_up()
     lab.packs(first)[1].unlink()

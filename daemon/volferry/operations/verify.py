@@ -86,14 +86,22 @@ class Verifier:
             return Verified(ref, (str(error),), wrong, unread=True, hurt=bool(wrong))
         missing = dict(self._missing(ref, manifest, sizes))
         found = _Found(list(missing.values()), read=[manifest_key(ref)])
+        known: list[str] = []
         if self._read:
             self._look(ref, manifest, missing.keys(), found)
+        else:  # the manifest has just been read
+            known = [
+                each
+                for each in self._condition_of(ref).trouble(ref, manifest).damaged
+                if each not in found.read
+            ]
+            found.lines += [f"{key} is damaged: verify found it so" for key in known]
         return Verified(
             ref,
             tuple(dict.fromkeys(found.lines)),
             found.damaged,
             tuple(found.read),
-            hurt=bool(missing or found.damaged),
+            hurt=bool(missing or found.damaged or known),
         )
 
     def remember(self, verified: Verified, *, by: str) -> str:
