@@ -13,6 +13,7 @@ import pytest
 
 from tests.parts.faults import environment, fault
 from tests.parts.local_helper import LocalHelper, LocalVolume
+from tests.parts.restoring import restored_whole
 from tests.parts.trees import assert_same, snapshot, write_sparse
 from volferry.archive import listing
 from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE
@@ -20,9 +21,7 @@ from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.names import Names
 from volferry.operations.places import Place
-from volferry.operations.restore import restore_backup
 from volferry.operations.transfer import Transfer
-from volferry.operations.verify import Verifier
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.parts.local_helper import LocalProcess
-    from volferry.model import BackupRef
 
 MIB = 1 << 20
 
@@ -46,21 +44,6 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalVolume:
     monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)  # what was just written is trusted
     (tmp_path / "data").mkdir()
     return LocalVolume(tmp_path / "data", tmp_path / "state", settings={"suspicious": False})
-
-
-def restored(repository: Repository, ref: BackupRef, place: Path) -> Path:
-    """Where it is, once verify has found nothing."""
-    target, spool = place / "target", place / "spool"
-    for each in (target, spool):
-        each.mkdir(parents=True)
-    assert Verifier(repository, read=True, spool=spool, observer=Silent()).verify(ref).findings == ()
-    helper = LocalHelper(target, spool)
-    try:
-        backup = BackupReader(repository, ref, spool=spool)
-        restore_backup(backup, "v", helper=cast("Any", helper), observer=Silent(), empty_first=False)
-    finally:
-        helper.end()
-    return target
 
 
 def large_with_holes(directory: Path, *names: str) -> None:
@@ -92,19 +75,19 @@ def test_the_holes_of_a_file_with_more_names_are_not_read(
     first = volume.back_up(repository)
     assert first.findings == ()
     assert first.read_bytes < 4 * MIB
-    assert_one_file(restored(repository, first.ref, tmp_path / "one"), *names)
+    assert_one_file(restored_whole(repository, first.ref, tmp_path / "one"), *names)
     # One more: nothing of it is read again but its data.
     os.link(volume.data / "a/one", volume.data / "d")
     names.append("d")
     second = volume.back_up(repository)
     assert second.findings == ()
     assert second.read_bytes < 4 * MIB
-    assert_one_file(restored(repository, second.ref, tmp_path / "two"), *names)
+    assert_one_file(restored_whole(repository, second.ref, tmp_path / "two"), *names)
     # And one that is another file now.
     (volume.data / "a/one").unlink()
     (volume.data / "a/one").write_text("another")
     third = volume.back_up(repository)
-    target = restored(repository, third.ref, tmp_path / "three")
+    target = restored_whole(repository, third.ref, tmp_path / "three")
     assert_one_file(target, *names[1:])
     assert (target / "a/one").read_text() == "another"
 
@@ -120,7 +103,7 @@ def test_a_name_of_what_is_reused_is_a_link_to_it(
     volume.environment |= environment(library, *(fault("no-ctime", 1, f"/{name}") for name in "abc"))
     second = volume.back_up(repository)
     assert second.read_bytes < 2 * MIB  # not even the data
-    assert_one_file(restored(repository, second.ref, tmp_path / "two"), "a", "c")
+    assert_one_file(restored_whole(repository, second.ref, tmp_path / "two"), "a", "c")
 
 
 def files_of_one_number(directory: Path, library: Path) -> dict[str, str]:
@@ -140,7 +123,7 @@ def test_two_files_with_one_inode_number_are_two_files(
     for number in range(3):
         stats = volume.back_up(repository)
         assert stats.findings == ()
-        target = restored(repository, stats.ref, tmp_path / f"{number}")
+        target = restored_whole(repository, stats.ref, tmp_path / f"{number}")
         assert_same(snapshot(volume.data), snapshot(target))
         (volume.data / "3").write_text(f"other {number}")
 
@@ -246,7 +229,7 @@ def test_what_was_in_the_place_of_a_name_for_a_moment_is_not_the_content_of_the_
     write_sparse(bytes(tmp_path / "other"), 2 * MIB, {MIB: b"another"})
     exchanged_while_it_is_read(monkeypatch, volume.data, tmp_path / "other")
     stats = volume.back_up(repository)
-    target = restored(repository, stats.ref, tmp_path / "one")
+    target = restored_whole(repository, stats.ref, tmp_path / "one")
     assert (target / "a").stat().st_size == 2 * MIB
     assert_one_file(target, "b")
 
@@ -288,4 +271,4 @@ def test_thousands_of_names_of_a_file_with_holes_are_looked_at_together(
     monkeypatch.setattr(LocalHelper, "start", counted)
     stats = volume.back_up(repository)
     assert len(started) < 10
-    assert_one_file(restored(repository, stats.ref, tmp_path / "one"), *names)
+    assert_one_file(restored_whole(repository, stats.ref, tmp_path / "one"), *names)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import io
 import random
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.parts.local_helper import LocalHelper, LocalVolume
+from tests.parts.local_helper import LocalVolume
+from tests.parts.restoring import restored_whole
 from tests.parts.trees import assert_same, snapshot, write_sparse
 from tests.unit.real_trees import listing, raw_tar
 from volferry.archive.alone import TOO_LONG, TOO_SHORT, AloneStream
 from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed
-from volferry.observer import Silent
-from volferry.operations.backup_reader import BackupReader
-from volferry.operations.restore import restore_backup
-from volferry.operations.verify import Verifier
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
@@ -118,14 +115,4 @@ def test_each_comes_in_its_turn_and_nothing_around_it_is_missed(tmp_path: Path) 
 
 
 def assert_restores(repository: Repository, ref: BackupRef, volume: LocalVolume, place: Path) -> None:
-    target, spool = place / "target", place / "spool"
-    for each in (target, spool):
-        each.mkdir(parents=True)
-    helper = LocalHelper(target, spool)
-    try:
-        backup = BackupReader(repository, ref, spool=spool)
-        restore_backup(backup, "v", helper=cast("Any", helper), observer=Silent(), empty_first=False)
-    finally:
-        helper.end()
-    assert_same(snapshot(volume.data), snapshot(target))
-    assert Verifier(repository, read=True, spool=spool, observer=Silent()).verify(ref).findings == ()
+    assert_same(snapshot(volume.data), snapshot(restored_whole(repository, ref, place)))

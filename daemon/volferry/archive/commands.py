@@ -168,7 +168,9 @@ def extract_command(directory: str, *, flushed: bool = True) -> list[str]:
 
 
 def flush_command(directory: str) -> list[str]:
-    """What is written below `directory` goes to the disk until stdin is closed, and then the rest of it. Fails if anything did not."""
+    """Writes the dirty pages of the file system of `directory` to the disk again and again until stdin is closed, and once more then. Fails if the kernel could
+    not write some.
+    """
     return ["sh", "-c", _FLUSH_SCRIPT, directory]
 
 

@@ -1,4 +1,4 @@
-"""What runs in the helper on chosen paths: how they are listed, told apart and deleted.
+"""Scripts for the helper that list, tell apart and delete chosen paths.
 
 Paths are bytes, and an argument vector is text: each is a script for the stdin of a shell, in pieces.
 """

@@ -174,14 +174,9 @@ print(bytes[0], found.f_favail if found.f_files else -1, bytes[1], bytes[2])
 """
 
 
-def reads_are_whole(file_system: str) -> bool:
-    """Of a file system by its name, as `find -printf %F` has it: each gives what it was asked for, but at the end of a file."""
-    return bool(file_system) and not file_system.startswith(_REMOTE)
-
-
-def has_own_numbers(file_system: str) -> bool:
-    """Whether no two of its files have one inode number."""
-    return bool(file_system) and not file_system.startswith(_REMOTE)
+def is_remote(file_system: str) -> bool:
+    """Of a file system by its name, as `find -printf %F` has it: whether neither the length of its reads nor its inode numbers are to be relied on."""
+    return not file_system or file_system.startswith(_REMOTE)
 
 
 def clear_command(directory: str) -> list[str]:

@@ -188,7 +188,7 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _afterwards(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a copy or a prune has done, for the log; nothing where nothing was to be done."""
+    """Events for the log about a copy or a prune that did anything."""
     for copied in document.get("copied", ()):
         if copied["copied"] or copied["mended"]:
             yield (

@@ -112,7 +112,7 @@ def exit_code() -> int:
 
 
 def _run() -> object:
-    """What the command returns. What is wrong with how it was typed is said here."""
+    """Runs the command, and returns its exit code. Prints the line about a mistake in the command line."""
     try:
         return build_app(sys.argv[1] if len(sys.argv) > 1 else None)(standalone_mode=False)
     except typer.TyperException as error:

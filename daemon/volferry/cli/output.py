@@ -17,7 +17,7 @@ class OutputFailed(VolferryError):
 
 
 class NobodyReads(BaseException):
-    """Whoever read stdout has seen enough. As Interrupted, it is nothing that work goes on after."""
+    """The reader of stdout has gone. No `except Exception` catches it, as with Interrupted: the work ends."""
 
 
 class _Stdout(io.FileIO):

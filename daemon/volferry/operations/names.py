@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.listing import parse_record
 from volferry.archive.scripts import SCRIPT_COMMAND, identity_script
-from volferry.archive.tree_scripts import (
-    DIGEST_BYTES,
-    UNREADABLE,
-    digest_command,
-    has_own_numbers,
-    reads_are_whole,
-)
+from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, digest_command, is_remote
 from volferry.operations.streams import feeding, writing
 
 if TYPE_CHECKING:
@@ -31,7 +25,7 @@ _TRIES = 3  # it may have changed between the one name and the other
 
 
 class Names:
-    """What of a listing is not left to a `tar` that reads everything: files with holes, and names that are looked at once more in their turn."""
+    """The entries of a listing that the common `tar` does not read: files with holes, and names that volferry looks at once more in their turn."""
 
     def __init__(self, file_system: Callable[[], str] = lambda: "") -> None:
         """`file_system` gives its name as `find -printf %F` has it, known once a name is added."""
@@ -61,7 +55,7 @@ class Names:
 
     def end(self, *, holes: bool) -> None:
         """`holes`: whether the file system's word is taken for what is a hole."""
-        if not (holes and reads_are_whole(self._file_system())):
+        if not holes or is_remote(self._file_system()):
             self.holes.clear()
 
     def same(self, helper: Helper, directory: str, first: bytes, later: Sequence[Entry]) -> set[bytes]:
@@ -92,7 +86,7 @@ class Names:
     def _may_be_another(self, meta: bytes) -> bool:
         """Whether two files may have one inode number and the same attributes: of a change time to the nanosecond, hardly ever."""
         changed = meta.split(b" ", 7)[6]
-        return not has_own_numbers(self._file_system()) and not changed.partition(b".")[2].strip(b"0")
+        return is_remote(self._file_system()) and not changed.partition(b".")[2].strip(b"0")
 
 
 def _identities(helper: Helper, directory: str, paths: Sequence[bytes]) -> dict[bytes, bytes]:

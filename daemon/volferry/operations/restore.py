@@ -53,8 +53,8 @@ def sync(helper: Helper, volume: str) -> None:
 
 @contextmanager
 def flushing(helper: Helper, volume: str) -> Iterator[Callable[[], None]]:
-    """What is written to the volume meanwhile goes to the disk beside that. Gives a function that is to be called once all is written: the rest goes
-    there beside what is done after it. Raises CommandFailed at the end where something did not get there: the kernel does not say so again.
+    """Brings what others write to the volume to the disk, beside them. They call the function that it gives once they have written all: the last of
+    it goes to the disk beside their further work. Raises CommandFailed at the end if the kernel could not write something, which it says but once.
     """
     lines = Lines()
     process = helper.start(flush_command(helper.directory(volume)), stdin=True, on_stderr=lines.add)

@@ -197,7 +197,7 @@ class _Reading:
             return
         if isinstance(wrong, DamagedObject):
             self._remember({each.key: wrong.reason}, ())
-            # Also where that could not be remembered: it is said all the same, and `list` and `prune` shall see it.
+            # The caller reports it, and `list` and `prune` find it, even where the store took no mark.
             self.condition.marks.setdefault(each.key, "")
             if self.cache is not None:
                 self.cache.update({}, [each.key])
