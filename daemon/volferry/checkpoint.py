@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from os import fsync
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +19,7 @@ from volferry.archive.excludes import Excludes
 from volferry.archive.index import distrusted, file_blocks, group_bytes, parse_frames, parse_groups
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import VolferryError, reason
-from volferry.model import PackInfo, age_of, is_backup_id, is_pack_name
+from volferry.model import PackInfo, is_backup_id, is_pack_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
     from volferry.archive.index import FrameLocation
 
-# Well below the grace period of packs that no backup refers to (a week): what a checkpoint names is still there.
-_OLDEST = timedelta(days=3)
 _VERSION = 3
 _MOST_USABLE = 8
 
@@ -179,7 +176,6 @@ class Checkpoint:
     whole_groups: int  # groups with a lower number have all their frames
     frames_bytes: int
     groups_bytes: int
-    oldest: datetime  # packs of dead runs from before are not to be relied on
     doubted: frozenset[bytes] = frozenset()  # paths of entries that must be read again
 
     def frames(self) -> Iterator[FrameLocation]:
@@ -193,22 +189,21 @@ class Checkpoint:
             yield number, records
 
 
-def find_checkpoints(directory: Path, *, now: datetime | None = None) -> list[Checkpoint]:
+def find_checkpoints(directory: Path) -> list[Checkpoint]:
     """The usable ones of those in `directory`, which are named by backup ids, newest last: each has something that the
-    others may lack; of many, the newest few have nearly all. Unusable ones are no error.
+    others may lack; of many, the newest few have nearly all. Unusable ones are no error. How old they are says nothing of
+    the packs that they name, which the store's clock says.
     """
     try:
         names = sorted(path.name for path in directory.iterdir() if is_backup_id(path.name))
     except OSError:
         return []
-    oldest = (now or datetime.now(UTC)) - _OLDEST
     usable: list[Checkpoint] = []
     for name in reversed(names):
         if len(usable) == _MOST_USABLE:
             break
         try:
-            is_young = age_of(name, _begun(directory / name), oldest + _OLDEST) <= _OLDEST
-            found = _load(directory / name, oldest) if is_young else None
+            found = _load(directory / name)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if found is not None:
@@ -216,17 +211,12 @@ def find_checkpoints(directory: Path, *, now: datetime | None = None) -> list[Ch
     return usable[::-1]
 
 
-def _begun(directory: Path) -> datetime:
-    """Raises OSError."""
-    return datetime.fromtimestamp((directory / "run.json").stat().st_mtime, UTC)
-
-
 def remove_checkpoints(directory: Path) -> None:
     """All those of a volume, or the one in `directory`, once they are worth nothing."""
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _load(directory: Path, oldest: datetime) -> Checkpoint | None:
+def _load(directory: Path) -> Checkpoint | None:
     """None if no pack was committed. Raises ValueError, KeyError, TypeError, AttributeError or OSError for what is damaged."""
     document = unseal((directory / "run.json").read_bytes())
     if document["version"] != _VERSION:
@@ -253,7 +243,7 @@ def _load(directory: Path, oldest: datetime) -> Checkpoint | None:
     # The group of the last frame may have been cut short; its frames are known by name all the same.
     excludes = Excludes(tuple(document["exclude"]), bool(document["exclude_caches"]))
     doubted = frozenset((directory / "doubted").read_bytes().split(b"\0")[:-1])
-    return Checkpoint(directory, packs, excludes, last, frames[0], groups[0], oldest, doubted)
+    return Checkpoint(directory, packs, excludes, last, frames[0], groups[0], doubted)
 
 
 def _cannot_write(directory: Path, error: OSError) -> VolferryError:

@@ -164,7 +164,7 @@ class Life:
                 return datetime.now(tz) - behind
 
         with ExitStack() as stack:
-            for module in ("operations.backup", "checkpoint"):
+            for module in ("operations.backup",):
                 stack.enter_context(mock.patch(f"volferry.{module}.datetime", Behind))
             return stack.pop_all()
 

@@ -166,3 +166,28 @@ def test_any_number_of_runs_may_die(
     assert stats.entries == 132
     assert stats.read_bytes == 0 or stats.stored_bytes < 1 << 20
     assert not checkpoints.exists()
+
+
+@pytest.mark.parametrize(("days", "gone_on_from"), [(2, True), (4, False)])
+def test_packs_of_a_run_that_died_count_by_their_age_in_the_store(
+    repository: Repository,
+    clock: Clock,
+    volume: LocalVolume,
+    monkeypatch: pytest.MonkeyPatch,
+    days: int,
+    gone_on_from: bool,
+) -> None:
+    """Another machine's prune deletes them by that age, however young the checkpoint seems to be here."""
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+    with monkeypatch.context() as patch:
+        patch.setattr(BackupWriter, "put_manifest", dies)
+        with pytest.raises(DiedError):
+            volume.back_up(repository)
+    packs = {info.key for info in repository.objects("packs", "host", "vol")}
+    clock.now += timedelta(days=days)
+    with monkeypatch.context() as patch:  # this machine's clock goes with the store's
+        patch.setattr(volume_pass, "new_backup_id", lambda *_, **__: new_backup_id(clock.now))
+        stats = volume.back_up(repository)
+    needed = {f"packs/host/vol/{pack.name}.tar.zst" for pack in repository.manifest(stats.ref).packs}
+    assert (needed <= packs) == gone_on_from
+    assert (stats.read_bytes == 0) == gone_on_from

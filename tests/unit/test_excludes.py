@@ -5,7 +5,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.real_trees import ENVIRONMENT
@@ -189,6 +189,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_not_walked_is_excluded(tree: Path, tmp_path: Path, patterns: list[str]) -> None:
     """Without the walk below some of what is excluded, the same is kept."""
     excludes = Excludes(tuple(patterns))
+    try:
+        excludes.check()
+    except ValueError:  # nothing is listed with those
+        assume(condition=False)
     kept = []
     for not_walked in ([], excludes.not_walked):
         command = list_command(str(tree), str(tmp_path), not_walked=not_walked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from volferry.archive.excludes import Excludes
@@ -12,7 +12,7 @@ from volferry.damage import Condition
 from volferry.errors import DamagedObject, RepositoryError, StoreError
 from volferry.index_cache import IndexFiles
 from volferry.layout import files_key, frames_key
-from volferry.model import MOST_AHEAD, time_of_id
+from volferry.model import MOST_AHEAD, age_of, is_pack_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Packs of which the newest backup needs less than half are left behind, at most this much of them in one run.
 _COMPACTION_BYTES = 256 << 20
+# Of a pack that no manifest refers to, by the clock and the question of `prune`, which may delete it after a week: well below that.
+_RELIABLE_AGE = timedelta(days=3)
 
 
 class Source(Protocol):
@@ -140,14 +142,17 @@ def find_base(
             newest = {}
     # Of packs that only dead runs knew, those that are whole; of the others, only what the newest backup keeps.
     first_id = base.newest or ""
+    young = _young_packs(condition, repository.store.now()) if checkpoints else frozenset()
     for checkpoint in checkpoints:
         usable = {
             name: pack
             for name, pack in checkpoint.packs.items()
-            if there.get(name) == pack.stored_bytes
             # One run that died after another must not carry a pack past the time when prune may delete it.
-            and (name in newest or (name > first_id and _is_young(name.partition(".")[0], checkpoint)))
+            if there.get(name) == pack.stored_bytes
+            and (name in newest or (name > first_id and name in young))
         }
+        if not usable:
+            continue
         try:
             base.add(checkpoint, usable, reuse_groups=checkpoint.excludes == excludes)
             if checkpoint.directory.name != own:
@@ -174,10 +179,14 @@ def _newest(repository: Repository, host: str, volume: str, observer: Observer) 
     return None
 
 
-def _is_young(backup_id: str, checkpoint: Checkpoint) -> bool:
-    """Of the run that has left the checkpoint, or of one before it whose clock was right."""
-    return backup_id == checkpoint.directory.name or (
-        checkpoint.oldest <= time_of_id(backup_id) <= datetime.now(UTC) + MOST_AHEAD
+def _young_packs(condition: Condition, now: datetime) -> frozenset[str]:
+    """Names of those that no `prune` deletes while a backup that relies on them is made, whatever refers to them."""
+    return frozenset(
+        name
+        for key, info in condition.objects.items()
+        if key.startswith("packs/")
+        and is_pack_name(name := key.rpartition("/")[2].removesuffix(".tar.zst"))
+        and age_of(name.partition(".")[0], info.modified, now) <= _RELIABLE_AGE
     )
 
 
