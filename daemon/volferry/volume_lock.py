@@ -1,6 +1,7 @@
-"""One run at a time that writes to, or deletes from, one volume's part of one store, on this machine.
+"""Locks between the runs of this machine: one run at a time writes to, or deletes from, one volume's part of one store; and
+nothing else reads or writes a volume that a run writes.
 
-The lock is the kernel's (flock): it ends with the process, however that ends.
+The locks are the kernel's (flock): they end with the process, however that ends.
 """
 
 from __future__ import annotations
@@ -20,6 +21,32 @@ if TYPE_CHECKING:
 @contextmanager
 def volume_lock(directory: Path, volume: str) -> Iterator[None]:
     """`directory` is what the state directory has for the volume. Raises VolumeBusy while another run has it."""
+    busy = f"another run is at work on the backups of volume {volume}: wait for its end"
+    with _locked(directory, fcntl.LOCK_EX, busy):
+        yield
+
+
+@contextmanager
+def content_lock(directory: Path, volume: str, *, write: bool) -> Iterator[None]:
+    """Of what a volume of an engine holds. `directory` is what the state directory has for it. Any number of runs may read. Raises VolumeBusy."""
+    does = "reads or writes" if write else "writes"
+    busy = f"another run {does} volume {volume}, as a restore or a migration{' or a backup' if write else ''} does: wait for its end"
+    with _locked(directory, fcntl.LOCK_EX if write else fcntl.LOCK_SH, busy):
+        yield
+
+
+def is_written(directory: Path) -> bool:
+    """Whether a run holds the volume's `content_lock` for writing."""
+    try:
+        with _locked(directory, fcntl.LOCK_SH, ""):
+            return False
+    except VolumeBusy:
+        return True
+
+
+@contextmanager
+def _locked(directory: Path, kind: int, busy: str) -> Iterator[None]:
+    """Raises VolumeBusy, with the text `busy`."""
     try:
         directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -27,11 +54,9 @@ def volume_lock(directory: Path, volume: str) -> Iterator[None]:
         raise VolferryError(f"cannot write to the state directory {directory}: {reason(error)}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
-            raise VolumeBusy(
-                f"another run is at work on the backups of volume {volume}: wait for its end"
-            ) from error
+            raise VolumeBusy(busy) from error
         yield
     finally:
         os.close(descriptor)

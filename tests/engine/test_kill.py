@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -297,7 +298,14 @@ def test_a_replace_that_deletes_first_and_is_ended_is_refused_by_backup_until_it
     own_store("backup", "new").fails_with("interrupted restore")
     own_store("backup", "--all").exits(1)
     world.cli("restore", big.volume, "--into", "new").fails_with("interrupted restore", "--replace")
-    restored_is_equal(world, big.volume, big.content, "--replace", into="new")
+    status = world.cli("status").exits(1)
+    (line,) = [line for line in status.stderr.splitlines() if line.startswith("volferry: new: ")]
+    command = re.search(r"`volferry (restore .*)` completes it", line)
+    assert command is not None, line
+    # As it stands there.
+    world.cli(*command[1].split()).exits(0)
+    assert_same(big.content, snapshot(world.data("new")))
+    assert "interrupted" not in world.cli("status").stderr
     assert world.own_containers() == []
 
 
@@ -386,3 +394,27 @@ def test_two_backups_at_a_time_leave_each_other_alone(world: World, big: Big) ->
     assert world.own_containers() == []
     restored_is_equal(world, big.volume, big.content)
     assert list((world.cli.state / "runs").iterdir()) == []
+
+
+def test_a_volume_is_not_backed_up_while_it_is_restored_nor_the_other_way_round(
+    with_backup: World, big: Big
+) -> None:
+    world = with_backup
+    world.filled("new", old="content")
+    moment = RESTORE_MOMENTS["the fifth large file is there"]
+    running = world.cli.start("restore", big.volume, "--into", "new", "--replace", "--trust")
+    assert running.until(lambda: moment(world))
+    running.send(signal.SIGSTOP)
+    world.cli("backup", "new").fails_with("another run writes volume new", "wait for its end")
+    world.cli("restore", big.volume, "--into", "new", "--replace").fails_with("another run reads or writes")
+    assert "is being restored into it" in world.cli("status").stderr
+    running.send(signal.SIGCONT)
+    assert running.outcome(60).code == 0
+    assert_same(big.content, snapshot(world.data("new")))
+
+    running = world.cli.start("backup", "new")
+    assert running.until(world.reading_begins)
+    running.send(signal.SIGSTOP)
+    world.cli("restore", big.volume, "--into", "new", "--replace").fails_with("another run reads or writes")
+    running.send(signal.SIGCONT)
+    assert running.outcome(60).code == 0

@@ -79,6 +79,7 @@ def back_up_one(
         )
     started = time.monotonic()
     with (
+        session.holding([volume.name]),
         TerminalObserver(volume.name) as observer,
         HelperInBackground(session.engine, run, settings, [volume.mountable]) as helper,
     ):
@@ -91,6 +92,7 @@ def back_up_one(
         from volferry.operations.hooks import Hooks  # noqa: PLC0415
         from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
         from volferry.operations.volume_pass import BackupSettings, VolumeState  # noqa: PLC0415
+        from volferry.restore_record import forget_restore  # noqa: PLC0415
         from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
         repository = opened.repository()
@@ -151,6 +153,9 @@ def back_up_one(
             still.await_health()
         finally:
             hooks.after(None)
+        forget_restore(
+            session.state_of_content(volume.name)
+        )  # half of a restore would not have been backed up
         return stats, still.problems + hooks.problems
 
 

@@ -289,6 +289,7 @@ def _target(
         volume, new = Volume(into, "local", {}, labels, "local", ""), True
     check_usable(volume)
     with (
+        session.holding([into], write=True),
         made_if_new(session, volume, new=new) as found,
         open_helper(session.engine, run, settings, [found], write=True) as helper,
     ):

@@ -61,6 +61,7 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
         if along is not None:
             planned += planned_binds(sides.source, sides.source_settings.image, along, wanted.binds)
             _check_names(planned)
+        stack.enter_context(session.holding(each.source.name for each in planned))
         reading = stack.enter_context(
             open_helper(sides.source, run, sides.source_settings, [each.source.mountable for each in planned])
         )

@@ -53,7 +53,11 @@ def move(
     from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
 
     subject = plan.volumes[0].source.name if len(plan.volumes) == 1 else f"{len(plan.volumes)} volumes"
-    with TerminalObserver(subject) as observer, _targets(sides, plan) as writing:
+    with (
+        TerminalObserver(subject) as observer,
+        session.holding((each.target.name for each in plan.volumes), sides.target, write=True),
+        _targets(sides, plan) as writing,
+    ):
         for each in plan.volumes:
             say_incomplete(
                 sides.target,

@@ -29,7 +29,7 @@ from volferry.cli.restore_selected import (
     selected,
 )
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.target_volume import Wishes, opened_target
+from volferry.cli.target_volume import Target, Wishes, opened_target
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeNotEmpty
 from volferry.model import BIND_DRIVER
@@ -215,47 +215,55 @@ def _restore(
     named: bool,
     safety: Safety,
 ) -> RestoreStats:
-    from volferry.operations.restore import is_marked, prove, restore_backup  # noqa: PLC0415
-    from volferry.operations.restore_beside import make_room, restore_beside  # noqa: PLC0415
-    from volferry.operations.room import Wanted, check_volume_room, disk_usage  # noqa: PLC0415
+    from volferry.operations.restore import is_marked  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
-        helper, observer = found.helper, found.observer
         if not found.empty and (found.new or not replace):
-            marked = is_marked(helper, target)
+            marked = is_marked(found.helper, target)
             raise VolumeNotEmpty(
                 _not_empty(found.volume, backup.ref, new=found.new, named=named, marked=marked)
             )
-        room = None
-        if not found.empty:
-            if safety.beside:
-                room = make_room(helper, target, backup.manifest.volume_counts)
-            if room is not None and room.enough:
-                return restore_beside(
-                    backup, target, helper=helper, observer=observer, check_free=found.check_free
-                )
-        if safety.looks_for_room:
-            wanted = Wanted(backup, None, backup.manifest.volume_counts.tar_bytes)
-            check_volume_room(
-                wanted, target, helper=helper, freed=lambda: disk_usage(helper, helper.directory(target))[1]
+        with found.recorded(backup.ref):
+            return _put(backup, target, found, safety)
+
+
+def _put(backup: BackupReader, target: str, found: Target, safety: Safety) -> RestoreStats:
+    """In place of what the volume holds, if anything."""
+    from volferry.operations.restore import prove, restore_backup  # noqa: PLC0415
+    from volferry.operations.restore_beside import make_room, restore_beside  # noqa: PLC0415
+    from volferry.operations.room import Wanted, check_volume_room, disk_usage  # noqa: PLC0415
+
+    helper, observer = found.helper, found.observer
+    room = None
+    if not found.empty:
+        if safety.beside:
+            room = make_room(helper, target, backup.manifest.volume_counts)
+        if room is not None and room.enough:
+            return restore_beside(
+                backup, target, helper=helper, observer=observer, check_free=found.check_free
             )
-        if not found.empty:
-            observer.note(_deletes_first(room, proves=safety.proves))
-            if safety.proves:
-                prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
-        try:
-            return restore_backup(
-                backup,
-                target,
-                helper=helper,
-                observer=observer,
-                empty_first=not found.empty,
-                check_free=found.check_free,
-            )
-        except BaseException:
-            if not found.new:
-                say(f"volume {target} does not hold the whole backup: run the restore again, with --replace")
-            raise
+    if safety.looks_for_room:
+        wanted = Wanted(backup, None, backup.manifest.volume_counts.tar_bytes)
+        check_volume_room(
+            wanted, target, helper=helper, freed=lambda: disk_usage(helper, helper.directory(target))[1]
+        )
+    if not found.empty:
+        observer.note(_deletes_first(room, proves=safety.proves))
+        if safety.proves:
+            prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
+    try:
+        return restore_backup(
+            backup,
+            target,
+            helper=helper,
+            observer=observer,
+            empty_first=not found.empty,
+            check_free=found.check_free,
+        )
+    except BaseException:
+        if not found.new:
+            say(f"volume {target} does not hold the whole backup: run the restore again, with --replace")
+        raise
 
 
 def _deletes_first(room: Room | None, *, proves: bool) -> str:

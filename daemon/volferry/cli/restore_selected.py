@@ -107,16 +107,17 @@ def restore_selected(
         if safety.proves and replace and not empty:
             prove(excerpt.tar_stream(frozenset()), excerpt.source_bytes, observer)
         try:
-            return restore_paths(
-                excerpt,
-                target,
-                helper=helper,
-                observer=observer,
-                replace=replace,
-                empty=empty,
-                looks_for_room=safety.looks_for_room,
-                check_free=found.check_free,
-            )
+            with found.recorded(backup.ref, in_part=True):
+                return restore_paths(
+                    excerpt,
+                    target,
+                    helper=helper,
+                    observer=observer,
+                    replace=replace,
+                    empty=empty,
+                    looks_for_room=safety.looks_for_room,
+                    check_free=found.check_free,
+                )
         except (PathExists, NoRoom):
             raise
         except BaseException:

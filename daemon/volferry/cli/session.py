@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,29 @@ class Session:
         from volferry.layout import encode_name  # noqa: PLC0415
 
         return self.state_of(repository) / encode_name(host) / encode_name(volume)
+
+    def state_of_content(self, volume: str, engine: Engine | None = None) -> Path:
+        """Where this machine keeps its data about what a volume of the engine, or of another one, holds. The name may be of a bind mount."""
+        from hashlib import sha256  # noqa: PLC0415 -- most commands need none
+
+        # An engine's id has spaces and paths in it, and a bind mount's name may be longer than a file's.
+        names = ((engine or self.engine).id, volume)
+        return self.config.state_dir.joinpath(
+            "volumes", *(sha256(os.fsencode(name)).hexdigest()[:32] for name in names)
+        )
+
+    @contextmanager
+    def holding(
+        self, volumes: Iterable[str], engine: Engine | None = None, *, write: bool = False
+    ) -> Iterator[None]:
+        """No other run of this machine writes these volumes meanwhile, or, with `write`, reads or writes them. Raises VolumeBusy."""
+        from volferry.volume_lock import content_lock  # noqa: PLC0415
+
+        with ExitStack() as stack:
+            for volume in sorted(set(volumes)):
+                directory = self.state_of_content(volume, engine)
+                stack.enter_context(content_lock(directory, volume, write=write))
+            yield
 
     def manifest_cache(self, repository: Repository) -> ManifestCache:
         from volferry.manifest_cache import ManifestCache  # noqa: PLC0415

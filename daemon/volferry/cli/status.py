@@ -19,11 +19,13 @@ from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.config import accepted_path, config_path, load_config
 from volferry.errors import ConfigError, VolferryError
 from volferry.history import History
+from volferry.restore_record import begun_restore
 from volferry.scheduler.agenda import Agenda, scheduled_of
 
 if TYPE_CHECKING:
     from volferry.daemon_config import Listen
     from volferry.history import PastRun
+    from volferry.restore_record import BegunRestore
     from volferry.scheduler.agenda import Appointment
 
 _RECENT = 20
@@ -41,7 +43,7 @@ def status(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, or a backup cannot be restored."""
+    """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, a restore was interrupted, or a backup cannot be restored."""
     if health:
         return _health(_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -55,7 +57,8 @@ def status(
     accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now)
     due = {each.volume: each for each in appointments}
-    names = sorted({*last, *due, *wrong, *(ref.volume for ref in troubles)})
+    restores = {name: begun for name in there if (begun := begun_restore(session.state_of_content(name)))}
+    names = sorted({*last, *due, *wrong, *restores, *(ref.volume for ref in troubles)})
     recent = history.recent(_RECENT)
     running = [run for run in last.values() if run.outcome == "running"]
     answers = _answers(session.config.daemon.listen)
@@ -71,6 +74,7 @@ def status(
                         "late": due[name].late if name in due else None,
                         "error": wrong.get(name),
                         "verified": _isoformat(verifying.verified(name)),
+                        "restore": _restore_document(restores[name]) if name in restores else None,
                         "not_whole": [
                             {"id": ref.id, "missing": list(each.missing), "damaged": each.damaged}
                             for ref, each in troubles.items()
@@ -94,6 +98,8 @@ def status(
         say(
             f"no daemon answers at {session.config.daemon.listen}: where none runs, nothing is backed up on schedule (`volferry daemon`)"
         )
+    for name, restore in restores.items():
+        say(_restore_line(name, restore))
     for ref, each in troubles.items():
         say(f"volferry: {ref} cannot be restored as a whole: {each.text}; {each.next_step}")
     if unknown and not trouble:
@@ -105,13 +111,29 @@ def status(
         run.outcome in {"failed", "troubled"} and (name in there or _is_bind(name))
         for name, run in last.items()
     )
-    bad = trouble or unknown or wrong or failed or any(each.late for each in appointments)
+    half = any(not each.running for each in restores.values())
+    bad = trouble or unknown or wrong or failed or half or any(each.late for each in appointments)
     return 1 if bad or troubles or verifying.bad else 0
 
 
 def _is_bind(name: str) -> bool:
     """Of a bind mount, which the engine does not list."""
     return ":" in name
+
+
+def _restore_document(restore: BegunRestore) -> dict[str, object]:
+    return {"backup": restore.backup, "began": restore.began.isoformat(), "running": restore.running}
+
+
+def _restore_line(name: str, restore: BegunRestore) -> str:
+    began = local_time_text(restore.began)
+    if restore.running:
+        return f"{name}: {restore.backup} is being restored into it, since {began}"
+    into = "" if restore.volume == name else f" --into {name}"
+    return (
+        f"volferry: {name}: it holds the rest of a restore of {restore.backup}, which began at {began} and was interrupted: "
+        f"`volferry restore {restore.backup}{into} --replace` completes it"
+    )
 
 
 def _isoformat(time: datetime | None) -> str | None:
@@ -199,7 +221,8 @@ def _print(
     for name in names:
         error = wrong.get(name) or (last[name].error if name in last else "")
         if error:
-            print(f"{name}: {'accepted: ' if name in accepted and name not in wrong else ''}{error}")
+            then = f"{local_time_text(last[name].began)}: " if name in last and name not in wrong else ""
+            print(f"{name}: {then}{'accepted: ' if name in accepted and name not in wrong else ''}{error}")
 
 
 def _next(found: Appointment | None, now: datetime) -> str:

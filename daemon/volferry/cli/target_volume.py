@@ -14,9 +14,11 @@ from volferry.model import BIND_DRIVER, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from volferry.archive.manifest import Manifest
     from volferry.engine.helper import Helper
+    from volferry.model import BackupRef
     from volferry.run import Run
 
 
@@ -53,6 +55,21 @@ class Target:
     observer: TerminalObserver
     session: Session
 
+    def recorded(self, backup: BackupRef, *, in_part: bool = False) -> AbstractContextManager[None]:
+        """Around what writes the backup, or paths of it, into the volume, as `recorded_restore`."""
+        from volferry.operations.restore import is_marked  # noqa: PLC0415
+        from volferry.restore_record import recorded_restore  # noqa: PLC0415
+
+        name = self.volume.name
+        directory = self.session.state_of_content(name)
+        # A new volume is gone again if this fails.
+        return recorded_restore(
+            directory,
+            str(backup),
+            is_marked=lambda: not self.new and is_marked(self.helper, name),
+            in_part=in_part,
+        )
+
     def check_free(self) -> None:
         """As `check_still_usable`."""
         check_still_usable(self.session, self.volume.name)
@@ -70,6 +87,7 @@ def opened_target(
     volume, new = _found_or_new(session, manifest, name, wishes)
     settings = session.helper_settings()
     with (
+        session.holding([name], write=True),
         made_if_new(session, volume, new=new) as found,
         TerminalObserver(name) as observer,
         open_helper(session.engine, run, settings, [found], write=True) as helper,

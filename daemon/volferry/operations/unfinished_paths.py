@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from volferry.archive.selection import Selection
-from volferry.errors import VolumeNotEmpty
-from volferry.model import printable
+from volferry.errors import CommandFailed, VolumeNotEmpty
+from volferry.model import is_backup_id, printable
 from volferry.operations.restore import is_marked, mark_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _BEGIN = "paths of "
 # The mark is an argument of a command, and Linux takes none above 128 KiB.
 _MOST_PATHS_CHARS = 4096
 _MOST_CHARS = 64 << 10
+_PLAIN_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,22 @@ def unfinished_paths(helper: Helper, volume: str) -> tuple[UnfinishedPaths, ...]
             f"volume {volume} holds the rest of an interrupted restore: `volferry restore BACKUP --replace` completes it"
         )
     return found
+
+
+def half_restored(helper: Helper, volume: str) -> str:
+    """Why a volume with a mark is not backed up, and the next step."""
+    try:
+        text = mark_text(helper, volume)
+    except CommandFailed:  # it is gone by now
+        text = ""
+    # Whoever writes to the volume can write the mark: it may lead a person to no other volume, nor to another command.
+    host, _, rest = text.rpartition("/")
+    name, _, backup_id = rest.rpartition("@")
+    if name == volume and is_backup_id(backup_id) and _PLAIN_HOST.fullmatch(host):
+        return (
+            f"it holds the rest of an interrupted restore: `volferry restore {text} --replace` completes it"
+        )
+    return "it holds the rest of an interrupted restore: the same `volferry restore`, with --replace, completes it"
 
 
 def _from_record(record: object) -> UnfinishedPaths:

@@ -45,9 +45,10 @@ _LARGEST_READ_TAG = 1 << 20  # that is read whole where no less of it can be
 _MARK_RECORD = RESTORE_MARK.encode() + b"//"
 _OWN_PREFIX = b".volferry-"
 _HALF_RECORD = HALF_TREE.encode() + b"//d "
-_HALF_RESTORED = (
-    "it holds the rest of an interrupted restore: the same `volferry restore`, with --replace, completes it"
-)
+
+
+class _HalfRestored(Exception):
+    pass
 
 
 @dataclass(slots=True)
@@ -189,10 +190,14 @@ def list_volume(
             records = without_excluded(records, excludes, cache_directories=caches, left_out=listing.left_out)
         with unallocated.path.open("wb") as unallocated.file:
             _plan_groups(with_dumps(records, dumps), listing, planner, pointed_out, observer)
-    except CommandFailed as error:
+    except (CommandFailed, _HalfRestored) as error:
         for _ in blocks:  # what nobody reads would never end
             pass
         process.wait()
+        if isinstance(error, _HalfRestored):
+            from volferry.operations.unfinished_paths import half_restored  # noqa: PLC0415 -- rare
+
+            raise CommandFailed(half_restored(helper, volume.name)) from None
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
     _check(log, process.wait(), reader, listing)
     for note in log.notes:
@@ -358,10 +363,10 @@ def _signed_as_tar_has_them(helper: Helper, directory: str, paths: Iterable[byte
 
 
 def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer) -> Iterator[bytes]:
-    """Raises CommandFailed if the volume holds half of a backup."""
+    """Raises _HalfRestored if the volume holds half of a backup."""
     for record in records:
         if record.startswith(_HALF_RECORD):
-            raise CommandFailed(_HALF_RESTORED)
+            raise _HalfRestored
         if record.startswith(_OWN_PREFIX) and path_of(record) in OWN_TREES:
             listing.left_out.add(path_of(record), top=True, source_bytes=0)
             observer.note(
@@ -372,6 +377,6 @@ def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer)
             # A socket means nothing without the process that made it, and tar stores none.
             listing.sockets += 1
         elif record.startswith(_MARK_RECORD):
-            raise CommandFailed(_HALF_RESTORED)
+            raise _HalfRestored
         else:
             yield record
