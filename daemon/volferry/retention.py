@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _WITHIN = re.compile(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?")
 
+NO_POLICY = "no policy"
 BEFORE_GAP = "before a gap"  # ends the reason of what stays only because a clock may have been wrong
 _GAP = timedelta(days=2)  # of less, no clock is suspected, however short a span is
 
@@ -91,7 +92,7 @@ def judge(backups: Sequence[tuple[str, datetime]], keep: Keep) -> list[Verdict]:
     """
     ordered = sorted(backups, key=lambda each: each[0], reverse=True)
     if keep.is_empty:
-        return [Verdict(each, ("no policy",)) for each, _ in ordered]
+        return [Verdict(each, (NO_POLICY,)) for each, _ in ordered]
     within = {} if keep.within is None or not ordered else _within(ordered, keep.within)
     left = {name: getattr(keep, name) for name in _PERIODS}
     seen: dict[str, Any] = {}

@@ -168,6 +168,9 @@ def test_a_backup_that_is_ended_by_a_signal_does_not_exist_or_is_whole(
     done = kill_at(world, number, BACKUP_MOMENTS[moment], "backup", big.volume)
 
     check_end(world, number, done)
+    kept = any(path.read_bytes() for path in world.cli.state.rglob("checkpoints/*/packs"))
+    if kept and number in SOON:
+        assert "the same command goes on from there" in done.stderr
     check_store_after(world, big, done)
 
 

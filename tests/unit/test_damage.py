@@ -174,6 +174,21 @@ def test_show_says_that_a_backup_is_not_whole(lab: Lab) -> None:
     assert lab.cli("show", name, "--json").fails_with(hurt.name).json["id"] == first.id
 
 
+def test_next_steps_name_the_store_that_was_given(lab: Lab) -> None:
+    first = lab.back_up()
+    lab.packs(first)[0].unlink()
+    name = f"{first.host}/{first.volume}"
+    assert "`volferry backup vol` on host" in lab.cli("show", name).exits(1).stderr
+    for command in (("show", name), ("list", "--host", "host"), ("prune", "--host", "host")):
+        done = lab.cli(*command, "--store", str(lab.store))
+        assert f"`volferry backup vol --store {lab.store}` on host" in done.stderr, done.story
+
+
+def test_prune_without_a_policy_says_that_all_stay(lab: Lab) -> None:
+    lab.back_up()
+    assert "nothing says which backups of vol to forget" in lab.cli("prune", "--host", "host").exits(0).stderr
+
+
 @pytest.mark.parametrize(
     ("lost", "said"),
     [

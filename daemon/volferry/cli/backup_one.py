@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import say
-from volferry.errors import EngineError, UsageError
+from volferry.errors import EngineError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from volferry.archive.excludes import Excludes
@@ -84,6 +84,7 @@ def back_up_one(
         HelperInBackground(session.engine, run, settings, [volume.mountable]) as helper,
     ):
         # Imported and opened while the helper comes up.
+        from volferry.checkpoint import find_checkpoints  # noqa: PLC0415
         from volferry.index_cache import IndexCache  # noqa: PLC0415
         from volferry.interrupts import held_back  # noqa: PLC0415
         from volferry.journal import Journal  # noqa: PLC0415
@@ -145,6 +146,10 @@ def back_up_one(
                 )
         except BaseException as error:
             with held_back():
+                if isinstance(error, Interrupted) and find_checkpoints(state / "checkpoints"):
+                    say(
+                        f"{volume.name}: what was stored so far stays, and the same command goes on from there"
+                    )
                 hooks.after(str(error))
                 for problem in (*still.problems, *hooks.problems):
                     say(f"volferry: {volume.name}: {problem}")
@@ -153,9 +158,8 @@ def back_up_one(
             still.await_health()
         finally:
             hooks.after(None)
-        forget_restore(
-            session.state_of_content(volume.name)
-        )  # half of a restore would not have been backed up
+        # Half of a restore would not have been backed up.
+        forget_restore(session.state_of_content(volume.name))
         return stats, still.problems + hooks.problems
 
 

@@ -58,8 +58,8 @@ def list_backups(
             failed.append({"backup": str(ref), "error": str(manifest)})
         else:
             found.append((ref, manifest))
-    _say_unread(unread, [ref for ref, _ in found])
-    troubles = _troubles(repository, wanted_host, volume, found)
+    _say_unread(session, unread, [ref for ref, _ in found])
+    troubles = _troubles(session, repository, wanted_host, volume, found)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
     accepted = _accepted(session, found)
     stores = _stores(session, wanted_host, volume, only_one=store is not None)
@@ -86,7 +86,11 @@ def list_backups(
 
 
 def _troubles(
-    repository: Repository, host: str | None, volume: str | None, found: list[tuple[BackupRef, Manifest]]
+    session: Session,
+    repository: Repository,
+    host: str | None,
+    volume: str | None,
+    found: list[tuple[BackupRef, Manifest]],
 ) -> dict[BackupRef, Trouble]:
     """Backups that need objects which are missing or damaged; each is reported."""
     from volferry.damage import Condition, troubled  # noqa: PLC0415
@@ -95,11 +99,13 @@ def _troubles(
         return {}
     troubles = troubled(repository, Condition.of(repository, host, volume), found)
     for ref, trouble in troubles.items():
-        say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {trouble.next_step}")
+        say(
+            f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {session.typed(trouble.next_step)}"
+        )
     return troubles
 
 
-def _say_unread(unread: dict[BackupRef, VolferryError], read: list[BackupRef]) -> None:
+def _say_unread(session: Session, unread: dict[BackupRef, VolferryError], read: list[BackupRef]) -> None:
     """Of manifests that cannot be taken, each with what to do."""
     from volferry.damage import next_step_of_manifest  # noqa: PLC0415
     from volferry.operations.prune import newest_of  # noqa: PLC0415
@@ -107,7 +113,7 @@ def _say_unread(unread: dict[BackupRef, VolferryError], read: list[BackupRef]) -
     newest = newest_of([*unread, *read]) if unread else set()
     for ref, error in unread.items():
         damaged = isinstance(error, DamagedObject)
-        step = f": {next_step_of_manifest(ref, is_newest=ref in newest)}" if damaged else ""
+        step = f": {session.typed(next_step_of_manifest(ref, is_newest=ref in newest))}" if damaged else ""
         say(f"volferry: {error}{step}")
 
 
@@ -124,7 +130,9 @@ def _trouble_of(session: Session, ref: BackupRef, manifest: Manifest) -> Trouble
     backups = {each: found for each, found in others if isinstance(found, Manifest)} | {ref: manifest}
     trouble = troubled(repository, condition, backups.items()).get(ref)
     if trouble is not None:
-        say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {trouble.next_step}")
+        say(
+            f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {session.typed(trouble.next_step)}"
+        )
     return trouble
 
 
@@ -174,7 +182,9 @@ def _stores(
 def _nothing(session: Session, volume: str | None, host: str | None) -> str:
     message = f"No backups{f' of {volume}' if volume else ''}{f' from host {host}' if host else ''} in {session.store.url}."
     others = [other for other in session.repository.hosts() if other != host] if host else []
-    return f"{message} There are some from: {', '.join(others)} (--host, --all-hosts)." if others else message
+    if others:
+        return f"{message} There are some from: {', '.join(others)} (--host, --all-hosts)."
+    return f"{message} `volferry list` shows those of all volumes." if volume else message
 
 
 def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:
@@ -286,7 +296,8 @@ def _dump(dump: DumpPart) -> str:
 def _print_manifest(ref: BackupRef, manifest: Manifest, *, trouble: Trouble | None, accepted: bool) -> None:
     counts, volume = manifest.counts, manifest.volume
     options = " ".join(f"{key}={value}" for key, value in volume.options.items())
-    stored = f"{size_text(counts.stored_bytes)} in {count_text(len(manifest.packs), 'pack')}"
+    needed = size_text(sum(pack.live_bytes for pack in manifest.packs))
+    stored = f"{size_text(counts.stored_bytes)} of its own; needs {needed} in {count_text(len(manifest.packs), 'pack')}"
     lines = [
         ("Backup", str(ref)),
         ("Taken", f"{local_time_text(manifest.started_at)}, in {duration_text(manifest.seconds)}"),

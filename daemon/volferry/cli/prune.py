@@ -44,6 +44,7 @@ def prune(
     Without a policy no backup is forgotten. The newest of each volume always stays.
     """
     from volferry.operations.prune import prune_volume  # noqa: PLC0415
+    from volferry.retention import NO_POLICY  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -72,7 +73,7 @@ def prune(
                 failed.append({"host": owner, "volume": volume, "error": str(error)})
                 continue
             done.append(result)
-            _report(result)
+            _report(session, result)
     finally:  # also of what was done before an interruption
         if not json:
             _print(done, dry_run=dry_run)
@@ -88,6 +89,12 @@ def prune(
             }
         )
     else:
+        if without := [
+            each.volume for each in done if any(NO_POLICY in verdict.reasons for verdict in each.verdicts)
+        ]:
+            say(
+                f"nothing says which backups of {', '.join(sorted(set(without)))} to forget, so that all stay: `keep` in the configuration does, or a label"
+            )
         _print_total(done, uploads, grace=session.config.prune.grace, dry_run=dry_run)
     return (
         1
@@ -107,7 +114,7 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
     return [(host, volume) for host, volume in there if not names or volume in names]
 
 
-def _report(result: Pruning) -> None:
+def _report(session: Session, result: Pruning) -> None:
     """On stderr: what a person should look at."""
     from volferry.damage import next_step  # noqa: PLC0415
     from volferry.retention import BEFORE_GAP  # noqa: PLC0415
@@ -129,11 +136,15 @@ def _report(result: Pruning) -> None:
     whole = [ref for ref in there if ref not in unsound]
     for ref in result.hollow:
         say(
-            f"volferry: {ref} is not whole, objects that it needs are missing (`volferry show {ref}`): {next_step(ref, whole)}"
+            session.typed(
+                f"volferry: {ref} is not whole, objects that it needs are missing (`volferry show {ref}`): {next_step(ref, whole)}"
+            )
         )
     for ref in result.damaged:
         say(
-            f"volferry: {ref} is not whole, verify found damaged what it needs (`volferry show {ref}`): {next_step(ref, whole)}"
+            session.typed(
+                f"volferry: {ref} is not whole, verify found damaged what it needs (`volferry show {ref}`): {next_step(ref, whole)}"
+            )
         )
     for problem in result.problems:
         say(f"volferry: {result.volume}: no pack is deleted: {problem}")

@@ -218,7 +218,7 @@ def restore_to(
     return Report(
         document,
         f"restored {ref} into {directory}: {count_text(restored.entries, 'entry', 'entries')}, "
-        f"{size_text(restored.source_bytes)}",
+        f"{size_text(restored.source_bytes)}, compared{' and equal' if not restored.warnings else ''}",
         restored.warnings,
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 
 
 class Session:
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, store_option: str | None = None) -> None:
         self.config = config
+        self._store_option = store_option
 
     @classmethod
     def load(
@@ -41,7 +44,15 @@ class Session:
         host: str | None = None,
     ) -> Session:
         """Raises ConfigError."""
-        return cls(load_config(config_path(config), {"store": store, "engine": engine, "host": host}))
+        settings = load_config(config_path(config), {"store": store, "engine": engine, "host": host})
+        return cls(settings, store_option=store)
+
+    def typed(self, step: str) -> str:
+        """A next step, whose commands name the store that this command was given."""
+        if self._store_option is None:
+            return step
+        option = f" --store {shlex.quote(self._store_option)}`"
+        return re.sub(r"(`volferry [^`]*)`", lambda found: found[1] + option, step)
 
     @cached_property
     def engine(self) -> Engine:
@@ -131,7 +142,7 @@ class Session:
         try:
             return BackupReader(self.repository, ref, spool=spool)
         except (DamagedObject, NoSuchObject) as error:
-            error.advice = error.advice or self._next_step(ref)
+            error.advice = error.advice or self.typed(self._next_step(ref))
             raise
 
     def _next_step(self, ref: BackupRef) -> str:

@@ -101,7 +101,7 @@ def status(
     for name, restore in restores.items():
         say(_restore_line(name, restore))
     for ref, each in troubles.items():
-        say(f"volferry: {ref} cannot be restored as a whole: {each.text}; {each.next_step}")
+        say(f"volferry: {ref} cannot be restored as a whole: {each.text}; {session.typed(each.next_step)}")
     if unknown and not trouble:
         say(f"volferry: what is stored cannot be looked at: {unknown}")
     if trouble:

@@ -87,7 +87,7 @@ def verify(
             if not json:
                 print(f"{'HURT' if result.findings else sound}  {ref}", flush=True)
     hurt = [result for result in results if result.findings]
-    for line in _next_steps(session, results):
+    for line in map(session.typed, _next_steps(session, results)):
         say(line)
     if json:
         print_json(

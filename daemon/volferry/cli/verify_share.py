@@ -62,7 +62,7 @@ def _report(
         log.keep_run(outcome)
         log.keep_volumes(session.host, share.volumes)
     for ref, why in wrong.items():
-        step = f"; {share.troubles[ref].next_step}" if ref in share.troubles else ""
+        step = f"; {session.typed(share.troubles[ref].next_step)}" if ref in share.troubles else ""
         say(f"volferry: {ref}: {why}{step}")
     if share.problem:
         say(share.problem)

@@ -10,10 +10,10 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import local_extract_command
+from volferry.archive.commands import local_extract_command, sync_command
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.selection import Selection
-from volferry.errors import VolferryError, reason
+from volferry.errors import CommandFailed, VolferryError, reason
 from volferry.operations.comparison import RESTORED, check_held
 from volferry.operations.directory_check import pairs_in
 from volferry.operations.directory_modes import have_modes, modes_stream, settle_made
@@ -58,7 +58,7 @@ def restore_into_directory(
     A directory that was there keeps its owner, mode and all that is not replaced; a new one becomes the volume's root
     directory where all of the backup is restored. Raises PathExists before anything is changed, and so NoRoom if it cannot fit even
     when what it replaces is gone (unless not even `looks_for_room`). Raises RestoreMismatch if it does not
-    hold what was backed up; owners, modes and times that the file system cannot hold are warnings.
+    hold what was backed up; owners, modes and times that the file system cannot hold are warnings. All of it is on the disk then.
     """
     tar = _gnu_tar()
     whole = selection is None or selection.everything
@@ -97,6 +97,8 @@ def restore_into_directory(
         made = parents - {b""}
         above = (entry for entry in backup.entries() if entry.path in made) if made else iter(())
         settle_made(pairs_in(directory, above, owners=False), set_modes)
+        observer.phase("writing to the disk")
+        _sync(directory)
     except OSError as error:
         raise VolferryError(f"cannot read {directory}: {reason(error)}") from error
     except BaseException:
@@ -201,6 +203,17 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
     command = local_extract_command(str(directory), root=os.geteuid() == 0)
     check_extracted(str(directory), _run_tar(tar, command, looked_at(), log), log, lists, observer)
     return log
+
+
+def _sync(directory: Path) -> None:
+    """All that was written is on the disk then. Raises CommandFailed where the kernel could not write some of it."""
+    try:
+        done = subprocess.run(sync_command(str(directory)), capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # a machine without coreutils: nothing says what could not be written
+        os.sync()
+        return
+    if done.returncode:
+        raise CommandFailed(f"what was restored may not be on the disk: {done.stderr.strip()}")
 
 
 def _run_tar(tar: str, command: list[str], pieces: Iterable[bytes], log: ExtractLog) -> int:
