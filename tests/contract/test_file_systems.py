@@ -63,7 +63,7 @@ def everything(directory: Path) -> list[Path]:
 
 LINKS = [errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL]
 SYNCS = [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT, errno.EIO, errno.EACCES, errno.EISDIR]
-LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL]
+LOCKS = [errno.EAGAIN, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL]
 CASES = [
     *(("link", each) for each in LINKS),
     *(("fsync", each) for each in SYNCS),
@@ -91,6 +91,25 @@ def test_what_is_lacking_is_done_without(
     store.clean()
     assert list((tmp_path / "store" / ".tmp").iterdir()) == []
     assert len(notes) == (call == "fsync")
+
+
+def test_a_file_system_that_counts_no_names_of_open_files_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a FUSE server that leaves the number out."""
+    fstat = os.fstat
+
+    def no_names(descriptor: int) -> os.stat_result:
+        fields = list(fstat(descriptor))
+        fields[3] = 0
+        return os.stat_result(fields)
+
+    store = LocalStore(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", no_names)
+        put(store, "a/b", b"x")
+    assert get(store, "a/b") == b"x"
+    assert list((tmp_path / "store" / ".tmp").iterdir()) == []
 
 
 def test_a_sync_that_worked_and_fails_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,13 @@ int __openat_2(int, const char *, int);
 int __open_2(const char *p, int flags) { REAL(__open_2); FAIL_AT("open", AT_FDCWD, p, -1); return real(p, flags); }
 int __openat_2(int d, const char *p, int flags) { REAL(__openat_2); FAIL_AT("open", d, p, -1); return real(d, p, flags); }
 
+/* where data and holes are; OFFSET is where it is asked from */
+#define LSEEK(name, kind) kind name(int fd, kind at, int whence) { REAL(name); \
+    if (whence == SEEK_DATA || whence == SEEK_HOLE) { FAIL_FD("seek", fd, at, -1); } \
+    return real(fd, at, whence); }
+LSEEK(lseek, off_t)
+LSEEK(lseek64, off64_t)
+
 ssize_t read(int fd, void *to, size_t size) { REAL(read); FAIL_FD("read", fd, lseek(fd, 0, SEEK_CUR), -1); return real(fd, to, size); }
 
 #define FSTATAT(name, kind) int name(int d, const char *p, struct kind *to, int flags) { REAL(name); \

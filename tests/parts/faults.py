@@ -22,6 +22,10 @@ NUMBERS = (
     errno.ETIMEDOUT,
     errno.ENOTDIR,
     errno.EBUSY,
+    errno.EHWPOISON
+    if hasattr(errno, "EHWPOISON")
+    else 133,  # of a page of a file with an error of the memory
+    524,  # the kernel's ENOTSUPP, for which the C library has no text
 )
 _SOURCE = Path(__file__).with_name("faults.c")
 

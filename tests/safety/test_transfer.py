@@ -48,9 +48,10 @@ class Way:
             each.mkdir()
         # Of the source's commands; it may be changed before they are started.
         self.environment: dict[str, str] = {}
+        self.environments = {"source": self.environment, "target": dict[str, str]()}
         self.helpers = [
             LocalHelper(self.source, self.spool, self.environment),
-            LocalHelper(self.target, self.spool),
+            LocalHelper(self.target, self.spool, self.environments["target"]),
         ]
         self.transfer = self.again()
 
@@ -320,6 +321,40 @@ def test_changes_in_a_large_file_go_over_where_the_file_system_makes_up_its_hole
             file.seek(LEAST_BYTES // 2)
             file.write(b"changed")
         made.transfer.run(last=True)
+        made.assert_same()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errno.ESTALE, errno.ENXIO])
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("offset", [0, LEAST_BYTES // 2])
+def test_a_file_system_that_cannot_say_where_data_is_makes_no_zeros_of_it(
+    monkeypatch: pytest.MonkeyPatch, library: Path, number: int, side: str, offset: int
+) -> None:
+    """Not even one that says that there is none, unless it is of those whose word is taken."""
+    if number == errno.ENXIO:
+        for module in (patch_scripts, tree_scripts):
+            for name in ("DIGEST_SCRIPT", "FINGERPRINT_SCRIPT", "CHANGED_SCRIPT"):
+                if script := getattr(module, name, ""):
+                    monkeypatch.setattr(
+                        module, name, script.replace("skip = holes_are_true()", "skip = False")
+                    )
+    with way() as made:
+        large = made.source / "large"
+        large.write_bytes(random.Random(1).randbytes(LEAST_BYTES))
+        made.transfer.run()
+        with large.open("r+b") as file:
+            file.seek(LEAST_BYTES // 2)
+            file.write(b"changed")
+        failing = environment(library, fault("seek", number, "/large", offset))
+        made.environments[side] |= failing
+        try:
+            made.transfer.run(last=True)
+            made.transfer.check(checksum=True)
+        except (CommandFailed, RestoreMismatch):
+            assert number != errno.ENXIO, "all of it can be read"
+            made.environments[side].clear()
+            made.transfer.run(last=True)
+            made.transfer.check(checksum=True)
         made.assert_same()
 
 

@@ -18,13 +18,23 @@ def _texts(*numbers: int) -> frozenset[bytes]:
     return frozenset(os.strerror(number).encode() for number in numbers)
 
 
+_UNKNOWN = b"Unknown error"
+
 # The name is not there any longer, or became another thing: `tar` opens nothing through a symlink, which is ELOOP.
 GONE = _texts(errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-# The file system has no such attributes at all.
-UNSUPPORTED = _texts(errno.EOPNOTSUPP, errno.ENOSYS)
+# The file system has no such attributes at all; 524 is the kernel's own number for that, which some let out.
+UNSUPPORTED = _texts(errno.EOPNOTSUPP, errno.ENOSYS, 524)
 
-# Every reason that the C library of the helper can give, in the C locale.
-REASON = b"(" + b"|".join(re.escape(text) for text in sorted(_texts(*errno.errorcode))) + b")"
+# Every reason that the C library of the helper can give, in the C locale. For some numbers it has no text: those that a FUSE server makes up, and
+# those that the kernel's file systems are not meant to give, as 524 (ENOTSUPP) of NFS and overlayfs.
+_HIGHEST = 200
+REASON = (
+    b"("
+    + b"|".join(
+        re.escape(text) for text in sorted(_texts(*range(1, _HIGHEST))) if not text.startswith(_UNKNOWN)
+    )
+    + rb"|%s \d{1,10})" % _UNKNOWN
+)
 
 
 def unquote(quoted: bytes) -> bytes:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 
-# With these, a file system says that it has no such thing, or that it is not ours to set. Any other error may have cost bytes.
-_NONE = rb"(?:Operation not supported|Function not implemented)"
-_REFUSED = rb"(?:%s|Operation not permitted|Permission denied|Invalid argument)" % _NONE
+# With these, a file system says that it has no such thing, or that it is not ours to set: 524 is the kernel's own ENOTSUPP, and an id that a mount
+# with mapped ids cannot hold is too large for it. Any other error may have cost bytes.
+_NONE = (
+    rb"(?:Operation not supported|Function not implemented|Inappropriate ioctl for device|Unknown error 524)"
+)
+_REFUSED = (
+    rb"(?:%s|Operation not permitted|Permission denied|Invalid argument|Value too large for defined data type)"
+    % _NONE
+)
 # Attributes have limits of their own: an ext4 says of a value that is too large for it that there is no space. Where there is none for
 # contents either, those fail.
 _TOO_LARGE = (

@@ -12,10 +12,15 @@ DIGEST_BYTES = 16
 _LEAST_BLOCK_BYTES = 32 << 10
 _MOST_BLOCKS = 1 << 17
 
-_COMMON = r"""
+_COMMON = (
+    r"""
 import os, stat, sys
 from xxhash import xxh3_128_digest as digest
 os.chdir(sys.argv[1])
+"""
+    + tree_scripts.HOLES_SCRIPT
+    + r"""
+skip = holes_are_true()
 source, out = sys.stdin.buffer, sys.stdout.buffer
 def number(size):
     return int.from_bytes(source.read(size), "big")
@@ -30,10 +35,15 @@ def runs(file, block, first, last):
     # Whether it is a hole, the first block, how many; the last block of a file counts as data if it is not a whole one.
     size = os.fstat(file).st_size
     at, end = first, min(last, -(-size // block))
+    if not skip and at < end:
+        yield False, at, end - at
+        return
     while at < end:
         try:
             data = os.lseek(file, at * block, os.SEEK_DATA) // block
-        except OSError:
+        except OSError as error:
+            if error.errno != 6:  # ENXIO: no data from there on
+                raise
             data = size // block
         if data > at:
             count = min(data, end) - at
@@ -47,6 +57,7 @@ def runs(file, block, first, last):
             yield False, at, count
         at += count
 """
+)
 
 # Requests: path length (4), path, block size (8). Answers: how many blocks (8), their XXH3-128 digests; a count of 2^64-1 for what is no
 # regular file that can be read.

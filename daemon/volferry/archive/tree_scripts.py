@@ -10,6 +10,24 @@ DIGEST_BYTES = 17
 # In place of the first byte of a digest: it could not be read.
 UNREADABLE = b"!"
 
+# They know where data is even before it is written back. Of others, such as zfs and what is behind FUSE, not all do.
+TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
+
+# Whether the file system of the directory at hand is one of these: of any other, all of a file is read.
+HOLES_SCRIPT = rf"""
+def holes_are_true():
+    here, longest, found = os.getcwdb() + b"/", 0, b""
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        for line in mounts:
+            parts = line.split(b" ")
+            point = parts[4].rstrip(b"/") + b"/"
+            for code in (b"040", b"011", b"012", b"043", b"134"):  # as proc(5) has spaces and the like
+                point = point.replace(b"\\" + code, bytes([int(code, 8)]))
+            if here.startswith(point) and len(point) >= longest:
+                longest, found = len(point), parts[parts.index(b"-") + 1]
+    return os.fsdecode(found) in {sorted(TRUE_HOLES)}
+"""
+
 _PATHS = r"""
 import os, stat, sys
 os.chdir(sys.argv[1])
@@ -35,21 +53,25 @@ for path in paths():
 """
 
 # For each NUL-ended path on stdin, 17 bytes on stdout: "=" and the XXH3-128 digest of its extended attributes (but the SELinux label, which is
-# the mount's) and, of a regular file, its content; "!" and zeros if it cannot be read. Blocks of nothing but zeros are passed over, and holes
-# not read: it makes no difference what of them is on the disk.
-DIGEST_SCRIPT = f"""{_PATHS}
+# the mount's) and, of a regular file, its content; "!" and zeros if it cannot be read. Blocks of nothing but zeros are passed over, and true
+# holes not read: it makes no difference what of them is on the disk.
+DIGEST_SCRIPT = f"""{_PATHS}{HOLES_SCRIPT}
 from xxhash import xxh3_128
 out = sys.stdout.buffer
 block = 1 << 20
 memory = bytearray(block)
 view = memoryview(memory)
 zeros = bytes(block)
+skip = holes_are_true()
 def content(file, found):
     at = 0
     while True:
         try:
-            at = os.lseek(file, at, os.SEEK_DATA) // block * block
-        except OSError:
+            if skip:
+                at = os.lseek(file, at, os.SEEK_DATA) // block * block
+        except OSError as error:
+            if error.errno != 6:  # ENXIO: no data from there on
+                raise
             break
         size = 0
         while size < block and (more := os.preadv(file, [view[size:]], at + size)):
@@ -132,8 +154,6 @@ def found():
 sys.stdout.write("1" if found() else "0")
 """
 NO_DATA = b"0"
-# They know where data is even before it is written back. Of others, such as zfs and what is behind FUSE, not all do.
-TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 
 # A read may give less than it was asked for, without a page cache, which `tar` takes for a whole block where a file has holes. And an inode number
 # may be made of a longer one, so that two files have the same.

@@ -94,7 +94,7 @@ class FileSystem:
                     follow_symlinks=False,
                 )
             except OSError as error:
-                if self._links or error.errno not in _NO_LINKS:
+                if self._links or not (error.errno in _NO_LINKS or _counts_no_names(error, temporary, final)):
                     raise
                 self._links = False
             else:
@@ -165,5 +165,16 @@ def _exists(name: Name) -> bool:
     try:
         os.stat(name.name, dir_fd=name.directory, follow_symlinks=False)
     except FileNotFoundError:
+        return False
+    return True
+
+
+def _counts_no_names(error: OSError, temporary: Name, final: Name) -> bool:
+    """Whether a link was refused though both ends of it are there: the kernel makes none to a file that is said to have no names."""
+    if error.errno != errno.ENOENT or not os.fstat(final.directory).st_nlink:
+        return False
+    try:
+        os.stat(temporary.name, dir_fd=temporary.directory, follow_symlinks=False)
+    except OSError:
         return False
     return True

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from volferry.errors import ObjectExists, StoreError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from volferry.stores.directories import Directories
     from volferry.stores.file_system import FileSystem
 
+_ATTEMPTS = 10  # to begin a file that no `clean` takes away
 _SYNC_BYTES = 8 << 20  # written before they are brought to stable storage, beside what is written next
 
 
@@ -51,20 +53,33 @@ class LocalWriter:
     def _begin(self) -> int:
         """A locked file of its own."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        while True:
+        for attempt in range(_ATTEMPTS):
             descriptor = os.open(self._name, flags, 0o600, dir_fd=self._directory)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 # A `clean` of another run takes it for one of a dead writer: it may have that one.
-                os.close(descriptor)
+                pass
             except OSError:  # a share without locks, on which `clean` does nothing either
                 return descriptor
             else:
-                if os.fstat(descriptor).st_nlink:
+                if self._has_name():
                     return descriptor
-                os.close(descriptor)
+            if attempt == _ATTEMPTS - 1:  # a share whose locks say no to everybody, and so to `clean`
+                return descriptor
+            os.close(descriptor)
+            with suppress(OSError):
+                os.unlink(self._name, dir_fd=self._directory)
             self._name = temporary_name()
+        raise AssertionError
+
+    def _has_name(self) -> bool:
+        """Whether the new file still has it, which nobody else makes. How many names an open file has, not every file system knows."""
+        try:
+            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def write(self, data: bytes) -> None:
         try:
