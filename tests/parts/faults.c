@@ -2,7 +2,7 @@
 
    FAULTS holds lines `CALL ERRNO PATH [OFFSET]`: the call fails with that number where the path that it is about ends with PATH; `read`
    only from OFFSET on. `blocks 1 PATH`: whoever asks is told that the file has no blocks. `inode NUMBER PATH`: that its inode has that number,
-   and two names. `no-ctime 1 PATH`: that it was changed last at the epoch. */
+   and two names. `size BYTES PATH`: that it is so long, 0 bytes of 0 and 2^60 of 2^30. `no-ctime 1 PATH`: that it was changed last at the epoch. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -78,6 +78,7 @@ static int lie(const char *call, int directory, const char *path) { char b[8192]
 
 #define LIES(d, p) if (!done) { if (lie("blocks", d, p)) to->st_blocks = 0; \
     int number = lie("inode", d, p); if (number) { to->st_ino = number; to->st_nlink = 2; } \
+    int size = lie("size", d, p); if (size) to->st_size = size < 0 ? 0 : size >= 1 << 30 ? (off_t)1 << 60 : size; \
     if (lie("no-ctime", d, p)) { to->st_ctim.tv_sec = 0; to->st_ctim.tv_nsec = 0; } }
 
 #define OPENAT(name) int name(int d, const char *p, int flags, ...) { \
@@ -104,7 +105,26 @@ int __openat_2(int d, const char *p, int flags) { REAL(__openat_2); FAIL_AT("ope
 LSEEK(lseek, off_t)
 LSEEK(lseek64, off64_t)
 
-ssize_t read(int fd, void *to, size_t size) { REAL(read); FAIL_FD("read", fd, lseek(fd, 0, SEEK_CUR), -1); return real(fd, to, size); }
+/* What comes before OFFSET is read first, and the call after that fails, as of a bad sector. */
+static int fails_from(int fd, off_t at, size_t *size) {
+    char b[8192];
+    int saved = errno;
+    link_of(fd, b);
+    int failed = planned("read", b, at);
+    size_t good = *size;
+    while (!failed && good && planned("read", b, at + (off_t)good - 1)) good /= 2;
+    if (!failed && good && good < *size) { /* to the byte */
+        size_t step = good;
+        while (step) { if (good + step < *size && !planned("read", b, at + (off_t)(good + step) - 1)) good += step; else step /= 2; }
+    }
+    *size = good;
+    errno = failed ? failed : saved;
+    return failed;
+}
+ssize_t read(int fd, void *to, size_t size) { REAL(read); return fails_from(fd, lseek(fd, 0, SEEK_CUR), &size) ? -1 : real(fd, to, size); }
+#define PREAD(name, kind) ssize_t name(int fd, void *to, size_t size, kind at) { REAL(name); return fails_from(fd, at, &size) ? -1 : real(fd, to, size, at); }
+PREAD(pread, off_t)
+PREAD(pread64, off64_t)
 
 #define FSTATAT(name, kind) int name(int d, const char *p, struct kind *to, int flags) { REAL(name); \
     if (*p) FAIL_AT(flags & AT_SYMLINK_NOFOLLOW ? "lstat" : "stat", d, p, -1); else FAIL_FD("stat", d, 0, -1); \
@@ -122,8 +142,10 @@ STAT(lstat64, stat64, "lstat")
 FSTAT(fstat, stat)
 FSTAT(fstat64, stat64)
 
-struct dirent *readdir(DIR *d) { REAL(readdir); FAIL_FD("readdir", dirfd(d), 0, NULL); return real(d); }
-struct dirent64 *readdir64(DIR *d) { REAL(readdir64); FAIL_FD("readdir", dirfd(d), 0, NULL); return real(d); }
+/* OFFSET is how many names of the directory come first */
+static long names_before(DIR *d) { static DIR *last; static long count; if (d != last) { last = d; count = 0; } return count++; }
+struct dirent *readdir(DIR *d) { REAL(readdir); FAIL_FD("readdir", dirfd(d), names_before(d), NULL); return real(d); }
+struct dirent64 *readdir64(DIR *d) { REAL(readdir64); FAIL_FD("readdir", dirfd(d), names_before(d), NULL); return real(d); }
 
 ssize_t readlinkat(int d, const char *p, char *to, size_t size) { REAL(readlinkat); FAIL_AT("readlink", d, p, -1); return real(d, p, to, size); }
 ssize_t readlink(const char *p, char *to, size_t size) { REAL(readlink); FAIL_AT("readlink", AT_FDCWD, p, -1); return real(p, to, size); }

@@ -29,7 +29,7 @@ from volferry.archive.tarlog import TarLog
 from volferry.archive.tree_scripts import ANY_DATA_SCRIPT, NO_DATA
 from volferry.errors import CommandFailed
 from volferry.observer import Silent
-from volferry.operations import volume_listing, volume_pass
+from volferry.operations import names, volume_listing, volume_pass
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.export import export_backup
 from volferry.operations.verify import Verifier
@@ -215,6 +215,84 @@ def test_a_read_error_is_in_doubt_also_where_the_run_dies_afterwards(
     stats = volume.back_up(repository)
     assert stats.findings == ()
     assert stored(repository, stats.ref, tmp_path / "spool") == present(volume.data)
+
+
+@pytest.mark.usefixtures("_trusting")
+@pytest.mark.parametrize("offset", [1, 4096, 1 << 20, (1 << 20) + 1, len(LARGE) - 1])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EBADMSG, errno.ENODATA, errno.EUCLEAN, errno.ENXIO])
+def test_a_bad_sector_is_no_change_of_the_file(
+    library: Path, repository: Repository, volume: LocalVolume, tmp_path: Path, offset: int, number: int
+) -> None:
+    """The kernel gives what is before it, and `tar` takes the rest for cut off."""
+    volume.environment = environment(library, fault("read", number, "/dir/large", offset))
+    stats = volume.back_up(repository)
+    (finding,) = stats.findings
+    assert (finding.kind, finding.path) == ("unreadable", b"dir/large")
+    assert os.strerror(number).lower() in finding.detail
+    kept = stored(repository, stats.ref, tmp_path / "spool")
+    assert kept["dir/large"][: offset - offset % 10240] == LARGE[: offset - offset % 10240]
+    assert kept["other"] == b"other"
+    volume.environment = {}
+    healed = volume.back_up(repository)
+    assert healed.findings == ()
+    assert stored(repository, healed.ref, tmp_path / "spool") == present(volume.data)
+
+
+@pytest.mark.usefixtures("_trusting")
+@pytest.mark.parametrize(
+    ("size", "detail"),
+    [
+        (0, "holds more than its size says"),
+        (1000, "holds more than its size says"),
+        (len(SMALL) + 1, "nothing is there, though its size says so"),
+        (50_000, "nothing is there, though its size says so"),
+        (1 << 30, "its size is 1152921504606846976 bytes, and it ends before"),
+    ],
+)
+def test_a_file_whose_size_is_made_up_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch,
+    library: Path,
+    repository: Repository,
+    volume: LocalVolume,
+    tmp_path: Path,
+    size: int,
+    detail: str,
+) -> None:
+    """As a FUSE server makes it up that does not know it."""
+    monkeypatch.setattr(names, "is_remote", lambda _: True)
+    volume.environment = environment(library, fault("size", size, "/dir/small"))
+    first, second = volume.back_up(repository), volume.back_up(repository)
+    for stats in (first, second):
+        (finding,) = stats.findings
+        assert (finding.kind, finding.path) == ("unreadable", b"dir/small")
+        assert detail in finding.detail
+    kept = stored(repository, second.ref, tmp_path / "spool")
+    assert kept["dir/large"] == LARGE
+
+
+@pytest.mark.usefixtures("_trusting")
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN, errno.EINVAL])
+@pytest.mark.parametrize("place", ["", "dir", "dir/sub"])
+def test_what_is_listed_of_a_directory_that_breaks_off_is_kept(
+    library: Path, repository: Repository, volume: LocalVolume, tmp_path: Path, place: str, number: int
+) -> None:
+    directory = volume.data / place
+    for each in range(100):
+        (directory / f"file{each}").write_bytes(b"%d" % each)
+    there = present(volume.data)
+    faults = fault("readdir", number, f"/data/{place}".rstrip("/"), 40)
+    volume.environment = environment(library, faults)
+    stats = volume.back_up(repository)
+    assert [(each.kind, each.path.decode()) for each in stats.findings] == [("unreadable", place)]
+    kept = stored(repository, stats.ref, tmp_path / "spool")
+    assert all(there[name] == content for name, content in kept.items())
+    assert sum(name.startswith(f"{place}/file".lstrip("/")) for name in kept) > 20
+    outside = {name for name in there if not name.startswith(place)}
+    assert outside <= kept.keys()
+    volume.environment = {}
+    healed = volume.back_up(repository)
+    assert healed.findings == ()
+    assert stored(repository, healed.ref, tmp_path / "spool") == there
 
 
 def test_a_volume_of_which_nothing_can_be_read_is_a_failure(

@@ -27,6 +27,7 @@ from volferry.archive import listing, patch_scripts, tree_scripts
 from volferry.archive.blocks import LEAST_BYTES
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.observer import Silent
+from volferry.operations import names
 from volferry.operations.places import Place
 from volferry.operations.transfer import Transfer
 
@@ -356,6 +357,18 @@ def test_a_file_system_that_cannot_say_where_data_is_makes_no_zeros_of_it(
             made.transfer.run(last=True)
             made.transfer.check(checksum=True)
         made.assert_same()
+
+
+@pytest.mark.parametrize("size", [0, 1000, 1 << 30])
+def test_a_file_of_the_source_whose_size_is_made_up_never_looks_moved(
+    monkeypatch: pytest.MonkeyPatch, library: Path, size: int
+) -> None:
+    monkeypatch.setattr(names, "is_remote", lambda _: True)
+    with way() as made:
+        (made.source / "small").write_bytes(b"small" * 1000)
+        made.environment |= environment(library, fault("size", size, "/small"))
+        with pytest.raises((CommandFailed, RestoreMismatch), match=r"'small' of the source"):
+            last_pass(made)
 
 
 def fill_with_owners(directory: Path) -> None:

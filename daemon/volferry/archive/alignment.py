@@ -66,6 +66,7 @@ def align(
     stored: Callable[[int, Entry], None],
     missing: Callable[[int, Entry], None],
     reused_below: Callable[[int, Entry], bool] = lambda *_: False,
+    as_listed: Callable[[Entry], bool] = lambda _: False,
     watch: Callable[[Entry, Member], Callable[[memoryview], None] | None] = lambda *_: None,
     apart: Apart | None = None,
 ) -> Iterator[tuple[int, memoryview]]:
@@ -75,14 +76,15 @@ def align(
     Calls `stored` for each entry that the frames hold and `missing` for each that was not read, in order; what `watch` gives is
     called with the pieces of a member's payload.
     Below a directory that was not read, or that another kind of thing was read for, no member is taken, and no hard link to one that
-    is not taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed.
+    is not taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed. So is a directory that is to be
+    stored `as_listed`, since `tar` cannot read it, and what is below it is taken.
     `asked` has those of `apart`, too.
     `entry_asked` gives one of `asked` by its path; it is used sparingly.
     Raises CommandFailed if a member, or what it is a link to, was not asked for.
     """
     cutter = FrameCutter(reader.buffer)
     settle = _Settler(entry_asked)
-    lost = _Lost(stored, missing, reused_below, anchor_missing=settle.keep_apart)
+    lost = _Lost(stored, missing, reused_below, as_listed, anchor_missing=settle.keep_apart)
     current = ANCHOR
     others = _Others(apart, lost, settle, stored)
     for member in reader:
@@ -128,6 +130,7 @@ class _Lost:
         stored: Callable[[int, Entry], None],
         missing: Callable[[int, Entry], None],
         reused_below: Callable[[int, Entry], bool],
+        as_listed: Callable[[Entry], bool],
         *,
         anchor_missing: Callable[[Entry], None],
     ) -> None:
@@ -135,6 +138,7 @@ class _Lost:
         self._stored = stored
         self._missing = missing
         self._reused_below = reused_below
+        self._as_listed = as_listed
         self._directory: bytes | None = None
         # Where `tar` has seen something whose bytes are in no member that is stored. It need not have had more names than one when it
         # was listed, nor be what was listed: links are made, and what is at a path changes, until it is read.
@@ -147,8 +151,10 @@ class _Lost:
         if group == ANCHOR:
             self._anchor_missing(entry)
         elif entry.kind == b"d":
+            if self._as_listed(entry) and not self.covers(entry.path):
+                return self._make(group, entry)
             self._lose_directory(group, entry)
-        self._missing(group, entry)
+        return self._missing(group, entry)
 
     def take(self, group: int, entry: Entry, member: Member) -> bool:
         """Whether the member is taken; anchors never are."""
@@ -186,9 +192,12 @@ class _Lost:
             self._directory = entry.path
         if not self._reused_below(group, entry):
             return False
+        self._make(group, entry)
+        return True
+
+    def _make(self, group: int, entry: Entry) -> None:
         self._made.append((group, directory_member(entry)))
         self._stored(group, Entry(entry.path, b" ".join(entry.stat._replace(ctime=UNTRUSTED))))
-        return True
 
     def covers(self, path: bytes) -> bool:
         directory = self._directory

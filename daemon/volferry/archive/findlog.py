@@ -43,11 +43,12 @@ class FindLog:
         if line and not self._explained(line) and len(self.unexplained) < _MOST_UNEXPLAINED:
             self.unexplained.append(line.decode("utf-8", "backslashreplace"))
 
-    def why_failed(self, status: int) -> str | None:
-        """Why a listing that ended with `status` is not to be used; None if all that is wrong with it are findings."""
+    def why_failed(self, status: int, *, entries: int = 0) -> str | None:
+        """Why a listing of so many `entries` that ended with `status` is not to be used; None if all that is wrong with it are findings."""
         if status or self.unexplained:
             return (self.unexplained or [f"status {status}"])[0]
-        if (root := self.findings.get(b"")) is not None:
+        root = self.findings.get(b"")
+        if root is not None and (entries <= 1 or root.kind != "unreadable"):
             return f"the root directory {root.detail}"
         if len(self.findings) > _MOST_FINDINGS:
             return f"more than {_MOST_FINDINGS:,} entries could not be looked at"

@@ -51,6 +51,8 @@ class TarLog:
         self.gone: set[bytes] = set()  # paths that `tar` was asked for
         self.unexplained: list[str] = []
         self.some_was_read: set[bytes] = set()  # of those that could not be read to their end
+        # Of files that `tar` found shorter than their sizes, by how many bytes: also where the rest could not be read.
+        self.shrank: dict[bytes, int] = {}
         self._without_member: set[bytes] = set()
 
     @property
@@ -86,6 +88,7 @@ class TarLog:
         if message in _PLAIN:
             self._say(path, message)
         elif shrank := _SHRANK.fullmatch(message):
+            self.shrank[path] = int(shrank[1])
             detail = f"shrank by {int(shrank[1])} bytes while it was read; its end is filled with zeros"
             self.tear(path, detail)
         elif failed := _NOT_READ.fullmatch(message):
@@ -131,6 +134,11 @@ class TarLog:
         """The entry changed while it was read."""
         self.torn[path] = Finding("torn", path, detail)
         self._doubted(path)
+
+    def was_not_torn(self, path: bytes, detail: str) -> None:
+        """It did not change: it could not be read."""
+        self.torn.pop(path, None)
+        self.spoil(path, detail)
 
     def spoil(self, path: bytes, detail: str) -> None:
         """The entry could not be read, or not to its end."""

@@ -184,6 +184,40 @@ for path in paths():
 out.flush()
 """
 
+# Of NUL-ended "<bytes> <path>", whether the regular file there can be read so many bytes before its end, and ends there. Answers, NUL-ended,
+# "<what> <place> <path>": "=", "-" where nothing is at that place any longer, "+" where more follows than the size says, or the number of an error. A file
+# whose size is another one by then is "=": it has changed.
+END_SCRIPT = f"""{_PATHS}
+out = sys.stdout.buffer
+def look(path, before):
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        return error.errno, 0
+    at = 0
+    try:
+        found = os.fstat(file)
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            return "=", 0
+        at = max(0, size - before)
+        if size and not os.pread(file, 1, at):
+            answer = "-"
+        elif os.pread(file, 1, size):
+            answer = "+"
+        else:
+            return "=", at
+        return (answer, at) if os.fstat(file).st_size == size else ("=", at)
+    except OSError as error:
+        return error.errno, at
+    finally:
+        os.close(file)
+for record in paths():
+    before, _, path = record.partition(b" ")
+    out.write(b"%s %d %s\\0" % ((str((found := look(path, int(before)))[0]).encode(), found[1], path)))
+out.flush()
+"""
+
 # Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, the
 # bytes that it has in all, and the free ones with those that are kept for root.
 ROOM_SCRIPT = """
@@ -205,6 +239,10 @@ def clear_command(directory: str) -> list[str]:
 
 def digest_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", DIGEST_SCRIPT, directory]
+
+
+def end_command(directory: str) -> list[str]:
+    return [PYTHON, "-I", "-c", END_SCRIPT, directory]
 
 
 def room_command(directory: str) -> list[str]:

@@ -55,8 +55,13 @@ class Names:
 
     def end(self, *, holes: bool) -> None:
         """`holes`: whether the file system's word is taken for what is a hole."""
-        if not holes or is_remote(self._file_system()):
+        if not holes or self.is_remote:
             self.holes.clear()
+
+    @property
+    def is_remote(self) -> bool:
+        """As `is_remote`, of the volume's file system."""
+        return is_remote(self._file_system())
 
     def same(self, helper: Helper, directory: str, first: bytes, later: Sequence[Entry]) -> set[bytes]:
         """The paths of those of `later` that are names of the file that the first path is a name of, and as which they were listed."""
@@ -86,7 +91,7 @@ class Names:
     def _may_be_another(self, meta: bytes) -> bool:
         """Whether two files may have one inode number and the same attributes: of a change time to the nanosecond, hardly ever."""
         changed = meta.split(b" ", 7)[6]
-        return is_remote(self._file_system()) and not changed.partition(b".")[2].strip(b"0")
+        return self.is_remote and not changed.partition(b".")[2].strip(b"0")
 
 
 def _identities(helper: Helper, directory: str, paths: Sequence[bytes]) -> dict[bytes, bytes]:

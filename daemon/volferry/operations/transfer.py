@@ -18,13 +18,14 @@ from volferry.archive.index import file_blocks
 from volferry.archive.listing import Entry, paired, parse_record, path_of, split_records
 from volferry.archive.scripts import delete_paths_script
 from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, clear_command, digest_command
-from volferry.errors import RestoreMismatch
+from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.interrupts import held_back
 from volferry.model import printable
 from volferry.operations.block_transfer import BlockTransfer
 from volferry.operations.changes import Changes, Known, ListingFile, changes_between, paired_records
 from volferry.operations.comparison import MIGRATED, check_held, check_same, has_inherited_bit
 from volferry.operations.directory_modes import modes_in
+from volferry.operations.ends import ENDLESS_BYTES, odd_ends
 from volferry.operations.place_listing import list_place, list_source
 from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
 
@@ -69,6 +70,7 @@ class Transfer:
             bytes, str
         ] = {}  # by the last pass: paths of what may not be in the target as it is in the source
         self._number = 0
+        self._is_remote = False  # the source's file system
         self._blocks = BlockTransfer(source, target, observer)
         spool.mkdir(mode=0o700, exist_ok=True)
 
@@ -88,6 +90,9 @@ class Transfer:
         self._number += 1
         self._observer.phase("listing")
         now = list_source(self._source, self._spool / f"listing.{self._number % 2}", self._observer)
+        self._is_remote = now.names.is_remote
+        if self._is_remote:
+            self._check_none_is_endless(now)
         changes = changes_between(now, self._known, self._spool)
         if changes.delete:
             run_script(self._target.helper, delete_paths_script(self._target.directory, changes.delete))
@@ -210,10 +215,24 @@ class Transfer:
                     "another one, or restore a backup there, which counts what is not as it was"
                 )
 
+    def _check_none_is_endless(self, source: ListingFile) -> None:
+        """Raises CommandFailed for a file that its file system calls larger than any disk, and that is not: `tar` would fill it with zeros for years."""
+        files = ((path, 1) for path, size in _files(source) if size >= ENDLESS_BYTES)
+        for end in odd_ends(self._source.helper, self._source.directory, files):
+            if not end.more and not end.error:
+                raise CommandFailed(
+                    f"{printable(end.path)!r} of the source cannot be read: its size is {end.place + 1} bytes, and it ends before"
+                )
+
     def _check_all_was_read(self, source: ListingFile) -> None:
         """Raises RestoreMismatch if something is in the source that the last pass could not read as it is: the target has something in
         its place that looks the same.
         """
+        if self._is_remote:
+            files = ((path, 1) for path, _ in _files(source))
+            for end in odd_ends(self._source.helper, self._source.directory, files):
+                if end.more:
+                    raise RestoreMismatch(f"{printable(end.path)!r} of the source {end.detail}")
         if not self._doubted:
             return
         for record in source.records():
@@ -262,6 +281,11 @@ class Transfer:
             while process.read(_READ_BYTES):
                 pass
         checked(process.wait(), lines, "writing the volume")
+
+
+def _files(listing: ListingFile) -> Iterator[tuple[bytes, int]]:
+    """Paths and sizes."""
+    return ((entry.path, entry.size) for entry in _entries(listing) if entry.kind == b"f")
 
 
 def _entries(listing: ListingFile) -> Iterator[Entry]:

@@ -81,6 +81,7 @@ class Listing:
     holes: bool = True  # whether the file system's word is taken for what is a hole
     names: Names = field(default_factory=Names)
     unread_anchors: set[bytes] = field(default_factory=set)  # paths of those that `tar` need not have seen
+    endless: set[bytes] = field(default_factory=set)  # paths of files that no `tar` comes to the end of
     reused: Totals = field(default_factory=Totals)
     read: Totals = field(default_factory=Totals)
     sockets: int = 0
@@ -105,8 +106,17 @@ class Listing:
 
     def paths_asked(self) -> Iterator[bytes]:
         """The same as `tar` takes them, in the common stream."""
-        apart = self.apart
-        return (entry.path or b"." for _, entry in self.asked() if entry.path not in apart)
+        left_out = self.apart | self.endless
+        return (
+            entry.path or b"."
+            for _, entry in self.asked()
+            if entry.path not in left_out and not self.is_broken(entry)
+        )
+
+    def is_broken(self, entry: Entry) -> bool:
+        """Whether it is a directory whose names could not all be read: `tar`, which reads them too, has nothing of it."""
+        finding = self.findings.get(entry.path) if entry.kind == b"d" else None
+        return finding is not None and finding.kind == "unreadable"
 
     def asked_apart(self) -> Iterator[tuple[int, Entry]]:
         """Those that have no member there."""
@@ -214,8 +224,9 @@ def list_volume(
 
 def _check(log: FindLog, status: int, reader: ListingReader, listing: Listing) -> None:
     """Raises CommandFailed if the listing lacks anything that is no finding."""
-    why = log.why_failed(status)
-    if why is None and not (listing.read.entries or listing.reused.entries):
+    entries = listing.read.entries + listing.reused.entries
+    why = log.why_failed(status, entries=entries)
+    if why is None and not entries:
         why = "it has no root directory"
     if why is None and reader.find_status and not log.findings:
         why = "`find` missed something, and gave no reason"

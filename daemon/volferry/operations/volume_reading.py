@@ -20,6 +20,7 @@ from volferry.archive.tarlog import TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed
 from volferry.model import Finding, Volume, printable
+from volferry.operations.ends import leave_out_endless, look_at_ends
 from volferry.operations.patches import PatchedContent, take_patches
 from volferry.operations.streams import feeding
 from volferry.operations.volume_listing import Totals
@@ -52,6 +53,7 @@ class VolumeReading:
         self._observer = observer
         self._log = TarLog(checkpoint.doubt)
         self._missing: dict[bytes, None] = {}  # paths of what was to be read and is not taken, in order
+        self._broken = 0  # directories below the root of which not all names are known
         self._newest_trusted = listing.trusted_seconds * NANOSECONDS
         self._groups = listing.groups()
         self._recorded = -1  # the entries of groups up to this one are in the checkpoint, if they are reused
@@ -100,6 +102,7 @@ class VolumeReading:
             self._listing.patched = {asked[patch.entry.path]: patch for patch in patches}
             self._content = content
         self._captured = spool / "captured"
+        leave_out_endless(helper, directory, self._listing, self._log)
         process = self._tar(helper, directory)
         with feeding(process, self._listing.paths_asked()):
             self._capture(process, self._captured)
@@ -112,6 +115,7 @@ class VolumeReading:
                 self._captured_apart[entry.path] = path
                 if path is not None:
                     self._capture(self._tar_alone(helper, directory, entry), path)
+        look_at_ends(helper, directory, self._listing, self._log)
 
     def _capture(self, process: Process, path: Path) -> None:
         with path.open("wb", buffering=0) as file:
@@ -152,6 +156,7 @@ class VolumeReading:
 
     def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
         directory = helper.directory(volume.name)
+        leave_out_endless(helper, directory, self._listing, self._log)
         process = self._tar(helper, directory)
         with feeding(process, self._listing.paths_asked()):
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
@@ -169,6 +174,7 @@ class VolumeReading:
                 raise
             self.read_bytes += reader.bytes_read
             self._check(process.wait())
+        look_at_ends(helper, directory, self._listing, self._log)
 
     def _frames_captured(self) -> Iterator[tuple[int, memoryview]]:
         assert self._captured is not None  # noqa: S101 -- that is when this is called
@@ -214,11 +220,17 @@ class VolumeReading:
             stored=self._stored,
             missing=self._note_missing,
             reused_below=lambda group, entry: self._listing.reuses_below(group, entry.path),
+            as_listed=self._is_broken,
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
             apart=Apart(
                 self._listing.apart, self._listing.names.later, same, opened, self._log.tear, self._log.spoil
             ),
         )
+
+    def _is_broken(self, entry: Entry) -> bool:
+        broken = self._listing.is_broken(entry)
+        self._broken += broken and bool(entry.path)
+        return broken
 
     def _frames_patched(self, group: int) -> Iterator[tuple[int, memoryview]]:
         assert self._content is not None  # noqa: S101 -- no patches without it
@@ -339,7 +351,7 @@ class VolumeReading:
             path not in self._log.some_was_read and path not in self._missing for path in self._log.unreadable
         )
         whole = sum(kinds.values()) - kinds.get(b"d", 0) - not_read
-        directories = kinds.get(b"d", 0) - 1
+        directories = kinds.get(b"d", 0) - 1 - self._broken
         listed = self._listing.read.kinds.keys() | self._listing.reused.kinds.keys()
         if whole > 0 or (directories > 0 and listed == {b"d"}):
             return
