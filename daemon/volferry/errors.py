@@ -23,6 +23,7 @@
     │   │   └── UnknownStore           2   there never was one at the place that was named
     │   ├── StoreGone                      there was one at this place, and is none any longer
     │   ├── NoSuchObject
+    │   ├── ObjectTooLarge                 no object of that kind has so many bytes
     │   ├── StoreUnreachable               wrong credentials, bucket, endpoint or clock
     │   ├── ObjectExists
     │   └── ObjectLocked                   under retention: it cannot be deleted yet
@@ -153,6 +154,10 @@ class CommandFailed(EngineError):
 
 
 class StoreError(VolferryError):
+    pass
+
+
+class ObjectTooLarge(StoreError):
     pass
 
 

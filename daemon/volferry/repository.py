@@ -19,6 +19,7 @@ from volferry.errors import (
     NoSuchStore,
     ObjectExists,
     ObjectLocked,
+    ObjectTooLarge,
     RepositoryError,
     StoreError,
 )
@@ -226,7 +227,10 @@ class Repository:
         return self._read_manifest(ref)[1]
 
     def _read_manifest(self, ref: BackupRef) -> tuple[Manifest, bytes]:
-        data = get(self.store, manifest_key(ref))
+        try:
+            data = get(self.store, manifest_key(ref))
+        except ObjectTooLarge as error:
+            raise DamagedObject(manifest_key(ref), "it is larger than any manifest") from error
         try:
             return _manifest_of(ref, data), data
         except DamagedObject:  # bytes may change on their way

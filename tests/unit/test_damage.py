@@ -186,7 +186,7 @@ def test_next_steps_name_the_store_that_was_given(lab: Lab) -> None:
 
 def test_prune_without_a_policy_says_that_all_stay(lab: Lab) -> None:
     lab.back_up()
-    assert "nothing says which backups of vol to forget" in lab.cli("prune", "--host", "host").exits(0).stderr
+    assert "nothing says which backups of vol to forget" in lab.cli("prune", "--host", "host").exits(0).stdout
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -95,3 +97,34 @@ def test_what_is_closed_is_not_taken_by_a_file_that_is_written(home: Path) -> No
         f"volferry show nosuch <&- 2>&- ; volferry export vol -o {out} <&- 2>&-; tar -tf {out} | head -1",
     )
     assert "./" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["list --all-hosts", "verify --all-hosts", "prune --all-hosts", "status", "find *"]
+)
+def test_names_in_a_store_do_not_drive_the_terminal(home: Path, tmp_path: Path, command: str) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(home / "store", store)
+    odd = store / "manifests" / "host" / quote("\x1b[2Jvol\x07\x9b1m", safe="")
+    shutil.copytree(store / "manifests" / "host" / "vol", odd)
+    done = shell(home, f"VOLFERRY_STORE={store} VOLFERRY_STATE_DIR={tmp_path / 'state'} volferry {command}")
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert not set(said) & {"\x1b", "\x07", "\x9b"}
+    if command.startswith(("list", "verify")):
+        assert "\\u001b[2Jvol" in said
+
+
+@pytest.mark.parametrize("command", ["list", "find *", "prune"])
+def test_one_huge_object_in_place_of_a_manifest_costs_the_others_nothing(
+    home: Path, tmp_path: Path, command: str
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(home / "store", store)
+    with (store / "manifests" / "host" / "vol" / "20200101T000000Z-abcdef.json").open("wb") as file:
+        file.truncate(65 << 20)
+    done = shell(home, f"VOLFERRY_STORE={store} VOLFERRY_STATE_DIR={tmp_path / 'state'} volferry {command}")
+    assert "20200101T000000Z-abcdef.json is damaged: it is larger than any manifest" in done.stderr
+    assert done.returncode in {1, 3}
+    if command != "prune":
+        assert "vol" in done.stdout

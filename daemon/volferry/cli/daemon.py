@@ -15,6 +15,7 @@ import structlog
 
 from volferry.cli.daemon_runs import ProcessRuns
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOption
+from volferry.cli.output import plain
 from volferry.cli.surroundings import EngineAndStore, zone_of
 from volferry.config import Config, accepted_path, config_path, keep_accepted, load_config
 from volferry.errors import ConfigError, Interrupted
@@ -29,7 +30,7 @@ from volferry.verification_log import VerificationLog
 from volferry.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, MutableMapping
     from pathlib import Path
 
     from volferry.scheduler.agenda import Appointment
@@ -309,6 +310,12 @@ class _Daemon:
             self._digest_due = config.digest.after(now, self._loop.agenda.zone)
 
 
+def _without_control_characters(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    return {key: plain(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
 def _configure_log(config: Config) -> None:
     """Loggers that there are follow."""
     renderer: Callable[..., Any] = (
@@ -320,6 +327,7 @@ def _configure_log(config: Config) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            _without_control_characters,
             renderer,
         ],
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),

@@ -127,4 +127,4 @@ def _run() -> object:
 
 
 def _complain(message: str) -> None:
-    print(f"volferry: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(output.plain(f"volferry: {' '.join(message.split())}"), file=sys.stderr, flush=True)

@@ -1,14 +1,18 @@
-"""stdout, as a command gets it: what cannot be written there is an error of its own, and not one of the work."""
+"""stdout, as a command gets it: what cannot be written there is an error of its own, and not one of the work. And nothing that
+a store or an engine calls something drives the terminal: its control characters are written as escapes.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from typing import Any
 
 from volferry.errors import VolferryError, reason
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STANDARD = ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY))
 
 
@@ -18,6 +22,11 @@ class OutputFailed(VolferryError):
 
 class NobodyReads(BaseException):
     """The reader of stdout has gone. No `except Exception` catches it, as with Interrupted: the work ends."""
+
+
+class _Text(io.TextIOWrapper):
+    def write(self, text: str, /) -> int:
+        return super().write(plain(text))
 
 
 class _Stdout(io.FileIO):
@@ -37,9 +46,12 @@ def prepare() -> None:
         raise OutputFailed("stdout is closed: send it to /dev/null if nobody is to read it")
     before = sys.stdout
     raw = _Stdout(1, "w", closefd=False)
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw), before.encoding, before.errors, line_buffering=before.isatty()
-    )
+    sys.stdout = _Text(io.BufferedWriter(raw), before.encoding, before.errors, line_buffering=before.isatty())
+
+
+def plain(text: str) -> str:
+    r"""Without control characters but newlines and tabs: ESC is `\u001b`, as in JSON."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def give_up() -> None:

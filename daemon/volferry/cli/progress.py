@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
+from volferry.cli.output import plain
 from volferry.cli.text import count_text, size_text
 from volferry.model import printable
 
@@ -25,7 +26,7 @@ class TerminalObserver:
     """Implements `Observer` for the work on one volume; everything goes to stderr."""
 
     def __init__(self, subject: str) -> None:
-        self._subject = subject
+        self._subject = plain(subject)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._phase = ""
@@ -78,6 +79,7 @@ class TerminalObserver:
         self._say(f"{self._subject}: {message}")
 
     def _say(self, line: str) -> None:
+        line = plain(line)
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:

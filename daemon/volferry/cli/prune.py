@@ -89,13 +89,13 @@ def prune(
             }
         )
     else:
+        _print_total(done, uploads, grace=session.config.prune.grace, dry_run=dry_run)
         if without := [
             each.volume for each in done if any(NO_POLICY in verdict.reasons for verdict in each.verdicts)
         ]:
-            say(
+            print(
                 f"nothing says which backups of {', '.join(sorted(set(without)))} to forget, so that all stay: `keep` in the configuration does, or a label"
             )
-        _print_total(done, uploads, grace=session.config.prune.grace, dry_run=dry_run)
     return (
         1
         if failed

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from volferry.cli.output import plain
 from volferry.config import Config, config_path, load_config
 from volferry.errors import DamagedObject, NoSuchObject, VolferryError
 
@@ -228,7 +229,7 @@ class Session:
 
 def say(line: str) -> None:
     """One line for a person, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)
 
 
 def print_json(document: dict[str, Any] | list[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Protocol, Self
 
-from volferry.errors import StoreError
+from volferry.errors import ObjectTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -104,7 +104,7 @@ def put(store: Store, key: str, data: bytes) -> None:
 
 
 def get(store: Store, key: str, *, limit: int = 64 << 20) -> bytes:
-    """All bytes of a small object. Raises StoreError for one that is larger than `limit`."""
+    """All bytes of a small object. Raises ObjectTooLarge for one that is larger than `limit`."""
     parts = []
     total = 0
     with store.open(key) as reader:
@@ -112,7 +112,7 @@ def get(store: Store, key: str, *, limit: int = 64 << 20) -> bytes:
             parts.append(data)
             total += len(data)
             if total > limit:
-                raise StoreError(
+                raise ObjectTooLarge(
                     f"{key} in {store.url} is larger than {limit} bytes: that is not what volferry wrote"
                 )
     return b"".join(parts)
