@@ -429,3 +429,12 @@ def test_a_target_that_holds_all_is_no_reason_to_stop() -> None:
         (made.source / "written meanwhile").write_text("new")
         mutate(os.fsencode(made.source), random.Random(4), 20)
         made.transfer.check_holds("volume")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_source_whose_pages_could_not_be_written_stays(library: Path, number: int) -> None:
+    with way() as made:
+        (made.source / "file").write_text("content")
+        made.environment |= environment(library, fault("syncfs", number, "/source"))
+        with pytest.raises(CommandFailed, match="could not be written to the disk"):
+            last_pass(made)

@@ -66,7 +66,9 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
         why = "it has no root directory"
     if why is not None:
         raise CommandFailed(f"listing the volume failed: {why}")
-    # A volume that is to go on elsewhere goes there whole, or stays.
+    # A volume that is to go on elsewhere goes there whole, or stays. The kernel says once what it could not write.
+    for finding in log.of_all:
+        raise CommandFailed(f"listing the volume failed: {finding.detail}")
     for finding in log.findings.values():
         if finding.kind != "vanished":
             raise CommandFailed(f"listing the volume failed: {printable(finding.path)!r} {finding.detail}")
