@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _EXFAT_BYTES = 64 << 20
+_EXT4_BYTES = 16 << 20
 
 
 @contextmanager
@@ -73,3 +74,18 @@ MOUNTS: dict[str, Callable[[Path], AbstractContextManager[Path]]] = {
     "squashed": through_bindfs("--chown-deny", "--chgrp-deny", "--xattr-none"),
     "ignoring": through_bindfs("--chown-ignore", "--chgrp-ignore", "--chmod-ignore", "--xattr-none"),
 }
+
+
+@contextmanager
+def ext4_device(image: Path, holding: Path) -> Iterator[str]:
+    """A block device with a file system that holds what is in a directory."""
+    with image.open("wb") as file:
+        file.truncate(_EXT4_BYTES)
+    subprocess.run(["mkfs.ext4", "-q", "-d", holding, image], check=True)
+    device = subprocess.run(
+        ["losetup", "--find", "--show", image], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)

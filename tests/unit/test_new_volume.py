@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from volferry.model import Volume
-from volferry.operations.migration_plan import target_volume
-from volferry.operations.new_volume import labels_note, leads_elsewhere, options_note, with_labels_of
+from volferry.operations.migration_plan import are_chosen, target_volume
+from volferry.operations.new_volume import (
+    bind_path,
+    labels_note,
+    leads_elsewhere,
+    options_note,
+    options_text,
+    place_of,
+    with_labels_of,
+)
 
 LABELS = {
     "com.docker.compose.project": "shop",
@@ -92,3 +100,41 @@ def test_what_a_store_says_is_shown_and_does_nothing_to_a_terminal() -> None:
 )
 def test_a_volume_in_memory_is_known(driver: str, options: dict[str, str], expected: bool) -> None:
     assert Volume("data", driver, options, {}, "local", "").in_memory is expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "options", "expected"),
+    [
+        ("local", {"o": "bind", "device": "/srv"}, "/srv"),
+        ("local", {"type": "none", "o": "ro,rbind", "device": "/srv"}, "/srv"),
+        ("local", {"type": "nfs", "o": "addr=10.0.0.1,nobind", "device": ":/srv"}, None),
+        ("local", {"device": "/srv"}, None),
+        ("other", {"o": "bind", "device": "/srv"}, None),
+    ],
+)
+def test_volumes_that_are_directories_of_the_machine_are_known(
+    driver: str, options: dict[str, str], expected: str | None
+) -> None:
+    assert bind_path(Volume("data", driver, options, {}, "local", "")) == expected
+
+
+@pytest.mark.parametrize(
+    ("drivers", "options", "expected"),
+    [
+        ({}, {}, False),
+        ({"other": "nfs"}, {"other": {"device": "/srv"}}, False),
+        ({}, {"data": {"size": "1g"}}, False),
+        ({}, {"data": {"device": "/srv"}}, True),
+        ({"data": "nfs"}, {}, True),
+    ],
+)
+def test_whoever_names_a_place_has_said_yes_to_it(
+    drivers: dict[str, str], options: dict[str, dict[str, str | None]], expected: bool
+) -> None:
+    assert are_chosen("data", drivers, options) is expected
+
+
+def test_a_place_is_shown_and_does_nothing_to_a_terminal() -> None:
+    volume = Volume("data", "nfs\x1b[2J", {"share": "a\nb"}, {}, "local", "")
+    assert options_text(volume) == r"driver=nfs\x1b[2J, share=a\x0ab"
+    assert place_of(volume) == r"its place in the driver nfs\x1b[2J"

@@ -278,7 +278,6 @@ def _target(
     session: Session, run: Run, settings: HelperSettings, into: str, labels: dict[str, str]
 ) -> Iterator[Place]:
     """The volume to fill, made if need be, with a helper that may write; gone again if it was made and something fails."""
-    from volferry.engine.helper import open_helper  # noqa: PLC0415
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
     from volferry.operations.restore import is_empty, mark  # noqa: PLC0415
@@ -290,8 +289,7 @@ def _target(
     check_usable(volume)
     with (
         session.holding([into], write=True),
-        made_if_new(session, volume, new=new) as found,
-        open_helper(session.engine, run, settings, [found], write=True) as helper,
+        made_if_new(session, run, settings, volume, new=new) as (_, helper),
     ):
         if not new and not is_empty(helper, into):
             raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")

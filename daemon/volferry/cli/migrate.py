@@ -48,12 +48,19 @@ def migrate(
             help="The volume has another option on the target; without a VALUE, it lacks it.",
         ),
     ] = None,
+    with_options: Annotated[
+        bool,
+        typer.Option(
+            "--with-options",
+            help="Volumes have the driver and options that they have here, also where those lead to a directory, device, share or plugin.",
+        ),
+    ] = False,
     labels: LabelsOption = None,
     into_existing: Annotated[
         bool,
         typer.Option(
             "--into-existing",
-            help="A target volume may hold data: it becomes what the source is, and what that does not have is deleted.",
+            help="A target volume, or the place that it is made of, may hold data: it becomes what the source is, and what that does not have is deleted.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -137,6 +144,7 @@ def migrate(
         renamed=_pairs(rename or [], "--rename", "OLD=NEW"),
         drivers=_pairs(driver or [], "--driver", "VOLUME=DRIVER"),
         options=_options(option or []),
+        with_options=with_options,
         every_label=every_label(labels),
         into_existing=into_existing,
         dry_run=dry_run,

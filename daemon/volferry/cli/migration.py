@@ -25,7 +25,7 @@ from volferry.errors import EngineError, UsageError, VolferryError
 if TYPE_CHECKING:
     from volferry.cli.migration_options import Wanted
     from volferry.engine.helper import Helper
-    from volferry.model import Volume
+    from volferry.model import HostPath, Volume
     from volferry.operations.migration_plan import MigrationPlan, PlannedVolume
 
 
@@ -91,7 +91,7 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
 
 def _planned(volumes: list[Volume], wanted: Wanted) -> list[PlannedVolume]:
     """Raises UsageError for options that name volumes which are not moved."""
-    from volferry.operations.migration_plan import PlannedVolume, target_volume  # noqa: PLC0415
+    from volferry.operations.migration_plan import PlannedVolume, are_chosen, target_volume  # noqa: PLC0415
 
     names = {volume.name for volume in volumes}
     for option, given in (
@@ -112,6 +112,7 @@ def _planned(volumes: list[Volume], wanted: Wanted) -> list[PlannedVolume]:
                 options=wanted.options,
                 every_label=wanted.every_label,
             ),
+            followed=wanted.with_options or are_chosen(volume.name, wanted.drivers, wanted.options),
         )
         for volume in volumes
     ]
@@ -145,7 +146,7 @@ def _plan(
     who_is_stopped(plan, lambda volume: writers(session.engine, volume, but=sides.own))
     with ExitStack() as stack:
 
-        def helper_for(volumes: list[Volume]) -> Helper:
+        def helper_for(volumes: list[Volume | HostPath]) -> Helper:
             # Whose spool is in the target's own data, where new volumes will be.
             settings = replace(sides.target_settings, channel="stream")
             return stack.enter_context(open_helper(sides.target, sides.run, settings, volumes))

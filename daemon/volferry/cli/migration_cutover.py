@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volferry.cli.made_volumes import MadeVolumes, made_volumes
 from volferry.cli.migration_containers import Crew, await_health_on_target, copy_images, start_on_target
 from volferry.cli.migration_report import MigrationReport
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.errors import VolferryError
+from volferry.errors import VolumeNotEmpty
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ class BothEngines:
     source_settings: HelperSettings
     target_settings: HelperSettings
     run: Run
-    made: list[str] = field(default_factory=list)  # volumes of the target that this run has made
 
     @property
     def own(self) -> list[str]:
@@ -56,7 +56,8 @@ def move(
     with (
         TerminalObserver(subject) as observer,
         session.holding((each.target.name for each in plan.volumes), sides.target, write=True),
-        _targets(sides, plan) as writing,
+        made_volumes(sides.target, " on the target") as made,
+        _targets(sides, plan, made, into_existing=wanted.into_existing) as writing,
     ):
         for each in plan.volumes:
             say_incomplete(
@@ -65,7 +66,7 @@ def move(
                 each.target.name,
                 mark_of(sides.source, each.source.name),
             )
-        sides.made.clear()  # from here on they hold something
+        made.keep()  # from here on they hold something
         legs = _legs(sides, plan, reading, writing, observer)
         still = Quiesced(
             sides.source,
@@ -141,29 +142,31 @@ def _hand_over(
 
 
 @contextmanager
-def _targets(sides: BothEngines, plan: MigrationPlan) -> Iterator[Helper]:
-    """A helper that writes to the volumes of the target, which are made. Those are gone again where that fails."""
+def _targets(
+    sides: BothEngines, plan: MigrationPlan, made: MadeVolumes, *, into_existing: bool
+) -> Iterator[Helper]:
+    """A helper that writes to the volumes of the target, which are made. Raises VolumeNotEmpty for what holds data and may not: nothing
+    was written there.
+    """
     from volferry.engine.helper import open_helper  # noqa: PLC0415
-    from volferry.engine.volumes import create_volume, find_volume, remove_volume  # noqa: PLC0415
+    from volferry.operations.migration_plan import look_into  # noqa: PLC0415
 
-    try:
+    for each in plan.volumes:
+        if not each.there:
+            each.target = made.make(each.target)
+    with open_helper(
+        sides.target, sides.run, sides.target_settings, [each.target for each in plan.volumes], write=True
+    ) as helper:
+        holding = made.holding_data(helper)
         for each in plan.volumes:
-            if each.state == "new":
-                with held_back():
-                    create_volume(sides.target, each.target)
-                    sides.made.append(each.target.name)
-                each.target = find_volume(sides.target, each.target.name)
-        with open_helper(
-            sides.target, sides.run, sides.target_settings, [each.target for each in plan.volumes], write=True
-        ) as helper:
-            yield helper
-    finally:
-        with held_back():
-            for name in sides.made:
-                try:
-                    remove_volume(sides.target, name)
-                except VolferryError as error:
-                    say(f"volferry: volume {name} is left behind on the target, empty: {error}")
+            # What could not be looked into for the plan, or has come since.
+            if each.target.name in holding or each.state == "empty":
+                look_into(plan, each, helper, sides.source, into_existing=into_existing)
+        for obstacle in plan.obstacles[:-1]:
+            say(f"volferry: {obstacle}")
+        if plan.obstacles:
+            raise VolumeNotEmpty(plan.obstacles[-1])
+        yield helper
 
 
 def _legs(

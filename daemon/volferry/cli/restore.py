@@ -36,7 +36,7 @@ from volferry.model import BIND_DRIVER
 
 if TYPE_CHECKING:
     from volferry.archive.selection import Selection
-    from volferry.model import BackupRef, RestoreStats, Volume
+    from volferry.model import RestoreStats
     from volferry.operations.backup_reader import BackupReader
     from volferry.operations.restore_beside import Room
     from volferry.run import Run
@@ -218,11 +218,9 @@ def _restore(
     from volferry.operations.restore import is_marked  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
-        if not found.empty and (found.new or not replace):
+        if not found.empty and not replace:
             marked = is_marked(found.helper, target)
-            raise VolumeNotEmpty(
-                _not_empty(found.volume, backup.ref, new=found.new, named=named, marked=marked)
-            )
+            raise VolumeNotEmpty(_not_empty(target, named=named, marked=marked))
         with found.recorded(backup.ref):
             return _put(backup, target, found, safety)
 
@@ -277,13 +275,10 @@ def _deletes_first(room: Room | None, *, proves: bool) -> str:
     return f"there is no room for both ({why}): {how}{'' if proves else '; --prove reads all of it first'}"
 
 
-def _not_empty(volume: Volume, ref: BackupRef, *, new: bool, named: bool, marked: bool) -> str:
-    if new:
-        device = volume.options.get("device", "its driver's place")
-        return f"a new volume like {ref.volume} would not be empty: its options name {device}, which holds data already"
+def _not_empty(volume: str, *, named: bool, marked: bool) -> str:
     what = "the rest of an interrupted restore" if marked else "data"
     other = "" if named else ", or --into NAME restores into another volume"
-    return f"volume {volume.name} holds {what}: --replace puts the backup in its place{other}"
+    return f"volume {volume} holds {what}: --replace puts the backup in its place{other}"
 
 
 def _document(stats: RestoreStats) -> dict[str, object]:

@@ -13,7 +13,7 @@ from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
 from volferry.cli.target_volume import Wishes, opened_target
 from volferry.cli.text import count_text, size_text
-from volferry.errors import NoRoom, PathExists, UsageError, VolumeNotEmpty
+from volferry.errors import NoRoom, PathExists, UsageError
 
 if TYPE_CHECKING:
     from volferry.archive.selection import Selection
@@ -96,10 +96,6 @@ def restore_selected(
     excerpt = BackupExcerpt(backup, selection)
     with opened_target(session, backup.manifest, target, run, wishes) as found:
         helper, observer, empty = found.helper, found.observer, found.empty
-        if found.new and not empty:
-            raise VolumeNotEmpty(
-                f"a new volume like {backup.ref.volume} would not be empty: restore it whole first"
-            )
         if not empty:
             unfinished_paths(
                 helper, target

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from volferry.cli.made_volumes import made_volumes
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.errors import NoSuchVolume, UsageError, VolferryError, VolumeInUse
-from volferry.interrupts import held_back
+from volferry.errors import NoSuchVolume, UsageError, VolumeInUse
 from volferry.model import BIND_DRIVER, Volume
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from volferry.archive.manifest import Manifest
-    from volferry.engine.helper import Helper
+    from volferry.engine.helper import Helper, HelperSettings
     from volferry.model import BackupRef
     from volferry.run import Run
 
@@ -79,46 +79,37 @@ class Target:
 def opened_target(
     session: Session, manifest: Manifest, name: str, run: Run, wishes: Wishes
 ) -> Iterator[Target]:
-    """The volume `name`, made if need be, with a helper that may write. Raises VolumeInUse; UsageError for a volume in memory."""
-    from volferry.engine.helper import open_helper  # noqa: PLC0415
+    """The volume `name`, made if need be, with a helper that may write. Raises VolumeInUse; VolumeNotEmpty for a new one that holds data;
+    UsageError for a volume in memory.
+    """
     from volferry.engine.incomplete import say_complete  # noqa: PLC0415
     from volferry.operations.restore import is_empty  # noqa: PLC0415
 
     volume, new = _found_or_new(session, manifest, name, wishes)
-    settings = session.helper_settings()
     with (
         session.holding([name], write=True),
-        made_if_new(session, volume, new=new) as found,
         TerminalObserver(name) as observer,
-        open_helper(session.engine, run, settings, [found], write=True) as helper,
+        made_if_new(session, run, session.helper_settings(), volume, new=new) as (found, helper),
     ):
-        yield Target(found, new, is_empty(helper, name), helper, observer, session)
+        yield Target(found, new, new or is_empty(helper, name), helper, observer, session)
         if found.incomplete:  # what it is now is no half of a migration
             say_complete(session.engine, name)
 
 
 @contextmanager
-def made_if_new(session: Session, volume: Volume, *, new: bool) -> Iterator[Volume]:
-    """The volume to be filled. A new one is gone again if that fails."""
-    from volferry.engine.volumes import create_volume, find_volume, remove_volume  # noqa: PLC0415
+def made_if_new(
+    session: Session, run: Run, settings: HelperSettings, volume: Volume, *, new: bool
+) -> Iterator[tuple[Volume, Helper]]:
+    """The volume to be filled, with a helper that may write. A new one is empty, or it is an error (VolumeNotEmpty), and it is gone again
+    if anything fails.
+    """
+    from volferry.engine.helper import open_helper  # noqa: PLC0415
 
-    if not new:
-        yield volume
-        return
-    made = False
-    try:
-        with held_back():
-            create_volume(session.engine, volume)
-            made = True
-        yield find_volume(session.engine, volume.name)
-    except BaseException:
-        if not made:
-            raise
-        try:
-            remove_volume(session.engine, volume.name)
-        except VolferryError as error:
-            say(f"volferry: volume {volume.name} is left behind and not complete: {error}")
-        raise
+    with made_volumes(session.engine) as made:
+        found = made.make(volume) if new else volume
+        with open_helper(session.engine, run, settings, [found], write=True) as helper:
+            made.check_empty(helper)
+            yield found, helper
 
 
 def _like(manifest: Manifest, name: str, wishes: Wishes) -> Volume:

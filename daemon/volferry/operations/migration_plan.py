@@ -9,7 +9,16 @@ from volferry.archive.tree_scripts import room_command
 from volferry.engine.host_paths import kind_of_path
 from volferry.engine.volumes import find_volume, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
-from volferry.operations.new_volume import labels_note, with_labels_of
+from volferry.model import HostPath
+from volferry.operations.new_volume import (
+    bind_path,
+    labels_note,
+    leads_elsewhere,
+    leads_elsewhere_by,
+    options_text,
+    place_of,
+    with_labels_of,
+)
 from volferry.operations.restore import is_empty, is_marked, mark_text
 from volferry.operations.room import disk_usage
 from volferry.operations.streams import run
@@ -32,7 +41,11 @@ class PlannedVolume:
 
     source: Volume
     target: Volume  # as it is, or as it is to be made
-    state: State = "new"
+    state: State = "new"  # "existing" also of one that is to be made of a place which holds data
+    there: bool = False
+    followed: bool = (
+        False  # driver and options were asked for, also where they lead out of the engine's own data
+    )
     entries: int = 0
     used_bytes: int = 0  # on the disk of the source
     stopped: list[str] = field(default_factory=list)  # containers that write to it
@@ -76,6 +89,13 @@ def target_volume(
     return with_labels_of(volume, target, every=every_label)
 
 
+def are_chosen(
+    name: str, drivers: Mapping[str, str], options: Mapping[str, Mapping[str, str | None]]
+) -> bool:
+    """Whether somebody said for this volume where its data is to be on the target."""
+    return name in drivers or leads_elsewhere_by(options.get(name, {}))
+
+
 def measure(planned: Sequence[PlannedVolume], helper: Helper) -> None:
     """How much there is in each."""
     for each in planned:
@@ -86,14 +106,15 @@ def look_at_targets(
     plan: MigrationPlan,
     source: Engine,
     target: Engine,
-    helper_for: Callable[[list[Volume]], Helper],
+    helper_for: Callable[[list[Volume | HostPath]], Helper],
     image: str,
     *,
     into_existing: bool,
 ) -> None:
     """`helper_for` gives a helper of the target, whose spool is a volume of its own there."""
     drivers = volume_drivers(target)
-    existing: list[PlannedVolume] = []
+    looked_into: list[PlannedVolume] = []
+    mounts: list[Volume | HostPath] = []
     for each in plan.volumes:
         name = each.target.name
         if source.id == target.id and each.source.name == name:
@@ -104,7 +125,10 @@ def look_at_targets(
         try:
             found = find_volume(target, name)
         except NoSuchVolume:
-            _look_at_new(plan, each, target, drivers, image)
+            # What can be mounted before the volume is made.
+            if (place := _look_at_new(plan, each, target, drivers, image)) is not None:
+                looked_into.append(each)
+                mounts.append(place)
             continue
         if found.in_memory:
             plan.obstacles.append(_memory(name, each))
@@ -117,12 +141,13 @@ def look_at_targets(
             plan.notes.append(
                 f"volume {name} is on the target already, and keeps the driver and options that it has there"
             )
-        each.target = found
-        existing.append(each)
-    helper = helper_for([each.target for each in existing])
-    for each in existing:
-        _look_into(plan, each, helper, mark_of(source, each.source.name), into_existing=into_existing)
-    _look_for_room(plan, existing, helper)
+        each.target, each.there = found, True
+        looked_into.append(each)
+        mounts.append(found)
+    helper = helper_for(mounts)
+    for each in looked_into:
+        look_into(plan, each, helper, source, into_existing=into_existing)
+    _look_for_room(plan, looked_into, helper)
 
 
 def _memory(name: str, each: PlannedVolume) -> str:
@@ -134,58 +159,87 @@ def _memory(name: str, each: PlannedVolume) -> str:
 
 def _look_at_new(
     plan: MigrationPlan, each: PlannedVolume, target: Engine, drivers: Iterable[str], image: str
-) -> None:
+) -> HostPath | None:
+    """The directory of the target's machine in which its data would be, if that is known."""
     name, driver = each.target.name, each.target.driver
     if each.target.in_memory:
         plan.obstacles.append(_memory(name, each))
-        return
+        return None
     if driver not in drivers:
         plan.obstacles.append(
             f"volume {name} has the driver {driver!r}, which the target lacks: install it there, or --driver {each.source.name}=local"
         )
-        return
+        return None
     if note := labels_note(each.source, each.target):
         plan.notes.append(note)
-    device = each.target.options.get("device", "")
-    if (
-        driver == "local"
-        and "bind" in each.target.options.get("o", "").split(",")
-        and kind_of_path(target, image, device) is None
-    ):
-        plan.obstacles.append(
-            f"volume {name} has its data at {device}, which the target lacks: make it there, or "
-            f"--option {each.source.name}:device=PATH; --driver {each.source.name}=local with no options makes a plain volume: "
-            f"--option {each.source.name}:type= --option {each.source.name}:o= --option {each.source.name}:device="
+    path = bind_path(each.target)
+    if path is not None and (kind := kind_of_path(target, image, path)) != "directory":
+        lacks = (
+            "which the target lacks: make it there"
+            if kind is None
+            else "which is no directory on the target: make one"
         )
-
-
-def _look_into(
-    plan: MigrationPlan, each: PlannedVolume, helper: Helper, expected: str, *, into_existing: bool
-) -> None:
-    name = each.target.name
-    if is_marked(helper, name):
-        if (text := mark_text(helper, name)) == expected:
-            each.state = "resumed"
-        elif into_existing:
-            each.state = "existing"
-        else:
+        plan.obstacles.append(
+            f"volume {name} has its data at {path}, {lacks}, or "
+            f"--option {each.source.name}:device=PATH; {_made_plain(each)}"
+        )
+        return None
+    if leads_elsewhere(each.target):
+        if not each.followed:
             plan.obstacles.append(
-                f"volume {name} on the target holds the rest of something else that was interrupted ({text}): --into-existing "
+                f"volume {name} would lead out of the target engine's own data ({options_text(each.target)}): --with-options makes it so "
+                f"there; {_made_plain(each)}"
+            )
+            return None
+        plan.notes.append(f"volume {name} is made with {options_text(each.target)}")
+    return HostPath(name, path) if path is not None else None
+
+
+def _made_plain(each: PlannedVolume) -> str:
+    source = each.source.name
+    if each.target.driver != "local":
+        return f"--driver {source}=local makes a plain volume"
+    without = " ".join(f"--option {source}:{key}=" for key in each.target.options)
+    return f"--driver {source}=local with no options makes a plain volume: {without}"
+
+
+def look_into(
+    plan: MigrationPlan, each: PlannedVolume, helper: Helper, source: Engine, *, into_existing: bool
+) -> None:
+    """What the target volume holds, or the place that it is to be made of, and whether that is in the way."""
+    name = each.target.name
+    subject = f"volume {name} on the target"
+    if not each.there:
+        subject = f"{place_of(each.target)}, to which volume {name} on the target would lead,"
+    if is_marked(helper, name):
+        if (text := mark_text(helper, name)) == mark_of(source, each.source.name):
+            each.state = "resumed"
+            return
+        each.state = "existing"
+        if not into_existing:
+            plan.obstacles.append(
+                f"{subject} holds the rest of something else that was interrupted ({text}): --into-existing "
                 "replaces what it holds"
             )
     elif is_empty(helper, name):
-        each.state = "empty"
-    elif into_existing:
-        each.state = "existing"
+        each.state = "empty" if each.there else "new"
     else:
         each.state = "existing"
-        plan.obstacles.append(
-            f"volume {name} on the target holds data: --into-existing makes it what the source is, and deletes what that does not "
-            f"have; --rename {each.source.name}=NEW takes another one"
-        )
+        if not into_existing:
+            another = (
+                f"--rename {each.source.name}=NEW"
+                if each.there
+                else f"--option {each.source.name}:device=PATH"
+                if bind_path(each.target) is not None
+                else "another --option"
+            )
+            plan.obstacles.append(
+                f"{subject} holds data: --into-existing makes it what the source is, and deletes what that does not "
+                f"have; {another} takes another one"
+            )
 
 
-def _look_for_room(plan: MigrationPlan, existing: Sequence[PlannedVolume], helper: Helper) -> None:
+def _look_for_room(plan: MigrationPlan, looked_into: Sequence[PlannedVolume], helper: Helper) -> None:
     """Of volumes without options, which are all where the target's engine has its own data."""
     wanted = sum(
         each.used_bytes
@@ -197,10 +251,10 @@ def _look_for_room(plan: MigrationPlan, existing: Sequence[PlannedVolume], helpe
         plan.obstacles.append(
             f"the target has room for {_gigabytes(room)}, and {_gigabytes(wanted)} are to go there"
         )
-    for each in existing:
+    for each in looked_into:
         if each.target.options or each.target.driver != "local":
             room = _room(helper, helper.directory(each.target.name))
-            if each.state == "empty" and each.used_bytes > room:
+            if each.state in {"new", "empty"} and each.used_bytes > room:
                 plan.obstacles.append(
                     f"volume {each.target.name} on the target has room for {_gigabytes(room)}, and {_gigabytes(each.used_bytes)} are to go there"
                 )

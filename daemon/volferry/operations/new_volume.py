@@ -17,12 +17,41 @@ if TYPE_CHECKING:
 _OF_THE_ORIGINAL = ("com.docker.compose.", "volferry.", "docker-volume-backup.")
 # Options of the local driver that lead to no other place.
 _HARMLESS = frozenset({"size"})
+_BINDS = frozenset({"bind", "rbind"})
 _MOST_NAMED = 5
 
 
 def leads_elsewhere(volume: Volume) -> bool:
     """Whether its data may lie outside of the engine's own data: in a directory, on a device, on a share, or where a plugin has it."""
-    return volume.driver != "local" or not _HARMLESS.issuperset(volume.options)
+    return volume.driver != "local" or leads_elsewhere_by(volume.options)
+
+
+def leads_elsewhere_by(options: Mapping[str, str | None]) -> bool:
+    """Of the local driver."""
+    return not _HARMLESS.issuperset(options)
+
+
+def bind_path(volume: Volume) -> str | None:
+    """The directory of the engine's machine which such a volume of the local driver is."""
+    binds = _BINDS & set(volume.options.get("o", "").split(","))
+    return volume.options.get("device", "") if volume.driver == "local" and binds else None
+
+
+def place_of(volume: Volume) -> str:
+    """Where its data lies, for a person."""
+    if device := volume.options.get("device"):
+        return _shown(device)
+    return (
+        "the engine's own data"
+        if volume.driver == "local"
+        else f"its place in the driver {_shown(volume.driver)}"
+    )
+
+
+def options_text(volume: Volume) -> str:
+    """Driver and options, as a person wrote them; they may be anybody's: it holds nothing that a terminal would act upon."""
+    driver = [f"driver={_shown(volume.driver)}"] if volume.driver != "local" else []
+    return ", ".join([*driver, *(_shown(f"{key}={value}") for key, value in sorted(volume.options.items()))])
 
 
 def made_plain(volume: Volume) -> Volume:
