@@ -15,6 +15,7 @@
     │   ├── NoSuchContainer
     │   ├── VolumeInUse
     │   ├── VolumeNotEmpty
+    │   ├── SameData                       what is to be written is what is to be read
     │   ├── HelperImageError               no image for the helper can be had
     │   ├── HelperDied                     the helper ended before its work did
     │   └── CommandFailed                  a command in the helper failed
@@ -134,6 +135,10 @@ class VolumeInUse(EngineError):
 
 
 class VolumeNotEmpty(EngineError):
+    pass
+
+
+class SameData(EngineError):
     pass
 
 

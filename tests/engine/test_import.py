@@ -337,3 +337,22 @@ def test_strip_that_leaves_nothing_is_a_mistake(world: World, source: Path, tmp_
     name = world.name()
     world.cli("import", str(path), "--strip", "9", "--into", name).fails_with("--strip 9 leaves nothing")
     assert not world.exists(name)
+
+
+def test_a_directory_is_not_imported_into_itself(world: World, source: Path) -> None:
+    volume = world.volume_at(source)
+    for _ in range(2):
+        world.cli("import", str(source), "--into", volume).fails_with(
+            f"volume {volume} is the very data of {source}"
+        )
+    assert list(source.iterdir()) == []
+    world.cli.backup(volume)
+
+
+def test_a_directory_is_not_imported_into_one_that_is_in_it(world: World, source: Path) -> None:
+    tree(source)
+    (source / "below").mkdir()
+    before = snapshot(source)
+    volume = world.volume_at(source / "below")
+    world.cli("import", str(source), "--into", volume).fails_with(f"volume {volume} lies in {source}")
+    assert_same(before, snapshot(source))

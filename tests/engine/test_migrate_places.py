@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,3 +145,112 @@ def test_options_that_lead_elsewhere_are_followed_only_with_a_yes(
     shown = world.cli(*arguments, "--option", f"{volume}:device={other}").exits(0).stderr
     assert f"volume {volume} is made with device={other}, o=bind, type=none" in shown
     assert (other / "file").read_text() == "content"
+
+
+# --- places that are the source's -------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory that both machines reach, as they do a share."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    (directory / "one").write_text("1")
+    (directory / "large").write_bytes(bytes(range(256)) * (12 << 12))
+    return directory
+
+
+def untouched(world: World, there: World, volume: str, *arguments: str, words: tuple[str, ...]) -> None:
+    """A migration that is refused changes nothing, and costs the source no backup."""
+    source = world.client.volumes.get(volume).attrs["Options"]["device"]
+    listing = ["find", source, "-printf", r"%p %i %m %s %T@\n"]
+    before, volumes = subprocess.check_output(listing), there.volumes()
+    for _ in range(2):
+        outcome = world.cli("migrate", volume, *arguments).fails_with(*words)
+        assert "goes on from there" not in outcome.stderr
+        assert there.volumes() == volumes
+    assert subprocess.check_output(listing) == before
+    assert incomplete(there) == there.own_containers() == []
+    world.cli.backup(volume)
+
+
+def test_what_both_reach_is_not_moved_to_itself(world: World, there: World, to: str, shared: Path) -> None:
+    volume = world.volume_at(shared)
+    container = writing(world, world.volume())  # of another volume: it is not stopped
+    began = state_of(container)["StartedAt"]
+    arguments = ("--to", to, "--with-options")
+    untouched(
+        world, there, volume, *arguments, words=(f"the very data of volume {volume}", "docker volume create")
+    )
+    said = f"volume {volume} on the target is the very data of volume {volume} on the source"
+    untouched(world, there, volume, *arguments, "--into-existing", "--checksum", words=(said,))
+    there.volume(volume, options={"type": "none", "o": "bind", "device": str(shared)})
+    untouched(world, there, volume, "--to", to, words=("the very data", "can be used as it is"))
+    untouched(world, there, volume, "--to", to, "--into-existing", words=(said, "can be used as it is"))
+    assert state_of(container)["StartedAt"] == began
+
+
+def test_an_empty_share_that_both_reach_is_not_moved_to_itself(
+    world: World, there: World, to: str, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    volume = world.volume_at(shared)
+    world.container(volume)
+    said = "is the very data of volume"
+    untouched(world, there, volume, "--to", to, "--with-options", words=(said,))
+    untouched(world, there, volume, "--to", to, *bound(volume, shared), words=(said,))
+
+
+def test_volumes_that_lie_in_each_other_are_not_moved(
+    world: World, there: World, to: str, shared: Path, tmp_path: Path
+) -> None:
+    (shared / "below").mkdir()
+    volume = world.volume_at(shared)
+    untouched(
+        world, there, volume, "--to", to, *bound(volume, shared / "below"), words=("lies in the very data",)
+    )
+    above = (*bound(volume, tmp_path), "--into-existing")
+    untouched(world, there, volume, "--to", to, *above, words=("holds the very data", f"--option {volume}:"))
+
+
+def test_a_volume_of_one_engine_is_not_moved_into_the_data_of_another(
+    world: World, there: World, to: str, shared: Path
+) -> None:
+    """A plain volume of the target, which the source's options lead to."""
+    plain = there.filled(name=world.name())
+    volume = world.volume_at(there.data(plain))
+    said = f"volume {plain} on the target is the very data of volume {volume}"
+    untouched(
+        world, there, volume, "--to", to, "--rename", f"{volume}={plain}", "--into-existing", words=(said,)
+    )
+
+
+def test_a_copy_of_the_sources_disk_is_made_what_the_source_is(
+    world: World, there: World, to: str, shared: Path, tmp_path: Path
+) -> None:
+    with ext4_device(tmp_path / "image", shared) as device:
+        copied = tmp_path / "copy"
+        subprocess.run(["cp", "--sparse=always", tmp_path / "image", copied], check=True)
+        copy = subprocess.check_output(["losetup", "--find", "--show", copied], text=True).strip()
+        try:
+            volume = world.volume(options={"type": "ext4", "device": device})
+            there_at = ("--option", f"{volume}:device={copy}")
+            world.cli("migrate", volume, "--to", to, *there_at).fails_with(
+                "looks like the very data", "--into-existing"
+            )
+            report = moved(world, volume, to, *there_at, "--into-existing", "--checksum")
+            assert report["volumes"][0]["sent_bytes"] < (shared / "large").stat().st_size / 2
+            there.remove(volume)
+            world.remove(volume)
+        finally:
+            subprocess.run(["losetup", "--detach", copy], check=True)
+
+
+def test_what_a_killed_probe_left_is_no_data(world: World, there: World, to: str, tmp_path: Path) -> None:
+    volume = world.filled()
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / ".volferry-probe-0123456789abcdef-0").touch()
+    moved(world, volume, to, "--checksum", *bound(volume, place))
+    assert_same(expected_of(world, volume), snapshot(place))

@@ -24,13 +24,14 @@ from volferry.errors import (
     EngineError,
     NoSuchVolume,
     RestoreMismatch,
+    SameData,
     UsageError,
     VolumeNotEmpty,
 )
 from volferry.model import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from volferry.archive.foreign_tar import Strip
     from volferry.engine.helper import HelperSettings
@@ -224,7 +225,8 @@ def _imported(
         directory = reading.directory(found.what.name)
         source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)
         _check_directory(source, found)
-        target = stack.enter_context(_target(session, run, settings, into, labels))
+        apart = partial(_check_apart, found.name, source, into)
+        target = stack.enter_context(_target(session, run, settings, into, labels, check=apart))
         entries, size, warnings = _copied(session, source, target, into, run, observer)
         return _Report(found.name, into, entries, size, _since(started), found.place, warnings=warnings)
 
@@ -273,11 +275,29 @@ def _copied(
     raise AssertionError
 
 
+def _check_apart(name: str, source: Place, into: str, target: Place) -> None:
+    """Raises SameData."""
+    from volferry.operations.same_data import find_overlap  # noqa: PLC0415
+
+    found = find_overlap(source.helper, [source.directory], target.helper, [target.directory], below=True)
+    if found is not None:
+        does = "is the very data of" if found.how == "is" else "lies in"
+        raise SameData(f"volume {into} {does} {name}: import into another volume")
+
+
 @contextmanager
 def _target(
-    session: Session, run: Run, settings: HelperSettings, into: str, labels: dict[str, str]
+    session: Session,
+    run: Run,
+    settings: HelperSettings,
+    into: str,
+    labels: dict[str, str],
+    *,
+    check: Callable[[Place], None] = lambda _: None,
 ) -> Iterator[Place]:
-    """The volume to fill, made if need be, with a helper that may write; gone again if it was made and something fails."""
+    """The volume to fill, made if need be, with a helper that may write; gone again if it was made and something fails. It is empty, and
+    nothing is written there before `check`.
+    """
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
     from volferry.operations.restore import is_empty, mark  # noqa: PLC0415
@@ -293,6 +313,7 @@ def _target(
     ):
         if not new and not is_empty(helper, into):
             raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")
+        check(Place(helper, helper.directory(into)))
         try:
             # Half of it must not be taken for the whole, whatever happens to us.
             mark(helper, into, "import")

@@ -53,6 +53,10 @@ class MadeVolumes:
                 f"the new volume {name} would not be empty: it leads to {place_of(self._made[name])}, which holds data already"
             )
 
+    def doubt(self) -> None:
+        """They may be what somebody else has, though they were empty."""
+        self._empty.clear()
+
     def keep(self) -> None:
         """They stay, whatever happens."""
         self._made.clear()

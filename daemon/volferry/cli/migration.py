@@ -155,6 +155,7 @@ def _plan(
             plan,
             sides.source,
             sides.target,
+            reading,
             helper_for,
             sides.target_settings.image,
             into_existing=wanted.into_existing,

@@ -11,7 +11,7 @@ from volferry.cli.migration_containers import Crew, await_health_on_target, copy
 from volferry.cli.migration_report import MigrationReport
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.errors import VolumeNotEmpty
+from volferry.errors import SameData, VolumeNotEmpty
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def move(
         TerminalObserver(subject) as observer,
         session.holding((each.target.name for each in plan.volumes), sides.target, write=True),
         made_volumes(sides.target, " on the target") as made,
-        _targets(sides, plan, made, into_existing=wanted.into_existing) as writing,
+        _targets(sides, plan, made, reading, into_existing=wanted.into_existing) as writing,
     ):
         for each in plan.volumes:
             say_incomplete(
@@ -143,13 +143,13 @@ def _hand_over(
 
 @contextmanager
 def _targets(
-    sides: BothEngines, plan: MigrationPlan, made: MadeVolumes, *, into_existing: bool
+    sides: BothEngines, plan: MigrationPlan, made: MadeVolumes, reading: Helper, *, into_existing: bool
 ) -> Iterator[Helper]:
-    """A helper that writes to the volumes of the target, which are made. Raises VolumeNotEmpty for what holds data and may not: nothing
-    was written there.
+    """A helper that writes to the volumes of the target, which are made. Raises VolumeNotEmpty for what holds data and may not, SameData
+    for what is not apart from the sources: nothing was written there.
     """
     from volferry.engine.helper import open_helper  # noqa: PLC0415
-    from volferry.operations.migration_plan import look_into  # noqa: PLC0415
+    from volferry.operations.migration_plan import Ends, look_into  # noqa: PLC0415
 
     for each in plan.volumes:
         if not each.there:
@@ -161,12 +161,43 @@ def _targets(
         for each in plan.volumes:
             # What could not be looked into for the plan, or has come since.
             if each.target.name in holding or each.state == "empty":
-                look_into(plan, each, helper, sides.source, into_existing=into_existing)
+                look_into(plan, each, Ends(sides.source, reading, helper), into_existing=into_existing)
         for obstacle in plan.obstacles[:-1]:
             say(f"volferry: {obstacle}")
         if plan.obstacles:
             raise VolumeNotEmpty(plan.obstacles[-1])
+        _check_apart(plan, made, reading, helper)
         yield helper
+
+
+def _check_apart(plan: MigrationPlan, made: MadeVolumes, reading: Helper, writing: Helper) -> None:
+    """Raises SameData."""
+    from volferry.operations.new_volume import leads_elsewhere  # noqa: PLC0415
+    from volferry.operations.same_data import find_overlap  # noqa: PLC0415
+
+    sources = {reading.directory(each.source.name): each for each in plan.volumes}
+    targets = {writing.directory(each.target.name): each for each in plan.volumes}
+    # In the engines' own data, one volume is not in another.
+    below = any(leads_elsewhere(volume) for each in plan.volumes for volume in (each.source, each.target))
+    full = [directory for directory, each in targets.items() if each.state in {"existing", "resumed"}]
+    found = find_overlap(reading, list(sources), writing, list(targets), below=below, full=full)
+    if found is None:
+        return
+    made.doubt()
+    source, target = sources[found.source].source, targets[found.target]
+    name = target.target.name
+    does = "lies in" if found.how == "is in" else found.how
+    what = f"volume {name} on the target {does} the very data of volume {source.name} on the source"
+    if found.how == "is":
+        use = (
+            "the volume can be used as it is"
+            if target.there
+            else "`docker volume create` makes the volume there"
+        )
+        raise SameData(f"{what}: there is nothing to move, and {use}")
+    raise SameData(
+        f"{what}: --rename {target.source.name}=NEW or --option {target.source.name}:KEY=VALUE takes another place"
+    )
 
 
 def _legs(

@@ -19,8 +19,9 @@ from volferry.operations.new_volume import (
     place_of,
     with_labels_of,
 )
-from volferry.operations.restore import is_empty, is_marked, mark_text
+from volferry.operations.restore import is_marked, mark_text
 from volferry.operations.room import disk_usage
+from volferry.operations.same_data import holds_something, look_alike
 from volferry.operations.streams import run
 
 if TYPE_CHECKING:
@@ -106,12 +107,13 @@ def look_at_targets(
     plan: MigrationPlan,
     source: Engine,
     target: Engine,
+    reading: Helper,
     helper_for: Callable[[list[Volume | HostPath]], Helper],
     image: str,
     *,
     into_existing: bool,
 ) -> None:
-    """`helper_for` gives a helper of the target, whose spool is a volume of its own there."""
+    """`reading` is a helper of the source; `helper_for` gives one of the target, whose spool is a volume of its own there."""
     drivers = volume_drivers(target)
     looked_into: list[PlannedVolume] = []
     mounts: list[Volume | HostPath] = []
@@ -146,7 +148,7 @@ def look_at_targets(
         mounts.append(found)
     helper = helper_for(mounts)
     for each in looked_into:
-        look_into(plan, each, helper, source, into_existing=into_existing)
+        look_into(plan, each, Ends(source, reading, helper), into_existing=into_existing)
     _look_for_room(plan, looked_into, helper)
 
 
@@ -203,16 +205,23 @@ def _made_plain(each: PlannedVolume) -> str:
     return f"--driver {source}=local with no options makes a plain volume: {without}"
 
 
-def look_into(
-    plan: MigrationPlan, each: PlannedVolume, helper: Helper, source: Engine, *, into_existing: bool
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The engine of the source, and a helper on either side."""
+
+    source: Engine
+    reading: Helper
+    helper: Helper
+
+
+def look_into(plan: MigrationPlan, each: PlannedVolume, ends: Ends, *, into_existing: bool) -> None:
     """What the target volume holds, or the place that it is to be made of, and whether that is in the way."""
-    name = each.target.name
+    helper, name, source = ends.helper, each.target.name, each.source.name
     subject = f"volume {name} on the target"
     if not each.there:
         subject = f"{place_of(each.target)}, to which volume {name} on the target would lead,"
     if is_marked(helper, name):
-        if (text := mark_text(helper, name)) == mark_of(source, each.source.name):
+        if (text := mark_text(helper, name)) == mark_of(ends.source, source):
             each.state = "resumed"
             return
         each.state = "existing"
@@ -221,22 +230,31 @@ def look_into(
                 f"{subject} holds the rest of something else that was interrupted ({text}): --into-existing "
                 "replaces what it holds"
             )
-    elif is_empty(helper, name):
+    elif not holds_something(helper, helper.directory(name)):
         each.state = "empty" if each.there else "new"
     else:
         each.state = "existing"
-        if not into_existing:
-            another = (
-                f"--rename {each.source.name}=NEW"
-                if each.there
-                else f"--option {each.source.name}:device=PATH"
-                if bind_path(each.target) is not None
-                else "another --option"
-            )
+        if into_existing:
+            return
+        if look_alike(ends.reading, ends.reading.directory(source), helper, helper.directory(name)):
             plan.obstacles.append(
-                f"{subject} holds data: --into-existing makes it what the source is, and deletes what that does not "
-                f"have; {another} takes another one"
+                f"{subject} holds what looks like the very data of volume {source} on the source: if it is, there is nothing to move, and "
+                f"{'the volume can be used as it is' if each.there else '`docker volume create` makes the volume there'}; if it is a copy, "
+                "--into-existing makes it what the source is"
             )
+            return
+        plan.obstacles.append(
+            f"{subject} holds data: --into-existing makes it what the source is, and deletes what that does not "
+            f"have; {_another(each)} takes another one"
+        )
+
+
+def _another(each: PlannedVolume) -> str:
+    if each.there:
+        return f"--rename {each.source.name}=NEW"
+    if bind_path(each.target) is not None:
+        return f"--option {each.source.name}:device=PATH"
+    return f"--option {each.source.name}:KEY=VALUE"
 
 
 def _look_for_room(plan: MigrationPlan, looked_into: Sequence[PlannedVolume], helper: Helper) -> None:
