@@ -1,4 +1,4 @@
-"""Volumes move to where their options lead: out of the engine's own data only with a yes, and over what was there only with another."""
+"""Volumes move to where their options lead: shown where that is out of the engine's own data, and over what was there only with a yes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_directory_that_holds_data_is_replaced_after_a_yes(
     assert incomplete(there) == []
 
 
-def test_an_empty_directory_needs_no_second_yes(world: World, there: World, to: str, tmp_path: Path) -> None:
+def test_an_empty_directory_needs_no_yes(world: World, there: World, to: str, tmp_path: Path) -> None:
     volume = world.filled()
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -128,21 +128,14 @@ def test_a_directory_with_too_little_room_is_in_the_way(
 # --- options that were recorded ---------------------------------------------------------------------
 
 
-def test_options_that_lead_elsewhere_are_followed_only_with_a_yes(
-    world: World, there: World, to: str, tmp_path: Path
-) -> None:
+def test_options_that_lead_elsewhere_are_shown(world: World, there: World, to: str, tmp_path: Path) -> None:
     device = tmp_path / "device"
     device.mkdir()
     (device / "file").write_text("content")
     volume = world.volume_at(device)
-    volumes = there.volumes()
-    arguments = ["migrate", volume, "--to", to]
-    world.cli(*arguments).fails_with(f"device={device}", "--with-options", f"--option {volume}:device=")
-    assert there.volumes() == volumes
     other = tmp_path / "other"
     other.mkdir()
-    # Whoever says where it is to be has said yes.
-    shown = world.cli(*arguments, "--option", f"{volume}:device={other}").exits(0).stderr
+    shown = world.cli("migrate", volume, "--to", to, "--option", f"{volume}:device={other}").exits(0).stderr
     assert f"volume {volume} is made with device={other}, o=bind, type=none" in shown
     assert (other / "file").read_text() == "content"
 
@@ -178,7 +171,7 @@ def test_what_both_reach_is_not_moved_to_itself(world: World, there: World, to: 
     volume = world.volume_at(shared)
     container = writing(world, world.volume())  # of another volume: it is not stopped
     began = state_of(container)["StartedAt"]
-    arguments = ("--to", to, "--with-options")
+    arguments = ("--to", to)
     untouched(
         world, there, volume, *arguments, words=(f"the very data of volume {volume}", "docker volume create")
     )
@@ -198,7 +191,7 @@ def test_an_empty_share_that_both_reach_is_not_moved_to_itself(
     volume = world.volume_at(shared)
     world.container(volume)
     said = "is the very data of volume"
-    untouched(world, there, volume, "--to", to, "--with-options", words=(said,))
+    untouched(world, there, volume, "--to", to, words=(said,))
     untouched(world, there, volume, "--to", to, *bound(volume, shared), words=(said,))
 
 

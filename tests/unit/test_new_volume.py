@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from volferry.model import Volume
-from volferry.operations.migration_plan import are_chosen, target_volume
+from volferry.operations.migration_plan import target_volume
 from volferry.operations.new_volume import (
     bind_path,
     labels_note,
@@ -116,22 +116,6 @@ def test_volumes_that_are_directories_of_the_machine_are_known(
     driver: str, options: dict[str, str], expected: str | None
 ) -> None:
     assert bind_path(Volume("data", driver, options, {}, "local", "")) == expected
-
-
-@pytest.mark.parametrize(
-    ("drivers", "options", "expected"),
-    [
-        ({}, {}, False),
-        ({"other": "nfs"}, {"other": {"device": "/srv"}}, False),
-        ({}, {"data": {"size": "1g"}}, False),
-        ({}, {"data": {"device": "/srv"}}, True),
-        ({"data": "nfs"}, {}, True),
-    ],
-)
-def test_whoever_names_a_place_has_said_yes_to_it(
-    drivers: dict[str, str], options: dict[str, dict[str, str | None]], expected: bool
-) -> None:
-    assert are_chosen("data", drivers, options) is expected
 
 
 def test_a_place_is_shown_and_does_nothing_to_a_terminal() -> None:

@@ -48,13 +48,6 @@ def migrate(
             help="The volume has another option on the target; without a VALUE, it lacks it.",
         ),
     ] = None,
-    with_options: Annotated[
-        bool,
-        typer.Option(
-            "--with-options",
-            help="Volumes have the driver and options that they have here, also where those lead to a directory, device, share or plugin.",
-        ),
-    ] = False,
     labels: LabelsOption = None,
     into_existing: Annotated[
         bool,
@@ -144,7 +137,6 @@ def migrate(
         renamed=_pairs(rename or [], "--rename", "OLD=NEW"),
         drivers=_pairs(driver or [], "--driver", "VOLUME=DRIVER"),
         options=_options(option or []),
-        with_options=with_options,
         every_label=every_label(labels),
         into_existing=into_existing,
         dry_run=dry_run,

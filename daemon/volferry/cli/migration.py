@@ -91,7 +91,7 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
 
 def _planned(volumes: list[Volume], wanted: Wanted) -> list[PlannedVolume]:
     """Raises UsageError for options that name volumes which are not moved."""
-    from volferry.operations.migration_plan import PlannedVolume, are_chosen, target_volume  # noqa: PLC0415
+    from volferry.operations.migration_plan import PlannedVolume, target_volume  # noqa: PLC0415
 
     names = {volume.name for volume in volumes}
     for option, given in (
@@ -112,7 +112,6 @@ def _planned(volumes: list[Volume], wanted: Wanted) -> list[PlannedVolume]:
                 options=wanted.options,
                 every_label=wanted.every_label,
             ),
-            followed=wanted.with_options or are_chosen(volume.name, wanted.drivers, wanted.options),
         )
         for volume in volumes
     ]

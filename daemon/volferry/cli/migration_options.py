@@ -20,7 +20,6 @@ class Wanted:
     renamed: Mapping[str, str]
     drivers: Mapping[str, str]
     options: Mapping[str, Mapping[str, str | None]]
-    with_options: bool
     every_label: bool
     into_existing: bool
     dry_run: bool

@@ -14,7 +14,6 @@ from volferry.operations.new_volume import (
     bind_path,
     labels_note,
     leads_elsewhere,
-    leads_elsewhere_by,
     options_text,
     place_of,
     with_labels_of,
@@ -44,9 +43,6 @@ class PlannedVolume:
     target: Volume  # as it is, or as it is to be made
     state: State = "new"  # "existing" also of one that is to be made of a place which holds data
     there: bool = False
-    followed: bool = (
-        False  # driver and options were asked for, also where they lead out of the engine's own data
-    )
     entries: int = 0
     used_bytes: int = 0  # on the disk of the source
     stopped: list[str] = field(default_factory=list)  # containers that write to it
@@ -88,13 +84,6 @@ def target_volume(
         uses=(),
     )
     return with_labels_of(volume, target, every=every_label)
-
-
-def are_chosen(
-    name: str, drivers: Mapping[str, str], options: Mapping[str, Mapping[str, str | None]]
-) -> bool:
-    """Whether somebody said for this volume where its data is to be on the target."""
-    return name in drivers or leads_elsewhere_by(options.get(name, {}))
 
 
 def measure(planned: Sequence[PlannedVolume], helper: Helper) -> None:
@@ -187,12 +176,6 @@ def _look_at_new(
         )
         return None
     if leads_elsewhere(each.target):
-        if not each.followed:
-            plan.obstacles.append(
-                f"volume {name} would lead out of the target engine's own data ({options_text(each.target)}): --with-options makes it so "
-                f"there; {_made_plain(each)}"
-            )
-            return None
         plan.notes.append(f"volume {name} is made with {options_text(each.target)}")
     return HostPath(name, path) if path is not None else None
 

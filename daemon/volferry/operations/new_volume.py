@@ -23,12 +23,7 @@ _MOST_NAMED = 5
 
 def leads_elsewhere(volume: Volume) -> bool:
     """Whether its data may lie outside of the engine's own data: in a directory, on a device, on a share, or where a plugin has it."""
-    return volume.driver != "local" or leads_elsewhere_by(volume.options)
-
-
-def leads_elsewhere_by(options: Mapping[str, str | None]) -> bool:
-    """Of the local driver."""
-    return not _HARMLESS.issuperset(options)
+    return volume.driver != "local" or not _HARMLESS.issuperset(volume.options)
 
 
 def bind_path(volume: Volume) -> str | None:
