@@ -20,7 +20,7 @@ from volferry.archive.index_check import checked_groups
 from volferry.archive.listing import UNTRUSTED, Entry, parse_record, path_of, split_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -91,6 +91,30 @@ def distrusted(blocks: Iterable[bytes], paths: AbstractSet[bytes]) -> Iterator[b
         yield group_bytes(
             number, [_distrusted(record) if path_of(record) in paths else record for record in records]
         )
+
+
+def unread_of(blocks: Iterable[bytes], zeros_from: Mapping[bytes, int]) -> tuple[int, int]:
+    """Of the bytes of an uncompressed `files` object: how many entries have nothing that was read, and how many bytes are not what was read. Of files by
+    their paths, `zeros_from` is the byte where the zeros begin, from the end if it is negative. All names of such a file count.
+    """
+    if not zeros_from:
+        return 0, 0
+    begins: dict[bytes, int] = {}  # by inode: the first name is the one that was read
+    entries = unread_bytes = 0
+    for _, records in parse_groups(blocks):
+        for entry in map(parse_record, records):
+            if entry.kind != b"f":
+                continue
+            begin = zeros_from.get(entry.path)
+            if entry.stat.links != b"1":
+                begin = begins.get(entry.stat.inode) if begin is None else begin
+                if begin is not None:
+                    begins[entry.stat.inode] = begin
+            if begin is not None:
+                read = max(0, begin if begin >= 0 else entry.size + begin)
+                entries += read == 0
+                unread_bytes += max(0, entry.size - read)
+    return entries, unread_bytes
 
 
 def _distrusted(record: bytes) -> bytes:

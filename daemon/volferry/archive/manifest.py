@@ -56,7 +56,7 @@ class ContainerPart(_Part, frozen=True):
     labels: dict[str, str] = {}  # those of volferry
 
 
-class CountsPart(_Part, frozen=True):
+class CountsPart(_Part, frozen=True, omit_defaults=True):
     """How many, and bytes."""
 
     entries: Count
@@ -70,6 +70,8 @@ class CountsPart(_Part, frozen=True):
     tar_bytes: Count
     read_bytes: Count
     stored_bytes: Count
+    unread_entries: Count = 0  # of `entries`
+    unread_bytes: Count = 0  # of `source_bytes`
 
 
 class ExcludedPart(_Part, frozen=True):

@@ -21,7 +21,7 @@ _SHRANK = re.compile(rb"File shrank by (\d+) bytes?; padding with zeros")
 _NOT_READ = re.compile(rb"Read error at byte (\d+), while reading \d+ bytes?: %s" % REASON)
 # Before it: there is no member. "stat" is also what it says if its last look, after the content, fails.
 _NOT_BEGUN = re.compile(rb"(?:Warning: )?Cannot (open|stat|readlink|savedir): %s" % REASON)
-_NOT_ENDED = re.compile(rb"(?:Warning: )?Cannot (?:read|close|seek|seek to \d+): %s" % REASON)
+_NOT_ENDED = re.compile(rb"(?:Warning: )?Cannot (read|close|seek|seek to \d+): %s" % REASON)
 _NO_ATTRIBUTES = re.compile(
     rb"Warning: Cannot (?:[fl]?listxattr(?:at)?|[fl]?getxattr(?:at)?|[fl]?getfilecon(?:at)?|file_has_acl(?:_at)?"
     rb"|acl_get_f(?:ile|d)(?:_at)?|acl_to_text): %s" % REASON
@@ -53,6 +53,8 @@ class TarLog:
         self.some_was_read: set[bytes] = set()  # of those that could not be read to their end
         # Of files that `tar` found shorter than their sizes, by how many bytes: also where the rest could not be read.
         self.shrank: dict[bytes, int] = {}
+        # From which byte on the member of a file may hold zeros in place of what was not read; negative: so many bytes before its end.
+        self.zeros_from: dict[bytes, int] = {}
         self._without_member: set[bytes] = set()
 
     @property
@@ -89,11 +91,13 @@ class TarLog:
             self._say(path, message)
         elif shrank := _SHRANK.fullmatch(message):
             self.shrank[path] = int(shrank[1])
+            self.zeros_from.setdefault(path, -int(shrank[1]))
             detail = f"shrank by {int(shrank[1])} bytes while it was read; its end is filled with zeros"
             self.tear(path, detail)
         elif failed := _NOT_READ.fullmatch(message):
             if int(failed[1]):
                 self.some_was_read.add(path)
+            self.zeros_from.setdefault(path, int(failed[1]))
             self.spoil(
                 path,
                 f"could not be read from byte {int(failed[1])} on: {_text(failed[2])}; zeros stand there",
@@ -101,7 +105,9 @@ class TarLog:
         elif failed := _NOT_BEGUN.fullmatch(message):
             self._not_begun(path, failed[1], failed[2])
         elif failed := _NOT_ENDED.fullmatch(message):
-            self.spoil(path, f"could not be read to its end: {_text(failed[1])}")
+            if failed[1] != b"close":
+                self.zeros_from.setdefault(path, 0)  # nobody knows from where on
+            self.spoil(path, f"could not be read to its end: {_text(failed[2])}")
         elif failed := _NO_ATTRIBUTES.fullmatch(message):
             if failed[1] not in UNSUPPORTED:
                 self.some_was_read.add(path)

@@ -11,7 +11,7 @@ import msgspec
 
 from volferry import __version__
 from volferry.archive.blocks import Fingerprints
-from volferry.archive.index import compress_file, distrusted
+from volferry.archive.index import compress_file, distrusted, unread_of
 from volferry.archive.manifest import (
     FORMAT_VERSION,
     MOST_FINDINGS,
@@ -189,6 +189,7 @@ def _manifest(
     volume, listing = work.volume, found.listing
     kinds = found.reading.totals.kinds
     known = {kind: kinds.get(kind, 0) for kind in (b"f", b"d", b"l")}
+    unread_entries, unread_bytes = unread_of(found.checkpoint.group_blocks(), found.reading.zeros_from)
     return Manifest(
         format=FORMAT_VERSION,
         id=stats.ref.id,
@@ -237,6 +238,8 @@ def _manifest(
             tar_bytes=found.assembly.tar_bytes,
             read_bytes=stats.read_bytes,
             stored_bytes=stats.stored_bytes,
+            unread_entries=unread_entries,
+            unread_bytes=unread_bytes,
         ),
         excluded=ExcludedPart(
             patterns=work.settings.excludes.patterns,

@@ -194,7 +194,7 @@ def _records(manifest: Manifest, files: Path, excludes: Excludes | None) -> Iter
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """Of a volume, without dumps."""
+    """Of a volume, without dumps, and without what could not be read."""
 
     entries: int
     files: int
@@ -203,7 +203,11 @@ class _Size:
     @classmethod
     def of(cls, manifest: Manifest) -> _Size:
         counts = manifest.volume_counts
-        return cls(counts.entries, _files(manifest), counts.source_bytes)
+        return cls(
+            counts.entries - counts.unread_entries,
+            _files(manifest) - counts.unread_entries,
+            counts.source_bytes - counts.unread_bytes,
+        )
 
 
 def _files(manifest: Manifest) -> int:
@@ -218,9 +222,15 @@ def _gone(manifest: Manifest, reference: Manifest, then: _Size) -> str:
         or (then.entries >= _FEWEST_ENTRIES and now.entries <= then.entries * (1 - _GONE))
         or (then.source_bytes >= _FEWEST_BYTES and now.source_bytes <= then.source_bytes * (1 - _GONE))
     ):
+        counts = manifest.counts
+        unread = (
+            f"; {counts.unread_entries:,} more entries and {counts.unread_bytes:,} more bytes could not be read"
+            if counts.unread_bytes
+            else ""
+        )
         return (
             f"from {then.entries:,} to {now.entries:,} entries, "
-            f"from {then.source_bytes:,} to {now.source_bytes:,} bytes"
+            f"from {then.source_bytes:,} to {now.source_bytes:,} bytes{unread}"
         )
     dumps = {dump.name: dump.source_bytes for dump in manifest.dumps}
     for dump in reference.dumps:

@@ -83,6 +83,11 @@ class VolumeReading:
         """Paths of entries that may not be in the backup as they are in the volume."""
         return self._log.doubted
 
+    @property
+    def zeros_from(self) -> dict[bytes, int]:
+        """From which byte on a file has zeros for what could not be read; negative: so many bytes before its end."""
+        return self._log.zeros_from
+
     def capture(self, helper: Helper, volume: Volume, spool: Path, content: PatchedContent | None) -> None:
         """Takes all that is to be read into `spool`; what becomes of it then costs the volume no time any longer. With `content`,
         of large files only the blocks that changed, where the file system's word is taken for what is a hole.
