@@ -74,6 +74,11 @@ class Nights:
         for number in range(count):
             (self.volume.data / f"file{number:03}{suffix}").write_bytes(os.urandom(size))
 
+    def make_old(self) -> None:
+        """The files have the times of a volume that nobody has written to for weeks."""
+        for path in self.volume.data.iterdir():
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 40 * 86_400))
+
     def empty(self) -> None:
         shutil.rmtree(self.volume.data)
         self.volume.data.mkdir()
@@ -230,6 +235,35 @@ class TestWhatIsFound:
         assert nights.kinds() == []
         nights.write(30)
         assert nights.kinds() == ["rewritten"]
+
+    def test_new_headers_the_night_before_hide_nothing_though_no_older_backup_is_left(
+        self, nights: Nights
+    ) -> None:
+        nights.keep = Keep(last=1)
+        nights.write(30)
+        nights.make_old()
+        nights.back_up()
+        nights.back_up()
+        for path in nights.volume.data.iterdir():
+            path.chmod(0o600)
+        good = nights.back_up().ref.id
+        nights.prune()
+        assert nights.ids == [good]
+        for _ in range(5):
+            nights.write(30)
+            assert nights.kinds() == ["rewritten"]
+            nights.prune()
+            assert good in nights.ids
+
+    def test_a_volume_that_always_changes_with_one_backup_at_a_time(self, nights: Nights) -> None:
+        nights.keep = Keep(last=1)
+        found = []
+        for _ in range(7):
+            nights.write(30)
+            found.append(nights.kinds())
+            nights.prune()
+        assert found == [[], ["rewritten"], ["rewritten"], [], [], [], []]
+        assert len(nights.ids) == 1
 
     def test_an_accepted_change_hides_no_other(self, nights: Nights) -> None:
         nights.write(30)
@@ -391,6 +425,40 @@ class TestWhatIsHeld:
             nights.back_up()
             nights.prune()
         assert len(nights.ids) == 3
+
+    @pytest.mark.parametrize("good_nights", [1, 2, 5])
+    @pytest.mark.parametrize("begins_with", ["a few files", "as many", "more each night"])
+    def test_a_stable_volume_that_begins_anew_and_always_changes_since(
+        self, nights: Nights, good_nights: int, begins_with: str
+    ) -> None:
+        nights.write(40, 5000)
+        nights.make_old()
+        good = ""
+        for _ in range(good_nights):
+            good = nights.back_up().ref.id
+            nights.prune()
+        nights.empty()
+        for night in range(5):
+            count = {"a few files": 8, "as many": 40}.get(begins_with, 8 + night)
+            nights.write(count, 5000, suffix=".new")
+            (finding,) = nights.back_up().findings
+            assert finding.kind == "rewritten"
+            assert nights.prune().hold is not None
+            assert good in nights.ids
+
+    def test_a_volume_that_was_stable_for_a_night_and_always_changes_since(self, nights: Nights) -> None:
+        nights.write(40, 5000)
+        nights.back_up()
+        good = nights.back_up().ref.id
+        for _ in range(6):
+            nights.write(40, 5000)
+            assert nights.kinds() == ["rewritten"]
+            nights.prune()
+            assert good in nights.ids
+        accept(nights.repository, list(nights.repository.refs())[-1], "host")
+        assert nights.prune().hold is None
+        nights.write(40, 5000)
+        assert nights.kinds() == []
 
     def test_what_was_taken_back_holds_again(self, nights: Nights) -> None:
         nights.write(30)

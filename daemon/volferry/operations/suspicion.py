@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from volferry.archive.excludes import CACHE_TAG, Excludes, LeftOut, without_excluded
@@ -33,6 +34,8 @@ _FEWEST_BYTES = 1 << 20
 # One database of a few files changes wholly with every write.
 _FEWEST_FILES = 10
 _DUMPS = b".volferry"
+# Backups are so far apart; each may be some hours late.
+_DAY, _WEEK = timedelta(days=1, hours=6), timedelta(days=8)
 
 
 def suspicion(
@@ -148,7 +151,7 @@ def _compared(
         gone = _gone(manifest, reference, _size_without(reference, listings.of(reference), excludes))
     if gone:
         return _finding("shrunk", gone, manifest, reference)
-    if not _is_new(manifest, reference) or _always_changes(repository, manifest, measure):
+    if not _is_new(manifest, reference) or _always_changes(repository, manifest, measure, listings):
         return None
     changed = _rewritten(manifest, reference, listings, excludes)
     return _finding("rewritten", changed, manifest, reference) if changed else None
@@ -255,28 +258,50 @@ def _is_new(manifest: Manifest, reference: Manifest) -> bool:
     return _files(reference) >= _FEWEST_FILES and _share(manifest.packs, reference.id) >= _GONE
 
 
-def _always_changes(repository: Repository, manifest: Manifest, measure: _Measure) -> bool:
-    """Whether each of the last three shares next to nothing with the one before it: then that is how the volume is. A change that stays
-    is none such, nor are new headers of all files, as after `chmod -R`, and then a change.
+def _always_changes(
+    repository: Repository, manifest: Manifest, measure: _Measure, listings: _Listings
+) -> bool:
+    """Whether each of the last three shares next to nothing with the one before it, and so did the measure: then that is how the volume
+    is. A change that stays is none such, nor are new headers of all files, as after `chmod -R`, and then a change. Nor is what became of a volume
+    that did not change like that as long as it was good, however often it changes since.
     """
-    if measure.later:
-        both = measure.later[:2]
-        return (
-            len(both) > 1
-            and all(any(finding.kind == "rewritten" for finding in each.findings) for each in both)
-            and _share(manifest.packs, both[0].id) >= _GONE
-            and _share(both[0].packs, both[1].id) >= _GONE
-        )
-    reference = measure.manifest
-    if not _shares_nothing_with_its_base(reference) or reference.base is None:
+    reference, since = measure.manifest, measure.later[:2]
+    if since:
+        if not (
+            len(since) > 1
+            and all(any(finding.kind == "rewritten" for finding in each.findings) for each in since)
+            and _share(manifest.packs, since[0].id) >= _GONE
+            and _share(since[0].packs, since[1].id) >= _GONE
+        ):
+            return False
+    elif reference.base is None:
         return False
-    try:
-        base = repository.manifest(BackupRef(reference.host, reference.volume.name, reference.base))
-    except NoSuchObject:  # it was forgotten
-        return True
-    except RepositoryError:
-        return False
-    return _shares_nothing_with_its_base(base)
+    if reference.base is not None:
+        if not _shares_nothing_with_its_base(reference):
+            return False
+        try:
+            base = repository.manifest(BackupRef(reference.host, reference.volume.name, reference.base))
+        except NoSuchObject:  # it was forgotten
+            pass
+        except RepositoryError:
+            return False
+        else:
+            if not since or base.base is not None:
+                return _shares_nothing_with_its_base(base)
+    next_one = measure.later[-1] if measure.later else manifest
+    return _was_new(reference, listings, next_one.listed_at - reference.listed_at)
+
+
+def _was_new(reference: Manifest, listings: _Listings, between: timedelta) -> bool:
+    """Whether nearly all files had been written not long before, no longer than backups are apart: of a backup of which no other
+    is left that could tell how the volume changes, this is all that there is to go by.
+    """
+    oldest = (reference.listed_at - min(max(between, _DAY), _WEEK)).timestamp()
+    total = new = 0
+    for content in _contents(_records(reference, listings.of(reference), None), dumps=not reference.dumps):
+        total += 1
+        new += float(content[1].partition(b" ")[2]) >= oldest
+    return new >= total * _GONE
 
 
 def _shares_nothing_with_its_base(manifest: Manifest) -> bool:
