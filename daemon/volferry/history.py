@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
-from volferry.errors import VolumeBusy
+from volferry.errors import VolferryError, VolumeBusy
 from volferry.interrupts import held_back
 from volferry.run import is_alive
 
@@ -161,7 +161,7 @@ class History:
                         (now.timestamp(), _KILLED, row[0]),
                     )
                     self._count(database, row[3], "interrupted")
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, VolferryError):
             return []
         return [_run((*row[1:6], "interrupted", row[7], _KILLED, *row[9:])) for row in dead]
 

@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from volferry.errors import VolferryError, reason
 from volferry.run import is_alive
+from volferry.state_lock import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,7 @@ class Journal:
         try:
             self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
             self._lock = os.open(self._path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            lock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), self.state_directory)
         except BlockingIOError:
             return False
         except OSError as error:

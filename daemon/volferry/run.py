@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from volferry.errors import VolferryError, reason
 from volferry.interrupts import held_back
+from volferry.state_lock import lock, no_locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ def begin_run(state_directory: Path) -> Iterator[Run]:
             try:
                 owner = _owner(state_directory)
                 directory.mkdir(parents=True, mode=0o700)
-                descriptor = _locked(directory)
+                descriptor = _locked(directory, state_directory)
                 run = Run(directory.name, owner, directory)
                 run.spool.mkdir(mode=0o700)
             except OSError as error:
@@ -79,14 +80,14 @@ def begin_run(state_directory: Path) -> Iterator[Run]:
 
 
 def is_alive(state_directory: Path, run_id: str) -> bool:
-    """Whether the process of that run still exists."""
+    """Whether the process of that run still exists. Raises VolferryError where the file system has no locks, and so no answer."""
     try:
         descriptor = os.open(state_directory / _RUNS / run_id / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+        lock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, state_directory)
+    except BlockingIOError:
         return True
     finally:
         os.close(descriptor)
@@ -105,12 +106,19 @@ def remove_dead(state_directory: Path) -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _locked(directory: Path) -> int:
-    """A lock that is held from the moment that its name is there. Ends with the descriptor."""
+def _locked(directory: Path, state_directory: Path) -> int:
+    """A lock that is held from the moment that its name is there. Ends with the descriptor. Raises VolferryError."""
     beginning = directory / f"{_LOCK}.new"
     descriptor = os.open(beginning, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    beginning.rename(directory / _LOCK)
+    try:
+        lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, state_directory)
+        beginning.rename(directory / _LOCK)
+    except BlockingIOError as error:  # of a file that nobody else knows of: it says so to everybody
+        os.close(descriptor)
+        raise no_locks(state_directory, error) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

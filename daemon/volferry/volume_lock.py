@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from volferry.errors import VolferryError, VolumeBusy, reason
+from volferry.state_lock import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def is_written(directory: Path) -> bool:
 
 @contextmanager
 def _locked(directory: Path, kind: int, busy: str) -> Iterator[None]:
-    """Raises VolumeBusy, with the text `busy`."""
+    """Raises VolumeBusy, with the text `busy`, and VolferryError if no lock can be had."""
     try:
         directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -54,8 +55,8 @@ def _locked(directory: Path, kind: int, busy: str) -> Iterator[None]:
         raise VolferryError(f"cannot write to the state directory {directory}: {reason(error)}") from error
     try:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except OSError as error:
+            lock(descriptor, kind | fcntl.LOCK_NB, directory)
+        except BlockingIOError as error:
             raise VolumeBusy(busy) from error
         yield
     finally:

@@ -11,7 +11,8 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from volferry.errors import StoreError, reason
+from volferry.errors import StoreError, VolferryError, reason
+from volferry.state_lock import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +93,8 @@ class Uploads:
             raise StoreError(
                 f"cannot write to the state directory {self._directory}: {reason(error)}"
             ) from error
+        except VolferryError as error:
+            raise StoreError(str(error)) from error
 
 
 def _locked_file(directory: Path) -> int:
@@ -99,8 +102,12 @@ def _locked_file(directory: Path) -> int:
     directory.mkdir(parents=True, mode=0o700, exist_ok=True)
     path = directory / f"{secrets.token_hex(8)}.new"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    path.rename(path.with_suffix(".uploads"))
+    try:
+        lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, directory)
+        path.rename(path.with_suffix(".uploads"))
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
