@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
 _EXFAT_BYTES = 64 << 20
 _EXT4_BYTES = 16 << 20
+NOBODY = 65534
+# What a test changes below is seen at once.
+_UNCACHED = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
 
 
 @contextmanager
@@ -65,6 +69,28 @@ def through_bindfs(*options: str) -> Callable[[Path], AbstractContextManager[Pat
             subprocess.run(["umount", "--lazy", directory], check=True)
 
     return opened
+
+
+@contextmanager
+def as_nobody(directory: Path, *options: str) -> Iterator[Path]:
+    """A directory `below` beside the place, as an NFS with root_squash has it: whoever writes there has the rights of nobody, whose all of it is."""
+    below = directory.with_name("below")
+    below.mkdir()
+    os.chown(below, NOBODY, NOBODY)
+    directory.mkdir(exist_ok=True)
+    library = directory.with_name("as_nobody.so")
+    source = Path(__file__).with_name("as_nobody.c")
+    gcc = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([*gcc, "-o", library, source, "-ldl"], check=True)
+    subprocess.run(
+        ["bindfs", "-o", _UNCACHED, *options, below, directory],
+        check=True,
+        env=os.environ | {"LD_PRELOAD": str(library)},
+    )
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 # What restores onto lesser file systems are tried on: an exFAT; what refuses owners and attributes, as an NFS that squashes root; what takes

@@ -120,6 +120,17 @@ _SYNCED_SCRIPT = _SYNCING.replace("@work@", '"$@"\nstatus=$?').replace("@last@",
 # The last one need not wait for the one before it: a disk may take a second for each.
 _FLUSH_SCRIPT = _SYNCING.replace("@work@", "read -r _").replace("@last@", 'sync -f "$0"\nstatus=$?')
 
+# A function of a shell that deletes what `find` finds with its arguments. Where root is as any other user, it deletes nothing out of a directory
+# that its owner may not write, or not look into: so they are given these rights, each before `find` looks into it. On other file systems the
+# first `find` has deleted all, or the last one says why not.
+DELETE = r"""
+delete() {
+    find "$@" -delete 2>/dev/null && return
+    find "$@" -type d ! -perm -700 -exec chmod u+rwx {} \; 2>/dev/null
+    find "$@" -delete
+}
+"""
+
 # Whoever could write the volume may have had a say in the names: on a machine's own files, symlinks that lead
 # elsewhere are made last, so that nothing is ever written through one.
 _NOT_HERE = {"--absolute-names"}
@@ -193,7 +204,8 @@ def sync_command(directory: str) -> list[str]:
 
 def empty_command(directory: str) -> list[str]:
     """Deletes everything below `directory` but the mark of a restore that has begun."""
-    return ["find", directory, "-mindepth", "1", "!", "-path", f"{directory}/{RESTORE_MARK}", "-delete"]
+    find = [directory, "-mindepth", "1", "!", "-path", f"{directory}/{RESTORE_MARK}"]
+    return ["sh", "-c", f'{DELETE}\ndelete "$@"', "sh", *find]
 
 
 def usage_command(directory: str) -> list[str]:

@@ -6,17 +6,52 @@ helper's image, as tree_scripts.
 
 from __future__ import annotations
 
-from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE, RESTORE_MARK
+from volferry.archive.commands import DELETE, HALF_TREE, NEW_TREE, OLD_TREE, RESTORE_MARK
 from volferry.archive.tree_scripts import PYTHON
 
 _NAMES = (NEW_TREE, OLD_TREE, HALF_TREE, RESTORE_MARK)
 TAKEN_BACK = 3  # the exit status of an exchange after which all is where it was
 
+# Where root is as any other user, its owner may have to be let write the root first; and where nothing can be made in a directory that its owner
+# may not write, it is such a place.
 _MAKE_SCRIPT = """
-import os, sys
-os.chdir(sys.argv[1])
-print(os.stat(".").st_mtime_ns)
-os.mkdir(sys.argv[2], 0o700)
+import os, stat, sys
+root = sys.argv[1]
+new = os.path.join(root, sys.argv[2])
+found = os.stat(root)
+mode = stat.S_IMODE(found.st_mode)
+def make_one():
+    try:
+        os.mkdir(new, 0o700)
+        return False
+    except PermissionError:
+        if mode & 0o700 == 0o700:
+            raise
+    os.chmod(root, mode | 0o700)
+    try:
+        os.mkdir(new, 0o700)
+    except OSError:
+        os.chmod(root, mode)
+        raise
+    return True
+def has_to_obey(probe):
+    os.mkdir(probe, 0o500)
+    try:
+        os.mkdir(probe + "/in", 0o700)
+        os.rmdir(probe + "/in")
+        return False
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.rmdir(probe)
+opened = make_one()
+squashed = opened or has_to_obey(new + "/probe")
+if squashed and mode & 0o700 != 0o700:
+    os.chmod(root, mode | 0o700)
+    opened = True
+print(found.st_mtime_ns, "squashed" if squashed else "usual", f"{mode:o}" if opened else "")
 """
 
 _SET_TIME_SCRIPT = """
@@ -24,9 +59,10 @@ import os, sys
 os.utime(sys.argv[1], ns=(os.stat(sys.argv[1]).st_atime_ns, int(sys.argv[2])))
 """
 
+# Where root is as any other user, a directory that its owner may not write cannot be moved into another one.
 # A rename would replace a file that has the name already: none has, unless somebody else writes the volume.
 _MOVE = """
-import os, sys
+import os, stat, sys
 os.chdir(sys.argv[1])
 new, old, half, mark = map(os.fsencode, sys.argv[2:])
 moved = []
@@ -35,11 +71,23 @@ def rename(one, other):
         raise FileExistsError(17, "File exists", other)
     os.rename(one, other)
     moved.append((one, other))
+def opened(work, one, other):
+    try:
+        return work(one, other)
+    except PermissionError:
+        mode = os.lstat(one).st_mode
+        if not stat.S_ISDIR(mode) or mode & 0o700 == 0o700:
+            raise
+    os.chmod(one, stat.S_IMODE(mode) | 0o700)
+    try:
+        work(one, other)
+    finally:
+        os.chmod(one if os.path.lexists(one) else other, stat.S_IMODE(mode))
 def names_in(source):
     return [name for name in os.listdir(source) if source != b"." or name not in (new, old, half, mark)]
 def move(source, target):
     for name in names_in(source):
-        rename(source + b"/" + name, target + b"/" + name)
+        opened(rename, source + b"/" + name, target + b"/" + name)
 def is_tree(name):
     return os.path.isdir(name) and not os.path.islink(name)
 def tell(error):
@@ -58,7 +106,7 @@ try:
 except OSError as error:
     tell(error)
     for one, other in reversed(moved):
-        os.rename(other, one)
+        opened(os.rename, other, one)
     os.rmdir(half)
     sys.exit({TAKEN_BACK})
 """
@@ -86,15 +134,17 @@ shift 2
 exec "$@"
 """
 
-_DELETE_SCRIPT = """
+_DELETE_SCRIPT = f"""{DELETE}
 for tree; do
-    [ ! -e "$tree" ] && [ ! -L "$tree" ] || find "$tree" -delete || exit 1
+    [ ! -e "$tree" ] && [ ! -L "$tree" ] || delete "$tree" || exit 1
 done
 """
 
 
 def make_new_tree_command(directory: str) -> list[str]:
-    """Makes `NEW_TREE`, which must not be there, in `directory`. Writes the time of `directory` from before that, in nanoseconds."""
+    """Makes `NEW_TREE`, which must not be there, in `directory`. Writes the time of `directory` from before that, in nanoseconds; whether its
+    file system is as `look_command` looks for, as a word; and the mode that it had, if it was set to another one.
+    """
     return [PYTHON, "-I", "-c", _MAKE_SCRIPT, directory, NEW_TREE]
 
 

@@ -16,6 +16,7 @@ import zstandard
 
 from volferry.archive.listing import NANOSECONDS, Entry, time_text
 from volferry.archive.made_members import directory_member
+from volferry.archive.widened import widened_headers
 from volferry.errors import DamagedArchive
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class ForeignTar:
         self._strip = strip
         self._taken = taken
         self._tee = _Tee(stream)
+        self._widened = False
         self.seen = Seen()
         try:
             self._tar = self._opened()
@@ -179,11 +181,12 @@ class ForeignTar:
             fileobj=self._tee, mode="r|", bufsize=_READ_BYTES, errorlevel=2, errors="surrogateescape"
         )
 
-    def pieces(self) -> Iterator[bytes]:
-        """An archive that follows the end of this one is read as its continuation. Raises DamagedArchive where it breaks off or is no tar
+    def pieces(self, *, widened: bool = False) -> Iterator[bytes]:
+        """An archive that follows the end of this one is read as its continuation. Directories are as in it, or `widened` (widened.py). Raises DamagedArchive where it breaks off or is no tar
         any longer, or where `strip` would make one of several trees.
         """
         member = self._first
+        self._widened = widened
         try:
             yield from self._pieces_of_one(member)
             while self._tee.another_follows():
@@ -196,6 +199,8 @@ class ForeignTar:
     def _pieces_of_one(self, member: tarfile.TarInfo | None) -> Iterator[bytes]:
         while member is not None:
             wanted = self._look_at(member)
+            if self._widened and member.isdir():
+                self._tee.change(member.offset, member.offset_data, widened_headers)
             self._tee.decide(self._tar.offset, keep=wanted)
             yield from self._tee.decided()
             member = self._tar.next()
@@ -305,6 +310,11 @@ class _Tee(io.RawIOBase):
         self._pending += data
         self._sort_out()
         return data
+
+    def change(self, begin: int, end: int, change: Callable[[bytes], bytes]) -> None:
+        """What has been read from the one offset to the other, and is not decided; it stays as long as it is."""
+        part = slice(begin - self._offset, end - self._offset)
+        self._pending[part] = change(bytes(self._pending[part]))
 
     def decide(self, end: int, *, keep: bool) -> None:
         self._end, self._keep = end, keep

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import LIST_FORMAT
+from volferry.archive.commands import DELETE, LIST_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,6 +17,26 @@ _SORT_SCRIPT = r"""
 tr '/\001' '\001/' |
 { sort -z -S 64M -T "$2" && printf '\001\001\001end\0'; } |
 tr '/\001' '\001/'
+"""
+
+# A `find` that has failed has deleted some of them.
+_DELETE_EACH = rb"""
+delete_each() {
+    find "$@" -delete 2>/dev/null && return
+    status=0
+    for each; do
+        [ ! -e "$each" ] && [ ! -L "$each" ] || delete "$each" || status=1
+    done
+    return "$status"
+}
+"""
+
+_OPEN_SCRIPT = rb"""
+open() {
+    [ -d "$1" ] && [ ! -L "$1" ] || return
+    mode=$(stat -c %a "$1")
+    [ "$((0$mode & 0700))" != 448 ] && chmod u+rwx "$1" 2>/dev/null && printf '%s %s\0' "$mode" "$1"
+}
 """
 
 # Of one `find` in a script; the kernel takes 128 KiB and more.
@@ -57,9 +77,26 @@ def identity_script(directory: str, paths: Sequence[bytes]) -> Iterator[bytes]:
 
 def delete_paths_script(directory: str, paths: Sequence[bytes]) -> Iterator[bytes]:
     """Deletes `paths`, which must be there, with all below them."""
-    yield b"cd %s || exit 1\n" % _quoted(directory.encode())
+    yield b"cd %s || exit 1\n%s%s" % (_quoted(directory.encode()), DELETE.encode(), _DELETE_EACH)
     for arguments in _argument_lists(paths):
-        yield b"find%s -delete </dev/null || exit 1\n" % arguments
+        yield b"delete_each%s </dev/null || exit 1\n" % arguments
+
+
+def open_script(directory: str, paths: Sequence[bytes]) -> Iterator[bytes]:
+    """Lets the owner do anything in those of `paths` that are directories, each before what is below it. Writes of those that changed a NUL-ended
+    record: mode, blank, path.
+    """
+    yield b"cd %s || exit 1\n%s" % (_quoted(directory.encode()), _OPEN_SCRIPT)
+    for path in paths:
+        yield b"open %s\n" % _quoted(b"./" + path)
+
+
+def modes_script(directory: str, modes: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Gives paths modes, one by one. Those are octal digits."""
+    yield b"cd %s || exit 1\nstatus=0\n" % _quoted(directory.encode())
+    for mode, path in modes:
+        yield b"chmod %s %s || status=1\n" % (mode, _quoted(path))
+    yield b'exit "$status"\n'
 
 
 def _argument_lists(paths: Sequence[bytes]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from volferry.archive.foreign_tar import member_record
 from volferry.archive.listing import Entry, paired, walk_key
 from volferry.operations.comparison import IMPORTED, check_held
+from volferry.operations.squashed import Ground
 
 if TYPE_CHECKING:
     import tarfile
@@ -30,6 +31,7 @@ _KINDS = {
     b"6": b"p",
     b"S": b"f",
 }
+_FIRM = Ground()
 _HARD_LINK = b"1"  # a name of an entry: all else was said of the other one
 
 
@@ -73,17 +75,28 @@ class ArchiveMembers:
         *,
         times_refused: bool,
         set_modes: SetModes | None = None,
+        ground: Ground = _FIRM,
     ) -> dict[str, str]:
         """How many of what there is have another owner, mode or time, by kind. Raises RestoreMismatch where something is missing or
         differs in anything else.
         """
         return check_held(
-            self._pairs(found), observer, wording=IMPORTED, times_refused=times_refused, set_modes=set_modes
+            self._pairs(found, ground),
+            observer,
+            wording=IMPORTED,
+            times_refused=times_refused,
+            set_modes=set_modes,
         )
 
-    def _pairs(self, found: Iterable[Entry]) -> Iterator[tuple[Entry | None, Entry | None]]:
+    def directories(self, found: Iterable[Entry]) -> Iterator[Entry]:
+        """Those that are where they belong, as they are in the archive."""
+        for expected, actual in self._pairs(found, _FIRM):
+            if expected is not None and actual is not None and expected.kind == actual.kind == b"d":
+                yield expected
+
+    def _pairs(self, found: Iterable[Entry], ground: Ground) -> Iterator[tuple[Entry | None, Entry | None]]:
         rows = self._database.execute("SELECT path, meta FROM members ORDER BY key")
-        for expected, actual in paired((Entry(path, meta) for path, meta in rows), found):
+        for expected, actual in paired(ground.expected(Entry(path, meta) for path, meta in rows), found):
             if expected is None:
                 continue  # a directory that the archive has no member for
             if actual is None and self._is_elsewhere(expected.path):

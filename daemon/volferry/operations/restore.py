@@ -23,12 +23,15 @@ from volferry.archive.commands import (
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, read_listing
 from volferry.archive.made_members import file_member
+from volferry.archive.squash_scripts import mark_command
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
+from volferry.archive.widened import widened_stream
 from volferry.errors import CommandFailed
 from volferry.model import RestoreStats
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in
+from volferry.operations.squashed import Ground, look
 from volferry.operations.streams import Lines, checked, counted, cut_off, give, run
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ _SYNCING = "writing the volume to the disk"
 _LONGEST_MARK = 64 << 10
 _LOOKED_BYTES = 16 << 20
 _OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
+_FIRM = Ground()
 
 
 def sync(helper: Helper, volume: str) -> None:
@@ -78,12 +82,39 @@ def is_marked(helper: Helper, volume: str) -> bool:
     return bool(run(helper, marked_command(helper.directory(volume)), "looking into the volume"))
 
 
-def mark(helper: Helper, volume: str, text: str) -> None:
+def begin(helper: Helper, volume: str, text: str) -> Ground:
+    """Makes the mark, and finds out by it how the volume is written: it costs nothing where root may do all."""
+    directory = helper.directory(volume)
+    try:
+        if mark(helper, volume, text):
+            return Ground()
+    except CommandFailed:
+        ground = look(helper, directory)
+        if not ground.root_mode:
+            raise
+        try:
+            mark(helper, volume, text)
+        except BaseException:
+            ground.give_back(helper, directory)
+            raise
+        return ground
+    return look(helper, directory)
+
+
+def mark(helper: Helper, volume: str, text: str) -> bool:
     """Must come before the first change to the volume. `tar` follows no link that has the mark's name, but replaces it: whoever writes to
-    the volume would otherwise choose what the mark is written into.
+    the volume would otherwise choose what the mark is written into. Returns whether it is root's.
     """
-    stream = file_member(RESTORE_MARK.encode(), text.encode()) + END_OF_ARCHIVE
-    extract(iter([stream]), helper.directory(volume), helper=helper, observer=Silent())
+    log, lists = ExtractLog(), AccessLists()
+    process = helper.start(mark_command(helper.directory(volume)), stdin=True, on_stderr=log.line)
+    try:
+        process.write(file_member(RESTORE_MARK.encode(), text.encode()) + END_OF_ARCHIVE)
+        process.close_stdin()
+    except BrokenPipeError:
+        pass  # its exit status says why
+    said = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    check_extracted("the volume", process.wait(), log, lists, Silent())
+    return not said and "owner" not in log.refused
 
 
 def mark_text(helper: Helper, volume: str) -> str:
@@ -135,23 +166,24 @@ def restore_backup(
     """
     started = time.monotonic()
     directory = helper.directory(volume)
-    mark(helper, volume, str(backup.ref))
+    ground = begin(helper, volume, str(backup.ref))
     if empty_first:
         observer.phase("emptying the volume")
         run(helper, empty_command(directory), "emptying the volume")
     counts = backup.manifest.volume_counts
     observer.phase("restoring", total_bytes=counts.tar_bytes)
     with flushing(helper, volume) as all_written:
-        root, log = extract(backup.volume_stream(), directory, helper=helper, observer=observer)
+        root, log = extract(backup.volume_stream(), directory, ground, helper=helper, observer=observer)
         all_written()
         observer.phase("comparing", total_entries=counts.entries)
         differing = check_restored(
-            backup.volume_entries(),
+            ground.expected(backup.volume_entries()),
             entries_below(helper, directory),
             observer,
             times_refused="time" in log.refused,
             set_modes=modes_in(helper, directory),
         )
+        ground.set_modes(helper, directory, backup.volume_entries(), log)
     check_free()
     unmark(helper, volume)
     # Taking the mark away has changed the time of the root.
@@ -186,10 +218,10 @@ def warnings_of(log: ExtractLog, differing: Mapping[str, str], observer: Observe
 
 
 def extract(
-    pieces: Iterator[bytes], directory: str, *, helper: Helper, observer: Observer
+    pieces: Iterator[bytes], directory: str, ground: Ground = _FIRM, *, helper: Helper, observer: Observer
 ) -> tuple[bytes, ExtractLog]:
     """Puts a tar stream into a directory of the helper; whoever writes much has it `flushing`. Returns the header of its first member, and what tar had to say: owners, modes
-    and times that the file system does not take are no failure.
+    and times that the file system does not take are no failure. On another `ground` than the usual one, directories lack their own modes.
 
     Raises CommandFailed if `tar` could not write all of it.
     """
@@ -212,7 +244,7 @@ def extract(
     process = helper.start(
         extract_command(directory, flushed=False), stdin=True, on_stderr=log.line, bulk="stdin"
     )
-    give(process, looked_at())
+    give(process, widened_stream(looked_at()) if ground.squashed else looked_at())
     check_extracted("the volume", process.wait(), log, lists, observer)
     return first, log
 

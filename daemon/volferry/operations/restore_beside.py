@@ -33,6 +33,7 @@ from volferry.operations.restore import (
     warnings_of,
 )
 from volferry.operations.room import file_system_of
+from volferry.operations.squashed import made_ground
 from volferry.operations.streams import run
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from volferry.model import RestoreStats
     from volferry.observer import Observer
     from volferry.operations.backup_reader import BackupReader
+    from volferry.operations.squashed import Ground
 
 _READ_BYTES = 1 << 20
 # A file takes whole blocks, and its inode and name some bytes more.
@@ -118,11 +120,11 @@ def restore_beside(
     settle(helper, volume)
     marked = is_marked(helper, volume)
     delete_old = delete_tree_command(directory, OLD_TREE)
-    made = run(helper, make_new_tree_command(directory), "making a directory in the volume")
-    time_before = int(made)
+    made = run(helper, make_new_tree_command(directory), "making a directory in the volume").split()
+    time_before, ground = int(made[0]), made_ground(made[1:])
     exchanged = False
     try:
-        restored = _restore_new_tree(backup, volume, helper, observer)
+        restored = _restore_new_tree(backup, volume, ground, helper, observer)
         check_free()
         observer.phase("replacing what the volume held")
         run(helper, delete_old, "deleting the rest of an earlier restore")
@@ -132,9 +134,10 @@ def restore_beside(
         if why_not := _exchange(helper, directory):
             exchanged = False
             raise CommandFailed(f"replacing what the volume held failed: {why_not}")
-        _set_root(restored, directory, helper)
+        _set_root(ground.root(restored.root), directory, helper)
         # Whoever else writes the volume, as another client of a share, has had time for that.
-        _compare(backup, directory, restored.log, helper, observer)
+        _compare(backup, directory, ground, restored.log, helper, observer)
+        ground.set_modes(helper, directory, backup.volume_entries(), restored.log)
         sync(helper, volume)  # nor is any of the old content gone before all of the exchange is
         run(helper, delete_old, "deleting what the volume held")
         sync(helper, volume)
@@ -143,38 +146,40 @@ def restore_beside(
         if exchanged:
             observer.note("it may not hold the whole backup: run the restore again, with --replace")
         else:
-            _give_up(helper, volume, time_before, observer, marked=marked)
+            _give_up(helper, volume, ground, time_before, observer, marked=marked)
         raise
     unmark(helper, volume)
-    _set_root(restored, directory, helper)  # its time is another one without the mark
-    return stats_of(backup, volume, started, restored.warnings)
+    _set_root(restored.root, directory, helper)  # its time is another one without the mark
+    return stats_of(backup, volume, started, warnings_of(restored.log, restored.differing, observer))
 
 
 @dataclass(frozen=True, slots=True)
 class _Restored:
     root: bytes  # the header of the root directory's member
     log: ExtractLog
-    warnings: tuple[str, ...]  # what could not be restored as it was
+    differing: dict[str, str]  # from the backup, as `check_restored` says
 
 
-def _restore_new_tree(backup: BackupReader, volume: str, helper: Helper, observer: Observer) -> _Restored:
+def _restore_new_tree(
+    backup: BackupReader, volume: str, ground: Ground, helper: Helper, observer: Observer
+) -> _Restored:
     """All of it is on the disk then. Raises RestoreMismatch."""
     new = f"{helper.directory(volume)}/{NEW_TREE}"
     observer.phase("restoring", total_bytes=backup.manifest.volume_counts.tar_bytes)
     with flushing(helper, volume) as all_written:
-        root, log = extract(backup.volume_stream(), new, helper=helper, observer=observer)
+        root, log = extract(backup.volume_stream(), new, ground, helper=helper, observer=observer)
         all_written()
-        differing = _compare(backup, new, log, helper, observer)
-    return _Restored(root, log, warnings_of(log, differing, observer))
+        differing = _compare(backup, new, ground, log, helper, observer)
+    return _Restored(root, log, differing)
 
 
 def _compare(
-    backup: BackupReader, directory: str, log: ExtractLog, helper: Helper, observer: Observer
+    backup: BackupReader, directory: str, ground: Ground, log: ExtractLog, helper: Helper, observer: Observer
 ) -> dict[str, str]:
     """As `check_restored`."""
     observer.phase("comparing", total_entries=backup.manifest.volume_counts.entries)
     return check_restored(
-        backup.volume_entries(),
+        ground.expected(backup.volume_entries()),
         entries_below(helper, directory),
         observer,
         times_refused="time" in log.refused,
@@ -182,8 +187,8 @@ def _compare(
     )
 
 
-def _set_root(restored: _Restored, directory: str, helper: Helper) -> None:
-    extract(iter([restored.root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
+def _set_root(root: bytes, directory: str, helper: Helper) -> None:
+    extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
 
 
 def _exchange(helper: Helper, directory: str) -> str:
@@ -199,7 +204,9 @@ def _exchange(helper: Helper, directory: str) -> str:
     return why if status else ""
 
 
-def _give_up(helper: Helper, volume: str, time_before: int, observer: Observer, *, marked: bool) -> None:
+def _give_up(
+    helper: Helper, volume: str, ground: Ground, time_before: int, observer: Observer, *, marked: bool
+) -> None:
     """Nothing has been changed but that the new tree is there, and perhaps the mark."""
     directory = helper.directory(volume)
     try:
@@ -207,6 +214,7 @@ def _give_up(helper: Helper, volume: str, time_before: int, observer: Observer, 
         if not marked:
             unmark(helper, volume)
         run(helper, set_time_command(directory, time_before), "writing the volume")
+        ground.give_back(helper, directory)
     except BaseException:
         observer.note(
             f"nothing of what it holds was changed, but {NEW_TREE} is in it, which the next restore deletes"

@@ -7,20 +7,26 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import local_extract_command, sync_command
 from volferry.archive.extractlog import AccessLists, ExtractLog
+from volferry.archive.listing import walk_key
 from volferry.archive.selection import Selection
+from volferry.archive.widened import is_narrow, widened_stream
 from volferry.errors import CommandFailed, VolferryError, reason
 from volferry.operations.comparison import RESTORED, check_held
 from volferry.operations.directory_check import pairs_in
 from volferry.operations.directory_modes import have_modes, modes_stream, settle_made
 from volferry.operations.excerpt import BackupExcerpt
+from volferry.operations.opened_directories import OpenedDirectories, is_squashed, open_below
 from volferry.operations.restore import check_extracted, warnings_of
 from volferry.operations.restore_paths import places, plan
 from volferry.operations.room import Wanted, check_directory_room
+from volferry.operations.squashed import Ground, check_modes
 from volferry.operations.streams import counted
 
 if TYPE_CHECKING:
@@ -60,6 +66,28 @@ def restore_into_directory(
     when what it replaces is gone (unless not even `looks_for_room`). Raises RestoreMismatch if it does not
     hold what was backed up; owners, modes and times that the file system cannot hold are warnings. All of it is on the disk then.
     """
+    with closing(OpenedDirectories(directory)) as opened:
+        return _restore(
+            backup,
+            selection,
+            directory,
+            opened,
+            observer=observer,
+            replace=replace,
+            looks_for_room=looks_for_room,
+        )
+
+
+def _restore(
+    backup: BackupReader,
+    selection: Selection | None,
+    directory: Path,
+    opened: OpenedDirectories,
+    *,
+    observer: Observer,
+    replace: bool,
+    looks_for_room: bool,
+) -> Restored:
     tar = _gnu_tar()
     whole = selection is None or selection.everything
     if selection is None or selection.everything:
@@ -69,42 +97,85 @@ def restore_into_directory(
     excerpt = BackupExcerpt(backup, selection)
     try:
         new = not directory.exists()
-        there = {} if new else _kinds(directory, places(selection))
+        there = {} if new else _kinds_reached(directory, selection, opened)
         doomed, parents = plan(selection, there, replace=replace, where=str(directory))
         if looks_for_room:
             wanted = Wanted(backup, None if whole else selection, excerpt.source_bytes)
             check_directory_room(wanted, directory, freed=lambda: _used_bytes(directory, doomed))
         observer.phase("restoring", total_bytes=excerpt.source_bytes)
         directory.mkdir(parents=True, exist_ok=True)
+        ground = _ground(directory, () if new else _above(selection), opened)
         for path in doomed:
-            _delete(directory, path)
+            _delete(directory, path, opens=ground.squashed)
     except OSError as error:
         raise VolferryError(f"cannot write to {directory}: {reason(error)}") from error
     pieces = backup.volume_stream() if whole and new else excerpt.tar_stream(parents - {b""})
     count = excerpt.count + (whole and new)
     try:
-        log = _extract(tar, pieces, directory, observer)
+        log = _extract(tar, widened_stream(pieces) if ground.squashed else pieces, directory, observer)
         observer.phase("comparing", total_entries=count)
         expected = backup.volume_entries() if whole and new else excerpt.entries()
         set_modes = _modes_in(tar, directory)
         differing = check_held(
-            pairs_in(directory, expected, owners=os.geteuid() == 0),
+            pairs_in(directory, ground.expected(expected), owners=os.geteuid() == 0),
             observer,
             wording=RESTORED,
             times_refused="time" in log.refused,
             set_modes=set_modes,
         )
         made = parents - {b""}
-        above = (entry for entry in backup.entries() if entry.path in made) if made else iter(())
-        settle_made(pairs_in(directory, above, owners=False), set_modes)
+        above = [entry for entry in backup.entries() if entry.path in made] if made else []
+        settle_made(pairs_in(directory, ground.expected(above), owners=False), set_modes)
+        expected = backup.volume_entries() if whole and new else chain(above, excerpt.entries())
+        if ground.squashed:
+            _set_modes(tar, directory, (entry for entry in expected if entry.path), log)
         observer.phase("writing to the disk")
         _sync(directory)
+        if ground.squashed and whole and new:  # it may not be opened afterwards
+            _set_modes(tar, directory, islice(backup.volume_entries(), 1), log)
     except OSError as error:
         raise VolferryError(f"cannot read {directory}: {reason(error)}") from error
     except BaseException:
         _tell_what_is_left(directory, observer, new=new, whole=whole)
         raise
     return Restored(count, excerpt.source_bytes, warnings_of(log, differing, observer))
+
+
+def _above(selection: Selection) -> list[bytes]:
+    return sorted(selection.parents, key=walk_key)
+
+
+def _kinds_reached(directory: Path, selection: Selection, opened: OpenedDirectories) -> dict[bytes, bytes]:
+    """As `_kinds`, also below directories that only another than root's rights hide from it. Raises OSError."""
+    try:
+        return _kinds(directory, places(selection))
+    except PermissionError:
+        if not _ground(directory, _above(selection), opened).squashed:
+            raise
+        return _kinds(directory, places(selection))
+
+
+def _ground(directory: Path, above: Sequence[bytes], opened: OpenedDirectories) -> Ground:
+    """Whoever is not root writes into no directory that its owner may not write, unless the restore has made it. Raises OSError."""
+    root = os.geteuid() == 0
+    try:
+        squashed = is_squashed(directory)
+    except PermissionError:
+        if not root:
+            raise
+        opened.open([b""])
+        squashed = is_squashed(directory)
+    if squashed and root:
+        opened.open([b"", *above])
+    return Ground(squashed=squashed)
+
+
+def _set_modes(tar: str, directory: Path, entries: Iterable[Entry], log: ExtractLog) -> None:
+    """As `Ground.set_modes`, of the root as well."""
+    said = ExtractLog()
+    command = local_extract_command(str(directory), root=os.geteuid() == 0, attributes=False)
+    status = _run_tar(tar, command, modes_stream(filter(is_narrow, entries)), said)
+    check_modes(said, status, log)
 
 
 def _tell_what_is_left(directory: Path, observer: Observer, *, new: bool, whole: bool) -> None:
@@ -161,8 +232,8 @@ def _used_bytes(directory: Path, paths: list[bytes]) -> int:
     return total
 
 
-def _delete(directory: Path, path: bytes) -> None:
-    """Deletes `path` with all below it, by descriptors that follow no link: whoever exchanges one of the directories above for a link
+def _delete(directory: Path, path: bytes, *, opens: bool = False) -> None:
+    """Deletes `path` with all below it, whose directories it `opens` for their owner first, by descriptors that follow no link: whoever exchanges one of the directories above for a link
     meanwhile makes it fail, and leads it nowhere.
     """
     *above, name = path.split(b"/")
@@ -173,6 +244,8 @@ def _delete(directory: Path, path: bytes) -> None:
             os.close(place)
             place = inner
         if stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
+            if opens:
+                open_below(name, place)
             shutil.rmtree(os.fsdecode(name), dir_fd=place)
         else:
             os.unlink(name, dir_fd=place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from volferry.archive.listing import Entry, paired, read_listing, walk_key
@@ -13,8 +14,9 @@ from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in, settle_made
-from volferry.operations.restore import extract, flushing, mark, unmark, warnings_of
+from volferry.operations.restore import begin, extract, flushing, mark, unmark, warnings_of
 from volferry.operations.room import Wanted, check_volume_room
+from volferry.operations.squashed import keeping_modes
 from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
 
 if TYPE_CHECKING:
@@ -55,44 +57,57 @@ def restore_paths(
     started = time.monotonic()
     target = _Target(helper, helper.directory(volume))
     selection = excerpt.selection
-    there = {} if empty else {b"": b"d", **target.kinds(places(selection))}
-    doomed, parents = plan(selection, there, replace=replace, where=f"volume {volume}")
-    if looks_for_room:
-        wanted = Wanted(excerpt.backup, selection, excerpt.source_bytes)
-        check_volume_room(wanted, volume, helper=helper, freed=lambda: target.most_bytes(doomed))
-    left = () if empty else left_of(unfinished_paths(helper, volume), selection)
-    mark(helper, volume, to_text([*left, UnfinishedPaths.of(str(excerpt.backup.ref), selection)]))
-    if doomed:
-        observer.phase("deleting what is replaced")
-        target.delete(doomed)
-    observer.phase("restoring", total_bytes=excerpt.source_bytes)
-    set_modes = modes_in(helper, target.directory)
-    with flushing(helper, volume) as all_written:
-        first, log = extract(excerpt.tar_stream(parents), target.directory, helper=helper, observer=observer)
-        all_written()
-        observer.phase("comparing", total_entries=excerpt.count)
-        differing = check_restored(
-            excerpt.entries(),
-            target.listing(selection.roots, below=True),
-            observer,
-            times_refused="time" in log.refused,
-            set_modes=set_modes,
+    above = sorted(selection.parents - {b""}, key=walk_key)
+    with keeping_modes(helper, target.directory) as kept:
+        there = {}
+        if not empty:
+            there = {b"": b"d", **kept.reached(lambda: target.kinds(places(selection)), above)}
+        doomed, parents = plan(selection, there, replace=replace, where=f"volume {volume}")
+        if looks_for_room:
+            wanted = Wanted(excerpt.backup, selection, excerpt.source_bytes)
+            check_volume_room(wanted, volume, helper=helper, freed=lambda: target.most_bytes(doomed))
+        left = () if empty else left_of(unfinished_paths(helper, volume), selection)
+        ground = begin(
+            helper, volume, to_text([*left, UnfinishedPaths.of(str(excerpt.backup.ref), selection)])
         )
-    if made := sorted(parents - {b""}, key=walk_key):
-        expected = (entry for entry in excerpt.backup.entries() if entry.path in parents and entry.path)
-        settle_made(paired(expected, target.listing(made, below=False)), set_modes)
-    check_free()
-    if left:
-        mark(helper, volume, to_text(left))
-        observer.note(
-            f"it still holds the rest of an interrupted restore ({'; '.join(map(str, left))}), and is not backed up until that is "
-            "restored too, with --replace"
-        )
-    else:
-        unmark(helper, volume)
-    if empty:
-        # Taking the mark away has changed the time of the root, which was the first member.
-        extract(iter([first + END_OF_ARCHIVE]), target.directory, helper=helper, observer=Silent())
+        if not empty:
+            kept.open(ground, above)
+        if doomed:
+            observer.phase("deleting what is replaced")
+            target.delete(doomed)
+        observer.phase("restoring", total_bytes=excerpt.source_bytes)
+        set_modes = modes_in(helper, target.directory)
+        with flushing(helper, volume) as all_written:
+            first, log = extract(
+                excerpt.tar_stream(parents), target.directory, ground, helper=helper, observer=observer
+            )
+            all_written()
+            observer.phase("comparing", total_entries=excerpt.count)
+            differing = check_restored(
+                ground.expected(excerpt.entries()),
+                target.listing(selection.roots, below=True),
+                observer,
+                times_refused="time" in log.refused,
+                set_modes=set_modes,
+            )
+        made = sorted(parents - {b""}, key=walk_key)
+        made_entries = [entry for entry in excerpt.backup.entries() if entry.path in parents] if made else []
+        if made:
+            expected = ground.expected(entry for entry in made_entries if entry.path)
+            settle_made(paired(expected, target.listing(made, below=False)), set_modes)
+        ground.set_modes(helper, target.directory, chain(made_entries, excerpt.entries()), log)
+        check_free()
+        if left:
+            mark(helper, volume, to_text(left))
+            observer.note(
+                f"it still holds the rest of an interrupted restore ({'; '.join(map(str, left))}), and is not backed up until that is "
+                "restored too, with --replace"
+            )
+        else:
+            unmark(helper, volume)
+        if empty:
+            # Taking the mark away has changed the time of the root, which was the first member.
+            extract(iter([first + END_OF_ARCHIVE]), target.directory, helper=helper, observer=Silent())
     return RestoreStats(
         ref=excerpt.backup.ref,
         volume=volume,

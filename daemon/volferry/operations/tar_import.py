@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from volferry.archive.commands import foreign_extract_command, sync_command
 from volferry.archive.extractlog import ExtractLog
 from volferry.archive.listing import parse_record
+from volferry.archive.tarstream import END_OF_ARCHIVE
 from volferry.errors import CommandFailed
 from volferry.operations.directory_modes import modes_in
 from volferry.operations.place_listing import list_place
 from volferry.operations.restore import unmark, warnings_of
+from volferry.operations.squashed import Ground
 from volferry.operations.streams import counted, give, run
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from volferry.operations.archive_members import ArchiveMembers
     from volferry.operations.places import Place
 
-_READ_BYTES = 1 << 20
+_END = len(END_OF_ARCHIVE)
+_FIRM = Ground()
 # What is no matter: such names are where they belong nonetheless.
 _EXPECTED = (b"tar: Removing leading", b"tar: A lone zero block")
 
@@ -38,6 +41,7 @@ def import_tar(
     spool: Path,
     observer: Observer,
     check_free: Callable[[], None] = lambda: None,
+    ground: Ground = _FIRM,
 ) -> tuple[str, ...]:
     """All of it is on the disk when it returns, and the mark of what is not whole is gone from `volume`. Returns a line for each kind of
     thing that the file system could not hold as it was. `members` gets those of `archive` while it is read.
@@ -47,10 +51,12 @@ def import_tar(
     """
     observer.phase("importing")
     writing = _Writing(target, observer)
-    writing.extract(foreign_extract_command(target.directory, strip), archive.pieces())
+    writing.extract(foreign_extract_command(target.directory, strip), archive.pieces(widened=ground.squashed))
     root = archive.seen.root
     if root and strip:  # its name had parts that were left out
-        writing.extract(foreign_extract_command(target.directory, 0), [root])
+        writing.extract(
+            foreign_extract_command(target.directory, 0), [ground.root(root[:-_END]), root[-_END:]]
+        )
     observer.phase("comparing", total_entries=archive.seen.entries)
     there = list_place(target, spool / "imported", marked=True)
     found = (parse_record(record) for record in there.records())
@@ -59,14 +65,23 @@ def import_tar(
         observer,
         times_refused="time" in writing.log.refused,
         set_modes=modes_in(target.helper, target.directory),
+        ground=ground,
     )
+    if ground.squashed:
+        directories = members.directories(parse_record(record) for record in there.records())
+        ground.set_modes(target.helper, target.directory, directories, writing.log)
     run(target.helper, sync_command(target.directory), "writing the volume to the disk")
     check_free()
     unmark(target.helper, volume)
+    if ground.squashed:  # it may not be opened afterwards
+        run(target.helper, sync_command(target.directory), "writing the volume to the disk")
     if root:
         # Once more: taking the mark away has changed its time. What of it could not be set is counted already.
         _Writing(target, observer).extract(foreign_extract_command(target.directory, 0), [root])
-    run(target.helper, sync_command(target.directory), "writing the volume to the disk")
+    else:
+        ground.give_back(target.helper, target.directory)
+    if not ground.squashed:
+        run(target.helper, sync_command(target.directory), "writing the volume to the disk")
     if not members.have_access_lists:
         writing.log.had_no_access_lists()
     writing.note_left_out()
