@@ -7,7 +7,7 @@ helper's image, as tree_scripts.
 from __future__ import annotations
 
 from volferry.archive.commands import DELETE, HALF_TREE, NEW_TREE, OLD_TREE, RESTORE_MARK
-from volferry.archive.tree_scripts import PYTHON
+from volferry.archive.tree_scripts import python_command
 
 _NAMES = (NEW_TREE, OLD_TREE, HALF_TREE, RESTORE_MARK)
 TAKEN_BACK = 3  # the exit status of an exchange after which all is where it was
@@ -145,11 +145,11 @@ def make_new_tree_command(directory: str) -> list[str]:
     """Makes `NEW_TREE`, which must not be there, in `directory`. Writes the time of `directory` from before that, in nanoseconds; whether its
     file system is as `look_command` looks for, as a word; and the mode that it had, if it was set to another one.
     """
-    return [PYTHON, "-I", "-c", _MAKE_SCRIPT, directory, NEW_TREE]
+    return python_command(_MAKE_SCRIPT, directory, NEW_TREE)
 
 
 def set_time_command(directory: str, time_ns: int) -> list[str]:
-    return [PYTHON, "-I", "-c", _SET_TIME_SCRIPT, directory, str(time_ns)]
+    return python_command(_SET_TIME_SCRIPT, directory, str(time_ns))
 
 
 def delete_tree_command(directory: str, name: str) -> list[str]:
@@ -161,7 +161,7 @@ def settle_command(directory: str) -> list[str]:
     """Moves what an exchange that was killed had on its way into `directory`: then all that was there before is there again, or all that
     was in `NEW_TREE`. Fails if a name is taken.
     """
-    script = [PYTHON, "-I", "-c", _SETTLE_SCRIPT, directory, *_NAMES]
+    script = python_command(_SETTLE_SCRIPT, directory, *_NAMES)
     trees = [f"{directory}/{name}" for name in (HALF_TREE, OLD_TREE)]
     return ["sh", "-c", _IF_DIRECTORY_SCRIPT, "sh", *trees, *script]
 
@@ -170,4 +170,4 @@ def exchange_command(directory: str) -> list[str]:
     """Moves all of `directory` but the mark into `OLD_TREE`, which must not be there, and all of `NEW_TREE` into `directory`. If that
     cannot be done, all goes back to where it was, and the status is `TAKEN_BACK`.
     """
-    return [PYTHON, "-I", "-c", _EXCHANGE_SCRIPT, directory, *_NAMES]
+    return python_command(_EXCHANGE_SCRIPT, directory, *_NAMES)

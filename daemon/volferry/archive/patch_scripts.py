@@ -197,12 +197,12 @@ def block_bytes(size: int) -> int:
 
 
 def fingerprint_command(directory: str) -> list[str]:
-    return [tree_scripts.PYTHON, "-I", "-c", FINGERPRINT_SCRIPT, directory]
+    return tree_scripts.python_command(FINGERPRINT_SCRIPT, directory)
 
 
 def changed_command(directory: str) -> list[str]:
-    return [tree_scripts.PYTHON, "-I", "-c", CHANGED_SCRIPT, directory]
+    return tree_scripts.python_command(CHANGED_SCRIPT, directory)
 
 
 def patch_command(directory: str) -> list[str]:
-    return [tree_scripts.PYTHON, "-I", "-c", PATCH_SCRIPT, directory]
+    return tree_scripts.python_command(PATCH_SCRIPT, directory)

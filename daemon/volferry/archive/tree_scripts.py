@@ -6,6 +6,18 @@ from __future__ import annotations
 
 # Where the images that can do this have it: volferry's own, and the one that is made of the machine's programs.
 PYTHON = "/opt/volferry/bin/python3"
+# What one has to say that fails is one line, as that of any other command.
+_PROLOGUE = """
+import os, sys
+def tell_plainly(kind, error, trace):
+    said = " ".join(f"{kind.__name__}: {error}".split())
+    if isinstance(error, OSError) and error.strerror:
+        said = error.strerror[:1].lower() + error.strerror[1:]
+        if isinstance(error.filename, (str, bytes)):
+            said += f": {os.fsdecode(error.filename)!r}"
+    sys.stderr.write(said + "\\n")
+sys.excepthook = tell_plainly
+"""
 DIGEST_BYTES = 17
 # In place of the first byte of a digest: it could not be read.
 UNREADABLE = b"!"
@@ -233,12 +245,17 @@ def is_remote(file_system: str) -> bool:
     return not file_system or file_system.startswith(_REMOTE)
 
 
+def python_command(script: str, *arguments: str) -> list[str]:
+    """Runs a script, which tells in one line what it fails of."""
+    return [PYTHON, "-I", "-c", _PROLOGUE + script, *arguments]
+
+
 def clear_command(directory: str) -> list[str]:
-    return [PYTHON, "-I", "-c", CLEAR_SCRIPT, directory]
+    return python_command(CLEAR_SCRIPT, directory)
 
 
 def digest_command(directory: str) -> list[str]:
-    return [PYTHON, "-I", "-c", DIGEST_SCRIPT, directory]
+    return python_command(DIGEST_SCRIPT, directory)
 
 
 def end_command(directory: str) -> list[str]:
@@ -246,13 +263,13 @@ def end_command(directory: str) -> list[str]:
 
 
 def room_command(directory: str) -> list[str]:
-    return [PYTHON, "-I", "-c", ROOM_SCRIPT, directory]
+    return python_command(ROOM_SCRIPT, directory)
 
 
 def begin_command(directory: str, begin: bytes) -> list[str]:
-    return [PYTHON, "-I", "-c", BEGIN_SCRIPT, directory, begin.decode()]
+    return python_command(BEGIN_SCRIPT, directory, begin.decode())
 
 
 def any_data_command(directory: str, file_system: str) -> list[str]:
     """The file system as `find -printf %F` has it."""
-    return [PYTHON, "-I", "-c", ANY_DATA_SCRIPT, directory, *(["trust"] if file_system in TRUE_HOLES else [])]
+    return python_command(ANY_DATA_SCRIPT, directory, *(["trust"] if file_system in TRUE_HOLES else []))

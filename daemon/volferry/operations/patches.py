@@ -25,7 +25,7 @@ from volferry.archive.frames import decode_frame
 from volferry.archive.listing import nanoseconds, path_of
 from volferry.archive.streambuffer import SEGMENT_BYTES
 from volferry.archive.tarstream import BLOCK, END_OF_ARCHIVE, TarReader, reading
-from volferry.archive.tree_scripts import PYTHON
+from volferry.archive.tree_scripts import python_command
 from volferry.errors import CommandFailed, DamagedObject, VolferryError
 from volferry.interrupts import held_back
 from volferry.layout import pack_key
@@ -136,7 +136,7 @@ class _Comparison:
         self.failed = False
         tar = [each for each in create_command(directory) if not each.startswith("--blocking-factor")]
         self._process: Process = helper.start(
-            [PYTHON, "-I", "-c", COMPARE_SCRIPT, str(BLOCK_BYTES), directory, *tar],
+            python_command(COMPARE_SCRIPT, str(BLOCK_BYTES), directory, *tar),
             stdin=True,
             on_stderr=lambda _: None,
             bulk="stdout",
@@ -304,7 +304,7 @@ class PatchedContent:
     def _now(self, path: bytes) -> Callable[[int], bytes]:
         """Reads the file as it is, which may end sooner than it did, or be gone."""
         process = self._helper.start(
-            [PYTHON, "-I", "-c", CONTENT_SCRIPT, self._directory],
+            python_command(CONTENT_SCRIPT, self._directory),
             stdin=True,
             on_stderr=lambda _: None,
             bulk="stdout",
