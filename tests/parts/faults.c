@@ -1,8 +1,8 @@
 /* Lets chosen calls of `tar` and `find` fail, or lie, for chosen paths. Loaded before them with LD_PRELOAD.
 
    FAULTS holds lines `CALL ERRNO PATH [OFFSET]`: the call fails with that number where the path that it is about ends with PATH; `read`
-   only from OFFSET on. `blocks 1 PATH`: whoever asks is told that the file has no blocks. `inode NUMBER PATH`: that its inode has that number,
-   and two names. `size BYTES PATH`: that it is so long, 0 bytes of 0 and 2^60 of 2^30. `no-ctime 1 PATH`: that it was changed last at the epoch. */
+   only from OFFSET on. `end 1 PATH OFFSET`: reads give nothing from OFFSET on. `short BYTES PATH`: no read gives more than that.
+   `blocks 1 PATH`: whoever asks is told that the file has no blocks. `inode NUMBER PATH`: that its inode has that number, and two names. `size BYTES PATH`: that it is so long, 0 bytes of 0 and 2^60 of 2^30. `no-ctime 1 PATH`: that it was changed last at the epoch. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -105,19 +106,26 @@ int __openat_2(int d, const char *p, int flags) { REAL(__openat_2); FAIL_AT("ope
 LSEEK(lseek, off_t)
 LSEEK(lseek64, off64_t)
 
-/* What comes before OFFSET is read first, and the call after that fails, as of a bad sector. */
+/* What comes before OFFSET is read first, and the call after that is what is planned, as of a bad sector. */
+static int comes_to(const char *call, const char *path, off_t at, size_t *size) {
+    int found = planned(call, path, at);
+    size_t good = *size;
+    while (!found && good && planned(call, path, at + (off_t)good - 1)) good /= 2;
+    if (!found && good && good < *size) { /* to the byte */
+        size_t step = good;
+        while (step) { if (good + step < *size && !planned(call, path, at + (off_t)(good + step) - 1)) good += step; else step /= 2; }
+    }
+    *size = good;
+    return found;
+}
 static int fails_from(int fd, off_t at, size_t *size) {
     char b[8192];
     int saved = errno;
     link_of(fd, b);
-    int failed = planned("read", b, at);
-    size_t good = *size;
-    while (!failed && good && planned("read", b, at + (off_t)good - 1)) good /= 2;
-    if (!failed && good && good < *size) { /* to the byte */
-        size_t step = good;
-        while (step) { if (good + step < *size && !planned("read", b, at + (off_t)(good + step) - 1)) good += step; else step /= 2; }
-    }
-    *size = good;
+    int most = planned("short", b, at);
+    if (most && *size > (size_t)most) *size = (size_t)most;
+    int failed = comes_to("read", b, at, size);
+    if (!failed && comes_to("end", b, at, size)) *size = 0;
     errno = failed ? failed : saved;
     return failed;
 }
@@ -125,6 +133,12 @@ ssize_t read(int fd, void *to, size_t size) { REAL(read); return fails_from(fd, 
 #define PREAD(name, kind) ssize_t name(int fd, void *to, size_t size, kind at) { REAL(name); return fails_from(fd, at, &size) ? -1 : real(fd, to, size, at); }
 PREAD(pread, off_t)
 PREAD(pread64, off64_t)
+/* of several buffers, the first is filled */
+ssize_t readv(int fd, const struct iovec *to, int count) { (void)count; return read(fd, to->iov_base, to->iov_len); }
+ssize_t preadv(int fd, const struct iovec *to, int count, off_t at) { (void)count; return pread(fd, to->iov_base, to->iov_len, at); }
+ssize_t preadv64(int fd, const struct iovec *to, int count, off64_t at) { (void)count; return pread64(fd, to->iov_base, to->iov_len, at); }
+ssize_t preadv2(int fd, const struct iovec *to, int count, off_t at, int flags) { (void)flags; return preadv(fd, to, count, at); }
+ssize_t preadv64v2(int fd, const struct iovec *to, int count, off64_t at, int flags) { (void)flags; return preadv64(fd, to, count, at); }
 
 #define FSTATAT(name, kind) int name(int d, const char *p, struct kind *to, int flags) { REAL(name); \
     if (*p) FAIL_AT(flags & AT_SYMLINK_NOFOLLOW ? "lstat" : "stat", d, p, -1); else FAIL_FD("stat", d, 0, -1); \

@@ -359,6 +359,54 @@ def test_a_file_system_that_cannot_say_where_data_is_makes_no_zeros_of_it(
         made.assert_same()
 
 
+@pytest.mark.parametrize("grows", [False, True])
+@pytest.mark.parametrize("at", [0, 12 * MEGABYTE, 8 * MEGABYTE + 101])
+def test_a_large_file_of_the_source_that_ends_early_never_looks_moved(
+    monkeypatch: pytest.MonkeyPatch, library: Path, at: int, grows: bool
+) -> None:
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+    with way() as made:
+        large = made.source / "large"
+        large.write_bytes(random.Random(1).randbytes(16 * MEGABYTE))
+        made.transfer.run()
+        for offset in (1, 5, 13):
+            write_at(large, offset * MEGABYTE, b"changed")
+        if grows:
+            write_at(large, 16 * MEGABYTE, bytes(MEGABYTE))
+        made.environment |= environment(library, fault("end", 1, "/large", at))
+        with pytest.raises(RestoreMismatch, match="'large' of the source"):
+            last_pass(made)
+        # Nor does it to one that knows nothing of that pass.
+        made.transfer = made.again()
+        made.transfer.compare_first()
+        with pytest.raises(RestoreMismatch, match="'large' of the source"):
+            last_pass(made)
+        made.environment.clear()
+        made.transfer.run(last=True)
+        made.transfer.check(checksum=True)
+        made.assert_same()
+
+
+def test_a_large_file_of_the_target_that_ends_early_never_looks_moved(
+    monkeypatch: pytest.MonkeyPatch, library: Path
+) -> None:
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+    with way() as made:
+        large = made.source / "large"
+        large.write_bytes(random.Random(1).randbytes(16 * MEGABYTE))
+        made.environments["target"] |= environment(library, fault("end", 1, "/large", 3 * MEGABYTE))
+        made.transfer.run()
+        with large.open("r+b") as file:  # which leaves a hole of the size that the target has data in
+            file.truncate(4 * MEGABYTE)
+            file.truncate(16 * MEGABYTE)
+        with pytest.raises(RestoreMismatch, match=r"'large' of the source .* in the target"):
+            last_pass(made)
+        made.environments["target"].clear()
+        made.transfer.run(last=True)
+        made.transfer.check(checksum=True)
+        assert (made.target / "large").read_bytes() == large.read_bytes()
+
+
 @pytest.mark.parametrize("size", [0, 1000, 1 << 30])
 def test_a_file_of_the_source_whose_size_is_made_up_never_looks_moved(
     monkeypatch: pytest.MonkeyPatch, library: Path, size: int

@@ -113,7 +113,8 @@ class _Hasher:
 # without that. On stdin, for each part of a file: length (4 bytes, big-endian) and path, number of the first block, of the last
 # one and how many digests (8 bytes each), digests. On stdout, for each part: `H`, length (4) and the beginning of what tar says of
 # the file, before its first block; `B`, number (8), length (4) and content of each block that is another one now, or a new one;
-# `E`, the file's size (8) and modification time (nanoseconds, 16, signed) once it was read, or `X` where it cannot be read.
+# `E`, the file's size (8) and modification time (nanoseconds, 16, signed) once it was read, or `X` where it cannot be read, or does not
+# end where its size says.
 COMPARE_SCRIPT = r"""
 import os, sys
 from xxhash import xxh3_128_digest as digest
@@ -150,21 +151,28 @@ def part(path, first, last, digests):
         said = header(path)
         out.write(b"H" + len(said).to_bytes(4, "big") + said)
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    at = first
-    known = first + len(digests) // 16
-    while at < last and (size := fill(file, at * block)):
-        for start in range(0, size, block):
-            if at == last:
-                break
-            piece = view[start:min(start + block, size)]
-            place = (at - first) * 16
-            if at >= known or digest(piece) != digests[place:place + 16]:
-                out.write(b"B" + at.to_bytes(8, "big") + len(piece).to_bytes(4, "big"))
-                out.write(piece)
-            at += 1
-    now = os.fstat(file)
+    try:
+        at = first
+        known = first + len(digests) // 16
+        read = first * block
+        size = len(memory)
+        while at < last and size == len(memory):  # less is the end
+            size = min(fill(file, at * block), (last - at) * block)
+            for start in range(0, size, block):
+                piece = view[start:min(start + block, size)]
+                place = (at - first) * 16
+                if at >= known or digest(piece) != digests[place:place + 16]:
+                    out.write(b"B" + at.to_bytes(8, "big") + len(piece).to_bytes(4, "big"))
+                    out.write(piece)
+                at += 1
+            read += size
+        now = os.fstat(file)
+    finally:
+        os.close(file)
+    # Blocks that were not read are none that have not changed.
+    if read != max(first * block, min(last * block, now.st_size)):
+        raise OSError("it does not end where its size says")
     out.write(b"E" + now.st_size.to_bytes(8, "big") + now.st_mtime_ns.to_bytes(16, "big", signed=True))
-    os.close(file)
 while length := source.read(4):
     path = source.read(int.from_bytes(length, "big"))
     first, last, count = number(), number(), number()

@@ -14,7 +14,7 @@ _MOST_BLOCKS = 1 << 17
 
 _COMMON = (
     r"""
-import os, stat, sys
+import errno, os, stat, sys
 from xxhash import xxh3_128_digest as digest
 os.chdir(sys.argv[1])
 """
@@ -26,14 +26,23 @@ def number(size):
     return int.from_bytes(source.read(size), "big")
 def fill(file, view, offset):
     size = 0
-    while size < len(view) and (more := os.preadv(file, [view[size:]], offset + size)):
+    while size < len(view):
+        more = os.preadv(file, [view[size:]], offset + size)
+        if not more:
+            raise OSError("it ends before its size says")
         size += more
-    return size
+def blocks(file, view, block, at, end, size):
+    # The number of each, and what it holds. Raises OSError rather than leave one out.
+    while at < end:
+        piece = view[:min(len(view), (end - at) * block, size - at * block)]
+        fill(file, piece, at * block)
+        for start in range(0, len(piece), block):
+            yield at, piece[start:start + block]
+            at += 1
 def buffer(block):
     return memoryview(bytearray(max(block, (4 << 20) // block * block)))
-def runs(file, block, first, last):
+def runs(file, block, first, last, size):
     # Whether it is a hole, the first block, how many; the last block of a file counts as data if it is not a whole one.
-    size = os.fstat(file).st_size
     at, end = first, min(last, -(-size // block))
     if not skip and at < end:
         yield False, at, end - at
@@ -42,7 +51,7 @@ def runs(file, block, first, last):
         try:
             data = os.lseek(file, at * block, os.SEEK_DATA) // block
         except OSError as error:
-            if error.errno != 6:  # ENXIO: no data from there on
+            if error.errno != errno.ENXIO:  # no data from there on
                 raise
             data = size // block
         if data > at:
@@ -56,11 +65,13 @@ def runs(file, block, first, last):
             count = max(1, min(hole, end) - at)
             yield False, at, count
         at += count
+    if os.fstat(file).st_size < size:  # what was cut off looks like a hole
+        raise OSError("it shrank")
 """
 )
 
 # Requests: path length (4), path, block size (8). Answers: how many blocks (8), their XXH3-128 digests; a count of 2^64-1 for what is no
-# regular file that can be read.
+# regular file that can be read to the end that its size says.
 FINGERPRINT_SCRIPT = f"""{_COMMON}
 def digests(path, block):
     view = buffer(block)
@@ -68,15 +79,13 @@ def digests(path, block):
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         zero = digest(bytes(block))
-        for hole, at, count in runs(file, block, 0, 1 << 62):
+        size = os.fstat(file).st_size
+        for hole, at, count in runs(file, block, 0, 1 << 62, size):
             if hole:
                 found += zero * count
                 continue
-            end = at + count
-            while at < end and (size := fill(file, view[:min(len(view), (end - at) * block)], at * block)):
-                for start in range(0, size, block):
-                    found += digest(view[start:min(start + block, size)])
-                    at += 1
+            for _, piece in blocks(file, view, block, at, at + count, size):
+                found += digest(piece)
     finally:
         os.close(file)
     return found
@@ -97,7 +106,7 @@ while length := source.read(4):
 # Requests: path length (4), path, block size (8), first and last block (8 each; up to, not with), how many digests (8), digests of the
 # target's blocks from the first on. Answers: "B", block number (8), length (4), content, for each that is another; then "E", size (8), and
 # mode, owner, group, modification time (4, 4, 4, 16), how many extended attributes (2), and of each name and value with their
-# lengths (2, 4) in front; or "X" if the file cannot be read.
+# lengths (2, 4) in front; or "X" if the file cannot be read to the end that its size says.
 CHANGED_SCRIPT = f"""{_COMMON}
 def part(path, block, first, last, digests):
     view = buffer(block)
@@ -112,7 +121,8 @@ def part(path, block, first, last, digests):
         def give(at, piece):
             out.write(b"B" + at.to_bytes(8, "big") + len(piece).to_bytes(4, "big"))
             out.write(piece)
-        for hole, at, count in runs(file, block, first, last):
+        size = os.fstat(file).st_size
+        for hole, at, count in runs(file, block, first, last, size):
             end = at + count
             if hole:
                 # Beyond what the target has, its new size alone makes zeros.
@@ -120,18 +130,20 @@ def part(path, block, first, last, digests):
                     if not is_known(one, zero):
                         give(one, zeros)
                 continue
-            while at < end and (size := fill(file, view[:min(len(view), (end - at) * block)], at * block)):
-                for start in range(0, size, block):
-                    piece = view[start:min(start + block, size)]
-                    if not is_known(at, digest(piece)):
-                        give(at, piece)
-                    at += 1
+            for at, piece in blocks(file, view, block, at, end, size):
+                if not is_known(at, digest(piece)):
+                    give(at, piece)
         now = os.fstat(file)
-        names = [name for name in os.listxattr(file) if name != "security.selinux"]
+        try:
+            names = [name for name in os.listxattr(file) if name != "security.selinux"]
+        except OSError as error:
+            if error.errno not in {tree_scripts.UNSUPPORTED}:
+                raise
+            names = []
         values = [(os.fsencode(name), os.getxattr(file, name)) for name in names]
     finally:
         os.close(file)
-    out.write(b"E" + now.st_size.to_bytes(8, "big"))
+    out.write(b"E" + size.to_bytes(8, "big"))
     for each in (stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid):
         out.write(each.to_bytes(4, "big"))
     out.write(now.st_mtime_ns.to_bytes(16, "big", signed=True) + len(values).to_bytes(2, "big"))

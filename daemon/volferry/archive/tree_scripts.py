@@ -19,6 +19,8 @@ def tell_plainly(kind, error, trace):
 sys.excepthook = tell_plainly
 """
 DIGEST_BYTES = 17
+# Errors with which a file system says that it has no attributes: EOPNOTSUPP, ENOSYS, and ENOTSUPP of the kernel's own.
+UNSUPPORTED = "(95, 38, 524)"
 # In place of the first byte of a digest: it could not be read.
 UNREADABLE = b"!"
 
@@ -65,7 +67,7 @@ for path in paths():
 """
 
 # For each NUL-ended path on stdin, 17 bytes on stdout: "=" and the XXH3-128 digest of its extended attributes (but the SELinux label, which is
-# the mount's) and, of a regular file, its content; "!" and zeros if it cannot be read. Blocks of nothing but zeros are passed over, and true
+# the mount's) and, of a regular file, its content; "!" and zeros if these cannot be read, or not to the end that its size says. Blocks of nothing but zeros are passed over, and true
 # holes not read: it makes no difference what of them is on the disk.
 DIGEST_SCRIPT = f"""{_PATHS}{HOLES_SCRIPT}
 from xxhash import xxh3_128
@@ -76,8 +78,8 @@ view = memoryview(memory)
 zeros = bytes(block)
 skip = holes_are_true()
 def content(file, found):
-    at = 0
-    while True:
+    at, end = 0, os.fstat(file).st_size
+    while at < end:
         try:
             if skip:
                 at = os.lseek(file, at, os.SEEK_DATA) // block * block
@@ -85,23 +87,27 @@ def content(file, found):
             if error.errno != 6:  # ENXIO: no data from there on
                 raise
             break
+        wanted = min(block, end - at)
         size = 0
-        while size < block and (more := os.preadv(file, [view[size:]], at + size)):
+        while size < wanted:
+            more = os.preadv(file, [view[size:wanted]], at + size)
+            if not more:
+                raise OSError("it ends before its size says")
             size += more
-        if not size:
-            break
         if view[:size] != zeros[:size]:
             found.update(b"%d " % at)
             found.update(view[:size])
         at += size
-        if size < block:
-            break
-    found.update(b"%d" % os.fstat(file).st_size)
+    if os.preadv(file, [view[:1]], end) or os.fstat(file).st_size != end:
+        raise OSError("it does not end where its size says")
+    found.update(b"%d" % end)
 def digest(path):
     found = xxh3_128()
     try:
         names = sorted(os.listxattr(path, follow_symlinks=False))
-    except OSError:
+    except OSError as error:
+        if error.errno not in {UNSUPPORTED}:
+            raise
         names = []
     for name in names:
         if name != "security.selinux":
@@ -123,7 +129,7 @@ out.flush()
 """
 
 # Takes NUL-ended paths of regular files; writes "0" if each of them is one hole to its end, "1" as soon as one is not, or cannot be
-# looked at though it is there. Where the number of blocks is wrong, the place of the first data may be so too, so each is read to its end. With
+# looked at to its end though it is there. Where the number of blocks is wrong, the place of the first data may be so too, so each is read to its end. With
 # a second argument, the file system is one of `TRUE_HOLES`: of a file above 64 MiB, which may be a disk of a terabyte, its word is taken, but for both ends.
 # What was read is not kept in memory: the pages of a large hole would drive out those that services need.
 ANY_DATA_SCRIPT = f"""{_PATHS}
@@ -152,7 +158,7 @@ def has_data(path):
             if len(sys.argv) > 2 and at == block and end > 64 * block:
                 at = end - block
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        return False
+        return at < end
     finally:
         os.close(file)
 def found():

@@ -28,6 +28,8 @@ _READ_BYTES = 1 << 20
 _NO_FILE = (1 << 64) - 1
 _ALL = (1 << 63) - 1
 _META_BYTES = 4 * 3 + 16
+_NO_SOURCE = "could not be read to its end"
+_NO_TARGET = "could not be compared: it cannot be read to its end in the target"
 # Of digests that are in memory at once.
 _MOST_DIGEST_BYTES = 64 << 20
 
@@ -65,18 +67,18 @@ class BlockTransfer:
     observer: Observer
     _digests: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # block size, digests
 
-    def send(self, files: Sequence[LargeFile], *, keep: bool) -> tuple[int, set[bytes]]:
-        """Returns how many bytes went over, and which files could not be read. With `keep`, what the next one needs to know of the
-        target is found out now. Raises VolferryError.
+    def send(self, files: Sequence[LargeFile], *, keep: bool) -> tuple[int, dict[bytes, str]]:
+        """Returns how many bytes went over, and the paths of files that did not, each with why. With `keep`, what the next one needs to
+        know of the target is found out now. Raises VolferryError.
         """
-        sent_bytes, unread = 0, set[bytes]()
+        sent_bytes, unread = 0, dict[bytes, str]()
         for batch in _batches(files):
             self._fingerprint([each for each in batch if not self._is_known(each)])
             there = [each for each in batch if each.path in self._digests]
-            unread |= {each.path for each in batch} - {each.path for each in there}
+            unread |= {each.path: _NO_TARGET for each in batch if each.path not in self._digests}
             sending = _Sending(self.source, self.target, there, self._digests, self.observer)
             more, failed = sending.run()
-            sent_bytes, unread = sent_bytes + more, unread | failed
+            sent_bytes, unread = sent_bytes + more, unread | dict.fromkeys(failed, _NO_SOURCE)
         self._digests.clear()
         if keep and files:
             self._fingerprint([each for each in next(_batches(files)) if each.path not in unread])

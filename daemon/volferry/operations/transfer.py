@@ -104,7 +104,7 @@ class Transfer:
         # Last, for it has the directories above: writing there changes their times.
         streams = [*alone, send(*ends, changes.paths, self._observer, log=self.log, lists=self._lists)]
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
-        self._doubted = dict.fromkeys(unread, "could not be read")
+        self._doubted = dict(unread)
         for each in streams:
             self._doubted |= each.doubted
         # Whatever was not sent as it is, is sent again by the next pass.
