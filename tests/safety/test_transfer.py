@@ -56,13 +56,13 @@ class Way:
         ]
         self.transfer = self.again()
 
-    def again(self) -> Transfer:
+    def again(self, *, lesser: bool = False) -> Transfer:
         """One that knows nothing of those before."""
         here, there = (
             Place(cast("Any", helper), str(directory))
             for helper, directory in zip(self.helpers, (self.source, self.target), strict=True)
         )
-        return Transfer(here, there, self.spool / "leg", Silent())
+        return Transfer(here, there, self.spool / "leg", Silent(), lesser=lesser)
 
     def assert_same(self) -> None:
         expected = {
@@ -417,6 +417,56 @@ def test_a_file_of_the_source_whose_size_is_made_up_never_looks_moved(
         made.environment |= environment(library, fault("size", size, "/small"))
         with pytest.raises((CommandFailed, RestoreMismatch), match=r"'small' of the source"):
             last_pass(made)
+
+
+@pytest.mark.parametrize("lesser", [True, False])
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        *(("setxattr", each) for each in (errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM)),
+        *((call, each) for call in ("chown", "chmod", "utime") for each in (errno.EPERM, errno.EINVAL)),
+        ("chown", errno.EIO),
+    ],
+)
+def test_what_cannot_be_set_of_a_large_file_has_the_same_end_in_each_pass(
+    library: Path, call: str, number: int, lesser: bool
+) -> None:
+    """So that a migration does not find out after it has stopped the services."""
+
+    name = 'odd"large\\ä'
+
+    def outcome(made: Way, *, patched: bool) -> tuple[bool, set[str]]:
+        transfer = made.again(lesser=lesser)
+        faults = environment(library, fault(call, number, f"/{name}"))
+        try:
+            if patched:
+                transfer.run()
+                with large.open("r+b") as file:
+                    file.write(b"changed")
+            made.environments["target"] |= faults
+            transfer.run(last=True)
+            transfer.check(checksum=call != "setxattr")
+        except (CommandFailed, RestoreMismatch):
+            return False, set()
+        # `tar` sets modes as lists, too.
+        return True, set(transfer.log.refused) - {"access list"} if transfer.log else set()
+
+    found = []
+    for patched in (False, True):
+        with way() as made:
+            large = made.source / name
+            large.write_bytes(random.Random(1).randbytes(LEAST_BYTES))
+            large.chmod(0o640)
+            os.chown(large, 1000, 1000)
+            if call == "setxattr":
+                os.setxattr(large, "user.key", b"value")
+            found.append(outcome(made, patched=patched))
+    assert found[0] == found[1]
+    if number == errno.EIO:
+        assert not found[1][0]
+    elif lesser:
+        assert found[1][0]
+        assert found[1][1]
 
 
 def fill_with_owners(directory: Path) -> None:

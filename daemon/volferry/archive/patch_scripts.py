@@ -160,9 +160,24 @@ while length := source.read(4):
     out.flush()
 """
 
+# What cannot be set is said as `tar` says it, whose exit status it has.
 # Takes "F", path length (4), path, block size (8); "B" as above for the file of the last "F"; "E" as above, which ends it.
 PATCH_SCRIPT = f"""{_COMMON}
-file = -1
+file, status = -1, 0
+def quoted(path):
+    return "".join(
+        chr(each) if 32 <= each < 127 and each not in b'"' + bytes([92]) else "%c%03o" % (92, each) for each in path
+    )
+def tell(line, error):
+    # In tar's words, by which it is known what of them costs nothing (extractlog.py).
+    print(f"tar: {{line}}: {{os.strerror(error.errno)}}", file=sys.stderr)
+def tried(what, change, *values):
+    global status
+    try:
+        change(file, *values)
+    except OSError as error:
+        tell(f'"{{quoted(path)}}": Cannot {{what}}', error)
+        status = 2
 while kind := source.read(1):
     if kind == b"F":
         path = source.read(number(4))
@@ -185,18 +200,19 @@ while kind := source.read(1):
                 os.removexattr(file, name)
             except OSError:
                 pass
-        os.fchown(file, owner, group)
-        os.fchmod(file, mode)
+        tried(f"change ownership to uid {{owner}}, gid {{group}}", os.fchown, owner, group)
+        tried(f"change mode to {{stat.filemode(mode)[1:]}}", os.fchmod, mode)
         for _ in range(number(2)):
             name_size, value_size = number(2), number(4)
             name = os.fsdecode(source.read(name_size))
             value = source.read(value_size)
             try:
                 os.setxattr(file, name, value)
-            except PermissionError:  # as tar: of what the kernel gives nobody, there is a warning
-                print(f"tar: setxattr: Cannot set {{name!r}} extended attribute", file=sys.stderr)
-        os.utime(file, ns=(modified, modified))
+            except OSError as error:  # as tar: there is a warning
+                tell(f"setxattr: Cannot set '{{quoted(os.fsencode(name))}}' extended attribute for file '{{quoted(path)}}'", error)
+        tried("utime", lambda file: os.utime(file, ns=(modified, modified)))
         os.close(file)
+sys.exit(status)
 """
 
 

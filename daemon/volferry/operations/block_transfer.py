@@ -19,6 +19,7 @@ from volferry.interrupts import held_back
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from volferry.archive.extractlog import ExtractLog
     from volferry.engine.channel import Process
     from volferry.observer import Observer
     from volferry.operations.places import Place
@@ -65,6 +66,7 @@ class BlockTransfer:
     source: Place
     target: Place
     observer: Observer
+    log: ExtractLog | None = None  # gets what of files cannot be set, where that is no reason to fail
     _digests: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)  # block size, digests
 
     def send(self, files: Sequence[LargeFile], *, keep: bool) -> tuple[int, dict[bytes, str]]:
@@ -76,7 +78,7 @@ class BlockTransfer:
             self._fingerprint([each for each in batch if not self._is_known(each)])
             there = [each for each in batch if each.path in self._digests]
             unread |= {each.path: _NO_TARGET for each in batch if each.path not in self._digests}
-            sending = _Sending(self.source, self.target, there, self._digests, self.observer)
+            sending = _Sending(self.source, self.target, there, self._digests, self.observer, self.log)
             more, failed = sending.run()
             sent_bytes, unread = sent_bytes + more, unread | dict.fromkeys(failed, _NO_SOURCE)
         self._digests.clear()
@@ -118,8 +120,10 @@ class _Sending:
         files: Sequence[LargeFile],
         digests: dict[bytes, tuple[int, bytes]],
         observer: Observer,
+        log: ExtractLog | None,
     ) -> None:
         self._files = files
+        self._log = log
         self._digests = digests
         self._observer = observer
         self._source_lines: list[bytes] = []
@@ -134,7 +138,10 @@ class _Sending:
             for _ in range(_PROCESSES)
         ]
         self._writer = target.helper.start(
-            patch_command(target.directory), stdin=True, on_stderr=self._target_lines.append, bulk="stdin"
+            patch_command(target.directory),
+            stdin=True,
+            on_stderr=self._target_lines.append if log is None else log.line,
+            bulk="stdin",
         )
         self._writing = threading.Lock()
         self._sent_bytes = 0
@@ -159,12 +166,23 @@ class _Sending:
             pass  # its status and words say why
         for feeder in feeders:
             feeder.join()
-        _end(self._writer, self._target_lines, "writing the volume")
+        self._check_written()
         for reader in self._readers:
             _end(reader, self._source_lines, "reading the volume")
         for line in self._target_lines:
             self._observer.note(line.decode("utf-8", "backslashreplace"))
         return self._sent_bytes, self._unread
+
+    def _check_written(self) -> None:
+        """Raises CommandFailed."""
+        if self._log is None:
+            _end(self._writer, self._target_lines, "writing the volume")
+            return
+        while self._writer.read(_READ_BYTES):
+            pass
+        status = self._writer.wait()
+        if not self._log.succeeded(status):
+            raise CommandFailed(self._log.failure("the volume", status))
 
     def _feed(self, number: int) -> None:
         try:

@@ -71,7 +71,7 @@ class Transfer:
         ] = {}  # by the last pass: paths of what may not be in the target as it is in the source
         self._number = 0
         self._is_remote = False  # the source's file system
-        self._blocks = BlockTransfer(source, target, observer)
+        self._blocks = BlockTransfer(source, target, observer, self.log)
         spool.mkdir(mode=0o700, exist_ok=True)
 
     def compare_first(self) -> None:
