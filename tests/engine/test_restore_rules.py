@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.parts.mounts import in_memory
 from tests.parts.trees import assert_same, snapshot
+from volferry.archive.sealed import seal, unseal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -381,6 +383,23 @@ def test_a_backup_that_cannot_fit_costs_nothing_of_what_is_there(world: World, t
         )
         assert list(directory.iterdir()) != []
         world.remove(target)
+
+
+def test_a_size_without_quotas_is_left_out_and_said(world: World) -> None:
+    """Where it could be had, as on an xfs with quotas, it is in the manifest."""
+    volume = world.filled()
+    ref = world.cli.backup(volume)[0]["id"]
+    (path,) = world.objects(f"manifests/{world.host}/{volume}")
+    document = unseal(path.read_bytes())
+    document["volume"]["options"] = {"size": "1g"}
+    path.write_bytes(seal(document))
+    shutil.rmtree(world.cli.state / "stores")
+    world.remove(volume)
+    done = world.cli("restore", f"{volume}@{ref}").exits(0)
+    assert f"volume {volume} is made as a plain local one; it had options (size=1g)" in done.stderr
+    assert (world.data(volume) / "one").read_text() == "1"
+    world.cli("restore", volume, "--into", "sized", "--with-options").fails_with("quota")
+    assert not world.exists("sized")
 
 
 def test_a_backup_of_a_volume_in_memory_says_that_it_is(world: World) -> None:

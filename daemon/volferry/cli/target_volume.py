@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from volferry.cli.made_volumes import made_volumes
+from volferry.cli.made_volumes import MadeVolumes, made_volumes
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.errors import NoSuchVolume, UsageError, VolumeInUse
+from volferry.errors import EngineError, NoSuchVolume, UsageError, VolumeInUse
 from volferry.model import BIND_DRIVER, Volume
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def opened_target(
     with (
         session.holding([name], write=True),
         TerminalObserver(name) as observer,
-        made_if_new(session, run, session.helper_settings(), volume, new=new) as (found, helper),
+        made_if_new(
+            session, run, session.helper_settings(), volume, new=new, or_plain=not wishes.options
+        ) as (found, helper),
     ):
         yield Target(found, new, new or is_empty(helper, name), helper, observer, session)
         if found.incomplete:  # what it is now is no half of a migration
@@ -98,18 +100,31 @@ def opened_target(
 
 @contextmanager
 def made_if_new(
-    session: Session, run: Run, settings: HelperSettings, volume: Volume, *, new: bool
+    session: Session, run: Run, settings: HelperSettings, volume: Volume, *, new: bool, or_plain: bool = False
 ) -> Iterator[tuple[Volume, Helper]]:
     """The volume to be filled, with a helper that may write. A new one is empty, or it is an error (VolumeNotEmpty), and it is gone again
-    if anything fails.
+    if anything fails. If `or_plain`, it is a plain one where the engine cannot make it with its options, as a size without quotas.
     """
     from volferry.engine.helper import open_helper  # noqa: PLC0415
 
     with made_volumes(session.engine) as made:
-        found = made.make(volume) if new else volume
+        found = _made(made, volume, or_plain=or_plain) if new else volume
         with open_helper(session.engine, run, settings, [found], write=True) as helper:
             made.check_empty(helper)
             yield found, helper
+
+
+def _made(made: MadeVolumes, volume: Volume, *, or_plain: bool) -> Volume:
+    from volferry.operations.new_volume import made_plain, options_note  # noqa: PLC0415
+
+    try:
+        return made.make(volume)
+    except EngineError as error:
+        if not (or_plain and volume.options):
+            raise
+        say(f"volferry: {error}")
+        say(f"volferry: {options_note(volume)}")
+        return made.make(made_plain(volume))
 
 
 def _like(manifest: Manifest, name: str, wishes: Wishes) -> Volume:
