@@ -20,12 +20,13 @@ from volferry.operations.archive_members import ArchiveMembers
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.excerpt import BackupExcerpt
 from volferry.operations.places import Place
-from volferry.operations.restore import begin, restore_backup
+from volferry.operations.restore import begin, restore_backup, unmark, warnings_of
 from volferry.operations.restore_beside import restore_beside
 from volferry.operations.restore_directory import restore_into_directory
 from volferry.operations.restore_paths import restore_paths
 from volferry.operations.selecting import select_paths
 from volferry.operations.tar_import import import_tar
+from volferry.operations.transfer import Transfer
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
@@ -322,6 +323,25 @@ def test_an_archive_of_others(case: Case, strip: int) -> None:
     assert {path: (mode, at // 1000, text) for path, (mode, at, text) in there.items()} == {
         path: (mode, at // 1000, text) for path, (mode, at, text) in expected.items()
     }
+
+
+def test_a_directory_is_imported(case: Case) -> None:
+    case.below.chmod(0o555)
+    helper = case.helper()
+    ground = begin(helper, "v", "import")
+    here = Place(case.helper(LocalHelper(case.source, case.spool)), str(case.source))
+    there = Place(helper, str(case.target))
+    transfer = Transfer(here, there, case.spool / "leg", Silent(), lesser=True, ground=ground)
+    transfer.run()
+    (case.source / "0" / "0" / "later").write_text("later")
+    (case.source / "555" / "300" / "file").unlink()
+    transfer.run(last=True)
+    transfer.set_modes(transfer.check(checksum=False))
+    unmark(helper, "v")
+    transfer.settle_root()
+    assert transfer.log is not None
+    assert_warned(warnings_of(transfer.log, transfer.differing, Silent()))
+    assert seen(case.below) == seen(case.source)
 
 
 def test_a_usual_volume_is_written_as_it_always_was(tmp_path: Path, small: Case) -> None:

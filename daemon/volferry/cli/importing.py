@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from volferry.archive.foreign_tar import Strip
     from volferry.engine.helper import HelperSettings
     from volferry.operations.places import Place
+    from volferry.operations.squashed import Ground
     from volferry.run import Run
 
 _PASSES = 3
@@ -198,9 +199,11 @@ def _imported(
             # Its beginning is looked at before anything is made.
             members = stack.enter_context(ArchiveMembers(run.spool / "members"))
             archive = ForeignTar(decompressed(stream), chosen, members.add)
-            target = stack.enter_context(_target(session, run, settings, into, labels))
+            target, ground = stack.enter_context(_target(session, run, settings, into, labels))
             free = partial(check_still_usable, session, into)
-            warnings = import_tar(archive, members, chosen.count, target, into, run.spool, observer, free)
+            warnings = import_tar(
+                archive, members, chosen.count, target, into, run.spool, observer, free, ground
+            )
             seen = archive.seen
             if chosen.below and not seen.tops:
                 raise EngineError(f"nothing in {found.name} is below {'/'.join(chosen.below)}")
@@ -226,8 +229,8 @@ def _imported(
         source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)
         _check_directory(source, found)
         apart = partial(_check_apart, found.name, source, into)
-        target = stack.enter_context(_target(session, run, settings, into, labels, check=apart))
-        entries, size, warnings = _copied(session, source, target, into, run, observer)
+        target, ground = stack.enter_context(_target(session, run, settings, into, labels, check=apart))
+        entries, size, warnings = _copied(session, source, target, ground, into, run, observer)
         return _Report(found.name, into, entries, size, _since(started), found.place, warnings=warnings)
 
 
@@ -249,13 +252,19 @@ def _check_directory(source: Place, found: Mounted) -> None:
 
 
 def _copied(
-    session: Session, source: Place, target: Place, volume: str, run: Run, observer: TerminalObserver
+    session: Session,
+    source: Place,
+    target: Place,
+    ground: Ground,
+    volume: str,
+    run: Run,
+    observer: TerminalObserver,
 ) -> tuple[int, int, tuple[str, ...]]:
     """Entries, bytes, and what the target cannot hold. What is written meanwhile is sent again; a source that does not hold still is an error."""
     from volferry.operations.restore import unmark, warnings_of  # noqa: PLC0415
     from volferry.operations.transfer import Transfer  # noqa: PLC0415
 
-    transfer = Transfer(source, target, run.spool / "import", observer, lesser=True)
+    transfer = Transfer(source, target, run.spool / "import", observer, lesser=True, ground=ground)
     for left in reversed(range(_PASSES)):
         transfer.run(last=not left)
         try:
@@ -267,6 +276,7 @@ def _copied(
                 ) from error
             observer.note("it has changed meanwhile: once more")
         else:
+            transfer.set_modes(listing)
             check_still_usable(session, volume)
             unmark(target.helper, volume)
             transfer.settle_root()
@@ -294,13 +304,13 @@ def _target(
     labels: dict[str, str],
     *,
     check: Callable[[Place], None] = lambda _: None,
-) -> Iterator[Place]:
-    """The volume to fill, made if need be, with a helper that may write; gone again if it was made and something fails. It is empty, and
-    nothing is written there before `check`.
+) -> Iterator[tuple[Place, Ground]]:
+    """The volume to fill, made if need be, with a helper that may write, and what it is written on; gone again if it was made and something
+    fails. It is empty, and nothing is written there before `check`.
     """
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
-    from volferry.operations.restore import is_empty, mark  # noqa: PLC0415
+    from volferry.operations.restore import begin, is_empty  # noqa: PLC0415
 
     try:
         volume, new = find_volume(session.engine, into), False
@@ -316,8 +326,8 @@ def _target(
         check(Place(helper, helper.directory(into)))
         try:
             # Half of it must not be taken for the whole, whatever happens to us.
-            mark(helper, into, "import")
-            yield Place(helper, helper.directory(into))
+            ground = begin(helper, into, "import")
+            yield Place(helper, helper.directory(into)), ground
         except BaseException:
             if not new:
                 say(f"volume {into}, which was there and empty, holds a part of it")

@@ -14,6 +14,7 @@ from volferry.archive.made_members import link_member
 from volferry.archive.scripts import SCRIPT_COMMAND
 from volferry.archive.tarlog import TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE
+from volferry.archive.widened import widened_stream
 from volferry.errors import CommandFailed, VolferryError
 from volferry.interrupts import held_back
 
@@ -49,9 +50,10 @@ def send(
     *,
     log: ExtractLog | None = None,
     lists: AccessLists | None = None,
+    widens: bool = False,
 ) -> Stream:
     """Entries of the source, each alone, into the target. With `log`, which gets them all, complaints about what its file system cannot
-    hold are no reason to fail; `lists` gets the stream, too.
+    hold are no reason to fail; `lists` gets the stream, too. If it `widens`, directories come as `widened_stream` gives them.
     """
     said, lines = TarLog(), Lines()
     reading = source.helper.start(
@@ -59,7 +61,8 @@ def send(
     )
     writing = _writing(target, lines, log)
     look = lists.look if log is not None and lists is not None else None
-    done = pump(reading, writing, paths, observer, look)
+    pumping = _pump_widened if widens else pump
+    done = pumping(reading, writing, paths, observer, look)
     _read_out(writing)
     if (why := said.why_failed(reading.wait())) is not None:
         raise CommandFailed(why)
@@ -182,6 +185,30 @@ def pump(
                 writing.close_stdin()
             except BrokenPipeError:
                 pass
+    return done
+
+
+def _pump_widened(
+    reading: Process,
+    writing: Process,
+    paths: Iterable[bytes],
+    observer: Observer,
+    look: Callable[[bytes], None] | None,
+) -> int:
+    """As `pump`."""
+    done = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal done
+        while piece := reading.read(_READ_BYTES):
+            if look is not None:
+                look(piece)
+            yield piece
+            done += len(piece)
+            observer.advance(done_bytes=done, done_entries=0)
+
+    with feeding(reading, paths):
+        give(writing, widened_stream(pieces()))
     return done
 
 

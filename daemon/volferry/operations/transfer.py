@@ -27,6 +27,7 @@ from volferry.operations.comparison import MIGRATED, check_held, check_same, has
 from volferry.operations.directory_modes import modes_in
 from volferry.operations.ends import ENDLESS_BYTES, odd_ends
 from volferry.operations.place_listing import list_place, list_source
+from volferry.operations.squashed import Ground
 from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from volferry.operations.places import Place
     from volferry.operations.streams import Stream
 
+_FIRM = Ground()
 _READ_BYTES = 1 << 20
 _PROGRESS_ENTRIES = 4096
 
@@ -55,9 +57,19 @@ class Transfer:
     """One volume's way. Its target holds anything between the first pass and a comparison that found no difference."""
 
     def __init__(
-        self, source: Place, target: Place, spool: Path, observer: Observer, *, lesser: bool = False
+        self,
+        source: Place,
+        target: Place,
+        spool: Path,
+        observer: Observer,
+        *,
+        lesser: bool = False,
+        ground: Ground = _FIRM,
     ) -> None:
-        """`lesser`: what the target's file system cannot hold is counted, in `log` and `differing`, and no reason to fail."""
+        """`lesser`: what the target's file system cannot hold is counted, in `log` and `differing`, and no reason to fail. On another
+        `ground` than the usual one, directories get their own modes by `set_modes`.
+        """
+        self._ground = ground
         self.log = ExtractLog() if lesser else None
         self.differing: dict[str, str] = {}
         self._lists = AccessLists()
@@ -102,7 +114,17 @@ class Transfer:
         ends = (self._source, self._target)
         alone = list(self._send_alone(now.names, changes.alone))
         # Last, for it has the directories above: writing there changes their times.
-        streams = [*alone, send(*ends, changes.paths, self._observer, log=self.log, lists=self._lists)]
+        streams = [
+            *alone,
+            send(
+                *ends,
+                changes.paths,
+                self._observer,
+                log=self.log,
+                lists=self._lists,
+                widens=self._ground.squashed,
+            ),
+        ]
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
         self._doubted = dict(unread)
         for each in streams:
@@ -131,6 +153,12 @@ class Transfer:
                         log=self.log,
                         lists=self._lists,
                     )
+
+    def set_modes(self, source: ListingFile) -> None:
+        """Of directories, but of the root, once a `check` is content, which has given the listing."""
+        if self.log is not None and self._ground.squashed:
+            self._ground.set_modes(self._target.helper, self._target.directory, _entries(source), self.log)
+            self._sync_target()
 
     def settle_root(self) -> None:
         """After a change in the root of the target that the source does not have."""
@@ -173,7 +201,7 @@ class Transfer:
     def _compare(self, source: ListingFile, target: ListingFile) -> None:
         try:
             check_same(
-                _entries(source),
+                self._ground.expected(_entries(source)),
                 _entries(target),
                 self._observer,
                 wording=MIGRATED,
@@ -185,7 +213,7 @@ class Transfer:
             if self.log is None or not still:
                 raise
             self.differing = check_held(
-                paired(_entries(source), _entries(target)),
+                paired(self._ground.expected(_entries(source)), _entries(target)),
                 self._observer,
                 wording=MIGRATED,
                 times_refused="time" in self.log.refused,
