@@ -77,7 +77,9 @@ class HelperConfig(Section, frozen=True):
 
     image: Annotated[
         str | None,
-        Meta(description="An image that has sh, tar, find, sort, tr, zstd, sleep and sync (the GNU ones)."),
+        Meta(
+            description="An image that has sh, tar, find, sort, tr, zstd, sleep, sync, chmod and mkdir (the GNU ones)."
+        ),
     ] = None
     channel: Annotated[Literal["auto", "fifo", "stream"], Meta(description="How bytes leave the helper.")] = (
         "auto"

@@ -282,7 +282,7 @@ def test_a_probe_says_what_real_file_systems_lack(tmp_path: Path) -> None:
             said[name] = [each.split(":")[0] for each in LocalStore(directory / "store").probe().lacks]
             assert list(directory.iterdir()) == []
     exfat = ["no hard links", "no difference between upper and lower case"]
-    assert said == {"exfat": exfat, "squashed": [], "ignoring": []}
+    assert said == {"exfat": exfat, "squashed": [], "nobody": [], "ignoring": []}
 
 
 def test_a_probe_fails_where_nothing_can_be_deleted(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ TIME = 1_600_000_001_123_456_789  # odd, and with nanoseconds: FAT holds every o
 EXPECTED = {
     "exfat": {"mode": 5, "owner": 4, "time": 5, "attribute": 1},
     "squashed": {"owner": 4, "time": 5, "attribute": 1},
+    "nobody": {"owner": 5, "attribute": 1},
     "ignoring": {"mode": 4, "owner": 4, "time": 5, "attribute": 1},
 }
 
@@ -112,6 +113,25 @@ def test_a_volume_that_was_made_for_it_is_kept(world: World, backed_up: str, tmp
         assert contents(directory) == expected
         assert world.exists(volume)
         world.remove(volume)
+
+
+def test_what_its_owner_may_not_write_is_restored_where_root_is_nobody(
+    world: World, backed_up: str, tmp_path: Path
+) -> None:
+    root = world.data(backed_up)
+    expected = contents(root)
+    (root / "directory").chmod(0o500)
+    root.chmod(0o555)
+    world.cli.backup(backed_up)
+    with MOUNTS["nobody"](tmp_path / "place") as directory:
+        target = world.volume_at(directory)
+        for more in ([], ["--replace"], ["directory", "large", "--replace"]):
+            done = world.cli("restore", backed_up, "--into", target, *more, "--json").exits(3)
+            assert "mode" not in counted(done.json["warnings"])
+            below = tmp_path / "below"
+            assert contents(below) == expected
+            assert (below.stat().st_mode, (below / "directory").stat().st_mode) == (0o40555, 0o40500)
+            assert (below / "directory").stat().st_mtime_ns == TIME
 
 
 def test_doctor_notes_what_the_file_system_of_a_store_lacks(world: World, tmp_path: Path) -> None:

@@ -88,16 +88,36 @@ def as_nobody(directory: Path, *options: str) -> Iterator[Path]:
         env=os.environ | {"LD_PRELOAD": str(library)},
     )
     try:
+        _check_is_squashed(directory)
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", directory], check=True)
 
 
-# What restores onto lesser file systems are tried on: an exFAT; what refuses owners and attributes, as an NFS that squashes root; what takes
-# owners and modes and forgets them, as CIFS.
+def _check_is_squashed(directory: Path) -> None:
+    probe = directory / "probe"
+    probe.mkdir(0o500)
+    try:
+        (probe / "in").mkdir()
+    except PermissionError:
+        return
+    finally:
+        probe.rmdir()
+    raise RuntimeError("bindfs did not become nobody")
+
+
+@contextmanager
+def _squashed_without_attributes(directory: Path) -> Iterator[Path]:
+    with as_nobody(directory, "--xattr-none") as place:
+        yield place
+
+
+# What restores onto lesser file systems are tried on: an exFAT; what refuses owners and attributes, as a share that only root may write; an NFS that
+# squashes root; what takes owners and modes and forgets them, as CIFS.
 MOUNTS: dict[str, Callable[[Path], AbstractContextManager[Path]]] = {
     "exfat": exfat,
     "squashed": through_bindfs("--chown-deny", "--chgrp-deny", "--xattr-none"),
+    "nobody": _squashed_without_attributes,
     "ignoring": through_bindfs("--chown-ignore", "--chgrp-ignore", "--chmod-ignore", "--xattr-none"),
 }
 

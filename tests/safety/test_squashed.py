@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import tarfile
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ import pytest
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.mounts import as_nobody
 from volferry.archive.foreign_tar import ForeignTar, Strip
+from volferry.engine.image import PROGRAMS
 from volferry.errors import CommandFailed, PathExists, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.archive_members import ArchiveMembers
@@ -53,12 +55,17 @@ class Case:
         self.repository, _ = Repository.open_or_create(LocalStore(place / "store"))
         self._stats = LocalVolume(self.source, place / "state").back_up(self.repository)
         self._stack = ExitStack()
+        programs = place / "programs"  # all that the helper's image is sure to have
+        programs.mkdir()
+        for name in PROGRAMS:
+            (programs / name).symlink_to(shutil.which(name) or name)
+        self.environment = {"PATH": str(programs)}
         self.target = self._stack.enter_context(as_nobody(place / "place"))
         self.below = place / "below"
         self.helpers: list[LocalHelper] = []
 
     def helper(self, made: LocalHelper | None = None) -> Any:
-        self.helpers.append(made or LocalHelper(self.target, self.spool))
+        self.helpers.append(made or LocalHelper(self.target, self.spool, self.environment))
         return cast("Any", self.helpers[-1])
 
     def backup(self) -> BackupReader:
@@ -222,8 +229,8 @@ class Killed(BaseException):
 class DyingHelper(LocalHelper):
     """Dies before its nth command."""
 
-    def __init__(self, directory: Path, spool: Path, *, at: int) -> None:
-        super().__init__(directory, spool)
+    def __init__(self, case: Case, *, at: int) -> None:
+        super().__init__(case.target, case.spool, case.environment)
         self._left = at
 
     def start(self, command: Sequence[str], **more: Any) -> LocalProcess:
@@ -249,7 +256,7 @@ def test_killed_anywhere_the_same_command_completes_it(
         subprocess.run(["chown", "-R", "nobody:nogroup", small.below], check=True)
         small.below.chmod(0o555)
         try:
-            way(small, helper=small.helper(DyingHelper(small.target, small.spool, at=steps)))
+            way(small, helper=small.helper(DyingHelper(small, at=steps)))
         except (Killed, CommandFailed):
             assert_warned(way(small))
             assert seen(small.below) == seen(small.source)
@@ -329,7 +336,7 @@ def test_a_directory_is_imported(case: Case) -> None:
     case.below.chmod(0o555)
     helper = case.helper()
     ground = begin(helper, "v", "import")
-    here = Place(case.helper(LocalHelper(case.source, case.spool)), str(case.source))
+    here = Place(case.helper(LocalHelper(case.source, case.spool, case.environment)), str(case.source))
     there = Place(helper, str(case.target))
     transfer = Transfer(here, there, case.spool / "leg", Silent(), lesser=True, ground=ground)
     transfer.run()
@@ -355,7 +362,7 @@ def test_a_usual_volume_is_written_as_it_always_was(tmp_path: Path, small: Case)
 
     target = tmp_path / "usual"
     target.mkdir()
-    helper = small.helper(Counting(target, small.spool))
+    helper = small.helper(Counting(target, small.spool, small.environment))
     stats = restore_backup(small.backup(), "v", helper=helper, observer=Silent(), empty_first=False)
     assert stats.warnings == ()
     assert seen(target) == seen(small.source)

@@ -34,7 +34,7 @@ delete_each() {
 _OPEN_SCRIPT = rb"""
 open() {
     [ -d "$1" ] && [ ! -L "$1" ] || return
-    mode=$(stat -c %a "$1")
+    mode=$(find "$1" -maxdepth 0 -printf %m)
     [ "$((0$mode & 0700))" != 448 ] && chmod u+rwx "$1" 2>/dev/null && printf '%s %s\0' "$mode" "$1"
 }
 """

@@ -10,7 +10,7 @@ from volferry.archive.commands import NEW_TREE, RESTORE_MARK, extract_command
 # Of a tree for which a restore has its own name, so that nobody takes it for anything else.
 _LOOK_SCRIPT = """
 root=$1 tree=$1/$2 squashed= made=
-mode=$(stat -c %a "$root") || exit 1
+mode=$(find "$root" -maxdepth 0 -printf %m) || exit 1
 if [ ! -d "$tree" ] || [ -L "$tree" ]; then
     if ! mkdir -m 700 "$tree" 2>/dev/null; then
         chmod u+rwx "$root" || exit 1
@@ -20,10 +20,10 @@ if [ ! -d "$tree" ] || [ -L "$tree" ]; then
     made=yes
 fi
 if [ -z "$squashed" ] && mkdir -m 500 "$tree/probe"; then
-    mkdir "$tree/probe/in" 2>/dev/null && rmdir "$tree/probe/in" || squashed=yes
-    rmdir "$tree/probe"
+    mkdir "$tree/probe/in" 2>/dev/null || squashed=yes
+    find "$tree/probe" -delete
 fi
-[ -z "$made" ] || rmdir "$tree"
+[ -z "$made" ] || find "$tree" -delete
 [ -n "$squashed" ] || exit 0
 chmod u+rwx "$root" 2>/dev/null
 echo "$mode"

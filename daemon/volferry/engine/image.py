@@ -24,7 +24,7 @@ REPOSITORY = "volferry-helper"
 # With these it can also say where a large file has changed; without, that is read whole.
 _PYTHON_HOME = "opt/volferry"  # as in our own image
 _VERSION = 4  # of how the image is made
-PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync")
+PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync", "chmod", "mkdir")
 _SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
 # What we use of them and other implementations lack.
