@@ -10,7 +10,10 @@ import pytest
 
 from tests.parts.faults import environment, fault
 from tests.parts.local_helper import LocalVolume
+from tests.parts.memory_store import Contents, MemoryStore
 from tests.unit.test_suspicion import Nights
+from volferry.operations.acceptance import FIRST_UNREAD, READ, accept
+from volferry.repository import Repository
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,3 +96,83 @@ class TestZerosAreNoContent:
             assert nights.repository.manifest(stats.ref).counts.unread_entries == 1100
             nights.prune()
             assert good in nights.ids
+
+
+class TestTheLastThatCouldReadIt:
+    def test_a_few_files_of_a_failing_disk(self, nights: Nights, library: Path) -> None:
+        """Too few to be suspicious; more of them after some nights."""
+        before = nights.back_up().ref.id
+        nights.prune()
+        lost: list[str] = []
+        reasons: dict[str, tuple[str, ...]] = {}
+        for count in (2, 5):
+            break_files(nights, library, count)
+            for _ in range(4):
+                lost.append(nights.back_up().ref.id)
+                pruned = nights.prune()
+                assert pruned.hold is not None
+                assert not pruned.hold.is_suspicious
+                reasons = {verdict.id: verdict.reasons for verdict in pruned.verdicts}
+                assert READ in reasons[before]
+                assert FIRST_UNREAD in reasons[lost[0]]
+        # Three of the five could be read until then.
+        assert READ in reasons[lost[3]]
+        assert sorted(nights.ids) == sorted([before, lost[0], *lost[3:]])
+        nights.volume.environment = {}
+        nights.back_up()
+        assert nights.prune().hold is None
+        assert len(nights.ids) == 3
+
+    def test_until_the_hold_is_over_and_no_longer(self, nights: Nights, library: Path) -> None:
+        good = nights.back_up().ref.id
+        break_files(nights, library, 1)
+        while nights.night < 31:
+            nights.back_up()
+            nights.prune()
+            assert good in nights.ids, nights.night
+            assert len(nights.ids) <= 5
+        for _ in range(3):
+            nights.back_up()
+            nights.prune()
+        assert len(nights.ids) == 3
+
+    def test_until_somebody_accepts(self, nights: Nights, library: Path) -> None:
+        good = stats = nights.back_up()
+        break_files(nights, library, 1)
+        for _ in range(4):
+            stats = nights.back_up()
+        assert nights.prune().hold is not None
+        assert accept(nights.repository, stats.ref, "host")
+        assert nights.prune().hold is None
+        assert good.ref.id not in nights.ids
+        nights.back_up()
+        assert nights.prune().hold is None
+        # What was accepted is not all that can be lost.
+        break_files(nights, library, 2)
+        nights.back_up()
+        assert nights.prune().hold is not None
+
+    def test_a_volume_that_is_emptied_afterwards(self, nights: Nights, library: Path) -> None:
+        good = nights.back_up().ref.id
+        break_files(nights, library, 15)
+        half = nights.back_up().ref.id
+        nights.empty()
+        for _ in range(6):
+            nights.back_up()
+            assert nights.prune().hold is not None
+            assert {good, half} <= set(nights.ids)
+
+    def test_in_a_replica(self, nights: Nights, library: Path) -> None:
+        replica, _ = Repository.open_or_create(MemoryStore(Contents("replica", nights.clock)))
+        good = stats = nights.back_up()
+        break_files(nights, library, 3)
+        for _ in range(5):
+            stats = nights.back_up()
+            nights.prune()
+            nights.copy(replica)
+            nights.prune(replica)
+            assert good.ref in list(replica.refs())
+        accept(nights.repository, stats.ref, "host")
+        nights.copy(replica)
+        assert nights.prune(replica).hold is None
+        assert good.ref not in list(replica.refs())

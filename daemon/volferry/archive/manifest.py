@@ -72,6 +72,7 @@ class CountsPart(_Part, frozen=True, omit_defaults=True):
     stored_bytes: Count
     unread_entries: Count = 0  # of `entries`
     unread_bytes: Count = 0  # of `source_bytes`
+    unreadable: Count = 0  # findings of that kind
 
 
 class ExcludedPart(_Part, frozen=True):

@@ -1,4 +1,4 @@
-"""`volferry accept`: a person has looked at a suspicious backup, and it is as it should be."""
+"""`volferry accept`: a person has looked at a backup that is suspicious, or could not read all, and it is as it should be."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def accept(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Say that a suspicious backup is as it should be. Later ones are compared with it, and prune lets go of older ones."""
+    """Say that a backup is as it should be. It may be suspicious, or lack what could not be read; later ones are compared with it, and prune
+    lets go of older ones.
+    """
     from volferry.operations import acceptance  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
@@ -57,9 +59,9 @@ def accept(
 
 def _check(repository: Repository, ref: BackupRef, *, undo: bool) -> None:
     """Raises UsageError where there is nothing to accept, or to take back."""
-    from volferry.operations.acceptance import accepted_ids, is_suspicious  # noqa: PLC0415
+    from volferry.operations.acceptance import accepted_ids, may_be_accepted  # noqa: PLC0415
 
     if undo and ref.id not in accepted_ids(repository, ref.host, ref.volume):
         raise UsageError(f"{ref} was not accepted: there is nothing to undo")
-    if not undo and not is_suspicious(repository.manifest(ref)):
+    if not undo and not may_be_accepted(repository.manifest(ref)):
         raise UsageError(f"{ref} is not suspicious: there is nothing to accept")

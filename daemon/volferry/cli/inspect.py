@@ -145,15 +145,14 @@ def _whole(trouble: Trouble | None) -> dict[str, Any]:
 
 
 def _accepted(session: Session, found: list[tuple[BackupRef, Manifest]]) -> set[BackupRef]:
-    """Of what is suspicious, what a person has accepted; nothing is asked of the store where nothing is."""
-    from volferry.operations.acceptance import accepted_ids, is_suspicious  # noqa: PLC0415
+    """Of what is suspicious, or could not read all, what a person has accepted; nothing is asked of the store where nothing is."""
+    from volferry.operations.acceptance import accepted_ids, may_be_accepted  # noqa: PLC0415
 
-    suspicious = {ref for ref, manifest in found if is_suspicious(manifest)}
+    asked = {ref for ref, manifest in found if may_be_accepted(manifest)}
     ids = {
-        place: accepted_ids(session.repository, *place)
-        for place in {(ref.host, ref.volume) for ref in suspicious}
+        place: accepted_ids(session.repository, *place) for place in {(ref.host, ref.volume) for ref in asked}
     }
-    return {ref for ref in suspicious if ref.id in ids[ref.host, ref.volume]}
+    return {ref for ref in asked if ref.id in ids[ref.host, ref.volume]}
 
 
 def _findings(manifest: Manifest, *, accepted: bool) -> str:

@@ -120,9 +120,10 @@ def _report(session: Session, result: Pruning) -> None:
     from volferry.retention import BEFORE_GAP  # noqa: PLC0415
 
     if result.hold is not None:
+        why = "are suspicious" if result.hold.is_suspicious else "could not read all that it has"
         say(
-            f"{result.volume}: {result.hold.good.id} is held until {local_time_text(result.hold.until)}: newer backups are "
-            f"suspicious (`volferry show {result.hold.first.volume}`); `volferry accept {result.hold.first.volume}` if they are as they should be"
+            f"{result.volume}: {result.hold.good.id} is held until {local_time_text(result.hold.until)}: newer backups {why} "
+            f"(`volferry show {result.hold.first.volume}`); `volferry accept {result.hold.first.volume}` if they are as they should be"
         )
     if waiting := sum(any(why.endswith(BEFORE_GAP) for why in each.reasons) for each in result.verdicts):
         say(
@@ -254,12 +255,12 @@ def _older(session: Session, name: str) -> BackupRef:
 
 
 def _not_held(session: Session, ref: BackupRef) -> BackupRef:
-    """Raises UsageError if it is the last one that was not suspicious, and nobody has accepted a newer one; StoreError if not all
-    manifests that were listed can be looked at for that.
+    """Raises UsageError if it is the last one that was not suspicious, or that could read what newer ones could not, and nobody has
+    accepted a newer one; StoreError if not all manifests that were listed can be looked at for that.
     """
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
     from volferry.damage import Condition  # noqa: PLC0415
-    from volferry.operations.acceptance import HELD, find_hold  # noqa: PLC0415
+    from volferry.operations.acceptance import HELD, READ, find_hold  # noqa: PLC0415
     from volferry.operations.prune import unsound_of  # noqa: PLC0415
 
     repository = session.repository
@@ -272,9 +273,10 @@ def _not_held(session: Session, ref: BackupRef) -> BackupRef:
     manifests = {each: manifest for each, manifest in found if isinstance(manifest, Manifest)}
     hollow, damaged = unsound_of(Condition.of(repository, ref.host, ref.volume), manifests)
     held = find_hold(repository, manifests, session.config.prune.hold, hollow=hollow, damaged=damaged)
-    if held is not None and held.reasons.get(ref.id) == HELD:
+    why = held.reasons.get(ref.id) if held is not None else None
+    if why in {HELD, READ}:
         raise UsageError(
-            f"{ref} is held: newer backups are suspicious; `volferry accept {ref.host}/{ref.volume}` if they are as they should be"
+            f"{ref} is {why}; `volferry accept {ref.host}/{ref.volume}` if they are as they should be"
         )
     return ref
 

@@ -1,11 +1,11 @@
-"""What a person has said of suspicious backups, and which older backup is held because of those of which nobody has said
-anything (docs/format.md, "Accepted backups").
+"""What a person has said of backups that are suspicious, or could not read all, and which older ones are held because of those of
+which nobody has said anything (docs/format.md, "Accepted backups").
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from volferry.archive.sealed import seal, unseal
 from volferry.errors import NoSuchObject, ObjectExists, ObjectLocked
 from volferry.layout import accepted_key, accepted_prefix
 from volferry.model import BACKUP_ID, BackupRef
+from volferry.operations.unread import last_readers, unread_paths
 from volferry.retention import Verdict, Within
 from volferry.stores.base import get, put
 
@@ -27,6 +28,9 @@ DEFAULT_HOLD = Within("30d")
 HELD = "held: newer backups are suspicious"
 FIRST = "held: the first that is suspicious"
 WITNESS = "held: the first after the time to hold"
+READ = "held: newer backups could not read all of it"
+FIRST_UNREAD = "held: the first that could not read all"
+_BY_WEIGHT = (HELD, READ, FIRST, FIRST_UNREAD, WITNESS)
 _SUSPICIOUS = {"shrunk", "rewritten"}
 _AHEAD = timedelta(days=1)  # of the store's clock: a time that is more than that is wrong
 # The next day, and the time of the day before, though a backup may be a little earlier.
@@ -39,9 +43,10 @@ class Hold:
     """Older backups that stay, whatever the policy says, until somebody accepts a newer one or `until`."""
 
     good: BackupRef
-    first: BackupRef  # the oldest of the suspicious ones after it: the hold counts from that
+    first: BackupRef  # the oldest of those after it that are the reason: the hold counts from that
     until: datetime
     reasons: dict[str, str]  # why a backup stays, by its id
+    is_suspicious: bool = True  # or else the newer ones could not read all that it has
 
     def on(self, verdicts: Iterable[Verdict]) -> list[Verdict]:
         """With the reasons that it adds."""
@@ -56,6 +61,11 @@ def is_suspicious(manifest: Manifest) -> bool:
     return any(finding.kind in _SUSPICIOUS for finding in manifest.findings)
 
 
+def may_be_accepted(manifest: Manifest) -> bool:
+    """Whether there is anything to say of it."""
+    return is_suspicious(manifest) or bool(unread_paths(manifest))
+
+
 def find_hold(
     repository: Repository,
     manifests: Mapping[BackupRef, Manifest],
@@ -65,42 +75,73 @@ def find_hold(
     damaged: Collection[BackupRef] = (),
     accepted: Iterable[str] | None = None,
 ) -> Hold | None:
-    """Of the backups of one volume. Nothing is asked of the store where the newest is sound and not suspicious. `accepted` are
+    """Of the backups of one volume: the last good one where newer ones are suspicious, and the last ones that could read what newer ones
+    could not. Nothing is asked of the store where the newest is sound, not suspicious, and whole. `accepted` are
     ids that are known to be, if they are not to be looked for. Raises StoreError.
 
     `hollow` ones miss objects, and are held only where there is nothing better. One that was found damaged is held as if it
     were not, since somebody may have said so who is wrong; and so is the newest good one that is neither.
     """
-    ordered = sorted(manifests, key=lambda ref: ref.id)
+    newest_first = sorted(manifests, key=lambda ref: ref.id, reverse=True)
     known = None if accepted is None else set(accepted)
-    since: list[BackupRef] = []  # newest first: suspicious
+    if known is None:
+        about = next((ref for ref in newest_first if may_be_accepted(manifests[ref])), None)
+        sound = next((ref for ref in newest_first if ref not in hollow and ref not in damaged), None)
+        if about is None or (sound is not None and about.id < sound.id):
+            return None
+        known = accepted_ids(repository, about.host, about.volume)
+    good = [ref for ref in newest_first if ref.id in known or not is_suspicious(manifests[ref])]
+    since, held = _last_good(newest_first, set(good), hollow, damaged)
+    found = [_Candidate(held, since, HELD, FIRST)] if since and held else []
+    # Of the suspicious ones as well, which are all that there is once the last good one is gone.
+    for refs in (good, newest_first) if since else (good,):
+        readers = last_readers(manifests, refs, accepted=known, hollow=hollow, damaged=damaged)
+        found += [_Candidate([ref], those, READ, FIRST_UNREAD) for ref, those in readers]
+    if not found:
+        return None
+    times = _Times.of(repository, manifests, newest_first[0])
+    holds = [each for candidate in found if (each := times.hold(candidate, hold)) is not None]
+    if not holds:
+        return None
+    main = holds[0] if holds[0].is_suspicious else max(holds, key=lambda each: each.until)
+    reasons: dict[str, str] = {}
+    for each in holds:
+        for backup_id, reason in each.reasons.items():
+            reasons[backup_id] = min(reason, reasons.get(backup_id, reason), key=_BY_WEIGHT.index)
+    return replace(main, reasons=reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """Backups to hold, those since that are the reason, newest first, and what is said of them and of the first of these."""
+
+    held: Sequence[BackupRef]
+    since: Sequence[BackupRef]
+    why: str
+    first: str
+
+
+def _last_good(
+    newest_first: Sequence[BackupRef],
+    good: Collection[BackupRef],
+    hollow: Collection[BackupRef],
+    damaged: Collection[BackupRef],
+) -> tuple[list[BackupRef], list[BackupRef]]:
+    """The suspicious ones since the last good one, newest first, and what is to be held as that."""
+    since: list[BackupRef] = []
     held: list[BackupRef] = []
     remnant: BackupRef | None = None
-    for ref in reversed(ordered):
-        if is_suspicious(manifests[ref]):
-            known = accepted_ids(repository, ref.host, ref.volume) if known is None else known
-            if ref.id not in known:
-                since.append(ref)
-                continue
-        if ref in hollow:
+    for ref in newest_first:
+        if ref not in good:
+            since.append(ref)
+        elif ref in hollow:
             remnant = remnant or ref
         elif ref not in damaged:
             held.append(ref)
             break
         elif not held:
             held.append(ref)
-    held = held or ([remnant] if remnant is not None else [])
-    if not since or not held:
-        return None  # none is left that was not
-    times = _Times.of(repository, manifests, since[-1])
-    first, began = times.beginning(since)
-    witness, until = times.end(first, began, hold)
-    if until == began or until <= times.now:
-        return None
-    reasons = {each.id: HELD for each in held} | {first.id: FIRST}
-    if witness is not None:
-        reasons.setdefault(witness.id, WITNESS)
-    return Hold(held[-1], first, until, reasons)
+    return since, held or ([remnant] if remnant is not None else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +160,18 @@ class _Times:
             for info in repository.objects("manifests", ref.host, ref.volume)
         }
         return cls(now, manifests, stored)
+
+    def hold(self, candidate: _Candidate, span: Within) -> Hold | None:
+        """None if its time is over."""
+        first, began = self.beginning(candidate.since)
+        witness, until = self.end(first, began, span)
+        if until == began or until <= self.now:
+            return None
+        reasons = {each.id: candidate.why for each in candidate.held}
+        reasons.setdefault(first.id, candidate.first)
+        if witness is not None:
+            reasons.setdefault(witness.id, WITNESS)
+        return Hold(candidate.held[-1], first, until, reasons, is_suspicious=candidate.why == HELD)
 
     def beginning(self, since: Sequence[BackupRef]) -> tuple[BackupRef, datetime]:
         """Of a time to hold: the oldest of those since whose time can be believed, and that time. What is ahead of the store's clock

@@ -240,6 +240,7 @@ def _manifest(
             stored_bytes=stats.stored_bytes,
             unread_entries=unread_entries,
             unread_bytes=unread_bytes,
+            unreadable=found.reading.unreadable,
         ),
         excluded=ExcludedPart(
             patterns=work.settings.excludes.patterns,

@@ -25,7 +25,7 @@ from volferry.errors import (
 )
 from volferry.interrupts import held_back
 from volferry.layout import needed_objects
-from volferry.operations.acceptance import DEFAULT_HOLD, copy_accepted, find_hold, is_suspicious
+from volferry.operations.acceptance import DEFAULT_HOLD, copy_accepted, find_hold, may_be_accepted
 from volferry.operations.prune import judged, unsound_of, volume_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def copy_volume(
             result.copied.append(ref)
     result.sent_bytes, result.mended = sender.sent_bytes, sender.mended
     both = [ref for ref in manifests if ref in there or ref in result.copied]
-    copy_accepted(source, target, [ref for ref in both if is_suspicious(manifests[ref])])
+    copy_accepted(source, target, [ref for ref in both if may_be_accepted(manifests[ref])])
     return result
 
 

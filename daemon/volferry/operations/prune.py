@@ -24,7 +24,7 @@ from volferry.layout import (
     ref_of_manifest,
 )
 from volferry.model import BackupRef, Volume, VolumeUse, age_of, is_backup_id
-from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, is_suspicious
+from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, may_be_accepted
 from volferry.retention import Verdict, judge
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def prune_volume(
             result.locked.append(str(error))
             continue
         result.forgotten.append(ref)
-        if is_suspicious(manifests[ref]) and not dry_run:
+        if may_be_accepted(manifests[ref]) and not dry_run:
             drop(repository, ref)
         result.freed_bytes += sum(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))

@@ -70,6 +70,7 @@ class VolumeReading:
         self.read_bytes = 0
         self.findings: list[Finding] = []
         self.findings_total = 0
+        self.unreadable = 0  # of these
 
     @property
     def totals(self) -> Totals:
@@ -367,6 +368,7 @@ class VolumeReading:
 
     def _found(self, finding: Finding) -> None:
         self.findings_total += 1
+        self.unreadable += finding.kind == "unreadable"
         if len(self.findings) < MOST_FINDINGS:
             self.findings.append(finding)
             self._observer.finding(finding)
