@@ -221,8 +221,10 @@ def _print(
     for name in names:
         error = wrong.get(name) or (last[name].error if name in last else "")
         if error:
-            then = f"{local_time_text(last[name].began)}: " if name in last and name not in wrong else ""
-            print(f"{name}: {then}{'accepted: ' if name in accepted and name not in wrong else ''}{error}")
+            then = (
+                f" (run of {local_time_text(last[name].began)})" if name in last and name not in wrong else ""
+            )
+            print(f"{name}: {'accepted: ' if name in accepted and name not in wrong else ''}{error}{then}")
 
 
 def _next(found: Appointment | None, now: datetime) -> str:
