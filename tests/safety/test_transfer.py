@@ -483,6 +483,47 @@ def first_pass(transfer: Transfer) -> None:
     transfer.check_holds("volume")
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM])
+@pytest.mark.parametrize("name", ["small", "large", "dir"])
+def test_a_target_that_cannot_hold_attributes_is_known_before_the_comparison_that_finds_them(
+    library: Path, name: str, number: int
+) -> None:
+    with way() as made:
+        (made.source / "dir").mkdir()
+        (made.source / "small").write_text("small")
+        (made.source / "large").write_bytes(bytes(LEAST_BYTES))
+        os.setxattr(made.source / name, "user.key", b"value")
+        made.environments["target"] |= environment(library, fault("setxattr", number, f"/{name}"))
+        made.transfer.run()
+        made.transfer.check_holds("volume")  # which is a warning
+        with pytest.raises(RestoreMismatch, match=f"attributes of '{name}': nothing was stopped"):
+            made.transfer.check_holds("volume", checksum=True)
+        # What has changed since is no matter of the file system.
+        os.setxattr(made.source / name, "user.key", b"other")
+        made.transfer.check_holds("volume", checksum=True)
+        made.environments["target"].clear()
+        made.transfer.run(last=True)
+        made.transfer.check_holds("volume", checksum=True)
+        made.transfer.check(checksum=True)
+        made.assert_same()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, 524])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_large_file_changes_on_a_file_system_without_attributes(
+    library: Path, side: str, number: int
+) -> None:
+    with way() as made:
+        large = made.source / "large"
+        large.write_bytes(random.Random(1).randbytes(LEAST_BYTES))
+        made.environments[side] |= environment(library, fault("llistxattr", number, "/large"))
+        made.transfer.run()
+        write_at(large, MEGABYTE, b"changed")
+        assert made.transfer.run(last=True).sent_bytes < 2 * MEGABYTE
+        made.transfer.check(checksum=True)
+        made.assert_same()
+
+
 @contextmanager
 def onto(kind: str, *, counted: bool) -> Iterator[tuple[Way, Transfer]]:
     """A way whose target is on one of MOUNTS."""

@@ -20,6 +20,16 @@ os.chdir(sys.argv[1])
 """
     + tree_scripts.HOLES_SCRIPT
     + r"""
+UNSUPPORTED = """
+    + tree_scripts.UNSUPPORTED
+    + r"""
+def attributes(file):
+    try:
+        return os.listxattr(file)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return []
 skip = holes_are_true()
 source, out = sys.stdin.buffer, sys.stdout.buffer
 def number(size):
@@ -134,12 +144,7 @@ def part(path, block, first, last, digests):
                 if not is_known(at, digest(piece)):
                     give(at, piece)
         now = os.fstat(file)
-        try:
-            names = [name for name in os.listxattr(file) if name != "security.selinux"]
-        except OSError as error:
-            if error.errno not in {tree_scripts.UNSUPPORTED}:
-                raise
-            names = []
+        names = [name for name in attributes(file) if name != "security.selinux"]
         values = [(os.fsencode(name), os.getxattr(file, name)) for name in names]
     finally:
         os.close(file)
@@ -164,6 +169,8 @@ while length := source.read(4):
 # Takes "F", path length (4), path, block size (8); "B" as above for the file of the last "F"; "E" as above, which ends it.
 PATCH_SCRIPT = f"""{_COMMON}
 file, status = -1, 0
+# Errors with which a file system keeps an attribute that is its own, or the kernel's.
+kept = (*{tree_scripts.UNSUPPORTED}, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENODATA)
 def quoted(path):
     return "".join(
         chr(each) if 32 <= each < 127 and each not in b'"' + bytes([92]) else "%c%03o" % (92, each) for each in path
@@ -195,11 +202,12 @@ while kind := source.read(1):
         os.ftruncate(file, number(8))
         mode, owner, group = number(4), number(4), number(4)
         modified = int.from_bytes(source.read(16), "big", signed=True)
-        for name in os.listxattr(file):
+        for name in attributes(file):
             try:
                 os.removexattr(file, name)
-            except OSError:
-                pass
+            except OSError as error:
+                if error.errno not in kept:
+                    raise
         tried(f"change ownership to uid {{owner}}, gid {{group}}", os.fchown, owner, group)
         tried(f"change mode to {{stat.filemode(mode)[1:]}}", os.fchmod, mode)
         for _ in range(number(2)):

@@ -68,7 +68,7 @@ for path in paths():
 
 # For each NUL-ended path on stdin, 17 bytes on stdout: "=" and the XXH3-128 digest of its extended attributes (but the SELinux label, which is
 # the mount's) and, of a regular file, its content; "!" and zeros if these cannot be read, or not to the end that its size says. Blocks of nothing but zeros are passed over, and true
-# holes not read: it makes no difference what of them is on the disk.
+# holes not read: it makes no difference what of them is on the disk. With a second argument, of the attributes alone.
 DIGEST_SCRIPT = f"""{_PATHS}{HOLES_SCRIPT}
 from xxhash import xxh3_128
 out = sys.stdout.buffer
@@ -113,7 +113,7 @@ def digest(path):
         if name != "security.selinux":
             value = os.getxattr(path, name, follow_symlinks=False)
             found.update(b"%s %d " % (os.fsencode(name), len(value)) + value)
-    if stat.S_ISREG(os.lstat(path).st_mode):
+    if len(sys.argv) == 2 and stat.S_ISREG(os.lstat(path).st_mode):
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             content(file, found)
@@ -260,8 +260,8 @@ def clear_command(directory: str) -> list[str]:
     return python_command(CLEAR_SCRIPT, directory)
 
 
-def digest_command(directory: str) -> list[str]:
-    return python_command(DIGEST_SCRIPT, directory)
+def digest_command(directory: str, *, content: bool = True) -> list[str]:
+    return python_command(DIGEST_SCRIPT, directory, *([] if content else ["attributes"]))
 
 
 def end_command(directory: str) -> list[str]:

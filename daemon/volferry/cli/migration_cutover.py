@@ -86,7 +86,7 @@ def move(
         try:
             if plan.carried is not None:
                 copy_images(sides.source, sides.target, plan.carried, observer)
-            pass_by_pass(legs, observer)
+            pass_by_pass(legs, observer, checksum=wanted.checksum)
             if crew is not None:  # what the engine refuses is known before anything is stopped
                 crew.make()
                 report.made = crew.names

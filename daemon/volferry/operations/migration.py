@@ -45,7 +45,7 @@ class Leg:
         return sum(each.sent_bytes for each in self.passes)
 
 
-def pass_by_pass(legs: Sequence[Leg], observer: Observer) -> None:
+def pass_by_pass(legs: Sequence[Leg], observer: Observer, *, checksum: bool) -> None:
     """While the services run: everything, then what changed meanwhile, for as long as each round takes much less time than the one
     before. After the first, what a target's file system cannot hold ends it: nothing is stopped by then. Raises VolferryError.
     """
@@ -66,7 +66,7 @@ def pass_by_pass(legs: Sequence[Leg], observer: Observer) -> None:
         )
         if before is None:
             for leg in legs:
-                leg.transfer.check_holds(leg.target)
+                leg.transfer.check_holds(leg.target, checksum=checksum)
         if took < _SHORT_SECONDS or (before is not None and took > before * _MUCH_SHORTER):
             return
         before = took

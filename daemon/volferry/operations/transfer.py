@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import filecmp
 import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.index import file_blocks
 from volferry.archive.listing import Entry, paired, parse_record, path_of, split_records
 from volferry.archive.scripts import delete_paths_script
-from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, clear_command, digest_command
+from volferry.archive.tree_scripts import clear_command
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.interrupts import held_back
 from volferry.model import printable
@@ -26,6 +25,7 @@ from volferry.operations.changes import Changes, Known, ListingFile, changes_bet
 from volferry.operations.comparison import MIGRATED, check_held, check_same, has_inherited_bit
 from volferry.operations.directory_modes import modes_in
 from volferry.operations.ends import ENDLESS_BYTES, odd_ends
+from volferry.operations.place_digests import compared
 from volferry.operations.place_listing import list_place, list_source
 from volferry.operations.squashed import Ground
 from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 _FIRM = Ground()
 _READ_BYTES = 1 << 20
-_PROGRESS_ENTRIES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,23 +222,33 @@ class Transfer:
     def _sync_target(self) -> None:
         run(self._target.helper, sync_command(self._target.directory), "writing the volume to the disk")
 
-    def check_holds(self, volume: str) -> None:
-        """After a pass, while the source may be written to: whether the target's file system holds modes, owners and times. Raises
-        RestoreMismatch if an entry has others there, though it has not changed in the source.
+    def check_holds(self, volume: str, *, checksum: bool = False) -> None:
+        """After a pass, while the source may be written to: whether the target's file system holds modes, owners and times, and with
+        `checksum` attributes, which are compared then. Raises RestoreMismatch if an entry has others there, though it has not changed in the source.
         """
         known = self._known
         if known is None:
             return
         there = list_place(self._target, self._spool / "held", marked=True)
         differing = self._spool / "differing"
-        if not _write_pairs(differing, known, there, _not_held):
+        if _write_pairs(differing, known, there, _not_held):
+            self._check_changed(differing, known, volume, "owner, mode or time")
+        if checksum:
+            sides = self._compared(known.records(), there.entries, content=False)
+            with differing.open("wb") as out:
+                out.writelines(record + b"\0" for record, same in sides if not same)
+            self._check_changed(differing, known, volume, "attributes")
+
+    def _check_changed(self, differing: Path, known: Known, volume: str, what: str) -> None:
+        """Raises RestoreMismatch if one of these records is in the source as it was."""
+        if not differing.stat().st_size:
             return
         now = list_source(self._source, self._spool / "now", self._observer)
         for mine, record in paired_records(split_records(file_blocks(differing)), now.records()):
             if mine is not None and mine == record and path_of(mine) not in known.doubted:
                 path = printable(path_of(mine)) or "the root directory"
                 raise RestoreMismatch(
-                    f"the file system of volume {volume} on the target cannot hold the owner, mode or time of {path!r}: nothing was stopped; choose a volume on "
+                    f"the file system of volume {volume} on the target cannot hold the {what} of {path!r}: nothing was stopped; choose a volume on "
                     "another one, or restore a backup there, which counts what is not as it was"
                 )
 
@@ -286,19 +295,18 @@ class Transfer:
                     out.write((mine if proven and mine is not None else _made_unequal(other)) + b"\0")
         return Known(known, now.trusted_seconds)
 
-    def _compared(self, records: Iterator[bytes], total: int) -> Iterator[tuple[bytes, bool]]:
-        """Each record, and whether content and attributes are the same on both sides."""
-        path = self._spool / "compared"
-        with path.open("wb") as out:
-            for record in records:
-                out.write(record + b"\0")
-        self._observer.phase("comparing contents", total_entries=total)
-        with _digests(self._source, path) as here, _digests(self._target, path) as there:
-            for done, record in enumerate(split_records(file_blocks(path))):
-                one, other = here(), there()
-                yield record, one == other and one[:1] != UNREADABLE
-                if done % _PROGRESS_ENTRIES == 0:
-                    self._observer.advance(done_bytes=0, done_entries=done)
+    def _compared(
+        self, records: Iterator[bytes], total: int, *, content: bool = True
+    ) -> Iterator[tuple[bytes, bool]]:
+        return compared(
+            self._source,
+            self._target,
+            records,
+            self._spool / "compared",
+            self._observer,
+            total=total,
+            content=content,
+        )
 
     def _clear(self, changes: Changes) -> None:
         lines = Lines()
@@ -360,33 +368,6 @@ def _made_unequal(record: bytes) -> bytes:
     """With no change time that any listing has."""
     entry = parse_record(record)
     return entry.path + b"//" + b" ".join(entry.stat._replace(ctime=b"-1.0"))
-
-
-@contextmanager
-def _digests(place: Place, records: Path) -> Iterator[Callable[[], bytes]]:
-    """Gives the digest of one entry after another."""
-    lines = Lines()
-    process = place.helper.start(
-        digest_command(place.directory), stdin=True, on_stderr=lines.add, bulk="stdout"
-    )
-    rest = bytearray()
-
-    def take() -> bytes:
-        while len(rest) < DIGEST_BYTES:
-            more = process.read(_READ_BYTES)
-            if not more:
-                checked(process.wait() or 1, lines, "reading the volume")
-            rest.extend(more)
-        found = bytes(rest[:DIGEST_BYTES])
-        del rest[:DIGEST_BYTES]
-        return found
-
-    paths = (path_of(record) or b"." for record in split_records(file_blocks(records)))
-    with feeding(process, paths):
-        yield take
-    while process.read(_READ_BYTES):
-        pass
-    checked(process.wait(), lines, "reading the volume")
 
 
 def _both(work: Callable[[int], None]) -> None:
