@@ -83,8 +83,10 @@ def is_alive(state_directory: Path, run_id: str) -> bool:
     """Whether the process of that run still exists. Raises VolferryError where the file system has no locks, and so no answer."""
     try:
         descriptor = os.open(state_directory / _RUNS / run_id / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:  # nothing of a run is removed while nobody knows
+        return True
     try:
         lock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, state_directory)
     except BlockingIOError:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import textwrap
@@ -48,6 +50,20 @@ def run_of_another_process(
             process.kill()
             if int(child):
                 subprocess.run(["kill", "-9", child], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_run_whose_lock_cannot_be_looked_at_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with begin_run(tmp_path) as run, monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuses)
+        remove_dead(tmp_path)
+        assert is_alive(tmp_path, run.id)
+        assert run.spool.is_dir()
 
 
 def test_a_run_lives_from_its_beginning_to_its_end(tmp_path: Path) -> None:
