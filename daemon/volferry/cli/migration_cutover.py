@@ -175,12 +175,13 @@ def _check_apart(plan: MigrationPlan, made: MadeVolumes, reading: Helper, writin
     from volferry.operations.new_volume import leads_elsewhere  # noqa: PLC0415
     from volferry.operations.same_data import find_overlap  # noqa: PLC0415
 
+    # In the engines' own data, one volume is not another, nor in it.
+    if not any(leads_elsewhere(volume) for each in plan.volumes for volume in (each.source, each.target)):
+        return
     sources = {reading.directory(each.source.name): each for each in plan.volumes}
     targets = {writing.directory(each.target.name): each for each in plan.volumes}
-    # In the engines' own data, one volume is not in another.
-    below = any(leads_elsewhere(volume) for each in plan.volumes for volume in (each.source, each.target))
     full = [directory for directory, each in targets.items() if each.state in {"existing", "resumed"}]
-    found = find_overlap(reading, list(sources), writing, list(targets), below=below, full=full)
+    found = find_overlap(reading, list(sources), writing, list(targets), below=True, full=full)
     if found is None:
         return
     made.doubt()
