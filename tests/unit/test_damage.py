@@ -184,6 +184,22 @@ def test_next_steps_name_the_store_that_was_given(lab: Lab) -> None:
         assert f"`volferry backup vol --store {lab.store}` on host" in done.stderr, done.story
 
 
+def test_status_says_that_a_manifest_is_damaged(lab: Lab) -> None:
+    first = lab.back_up()
+    assert "cannot be restored" not in lab.cli("status", "--host", "host").stderr
+    (manifest,) = (lab.store / "manifests" / "host" / "vol").iterdir()
+    manifest.write_bytes(manifest.read_bytes()[:10])
+    done = lab.cli("status", "--host", "host", "--json")
+    assert done.code == 1
+    assert (
+        f"{first} cannot be restored as a whole: manifests/host/vol/{first.id}.json is damaged" in done.stderr
+    )
+    (volume,) = done.json["volumes"]
+    assert [each["id"] for each in volume["not_whole"]] == [first.id]
+    step = lab.cli("verify", "--host", "host", "vol", "--store", str(lab.store)).stderr
+    assert f"--to STORE --store {lab.store}" not in step
+
+
 def test_prune_without_a_policy_says_that_all_stay(lab: Lab) -> None:
     lab.back_up()
     assert "nothing says which backups of vol to forget" in lab.cli("prune", "--host", "host").exits(0).stdout

@@ -53,7 +53,7 @@ class Session:
         if self._store_option is None:
             return step
         option = f" --store {shlex.quote(self._store_option)}`"
-        return re.sub(r"(`volferry [^`]*)`", lambda found: found[1] + option, step)
+        return re.sub(r"(`volferry (?![^`]*--store )[^`]*)`", lambda found: found[1] + option, step)
 
     @cached_property
     def engine(self) -> Engine:

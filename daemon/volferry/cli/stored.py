@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from volferry.cli.surroundings import zone_of
 from volferry.cli.text import local_time_text, size_text
-from volferry.errors import NoSuchStore, VolferryError
+from volferry.errors import DamagedObject, NoSuchStore, VolferryError
 from volferry.schedule import due
 from volferry.verification_log import VerificationLog
 
@@ -27,13 +27,22 @@ def troubles_of_host(session: Session, *, needs_store: bool) -> tuple[dict[Backu
     where the store is needed: else there may be none yet.
     """
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
-    from volferry.damage import Condition, troubled  # noqa: PLC0415
+    from volferry.damage import Condition, Trouble, next_step_of_manifest, troubled  # noqa: PLC0415
+    from volferry.layout import manifest_key  # noqa: PLC0415
+    from volferry.operations.prune import newest_of  # noqa: PLC0415
 
     try:
         repository, host = session.repository, session.host
         found = repository.manifests(host=host, cache=session.manifest_cache(repository))
         backups = [(ref, manifest) for ref, manifest in found if isinstance(manifest, Manifest)]
-        return (troubled(repository, Condition.of(repository, host), backups) if backups else {}), ""
+        troubles = troubled(repository, Condition.of(repository, host), backups) if backups else {}
+        newest = newest_of([ref for ref, _ in found])
+        for ref, manifest in found:
+            if isinstance(manifest, DamagedObject):
+                step = next_step_of_manifest(ref, is_newest=ref in newest)
+                key = manifest_key(ref)
+                troubles[ref] = Trouble({key: str(manifest).removeprefix(f"{key} ")}, next_step=step)
+        return troubles, ""
     except NoSuchStore:
         if needs_store:
             raise
