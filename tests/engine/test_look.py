@@ -224,3 +224,16 @@ def test_no_pack_is_needed(world: World, volume: str, tmp_path: Path) -> None:
         "json",
         "files.zst",
     ]
+
+
+def test_status_says_that_the_last_backup_is_gone_from_the_store(world: World, volume: str) -> None:
+    world.cli("status").exits(0)
+    (manifest,) = world.objects(f"manifests/{world.host}/{volume}")
+    manifest.unlink()
+    done = world.cli("status").exits(1)
+    assert (
+        f"@{manifest.stem} cannot be restored as a whole: manifests/{world.host}/{volume}/{manifest.name} is missing"
+        in done.stderr
+    )
+    world.cli.backup(volume)
+    world.cli("status").exits(0)

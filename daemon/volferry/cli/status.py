@@ -53,7 +53,12 @@ def status(
     last = history.last()
     appointments, wrong, there, trouble = _appointments(session, history, now)
     # A place that somebody types and of which nothing is known is mistyped; the configured store is made by the first backup.
-    troubles, unknown = troubles_of_host(session, needs_store=store is not None and not last)
+    done = {
+        name: run.backup
+        for name, run in last.items()
+        if run.good and run.backup and run.store and name in there and run.host == session.host
+    }
+    troubles, unknown = troubles_of_host(session, done, needs_store=store is not None and not last)
     accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now)
     due = {each.volume: each for each in appointments}

@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING, Any
 from volferry.cli.surroundings import zone_of
 from volferry.cli.text import local_time_text, size_text
 from volferry.errors import DamagedObject, NoSuchStore, VolferryError
+from volferry.model import BackupRef
 from volferry.schedule import due
 from volferry.verification_log import VerificationLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from volferry.cli.session import Session
     from volferry.damage import Trouble
     from volferry.history import PastRun
-    from volferry.model import BackupRef
     from volferry.schedule import Due
     from volferry.verification_log import VerifyRun
 
 
-def troubles_of_host(session: Session, *, needs_store: bool) -> tuple[dict[BackupRef, Trouble], str]:
-    """Backups of this host that cannot be restored as a whole, by a LIST of the store; and why that is not known. Raises UnknownStore
-    where the store is needed: else there may be none yet.
+def troubles_of_host(
+    session: Session, done: Mapping[str, str], *, needs_store: bool
+) -> tuple[dict[BackupRef, Trouble], str]:
+    """Backups of this host that cannot be restored as a whole, by a LIST of the store; and why that is not known. Of `done`, ids of the last
+    backups by their volumes, those are among them that the store does not have, nor a newer one: the newest is never let go. Raises
+    UnknownStore where the store is needed: else there may be none yet.
     """
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
     from volferry.damage import Condition, Trouble, next_step_of_manifest, troubled  # noqa: PLC0415
@@ -42,6 +45,12 @@ def troubles_of_host(session: Session, *, needs_store: bool) -> tuple[dict[Backu
                 step = next_step_of_manifest(ref, is_newest=ref in newest)
                 key = manifest_key(ref)
                 troubles[ref] = Trouble({key: str(manifest).removeprefix(f"{key} ")}, next_step=step)
+        there = {ref.volume: ref.id for ref in newest}
+        for volume, backup in done.items():
+            if backup > there.get(volume, ""):
+                ref = BackupRef(host, volume, backup)
+                step = next_step_of_manifest(ref, is_newest=True)
+                troubles[ref] = Trouble({manifest_key(ref): "is missing"}, next_step=step)
         return troubles, ""
     except NoSuchStore:
         if needs_store:
