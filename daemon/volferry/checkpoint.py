@@ -211,6 +211,14 @@ def find_checkpoints(directory: Path) -> list[Checkpoint]:
     return usable[::-1]
 
 
+def any_packs(directory: Path) -> bool:
+    """Whether a run whose checkpoint is in `directory` has committed a pack. Nothing is read, however large the checkpoints are."""
+    try:
+        return any(path.stat().st_size for path in directory.glob("*/packs"))
+    except OSError:
+        return False
+
+
 def remove_checkpoints(directory: Path) -> None:
     """All those of a volume, or the one in `directory`, once they are worth nothing."""
     shutil.rmtree(directory, ignore_errors=True)

@@ -312,7 +312,7 @@ class _Tee(io.RawIOBase):
         return data
 
     def change(self, begin: int, end: int, change: Callable[[bytes], bytes]) -> None:
-        """What has been read from the one offset to the other, and is not decided; it stays as long as it is."""
+        """Changes the bytes from one offset to the other, which were read and not yet decided on; `change` must keep their number."""
         part = slice(begin - self._offset, end - self._offset)
         self._pending[part] = change(bytes(self._pending[part]))
 

@@ -165,7 +165,7 @@ while length := source.read(4):
     out.flush()
 """
 
-# What cannot be set is said as `tar` says it, whose exit status it has.
+# It reports what it cannot set in the words of `tar`, and ends with the same exit status.
 # Takes "F", path length (4), path, block size (8); "B" as above for the file of the last "F"; "E" as above, which ends it.
 PATCH_SCRIPT = f"""{_COMMON}
 file, status = -1, 0

@@ -84,7 +84,7 @@ def back_up_one(
         HelperInBackground(session.engine, run, settings, [volume.mountable]) as helper,
     ):
         # Imported and opened while the helper comes up.
-        from volferry.checkpoint import find_checkpoints  # noqa: PLC0415
+        from volferry.checkpoint import any_packs  # noqa: PLC0415
         from volferry.index_cache import IndexCache  # noqa: PLC0415
         from volferry.interrupts import held_back  # noqa: PLC0415
         from volferry.journal import Journal  # noqa: PLC0415
@@ -146,13 +146,13 @@ def back_up_one(
                 )
         except BaseException as error:
             with held_back():
-                if isinstance(error, Interrupted) and find_checkpoints(state / "checkpoints"):
-                    say(
-                        f"{volume.name}: what was stored so far stays, and the same command goes on from there"
-                    )
                 hooks.after(str(error))
                 for problem in (*still.problems, *hooks.problems):
                     say(f"volferry: {volume.name}: {problem}")
+                if isinstance(error, Interrupted) and any_packs(state / "checkpoints"):
+                    say(
+                        f"{volume.name}: what was stored so far stays, and the same command goes on from there"
+                    )
             raise
         try:
             still.await_health()

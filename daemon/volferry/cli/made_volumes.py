@@ -90,7 +90,7 @@ class MadeVolumes:
 
 @contextmanager
 def made_volumes(engine: Engine, where: str = "") -> Iterator[MadeVolumes]:
-    """`where` is said of those that cannot be removed: ` on the target`."""
+    """`where` ends the message about a volume that cannot be removed: ` on the target`."""
     made = MadeVolumes(engine, where)
     try:
         yield made

@@ -1,5 +1,5 @@
-"""What a person has said of backups that are suspicious, or could not read all, and which older ones are held because of those of
-which nobody has said anything (docs/format.md, "Accepted backups").
+"""Backups that a person has accepted though they are suspicious, or could not read all, and older ones that are held because nobody has accepted
+a newer one (docs/format.md, "Accepted backups").
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def find_hold(
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """Backups to hold, those since that are the reason, newest first, and what is said of them and of the first of these."""
+    """Backups to hold, those since that are the reason, newest first, and the reasons that prune gives for them and for the first of these."""
 
     held: Sequence[BackupRef]
     since: Sequence[BackupRef]

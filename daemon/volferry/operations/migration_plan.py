@@ -198,7 +198,7 @@ class Ends:
 
 
 def look_into(plan: MigrationPlan, each: PlannedVolume, ends: Ends, *, into_existing: bool) -> None:
-    """What the target volume holds, or the place that it is to be made of, and whether that is in the way."""
+    """Looks into the target volume, or the place that it is to be made of, for data that is in the way."""
     helper, name, source = ends.helper, each.target.name, each.source.name
     subject = f"volume {name} on the target"
     if not each.there:

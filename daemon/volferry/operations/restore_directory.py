@@ -156,7 +156,7 @@ def _kinds_reached(directory: Path, selection: Selection, opened: OpenedDirector
 
 
 def _ground(directory: Path, above: Sequence[bytes], opened: OpenedDirectories) -> Ground:
-    """Whoever is not root writes into no directory that its owner may not write, unless the restore has made it. Raises OSError."""
+    """Finds out whether the owner's rights bind volferry here: they do where it is not root, or the file system treats root as any user. Raises OSError."""
     root = os.geteuid() == 0
     try:
         squashed = is_squashed(directory)
