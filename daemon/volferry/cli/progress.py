@@ -32,7 +32,7 @@ class TerminalObserver:
         self._phase = ""
         self._totals: tuple[int | None, int | None] = (None, None)
         self._began = self._shown = time.monotonic()
-        self._findings = 0
+        self._findings = self._unsaid = 0
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -45,8 +45,8 @@ class TerminalObserver:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._findings > _MOST_FINDINGS:
-            print(f"  … and {self._findings - _MOST_FINDINGS} more (see `volferry show`)", file=sys.stderr)
+        if self._unsaid:
+            print(f"  … and {self._unsaid} more (see `volferry show`)", file=sys.stderr)
 
     def phase(self, name: str, *, total_bytes: int | None = None, total_entries: int | None = None) -> None:
         self._phase = name
@@ -72,8 +72,11 @@ class TerminalObserver:
 
     def finding(self, finding: Finding) -> None:
         self._findings += 1
-        if self._findings <= _MOST_FINDINGS:
-            self._say(f"  {finding.kind}: {printable(finding.path) or '(root)'}: {finding.detail}")
+        # One of the volume as a whole is worth more than the rest, and may come last.
+        if self._findings > _MOST_FINDINGS and finding.path:
+            self._unsaid += 1
+            return
+        self._say(f"  {finding.kind}: {printable(finding.path) or '(root)'}: {finding.detail}")
 
     def note(self, message: str) -> None:
         self._say(f"{self._subject}: {message}")
