@@ -221,6 +221,7 @@ def test_a_volume_with_data_is_refused(world: World, source: Path, tmp_path: Pat
         (b"no tar at all, whatever its name says\n" * 100, "not a tar"),
         (b"\x1f\x8b\x08 and then no gzip", "not a tar"),
         (b"\x28\xb5\x2f\xfd and then no zstd", "not a tar"),
+        (bytes(20 * 512), "holds nothing but the zeros"),
     ],
 )
 def test_what_is_no_tar_makes_no_volume(world: World, tmp_path: Path, content: bytes, words: str) -> None:
