@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from volferry.archive.manifest import FORMAT_VERSION
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, ObjectLocked, StoreError
-from volferry.layout import encode_name, manifest_key, needed_objects
+from volferry.layout import encode_name, manifest_key, needed_objects, ref_of_index
 from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _PACK = ".tar.zst"
 _MANIFEST = ".json"
 _MOST_BYTES = 64 << 10  # of a mark
 _FETCHES_AT_ONCE = 16
+NO_MANIFEST = "is missing, and no other manifest of the volume is there"
 
 
 def mark_key(info: ObjectInfo) -> str:
@@ -236,6 +237,31 @@ def troubled(
     for ref, trouble in found.items():
         trouble.next_step = next_step(ref, whole)
     return found
+
+
+def lost(
+    repository: Repository, refs: Iterable[BackupRef], host: str | None = None, volume: str | None = None
+) -> dict[BackupRef, Trouble]:
+    """Of volumes without any manifest among `refs`, all that were listed of the host and volume: the newest backup that has an index. Its
+    manifest was taken away, for the newest backup is never forgotten; or it is a first backup that ends at this moment, or that died at the very end.
+    """
+    there = {(ref.host, ref.volume) for ref in refs}
+    below = "" if host is None else f"{encode_name(host)}/"
+    below += f"{encode_name(volume)}/" if host is not None and volume is not None else ""
+    newest: dict[tuple[str, str], BackupRef] = {}
+    for info in repository.store.list(f"indexes/{below}"):
+        ref = ref_of_index(info.key)
+        if ref is None or volume not in {None, ref.volume}:
+            continue
+        place = ref.host, ref.volume
+        if place not in there and (place not in newest or newest[place].id < ref.id):
+            newest[place] = ref
+    # Once more: it may have ended meanwhile, and a share may leave out a name for a moment.
+    return {
+        ref: Trouble({manifest_key(ref): NO_MANIFEST}, next_step=next_step_of_manifest(ref, is_newest=True))
+        for place, ref in newest.items()
+        if not any(repository.refs(host=place[0], volume=place[1]))
+    }
 
 
 def next_step(ref: BackupRef, whole: Iterable[BackupRef]) -> str:

@@ -84,6 +84,14 @@ def ref_of_manifest(key: str) -> BackupRef | None:
     return BackupRef(host, volume, backup_id)
 
 
+def ref_of_index(key: str) -> BackupRef | None:
+    """Of the key of one of the two objects of a backup's index; None for any other."""
+    name = key.removesuffix(".frames.zst").removesuffix(".files.zst")
+    if name == key or not name.startswith("indexes/"):
+        return None
+    return ref_of_manifest(f"manifests/{name.removeprefix('indexes/')}.json")
+
+
 def manifests_prefix(host: str | None, volume: str | None) -> str:
     if host is None:
         return "manifests/"

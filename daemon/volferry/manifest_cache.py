@@ -1,6 +1,7 @@
 """Manifests that were read before, kept in the state directory: they never change, so none is fetched twice.
 
-Packs are deleted by what manifests name, and SQLite has no checksums: each row has a digest of its key and its bytes.
+Packs are deleted by what manifests name, and SQLite has no checksums: each row has a digest of its key and its bytes. Nor is a row believed of an object that
+was written since, as by somebody who edited it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from blake3 import blake3
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime
     from pathlib import Path
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS manifests (key TEXT PRIMARY KEY, data BLOB NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID
+CREATE TABLE IF NOT EXISTS manifests (
+    key TEXT PRIMARY KEY, data BLOB NOT NULL, digest BLOB NOT NULL, written TEXT NOT NULL
+) WITHOUT ROWID
 """
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _BUSY_SECONDS = 10
 
 
@@ -28,23 +32,32 @@ class ManifestCache:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def all(self, prefix: str) -> dict[str, bytes]:
-        """What is known, by key, of the keys that start with `prefix`. A row of which a bit has changed is not."""
+    def all(self, prefix: str, written: Mapping[str, datetime] | None = None) -> dict[str, bytes]:
+        """What is known, by key, of the keys that start with `prefix`. A row of which a bit has changed is not; nor one of an object that `written`
+        has, and of another time.
+        """
         if not self._path.exists():
             return {}
         try:
             with self._opened() as database:
                 # "0" is what comes after "/", with which a prefix ends.
                 rows = database.execute(
-                    "SELECT key, data, digest FROM manifests WHERE key >= ? AND key < ?",
+                    "SELECT key, data, digest, written FROM manifests WHERE key >= ? AND key < ?",
                     (prefix, f"{prefix[:-1]}0"),
                 )
-                return {key: data for key, data, digest in rows if _is_whole(key, data, digest)}
+                times = written or {}
+                return {
+                    key: data
+                    for key, data, digest, time in rows
+                    if _is_whole(key, data, digest) and (key not in times or _text(times[key]) == time)
+                }
         except (sqlite3.Error, OSError):
             return {}
 
-    def update(self, new: Mapping[str, bytes], gone: Iterable[str]) -> None:
-        """Keeps what was fetched, and forgets what is not in the store any longer."""
+    def update(
+        self, new: Mapping[str, bytes], gone: Iterable[str], written: Mapping[str, datetime] | None = None
+    ) -> None:
+        """Keeps what was fetched, with the times of the objects, and forgets what is not in the store any longer."""
         gone = list(gone)
         if not new and not gone:
             return
@@ -52,8 +65,11 @@ class ManifestCache:
             self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
             with self._opened() as database, database:
                 database.executemany(
-                    "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?)",
-                    [(key, data, _digest(key, data)) for key, data in new.items()],
+                    "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?)",
+                    [
+                        (key, data, _digest(key, data), _text((written or {}).get(key)))
+                        for key, data in new.items()
+                    ],
                 )
                 database.executemany("DELETE FROM manifests WHERE key = ?", [(key,) for key in gone])
         except (sqlite3.Error, OSError):
@@ -67,6 +83,10 @@ class ManifestCache:
                     f"BEGIN; DROP TABLE IF EXISTS manifests; {_SCHEMA}; PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT"
                 )
             yield database
+
+
+def _text(time: datetime | None) -> str:
+    return "" if time is None else time.isoformat()
 
 
 def _digest(key: str, data: bytes) -> bytes:

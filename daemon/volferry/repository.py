@@ -194,7 +194,8 @@ class Repository:
             for info in self.store.list(prefix)
             if (ref := ref_of_manifest(info.key)) is not None and (volume is None or ref.volume == volume)
         }
-        known = cache.all(prefix) if cache else {}
+        written = {info.key: info.modified for info in infos.values()}
+        known = cache.all(prefix, written) if cache else {}
         found: dict[BackupRef, Manifest | RepositoryError | StoreError] = {}
         missing = []
         for ref, info in infos.items():
@@ -209,10 +210,9 @@ class Repository:
                 for ref, fetched in zip(missing, pool.map(self._fetched, missing), strict=True):
                     found[ref], new[infos[ref].key] = fetched
         if cache is not None:
-            keys = {info.key for info in infos.values()}
             # Of one volume on all hosts, not all that the prefix covers was looked at.
-            gone = () if host is None and volume is not None else known.keys() - keys
-            cache.update({key: data for key, data in new.items() if data}, gone)
+            gone = () if host is None and volume is not None else known.keys() - written.keys()
+            cache.update({key: data for key, data in new.items() if data}, gone, written)
         return sorted(found.items(), key=lambda each: _order(each[0]))
 
     def _fetched(self, ref: BackupRef) -> tuple[Manifest | RepositoryError | StoreError, bytes]:

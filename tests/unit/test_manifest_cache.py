@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,14 @@ def test_what_was_kept_is_there_and_what_is_gone_is_not(path: Path) -> None:
     cache.update({KEY: DATA, PREFIX + "b": b"2"}, [])
     cache.update({}, [PREFIX + "b"])
     assert cache.all(PREFIX) == {KEY: DATA}
+
+
+def test_an_object_that_was_written_since_is_not_known(path: Path) -> None:
+    cache = ManifestCache(path)
+    then = datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+    cache.update({KEY: DATA, PREFIX + "gone": b"2"}, [], {KEY: then, PREFIX + "gone": then})
+    assert cache.all(PREFIX, {KEY: then}) == {KEY: DATA, PREFIX + "gone": b"2"}
+    assert cache.all(PREFIX, {KEY: then + timedelta(microseconds=1)}) == {PREFIX + "gone": b"2"}
 
 
 @given(st.text(), st.binary(), st.data())

@@ -15,8 +15,9 @@ from volferry.cli.text import count_text, size_text
 from volferry.errors import NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
+    from volferry.model import BackupRef
     from volferry.repository import Repository
 
 _OLDEST_API = (1, 41)  # Docker Engine 20.10
@@ -121,15 +122,24 @@ def _other_directories(session: Session) -> list[str]:
 
 def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
     """The store in use, or another one of the configuration."""
+    from volferry.damage import lost  # noqa: PLC0415
     from volferry.stores.local import LocalStore  # noqa: PLC0415
 
     store = session.store if name is None else session.named_store(name)
     repository: Repository | None = None
+    gone: Collection[BackupRef] = ()
     try:
         repository = session.repository if name is None else session.named_repository(name)
-        holds = count_text(sum(1 for _ in repository.refs()), "backup")
+        refs = list(repository.refs())
+        holds = count_text(len(refs), "backup")
+        gone = lost(repository, refs)
     except NoSuchStore:
         holds = f"nothing there yet, the first {'backup' if name is None else 'copy'} makes it"
+    if gone:
+        raise VolferryError(
+            f"{store.url}: {holds}, and no manifest of {count_text(len(gone), 'volume')} whose packs are there ({min(gone, key=str)}): "
+            "`volferry list --all-hosts` names them"
+        )
     if isinstance(store, LocalStore):
         found = store.probe()
         free = f", {size_text(found.free_bytes)} free" if found.free_bytes is not None else ""

@@ -19,7 +19,8 @@ from volferry.cli.options import (
 )
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, local_time_text, size_text, table
-from volferry.errors import DamagedObject, NoSuchStore, VolferryError
+from volferry.errors import DamagedObject, NoSuchStore, UsageError, VolferryError
+from volferry.layout import parse_backup_name
 
 if TYPE_CHECKING:
     from volferry.archive.manifest import DumpPart, Manifest
@@ -31,8 +32,8 @@ _MOST_FINDINGS = 20
 
 
 def list_backups(
-    volume: Annotated[
-        str | None, typer.Argument(metavar="[VOLUME]", help="Only backups of this volume.")
+    name: Annotated[
+        str | None, typer.Argument(metavar="[VOLUME]", help="Only backups of this volume, or of HOST/VOLUME.")
     ] = None,
     *,
     all_hosts: AllHostsOption = False,
@@ -43,9 +44,13 @@ def list_backups(
     config: ConfigOption = None,
 ) -> int:
     """List backups, newest last."""
+    from volferry.damage import lost  # noqa: PLC0415
+
     session = Session.load(config=config, store=store, engine=engine, host=host)
     check_hosts(host, all_hosts=all_hosts)
-    wanted_host = None if all_hosts else session.host
+    wanted_host, volume = _wanted(name, host=host)
+    if wanted_host is None and not all_hosts:
+        wanted_host = session.host
     found: list[tuple[BackupRef, Manifest]] = []
     failed = []
     unread: dict[BackupRef, VolferryError] = {}
@@ -59,6 +64,10 @@ def list_backups(
         else:
             found.append((ref, manifest))
     _say_unread(session, unread, [ref for ref, _ in found])
+    gone = lost(repository, [*unread, *(ref for ref, _ in found)], wanted_host, volume)
+    for ref, trouble in gone.items():
+        _say_trouble(session, ref, trouble)
+        failed.append({"backup": str(ref), "error": trouble.text})
     troubles = _troubles(session, repository, wanted_host, volume, found)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
     accepted = _accepted(session, found)
@@ -85,6 +94,20 @@ def list_backups(
     return 1 if failed or troubles else 0
 
 
+def _wanted(name: str | None, *, host: str | None) -> tuple[str | None, str | None]:
+    """The host that is named, if one is, and the volume. Raises UsageError."""
+    if name is None:
+        return None, None
+    wanted = parse_backup_name(name)
+    if wanted.id_start is not None:
+        raise UsageError(
+            f"{name!r} names one backup, and `volferry list` takes a volume: `volferry show {name}` shows one"
+        )
+    if host is not None and wanted.host not in {None, host}:
+        raise UsageError(f"{name!r} and --host name two hosts")
+    return wanted.host, wanted.volume
+
+
 def _troubles(
     session: Session,
     repository: Repository,
@@ -99,10 +122,12 @@ def _troubles(
         return {}
     troubles = troubled(repository, Condition.of(repository, host, volume), found)
     for ref, trouble in troubles.items():
-        say(
-            f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {session.typed(trouble.next_step)}"
-        )
+        _say_trouble(session, ref, trouble)
     return troubles
+
+
+def _say_trouble(session: Session, ref: BackupRef, trouble: Trouble) -> None:
+    say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {session.typed(trouble.next_step)}")
 
 
 def _say_unread(session: Session, unread: dict[BackupRef, VolferryError], read: list[BackupRef]) -> None:
@@ -130,9 +155,7 @@ def _trouble_of(session: Session, ref: BackupRef, manifest: Manifest) -> Trouble
     backups = {each: found for each, found in others if isinstance(found, Manifest)} | {ref: manifest}
     trouble = troubled(repository, condition, backups.items()).get(ref)
     if trouble is not None:
-        say(
-            f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {session.typed(trouble.next_step)}"
-        )
+        _say_trouble(session, ref, trouble)
     return trouble
 
 

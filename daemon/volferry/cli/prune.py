@@ -100,7 +100,7 @@ def prune(
         1
         if failed
         else FINDINGS_EXIT_CODE
-        if any(each.problems or each.hollow or each.damaged for each in done)
+        if any(each.problems or each.hollow or each.damaged or each.lost for each in done)
         else 0
     )
 
@@ -116,7 +116,8 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
 
 def _report(session: Session, result: Pruning) -> None:
     """On stderr: what a person should look at."""
-    from volferry.damage import next_step  # noqa: PLC0415
+    from volferry.damage import NO_MANIFEST, next_step, next_step_of_manifest  # noqa: PLC0415
+    from volferry.layout import manifest_key  # noqa: PLC0415
     from volferry.retention import BEFORE_GAP  # noqa: PLC0415
 
     if result.hold is not None:
@@ -149,6 +150,9 @@ def _report(session: Session, result: Pruning) -> None:
         )
     for problem in result.problems:
         say(f"volferry: {result.volume}: no pack is deleted: {problem}")
+    if result.lost is not None and not result.problems:
+        step = next_step_of_manifest(result.lost, is_newest=True)
+        say(session.typed(f"volferry: {result.volume}: {manifest_key(result.lost)} {NO_MANIFEST}: {step}"))
 
 
 def _print(done: list[Pruning], *, dry_run: bool) -> None:
@@ -179,7 +183,7 @@ def _print_total(done: list[Pruning], uploads: int, *, grace: Within, dry_run: b
         f"{count_text(backups, 'backup')} {would}forgotten, {count_text(packs, 'pack')} {would}deleted, "
         f"{size_text(sum(each.freed_bytes for each in done))} {would}free"
     )
-    if waiting := sum(each.waiting_bytes for each in done):
+    if waiting := sum(each.waiting_bytes for each in done if each.lost is None):
         print(
             f"{size_text(waiting)} of packs that no backup needs stay until they are older than prune.grace, {grace}"
         )
@@ -208,6 +212,7 @@ def _document(result: Pruning) -> dict[str, Any]:
         "hollow": [ref.id for ref in result.hollow],
         "damaged": [ref.id for ref in result.damaged],
         "problems": result.problems,
+        "lost": result.lost.id if result.lost is not None else None,
     }
 
 

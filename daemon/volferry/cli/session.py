@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from volferry.cli.output import plain
 from volferry.config import Config, config_path, load_config
-from volferry.errors import DamagedObject, NoSuchObject, VolferryError
+from volferry.errors import DamagedObject, NoSuchBackup, NoSuchObject, VolferryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -131,10 +131,17 @@ class Session:
 
     def backup_ref(self, name: str) -> BackupRef:
         """The backup that a user named. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
+        from volferry.damage import lost  # noqa: PLC0415
         from volferry.layout import parse_backup_name  # noqa: PLC0415
 
         wanted = parse_backup_name(name)
-        return self.repository.resolve(wanted, host=wanted.host or self.host)
+        host = wanted.host or self.host
+        try:
+            return self.repository.resolve(wanted, host=host)
+        except NoSuchBackup:
+            for trouble in lost(self.repository, (), host, wanted.volume).values():
+                raise NoSuchBackup(f"{trouble.text}: {self.typed(trouble.next_step)}") from None
+            raise
 
     def backup_reader(self, ref: BackupRef, spool: Path) -> BackupReader:
         """Of a backup all of whose objects are there; else what to do is in the error. Raises DamagedObject, NewerFormat, NoSuchObject."""

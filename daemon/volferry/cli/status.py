@@ -13,7 +13,7 @@ import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.stored import VerifyStatus, accepted_volumes, troubles_of_host
+from volferry.cli.stored import VerifyStatus, accepted_volumes, stored_of_host
 from volferry.cli.surroundings import view_of, zone_of
 from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.config import accepted_path, config_path, load_config
@@ -58,7 +58,8 @@ def status(
         for name, run in last.items()
         if run.good and run.backup and run.store and name in there and run.host == session.host
     }
-    troubles, unknown = troubles_of_host(session, done, needs_store=store is not None and not last)
+    stored = stored_of_host(session, done, needs_store=store is not None and not last)
+    troubles, unknown = stored.troubles, stored.unknown
     accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now)
     due = {each.volume: each for each in appointments}

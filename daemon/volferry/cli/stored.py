@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from volferry.cli.surroundings import zone_of
@@ -22,15 +23,25 @@ if TYPE_CHECKING:
     from volferry.verification_log import VerifyRun
 
 
-def troubles_of_host(
-    session: Session, done: Mapping[str, str], *, needs_store: bool
-) -> tuple[dict[BackupRef, Trouble], str]:
-    """Backups of this host that cannot be restored as a whole, by a LIST of the store; and why that is not known. Of `done`, ids of the last
-    backups by their volumes, those are among them that the store does not have, nor a newer one: the newest is never let go. Raises
-    UnknownStore where the store is needed: else there may be none yet.
+@dataclass(frozen=True, slots=True)
+class StoredOfHost:
+    """By a LIST of the store."""
+
+    newest: dict[str, BackupRef] = field(
+        default_factory=dict
+    )  # of each volume, also one that is in `troubles`
+    troubles: dict[BackupRef, Trouble] = field(
+        default_factory=dict
+    )  # of those that cannot be restored as a whole
+    unknown: str = ""  # why nothing is known
+
+
+def stored_of_host(session: Session, done: Mapping[str, str], *, needs_store: bool) -> StoredOfHost:
+    """The backups of this host. Of `done`, ids of the last backups by their volumes, those are in trouble that the store does not have, nor a newer
+    one: the newest is never let go. Raises UnknownStore where the store is needed: else there may be none yet.
     """
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
-    from volferry.damage import Condition, Trouble, next_step_of_manifest, troubled  # noqa: PLC0415
+    from volferry.damage import Condition, Trouble, lost, next_step_of_manifest, troubled  # noqa: PLC0415
     from volferry.layout import manifest_key  # noqa: PLC0415
     from volferry.operations.prune import newest_of  # noqa: PLC0415
 
@@ -45,19 +56,20 @@ def troubles_of_host(
                 step = next_step_of_manifest(ref, is_newest=ref in newest)
                 key = manifest_key(ref)
                 troubles[ref] = Trouble({key: str(manifest).removeprefix(f"{key} ")}, next_step=step)
-        there = {ref.volume: ref.id for ref in newest}
+        gone = lost(repository, [ref for ref, _ in found], host)
+        there = {ref.volume: ref for ref in [*newest, *gone]}
         for volume, backup in done.items():
-            if backup > there.get(volume, ""):
+            if volume not in there or backup > there[volume].id:
                 ref = BackupRef(host, volume, backup)
                 step = next_step_of_manifest(ref, is_newest=True)
                 troubles[ref] = Trouble({manifest_key(ref): "is missing"}, next_step=step)
-        return troubles, ""
+        return StoredOfHost(there, troubles | gone)
     except NoSuchStore:
         if needs_store:
             raise
-        return {}, ""
+        return StoredOfHost()
     except VolferryError as error:
-        return {}, str(error)
+        return StoredOfHost(unknown=str(error))
 
 
 def accepted_volumes(session: Session, runs: Iterable[PastRun]) -> set[str]:

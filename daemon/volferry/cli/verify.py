@@ -15,7 +15,7 @@ from volferry.cli.text import count_text
 from volferry.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from volferry.model import BackupRef
     from volferry.operations.verify import Verified
@@ -63,7 +63,7 @@ def verify(
         from volferry.cli.verify_share import read_share  # noqa: PLC0415
 
         return read_share(session, json=json)
-    refs = _chosen(session, name, everything=everything, all_hosts=all_hosts)
+    refs, gone = _chosen(session, name, everything=everything, all_hosts=all_hosts)
     results: list[Verified] = []
     said: set[str] = set()
     # Nobody can say of bytes that were not read that they are good.
@@ -72,7 +72,7 @@ def verify(
     with session.run() as run, TerminalObserver("verify") as observer:
         cache = session.manifest_cache(session.repository)
         verifier = Verifier(session.repository, read=read, spool=run.spool, observer=observer)
-        for ref in refs:
+        for ref in [*refs, *gone]:
             result = verifier.verify(ref)
             results.append(result)
             log.keep_read(session.repository.id, result.read, datetime.now(UTC))
@@ -87,7 +87,7 @@ def verify(
             if not json:
                 print(f"{'HURT' if result.findings else sound}  {ref}", flush=True)
     hurt = [result for result in results if result.findings]
-    for line in map(session.typed, _next_steps(session, results)):
+    for line in map(session.typed, [*_next_steps(session, results), *_next_steps_of_gone(gone)]):
         say(line)
     if json:
         print_json(
@@ -99,6 +99,7 @@ def verify(
                         "host": result.ref.host,
                         "volume": result.ref.volume,
                         "good": not result.findings,
+                        "state": "hurt" if result.findings else sound,
                         "findings": list(result.findings),
                     }
                     for result in results
@@ -132,6 +133,14 @@ def _next_steps(session: Session, results: list[Verified]) -> Iterator[str]:
             yield f"{host}/{volume}: its newest backup, {newest.id}, is not hurt"
 
 
+def _next_steps_of_gone(gone: Iterable[BackupRef]) -> Iterator[str]:
+    from volferry.damage import NO_MANIFEST, next_step_of_manifest  # noqa: PLC0415
+    from volferry.layout import manifest_key  # noqa: PLC0415
+
+    for ref in gone:
+        yield f"{ref.host}/{ref.volume}: {manifest_key(ref)} {NO_MANIFEST}: {next_step_of_manifest(ref, is_newest=True)}"
+
+
 def _who(session: Session) -> str:
     """This machine, as marks name it: by its own name where no engine says another."""
     try:
@@ -140,16 +149,21 @@ def _who(session: Session) -> str:
         return socket.gethostname()
 
 
-def _chosen(session: Session, name: str | None, *, everything: bool, all_hosts: bool) -> list[BackupRef]:
+def _chosen(
+    session: Session, name: str | None, *, everything: bool, all_hosts: bool
+) -> tuple[list[BackupRef], list[BackupRef]]:
+    """Those that are to be verified, and those whose manifests are gone with all of their volumes'."""
+    from volferry.damage import lost  # noqa: PLC0415
     from volferry.operations.prune import newest_of  # noqa: PLC0415
 
     if name is not None:
         ref = session.backup_ref(name)
         if not everything:
-            return [ref]
+            return [ref], []
         if "@" in name:
             raise UsageError("--all and the id of one backup exclude each other")
-        return list(session.repository.refs(host=ref.host, volume=ref.volume))
-    refs = list(session.repository.refs(host=None if all_hosts else session.host))
+        return list(session.repository.refs(host=ref.host, volume=ref.volume)), []
+    host = None if all_hosts else session.host
+    refs = list(session.repository.refs(host=host))
     newest = newest_of(refs)
-    return [ref for ref in refs if everything or ref in newest]
+    return [ref for ref in refs if everything or ref in newest], list(lost(session.repository, refs, host))

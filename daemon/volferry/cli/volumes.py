@@ -10,10 +10,11 @@ import typer
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import local_time_text, size_text, table
-from volferry.errors import EngineError, VolferryError
+from volferry.errors import EngineError
 from volferry.model import time_of_id
 
 if TYPE_CHECKING:
+    from volferry.cli.stored import StoredOfHost
     from volferry.model import BindMount, Volume, WritableLayer
 
 
@@ -23,7 +24,7 @@ class _Overview:
 
     volumes: list[Volume]
     sizes: dict[str, int]  # bytes by volume, where the engine knows
-    newest: dict[str, str]  # id of the newest backup by volume
+    stored: StoredOfHost
     binds: list[BindMount]
     layers: list[WritableLayer]
 
@@ -43,6 +44,7 @@ def volumes(
     config: ConfigOption = None,
 ) -> int:
     """Show the volumes of this engine. With each: the containers that use it, and its last backup."""
+    from volferry.cli.stored import stored_of_host  # noqa: PLC0415 -- slow to import
     from volferry.engine.volumes import list_volumes, unprotected, volume_sizes  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -52,31 +54,17 @@ def volumes(
     except EngineError as error:  # a driver that does not answer; the list is still worth having
         say(f"volferry: sizes are not known: {error}")
         sizes = {}
-    newest = _newest_backups(session, needs_store=store is not None)
+    # A store that cannot be read keeps nobody from seeing the volumes.
+    stored = stored_of_host(session, {}, needs_store=store is not None)
+    if stored.unknown:
+        say(f"volferry: last backups are not known: {stored.unknown}")
     binds, layers = unprotected(session.engine) if everything else ([], [])
-    overview = _Overview(found, sizes, newest, binds, layers)
+    overview = _Overview(found, sizes, stored, binds, layers)
     if json:
         print_json(_document(session, overview, everything=everything))
     else:
         _print(session, overview)
-    return 0
-
-
-def _newest_backups(session: Session, *, needs_store: bool) -> dict[str, str]:
-    """Volume -> id of its newest backup from this host. A store that cannot be read is a note here, and no failure. Raises UnknownStore
-    where the store is needed.
-    """
-    from volferry.errors import NoSuchStore  # noqa: PLC0415
-
-    try:
-        return {ref.volume: ref.id for ref in session.repository.refs(host=session.host)}
-    except NoSuchStore:
-        if needs_store:
-            raise
-        return {}
-    except VolferryError as error:
-        say(f"volferry: last backups are not known: {error}")
-        return {}
+    return 1 if stored.unknown else 0
 
 
 def _document(session: Session, overview: _Overview, *, everything: bool) -> dict[str, Any]:
@@ -94,7 +82,7 @@ def _document(session: Session, overview: _Overview, *, everything: bool) -> dic
                 "anonymous": volume.anonymous,
                 "incomplete": volume.incomplete,
                 "size_bytes": overview.sizes.get(volume.name),
-                "last_backup": overview.newest.get(volume.name),
+                **_last_backup(overview.stored, volume.name),
                 "containers": [
                     {
                         "name": use.container,
@@ -128,6 +116,21 @@ def _document(session: Session, overview: _Overview, *, everything: bool) -> dic
     return document
 
 
+def _last_backup(stored: StoredOfHost, volume: str) -> dict[str, str | bool | None]:
+    last = stored.newest.get(volume)
+    return {
+        "last_backup": last.id if last else None,
+        "last_backup_whole": last not in stored.troubles if last else None,
+    }
+
+
+def _last_backup_text(stored: StoredOfHost, volume: str) -> str:
+    last = stored.newest.get(volume)
+    if last is None:
+        return "?" if stored.unknown else "never"
+    return f"{local_time_text(time_of_id(last.id))}{' (not whole)' if last in stored.troubles else ''}"
+
+
 def _print(session: Session, overview: _Overview) -> None:
     if not overview.volumes:
         print(f"No volumes on {session.engine.url}.")
@@ -138,8 +141,7 @@ def _print(session: Session, overview: _Overview) -> None:
                 f"{use.container}{'' if use.read_write else ' (ro)'}{'' if use.running else f' ({use.state})'}"
                 for use in volume.uses
             )
-            last = overview.newest.get(volume.name)
-            state = local_time_text(time_of_id(last)) if last else "never"
+            state = _last_backup_text(overview.stored, volume.name)
             name = volume.name if not volume.anonymous else f"{volume.name[:12]}… (anonymous)"
             if volume.incomplete:
                 name += " (incomplete)"

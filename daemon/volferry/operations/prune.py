@@ -55,6 +55,7 @@ class Pruning:
     hollow: list[BackupRef] = field(default_factory=list)
     damaged: list[BackupRef] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # because of which packs were left alone
+    lost: BackupRef | None = None  # the newest that has an index, where no manifest is there at all
 
 
 def prune_volume(
@@ -112,6 +113,8 @@ def prune_volume(
         result.freed_bytes += sum(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )
+    if not seen:
+        result.lost = next(iter(damage.lost(repository, (), host, volume)), None)
     gone = set(result.forgotten)
     result.hollow = [ref for ref in result.hollow if ref not in gone]
     result.damaged = [ref for ref in result.damaged if ref not in gone]

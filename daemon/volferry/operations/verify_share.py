@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from volferry.archive.manifest import Manifest
-from volferry.damage import Condition, remember, troubled
+from volferry.damage import Condition, lost, remember, troubled
 from volferry.errors import (
     DamagedObject,
     NoSuchObject,
@@ -143,7 +143,8 @@ def verify_share(
     for each in chosen:
         reading.read(each, needed[each.key])
         observer.advance(done_bytes=share.read_bytes, done_entries=0)
-    share.troubles = troubled(repository, condition, manifests.items())
+    gone = lost(repository, [*manifests, *share.unreadable], host)
+    share.troubles = troubled(repository, condition, manifests.items()) | gone
     for ref, manifest in manifests.items():
         why = [reading.unread[key] for key in _needed(ref, manifest) if key in reading.unread]
         if why and ref not in share.troubles:

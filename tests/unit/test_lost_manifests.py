@@ -1,0 +1,122 @@
+"""A volume whose manifests were all taken away is a finding for whoever looks, and not a volume without backups."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.test_damage import lab  # noqa: F401 -- a fixture
+from volferry.damage import NO_MANIFEST, lost
+from volferry.layout import files_key, frames_key, manifest_key, ref_of_index
+from volferry.model import BackupRef
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.test_damage import Lab
+
+ID = "20260101T000000Z-abcdef"
+
+
+@pytest.fixture
+def gone(lab: Lab) -> BackupRef:  # noqa: F811
+    """The newest of two, whose manifests are in another directory."""
+    lab.back_up()
+    (lab.volume.data / "more").write_text("more")
+    newest = lab.back_up()
+    lab.cli("list", "--host", "host").exits(0)
+    (lab.store / "manifests" / "host").rename(lab.directory / "aside")
+    return newest
+
+
+@pytest.mark.parametrize("volume", ["vol", "a.frames.zst", ".hidden", "bind:srv:data"])
+def test_the_key_of_an_index_names_its_backup(volume: str) -> None:
+    ref = BackupRef("host.example", volume, ID)
+    assert ref_of_index(files_key(ref)) == ref_of_index(frames_key(ref)) == ref
+    assert ref_of_index(manifest_key(ref)) is None
+    assert ref_of_index(f"indexes/host/vol/{ID}.zst") is None
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("list",), 1),
+        (("list", "vol"), 1),
+        (("list", "host/vol"), 1),
+        (("verify",), 1),
+        (("verify", "--all", "--read"), 1),
+        (("verify", "--share"), 1),
+        (("status",), 1),
+        (("prune",), 3),
+        (("prune", "--dry-run"), 3),
+        (("show", "vol"), 1),
+        (("export", "vol"), 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_whoever_looks_hears_of_it(lab: Lab, gone: BackupRef, command: tuple[str, ...], code: int) -> None:  # noqa: F811
+    before = sorted(path for path in lab.store.rglob("*.zst"))
+    done = lab.cli(*command, "--host", "host").exits(code)
+    assert f"{manifest_key(gone)} {NO_MANIFEST}" in done.stderr
+    assert "put it back from a copy of the store, or `volferry backup vol" in done.stderr
+    assert "stay until" not in done.stdout
+    assert sorted(path for path in lab.store.rglob("*.zst")) == before
+
+
+def test_as_json(lab: Lab, gone: BackupRef) -> None:  # noqa: F811
+    listed = lab.cli("list", "--host", "host", "--json").exits(1).json
+    assert [each["backup"] for each in listed["failed"]] == [str(gone)]
+    (backup,) = lab.cli("verify", "--all", "--host", "host", "--json").exits(1).json["backups"]
+    assert (backup["id"], backup["good"], backup["state"]) == (gone.id, False, "hurt")
+    (pruned,) = lab.cli("prune", "--host", "host", "--json").exits(3).json["volumes"]
+    assert pruned["lost"] == gone.id
+
+
+def test_once_they_are_back_all_is_well(lab: Lab, gone: BackupRef) -> None:  # noqa: F811
+    (lab.directory / "aside").rename(lab.store / "manifests" / "host")
+    for command in (("list",), ("verify", "--all", "--read"), ("prune",)):
+        assert NO_MANIFEST not in lab.cli(*command, "--host", "host").exits(0).stderr
+
+
+def test_another_backup_ends_it(lab: Lab, gone: BackupRef) -> None:  # noqa: F811
+    lab.back_up()
+    for command in (("list",), ("verify", "--all", "--read"), ("prune",)):
+        assert gone.id not in lab.cli(*command, "--host", "host").exits(0).stderr
+    assert not lost(lab.repository, lab.repository.refs(), "host")
+
+
+def test_other_volumes_and_hosts_are_looked_at_apart(lab: Lab, gone: BackupRef) -> None:  # noqa: F811
+    assert list(lost(lab.repository, ())) == [gone]
+    assert list(lost(lab.repository, (), None, "vol")) == [gone]
+    assert not lost(lab.repository, (), "host", "other")
+    assert not lost(lab.repository, (), "other")
+    lab.cli("list", "other", "--host", "host").exits(0)
+    (lab.store / "indexes" / "host" / "vol" / "notes.txt").write_text("of a person")
+    assert list(lost(lab.repository, ())) == [gone]
+
+
+def test_a_manifest_that_was_written_since_it_was_read_is_read_again(lab: Lab) -> None:  # noqa: F811
+    ref = lab.back_up()
+    lab.cli("list", "--host", "host").exits(0)
+    _change(lab.store / manifest_key(ref))
+    done = lab.cli("list", "--host", "host").exits(1)
+    assert f"{manifest_key(ref)} is damaged" in done.stderr
+
+
+def _change(path: Path) -> None:
+    """Of the same size, as an editor may leave it."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"vol"', b'"vul"', 1))
+    assert path.stat().st_size == len(data)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def test_list_takes_a_volume_of_another_host_and_no_single_backup(lab: Lab) -> None:  # noqa: F811
+    ref = lab.back_up()
+    assert ref.id in lab.cli("list", "host/vol").exits(0).stdout
+    assert ref.id in lab.cli("list", "host/vol", "--all-hosts").exits(0).stdout
+    assert "No backups of vol from host elsewhere" in lab.cli("list", "elsewhere/vol").exits(0).stdout
+    lab.cli("list", f"host/{ref.volume}@{ref.id}").fails_with("`volferry show", code=2)
+    lab.cli("list", "host/vol", "--host", "elsewhere").fails_with("name two hosts", code=2)
