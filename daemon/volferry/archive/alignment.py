@@ -151,7 +151,7 @@ class _Lost:
         if group == ANCHOR:
             self._anchor_missing(entry)
         elif entry.kind == b"d":
-            if self._as_listed(entry) and not self.covers(entry.path):
+            if not self.covers(entry.path) and self._as_listed(entry):
                 return self._make(group, entry)
             self._lose_directory(group, entry)
         return self._missing(group, entry)

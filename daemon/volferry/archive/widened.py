@@ -7,6 +7,7 @@ were backed up meanwhile: nobody else gains anything.
 
 from __future__ import annotations
 
+import tarfile
 from typing import TYPE_CHECKING
 
 from volferry.archive.listing import Entry
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _OWNER = 0o700
+_PERMISSIONS = 0o7777
 _MODE = slice(100, 108)
 _SIZE = slice(124, 136)
 _SUM = slice(148, 156)
@@ -50,9 +52,9 @@ def widened_stream(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def widened_headers(headers: bytes) -> bytes:
-    """Of a directory's member, whose own header comes last. They are as long as they were."""
+    """Of a directory's member, whose own header comes last. They are as long as they were. Raises tarfile.HeaderError for numbers that are none."""
     extended, block = headers[:-BLOCK], headers[-BLOCK:]
-    mode = int(block[_MODE].strip(b"\0 ") or b"0", 8) | _OWNER
+    mode = _number(block[_MODE]) & _PERMISSIONS | _OWNER
     block = block[: _MODE.start] + b"%07o\0" % mode + block[_MODE.stop :]
     unsummed = block[: _SUM.start] + b" " * 8 + block[_SUM.stop :]
     return _widened_lists(extended) + block[: _SUM.start] + b"%06o\0 " % sum(unsummed) + block[_SUM.stop :]
@@ -62,7 +64,7 @@ def _widened_lists(extended: bytes) -> bytes:
     """Of the extended headers before a member's own, each with what follows it."""
     position = 0
     while position < len(extended):
-        size = int(extended[position:][_SIZE].strip(b"\0 ") or b"0", 8)
+        size = max(_number(extended[position:][_SIZE]), 0)
         begin = position + BLOCK
         if extended[position:][_TYPEFLAG] == b"x" and (bits := _owner_bits(extended, begin, begin + size)):
             extended = extended[:bits] + b"rwx" + extended[bits + 3 :]
@@ -73,8 +75,17 @@ def _widened_lists(extended: bytes) -> bytes:
 def _owner_bits(extended: bytes, position: int, end: int) -> int:
     """Where those of an access list are, in the records of a header; 0 if there is none."""
     while position < end:
-        space = extended.index(b" ", position, end)
+        space = extended.find(b" ", position, end)
+        length = extended[position : max(space, position)]
+        if not (length.isdigit() and int(length)):  # what ends the records for whoever reads them
+            return 0
         if extended.startswith(_LIST, space + 1):
             return space + 1 + len(_LIST)
-        position += int(extended[position:space])
+        position += int(length)
     return 0
+
+
+def _number(field: bytes) -> int:
+    """As `tarfile` reads a header's numbers: octal up to the first NUL, or base 256."""
+    number: int = tarfile.nti(field)  # type: ignore[attr-defined]
+    return number

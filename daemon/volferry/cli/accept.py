@@ -32,9 +32,7 @@ def accept(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Say that a backup is as it should be. It may be suspicious, or lack what could not be read; later ones are compared with it, and prune
-    lets go of older ones.
-    """
+    """Accept a backup that is suspicious, or that could not read everything. Later backups are compared with it, and prune may forget older ones."""
     from volferry.operations import acceptance  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 

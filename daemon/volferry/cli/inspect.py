@@ -206,7 +206,7 @@ def _nothing(session: Session, volume: str | None, host: str | None) -> str:
     others = [other for other in session.repository.hosts() if other != host] if host else []
     if others:
         return f"{message} There are some from: {', '.join(others)} (--host, --all-hosts)."
-    return f"{message} `volferry list` shows those of all volumes." if volume else message
+    return session.typed(f"{message} `volferry list` shows those of all volumes.") if volume else message
 
 
 def _summary(ref: BackupRef, manifest: Manifest) -> dict[str, Any]:

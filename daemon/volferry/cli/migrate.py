@@ -53,7 +53,7 @@ def migrate(
         bool,
         typer.Option(
             "--into-existing",
-            help="A target volume, or the place that it is made of, may hold data: it becomes what the source is, and what that does not have is deleted.",
+            help="Allow a target volume, or the place that it is made of, to hold data: it is made equal to the source, and everything else in it is deleted.",
         ),
     ] = False,
     dry_run: Annotated[

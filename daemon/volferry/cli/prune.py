@@ -123,8 +123,10 @@ def _report(session: Session, result: Pruning) -> None:
     if result.hold is not None:
         why = "are suspicious" if result.hold.is_suspicious else "could not read all that it has"
         say(
-            f"{result.volume}: {result.hold.good.id} is held until {local_time_text(result.hold.until)}: newer backups {why} "
-            f"(`volferry show {result.hold.first.volume}`); `volferry accept {result.hold.first.volume}` if they are as they should be"
+            session.typed(
+                f"{result.volume}: {result.hold.good.id} is held until {local_time_text(result.hold.until)}: newer backups {why} "
+                f"(`volferry show {result.hold.first.volume}`); `volferry accept {result.hold.first.volume}` if they are as they should be"
+            )
         )
     if waiting := sum(any(why.endswith(BEFORE_GAP) for why in each.reasons) for each in result.verdicts):
         say(
@@ -281,7 +283,9 @@ def _not_held(session: Session, ref: BackupRef) -> BackupRef:
     why = held.reasons.get(ref.id) if held is not None else None
     if why in {HELD, READ}:
         raise UsageError(
-            f"{ref} is {why}; `volferry accept {ref.host}/{ref.volume}` if they are as they should be"
+            session.typed(
+                f"{ref} is {why}; `volferry accept {ref.host}/{ref.volume}` if they are as they should be"
+            )
         )
     return ref
 

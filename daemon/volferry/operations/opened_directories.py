@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ _LOOKING = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # needs no right to read i
 
 
 def is_squashed(directory: Path) -> bool:
-    """Whether whoever asks can make nothing in a directory there that its owner may not write. Raises OSError."""
+    """Whether whoever asks can make nothing in a directory there that its owner may not write; its times are as before. Raises OSError."""
+    times = directory.stat()
     probe = Path(tempfile.mkdtemp(prefix=".volferry-probe-", dir=directory))
     inner = probe / "in"
     try:
@@ -30,7 +31,22 @@ def is_squashed(directory: Path) -> bool:
         return True
     finally:
         probe.rmdir()
+        with suppress(OSError):  # of somebody else's directory
+            os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
     return False
+
+
+@contextmanager
+def opened_below(directory: Path) -> Iterator[OpenedDirectories]:
+    """Those that are opened have the modes that they had at the end. Raises VolferryError."""
+    opened = OpenedDirectories(directory)
+    try:
+        yield opened
+    except BaseException:
+        with suppress(VolferryError):  # the first error says more
+            opened.close()
+        raise
+    opened.close()
 
 
 class OpenedDirectories:
@@ -62,13 +78,19 @@ class OpenedDirectories:
 
 
 def open_below(name: bytes, place: int) -> None:
-    """All directories from `name` on, which is one, in the directory of that descriptor: to be deleted."""
-    with _held(os.open(name, _LOOKING | os.O_NOFOLLOW, dir_fd=place)) as top:
-        _opened(top)
+    """All directories from `name` on, in the directory of that descriptor: to be deleted. What is none, or somebody else's, stays as it is."""
+    _open_one(name, place)
     for _, names, _, inner in os.fwalk(name, dir_fd=place):
-        for each in names:
-            with _held(os.open(each, _LOOKING | os.O_NOFOLLOW, dir_fd=inner)) as directory:
-                _opened(directory)
+        for each in names:  # also links to directories
+            _open_one(each, inner)
+
+
+def _open_one(name: str | bytes, place: int) -> None:
+    with (
+        suppress(OSError),  # deleting it says why
+        _held(os.open(name, _LOOKING | os.O_NOFOLLOW, dir_fd=place)) as directory,
+    ):
+        _opened(directory)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from volferry.operations.comparison import RESTORED, check_held
 from volferry.operations.directory_check import pairs_in
 from volferry.operations.directory_modes import have_modes, modes_stream, settle_made
 from volferry.operations.excerpt import BackupExcerpt
-from volferry.operations.opened_directories import OpenedDirectories, is_squashed, open_below
+from volferry.operations.opened_directories import is_squashed, open_below, opened_below
 from volferry.operations.restore import check_extracted, warnings_of
 from volferry.operations.restore_paths import places, plan
 from volferry.operations.room import Wanted, check_directory_room
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from volferry.observer import Observer
     from volferry.operations.backup_reader import BackupReader
     from volferry.operations.comparison import SetModes
+    from volferry.operations.opened_directories import OpenedDirectories
 
 _KINDS = {0o040000: b"d", 0o100000: b"f", 0o120000: b"l"}
 _BLOCK_BYTES = 512
@@ -66,7 +66,7 @@ def restore_into_directory(
     when what it replaces is gone (unless not even `looks_for_room`). Raises RestoreMismatch if it does not
     hold what was backed up; owners, modes and times that the file system cannot hold are warnings. All of it is on the disk then.
     """
-    with closing(OpenedDirectories(directory)) as opened:
+    with opened_below(directory) as opened:
         return _restore(
             backup,
             selection,
@@ -150,22 +150,21 @@ def _kinds_reached(directory: Path, selection: Selection, opened: OpenedDirector
     try:
         return _kinds(directory, places(selection))
     except PermissionError:
-        if not _ground(directory, _above(selection), opened).squashed:
+        if os.geteuid() != 0 or not _ground(directory, _above(selection), opened).squashed:
             raise
         return _kinds(directory, places(selection))
 
 
 def _ground(directory: Path, above: Sequence[bytes], opened: OpenedDirectories) -> Ground:
     """Finds out whether the owner's rights bind volferry here: they do where it is not root, or the file system treats root as any user. Raises OSError."""
-    root = os.geteuid() == 0
+    if os.geteuid() != 0:
+        return Ground(squashed=True)
     try:
         squashed = is_squashed(directory)
     except PermissionError:
-        if not root:
-            raise
         opened.open([b""])
         squashed = is_squashed(directory)
-    if squashed and root:
+    if squashed:
         opened.open([b"", *above])
     return Ground(squashed=squashed)
 
@@ -286,7 +285,9 @@ def _sync(directory: Path) -> None:
         os.sync()
         return
     if done.returncode:
-        raise CommandFailed(f"what was restored may not be on the disk: {done.stderr.strip()}")
+        raise CommandFailed(
+            f"{directory}: the kernel could not write all of it to the disk: {done.stderr.strip()}: restore it again"
+        )
 
 
 def _run_tar(tar: str, command: list[str], pieces: Iterable[bytes], log: ExtractLog) -> int:

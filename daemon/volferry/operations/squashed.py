@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from volferry.archive.commands import modes_command
+from volferry.archive.commands import modes_command, sync_command
 from volferry.archive.extractlog import ExtractLog
 from volferry.archive.listing import split_records
 from volferry.archive.scripts import SCRIPT_COMMAND, modes_script, open_script
 from volferry.archive.squash_scripts import look_command, set_mode_command
 from volferry.archive.widened import is_narrow, widened, widened_headers
-from volferry.errors import CommandFailed
+from volferry.errors import CommandFailed, VolferryError
 from volferry.operations.directory_modes import modes_stream
 from volferry.operations.streams import give, run, run_script, writing
 
@@ -43,7 +43,7 @@ class Ground:
 
     def set_modes(self, helper: Helper, directory: str, entries: Iterable[Entry], log: ExtractLog) -> None:
         """Gives directories the modes of `entries`, after which nothing may be left to do but in the root. Whichever is above another comes
-        before it: its own mode is set later. What cannot be set is counted in `log`. Raises CommandFailed.
+        before it: its own mode is set later. They are on the disk then. What cannot be set is counted in `log`. Raises CommandFailed.
         """
         if not self.squashed:
             return
@@ -51,6 +51,7 @@ class Ground:
         process = helper.start(modes_command(directory), stdin=True, on_stderr=said.line)
         give(process, modes_stream(entry for entry in entries if entry.path and is_narrow(entry)))
         check_modes(said, process.wait(), log)
+        run(helper, sync_command(directory), "writing the volume to the disk")
 
     def give_back(self, helper: Helper, directory: str) -> None:
         """The mode that the root directory had."""
@@ -104,8 +105,11 @@ def keeping_modes(helper: Helper, directory: str) -> Iterator[KeptModes]:
     kept = KeptModes(helper, directory)
     try:
         yield kept
-    finally:
-        kept.give_back()
+    except BaseException:
+        with suppress(VolferryError):  # the first error says more
+            kept.give_back()
+        raise
+    kept.give_back()
 
 
 def check_modes(said: ExtractLog, status: int, log: ExtractLog) -> None:

@@ -208,7 +208,10 @@ def _pump_widened(
             observer.advance(done_bytes=done, done_entries=0)
 
     with feeding(reading, paths):
-        give(writing, widened_stream(pieces()))
+        source = pieces()
+        give(writing, widened_stream(source))
+        for _ in source:  # who takes no more has its status say why, and the source must end nonetheless
+            continue
     return done
 
 

@@ -157,7 +157,6 @@ class Transfer:
         """Of directories, but of the root, once a `check` is content, which has given the listing."""
         if self.log is not None and self._ground.squashed:
             self._ground.set_modes(self._target.helper, self._target.directory, _entries(source), self.log)
-            self._sync_target()
 
     def settle_root(self) -> None:
         """After a change in the root of the target that the source does not have."""
