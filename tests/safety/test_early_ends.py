@@ -115,6 +115,30 @@ def test_a_warm_backup_takes_no_block_for_unchanged_that_it_could_not_read(
         assert kept == now[:at] + bytes(SIZE - at)
 
 
+@pytest.mark.parametrize("call", ["llistxattr", "lgetxattr", "acl_get_file"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE])
+def test_a_warm_backup_hears_of_attributes_that_could_not_be_read(
+    monkeypatch: pytest.MonkeyPatch, library: Path, volume: LocalVolume, call: str, error: int
+) -> None:
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+    repository = Repository.open_or_create(MemoryStore(Contents("store", Clock())))[0]
+    path = volume.data / "large"
+    os.setxattr(path, "user.key", b"value")
+    subprocess.run(["setfacl", "-m", "u:7:rw", path], check=True)
+
+    def between() -> None:
+        changed_in_places(path)
+        volume.environment |= environment(library, fault(call, error, "/large"))
+
+    monkeypatch.setattr(local_helper, "MOVING", Warm(between))
+    stats = volume.back_up(repository)
+    assert [(each.kind, each.path) for each in stats.findings] == [("unreadable", b"large")]
+    volume.environment.clear()
+    monkeypatch.undo()
+    stats = volume.back_up(repository)
+    assert (stats.findings, stats.read_bytes > SIZE) == ((), True)  # its record was not trusted
+
+
 def test_short_reads_cost_a_warm_backup_nothing(
     monkeypatch: pytest.MonkeyPatch, library: Path, volume: LocalVolume
 ) -> None:

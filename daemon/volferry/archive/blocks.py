@@ -135,16 +135,22 @@ def header(path):
     os.write(give, path + b"\0")
     os.close(give)
     take, stream = os.pipe()
-    ends = [(os.POSIX_SPAWN_DUP2, paths, 0), (os.POSIX_SPAWN_DUP2, stream, 1)]
+    hear, complaints = os.pipe()
+    os.set_blocking(complaints, False)  # nobody reads all of them
+    ends = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate((paths, stream, complaints))]
     process = os.posix_spawnp(tar[0], tar, os.environ, file_actions=ends)
-    os.close(paths)
-    os.close(stream)
+    for end in (paths, stream, complaints):
+        os.close(end)
     said = b""
     while len(said) < 1 << 20 and (more := os.read(take, 1 << 20)):
         said += more
-    os.close(take)
-    os.kill(process, 9)
+    os.kill(process, 9)  # while it still writes: of a closed pipe it would complain
     os.waitpid(process, 0)
+    os.close(take)
+    with os.fdopen(hear, "rb") as lines:
+        # What there is of the content is read below.
+        if any(b": File shrank by " not in line for line in lines):
+            raise OSError("the header lacks what tar could not read")
     return said
 def part(path, first, last, digests):
     if not first:
