@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volferry.archive.digests import ObjectDigest
+from volferry.archive.groups import MOST_RECORD_BYTES, split_groups
 from volferry.archive.index import (
     FrameLocation,
     compress_file,
@@ -191,3 +192,14 @@ def test_what_is_no_list_of_groups_is_refused(records: bytes) -> None:
     data, _ = compressed([records])
     with pytest.raises(ValueError, match=r"record|cut off"):
         list(read_files([data]))
+
+
+def test_a_group_has_no_more_records_than_memory_is_for() -> None:
+    record = b"%b//f 644 0 0 0 0.0000000000 - 1 1 "
+    records = [record % (b"a" * (1 << 20) + b"%03d" % number) for number in range(70)]
+    with pytest.raises(ValueError, match="larger than a group can be"):
+        list(parse_groups([b"/0 70\0", *(each + b"\0" for each in records)]))
+    groups = list(split_groups(records))
+    assert [record for group in groups for record in group.records] == records
+    assert all(group.record_bytes <= MOST_RECORD_BYTES for group in groups)
+    assert len(groups) > 1

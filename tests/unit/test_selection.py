@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volferry.archive.listing import walk_key
-from volferry.archive.selection import Selection, is_below, matcher, meanings
+from volferry.archive.selection import Selection, is_below, matcher, meanings, parents_of
 from volferry.model import printable
 
 names = st.binary(min_size=1, max_size=3).filter(
@@ -86,3 +86,17 @@ def test_no_root_of_a_selection_is_below_another(chosen: list[bytes]) -> None:
 )
 def test_patterns(pattern: str, path: bytes, fits: bool) -> None:
     assert matcher(pattern)(path) is fits
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([b"a", b"b", b"a.b", b"a\x01"]), max_size=4), min_size=1, max_size=6),
+    st.data(),
+)
+def test_a_path_is_covered_by_itself_and_by_what_is_above_it(
+    roots: list[list[bytes]], draw: st.DataObject
+) -> None:
+    chosen = {b"/".join(parts) for parts in roots}
+    path = b"/".join(draw.draw(st.lists(st.sampled_from([b"a", b"b", b"a.b", b"a\x01"]), max_size=6)))
+    assert Selection(chosen).covers(path) == (
+        path in chosen or any(above in chosen for above in parents_of(path))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.parts.faults import built_library, environment, fault
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.unit.test_manifest import DOCUMENT
@@ -112,6 +114,11 @@ def nights(tmp_path: Path) -> Nights:
     return Nights(LocalVolume(tmp_path / "data", tmp_path / "state"))
 
 
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_library(tmp_path_factory.mktemp("faults"))
+
+
 class TestWhatIsFound:
     def test_an_emptied_volume_every_night(self, nights: Nights) -> None:
         nights.write(3, 10)
@@ -182,6 +189,60 @@ class TestWhatIsFound:
         nights.back_up()
         nights.write(30)
         assert nights.kinds() == ["rewritten"]
+
+    @pytest.mark.parametrize("what", ["zeros", "text", "holes"])
+    def test_what_compresses_well_in_place_of_nearly_all_contents(self, nights: Nights, what: str) -> None:
+        nights.write(20, 400_000)
+        nights.make_old()
+        nights.back_up()
+        good = nights.back_up().ref.id
+        for number in range(19):
+            path = nights.volume.data / f"file{number:03}"
+            if what == "holes":
+                os.truncate(path, 0)
+                os.truncate(path, 400_000)
+            else:
+                path.write_bytes(bytes(400_000) if what == "zeros" else b"0123456789" * 40_000)
+        for _ in range(5):
+            assert nights.kinds() == ["rewritten"]
+            nights.prune()
+        assert good in nights.ids
+
+    @pytest.mark.parametrize("nights_unread", [1, 2])
+    def test_what_could_not_be_read_and_is_gone_then(
+        self, nights: Nights, faults: Path, nights_unread: int
+    ) -> None:
+        nights.write(100, 20_000)
+        good = nights.back_up().ref.id
+        unread = [nights.volume.data / f"file{number:03}" for number in range(85)]
+        nights.volume.environment = environment(
+            faults, *(fault("open", errno.EIO, f"/{path.name}") for path in unread)
+        )
+        for path in unread:
+            path.chmod(0o640)
+        for _ in range(nights_unread):
+            assert set(nights.kinds()) == {"unreadable"}
+            nights.prune()
+        nights.volume.environment = {}
+        for number in range(95):
+            (nights.volume.data / f"file{number:03}").unlink()
+        for _ in range(5):
+            assert nights.kinds() == ["shrunk"]
+            nights.prune()
+        assert good in nights.ids
+
+    def test_what_could_not_be_read_and_can_be_again_is_none(self, nights: Nights, faults: Path) -> None:
+        nights.write(100, 20_000)
+        nights.back_up()
+        unread = [nights.volume.data / f"file{number:03}" for number in range(85)]
+        nights.volume.environment = environment(
+            faults, *(fault("open", errno.EIO, f"/{path.name}") for path in unread)
+        )
+        for path in unread:
+            path.chmod(0o640)
+        assert set(nights.kinds()) == {"unreadable"}
+        nights.volume.environment = {}
+        assert nights.kinds() == []
 
     def test_a_part_of_it_rewritten_is_none(self, nights: Nights) -> None:
         nights.write(30)

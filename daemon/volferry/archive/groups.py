@@ -19,7 +19,9 @@ LARGE_FILE_BYTES = 1 << 20
 BOUNDARY_ONE_IN = 64
 # What changes has its whole group read again: many files of middling size must not become one of tens of megabytes.
 _BOUNDARY_BYTES = 1 << 16
-MOST_ENTRIES = 4096  # bounds memory against names chosen so that no hash ends a group
+# Both bound memory: against names chosen so that no hash ends a group, and against long ones.
+MOST_ENTRIES = 4096
+MOST_RECORD_BYTES = 64 << 20  # of all its records
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Group:
 
     number: int
     records: list[bytes] = field(default_factory=list)
+    record_bytes: int = 0  # of the listing
     source_bytes: int = 0  # sum of the apparent sizes of the regular files
     kinds: dict[bytes, int] = field(default_factory=dict)  # how many of each, as `find -printf %y`
     linked: list[tuple[bytes, bytes]] = field(default_factory=list)  # inode and record of what has more names
@@ -41,10 +44,11 @@ def split_groups(records: Iterable[bytes]) -> Iterator[Group]:
         kind, _, _, _, size, _, _, inode, links, _ = meta.split(b" ", 9)
         size_bytes = int(size) if kind == b"f" else 0
         alone = size_bytes >= LARGE_FILE_BYTES or is_reserved(path)
-        if alone and group.records:
+        if group.records and (alone or group.record_bytes + len(record) > MOST_RECORD_BYTES):
             yield group
             group = Group(group.number + 1)
         group.records.append(record)
+        group.record_bytes += len(record)
         group.source_bytes += size_bytes
         group.kinds[kind] = group.kinds.get(kind, 0) + 1
         if links != b"1" and kind != b"d":

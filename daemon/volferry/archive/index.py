@@ -15,7 +15,7 @@ import zstandard
 
 from volferry.archive.digests import digested
 from volferry.archive.frames import MAX_BYTES
-from volferry.archive.groups import MOST_ENTRIES
+from volferry.archive.groups import MOST_ENTRIES, MOST_RECORD_BYTES
 from volferry.archive.index_check import checked_groups
 from volferry.archive.listing import UNTRUSTED, Entry, parse_record, path_of, split_records
 
@@ -229,7 +229,13 @@ def parse_groups(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
         count = int(match[2])
         if count > MOST_ENTRIES:
             raise ValueError(f"group {int(match[1])} has more entries than a group can have")
-        group = list(islice(records, count))
+        group = []
+        left = MOST_RECORD_BYTES
+        for entry in islice(records, count):
+            group.append(entry)
+            left -= len(entry)
+            if left < 0:
+                raise ValueError(f"group {int(match[1])} is larger than a group can be")
         if len(group) != count:
             raise ValueError("its last group is cut off")
         yield int(match[1]), group

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from fnmatch import translate
 from typing import TYPE_CHECKING
 
@@ -24,16 +25,17 @@ class Selection:
             if not roots or not is_below(path, roots[-1]):
                 roots.append(path)
         self.roots = tuple(roots)
-        self._roots = frozenset(roots)
+        self._keys = [walk_key(root) for root in roots]
         self.parents = frozenset(parent for path in roots for parent in parents_of(path))
 
     def covers(self, path: bytes) -> bool:
-        """Whether `path` was chosen, or is below what was."""
-        return path in self._roots or any(parent in self._roots for parent in parents_of(path))
+        """Whether `path` was chosen, or is below what was. In the order of a tree walk, nothing comes between a directory and what is below it."""
+        last = bisect_right(self._keys, walk_key(path)) - 1
+        return last >= 0 and (path == self.roots[last] or is_below(path, self.roots[last]))
 
     @property
     def everything(self) -> bool:
-        return b"" in self._roots
+        return self.roots[:1] == (b"",)
 
 
 def parents_of(path: bytes) -> Iterator[bytes]:

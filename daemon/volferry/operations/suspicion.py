@@ -145,7 +145,7 @@ def _compared(
     reference = measure.manifest
     then = _Size.of(reference)
     excludes = _new_excludes(manifest, reference)
-    gone = _gone(manifest, reference, then)
+    gone = _gone(manifest, reference, then) or _gone_since_unread(repository, manifest, reference, then)
     if gone and excludes is not None:
         # What is excluded now is not gone.
         gone = _gone(manifest, reference, _size_without(reference, listings.of(reference), excludes))
@@ -247,6 +247,21 @@ def _gone(manifest: Manifest, reference: Manifest, then: _Size) -> str:
     return ""
 
 
+def _gone_since_unread(repository: Repository, manifest: Manifest, reference: Manifest, then: _Size) -> str:
+    """As `_gone`, with what the reference could not read and the new backup does not complain of: it was there, and is read now, or gone. Not
+    where a person has accepted the reference without it. Raises StoreError.
+    """
+    more = reference.counts.unreadable - manifest.counts.unreadable
+    if more <= 0 or is_suspicious(reference):
+        return ""
+    more_bytes = max(reference.counts.unread_bytes - manifest.counts.unread_bytes, 0)
+    there = _Size(then.entries + more, then.files + more, then.source_bytes + more_bytes)
+    gone = _gone(manifest, reference, there)
+    return (
+        "" if gone and reference.id in accepted_ids(repository, manifest.host, manifest.volume.name) else gone
+    )
+
+
 def _share(packs: tuple[PackPart, ...], after: str) -> float:
     """Of the bytes that a backup needs, those that were stored after a backup."""
     needed = sum(pack.live_bytes for pack in packs)
@@ -255,7 +270,14 @@ def _share(packs: tuple[PackPart, ...], after: str) -> float:
 
 
 def _is_new(manifest: Manifest, reference: Manifest) -> bool:
-    return _files(reference) >= _FEWEST_FILES and _share(manifest.packs, reference.id) >= _GONE
+    """Whether nearly all stored bytes are new ones, or next to none of the reference's is needed any longer: what compresses well is small beside
+    one file that stays.
+    """
+    if _files(reference) < _FEWEST_FILES:
+        return False
+    needed = sum(pack.live_bytes for pack in reference.packs)
+    kept = sum(pack.live_bytes for pack in manifest.packs if pack.name.partition(".")[0] <= reference.id)
+    return _share(manifest.packs, reference.id) >= _GONE or kept <= needed * (1 - _GONE)
 
 
 def _always_changes(
