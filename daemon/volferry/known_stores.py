@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import NoSuchStore, StoreError, StoreGone, UnknownStore, VolferryError, reason
-from volferry.repository import Repository
+from volferry.repository import MARKER_KEY, Repository
+from volferry.stores.local import LocalStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +82,24 @@ class KnownStores:
             raise VolferryError(
                 f"cannot write to the state directory {path.parent}: {reason(error)}"
             ) from error
+
+
+def are_one_place(source: Repository, target: Repository) -> bool:
+    """Whether what is written to the target is written to the source. A store that was copied with other tools has the same id in another
+    place. Raises StoreError.
+    """
+    if source.id != target.id:
+        return False
+    if source.store.place == target.store.place:
+        return True
+    if isinstance(source.store, LocalStore) and isinstance(target.store, LocalStore):
+        return target.store.is_at(source.store)
+    # A bucket may be reached by two names. It is the bucket that gives an object its time, at which nothing else is likely to be copied.
+    made = [
+        [int(info.modified.timestamp()) for info in repository.store.list(MARKER_KEY)]
+        for repository in (source, target)
+    ]
+    return made[0] == made[1]
 
 
 def _id_in(path: Path) -> str | None:

@@ -27,10 +27,13 @@ _BUSY_SECONDS = 10
 
 
 class ManifestCache:
-    """Of one store. Losing it costs requests, nothing else: whatever is wrong with it, it is as if it were empty."""
+    """Of one place, which may share the file with copies of its store. Losing it costs requests, nothing else: whatever is wrong with
+    it, it is as if it were empty.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, place: str = "") -> None:
         self._path = path
+        self._place = f"{place}\n" if place else ""  # before each key
 
     def all(self, prefix: str, written: Mapping[str, datetime] | None = None) -> dict[str, bytes]:
         """What is known, by key, of the keys that start with `prefix`. A row of which a bit has changed is not; nor one of an object that `written`
@@ -41,15 +44,21 @@ class ManifestCache:
         try:
             with self._opened() as database:
                 # "0" is what comes after "/", with which a prefix ends.
+                wanted = f"{self._place}{prefix}"
                 rows = database.execute(
                     "SELECT key, data, digest, written FROM manifests WHERE key >= ? AND key < ?",
-                    (prefix, f"{prefix[:-1]}0"),
+                    (wanted, f"{wanted[:-1]}0"),
                 )
                 times = written or {}
+                found = {
+                    key.removeprefix(self._place): (data, time)
+                    for key, data, digest, time in rows
+                    if _is_whole(key, data, digest)
+                }
                 return {
                     key: data
-                    for key, data, digest, time in rows
-                    if _is_whole(key, data, digest) and (key not in times or _text(times[key]) == time)
+                    for key, (data, time) in found.items()
+                    if key not in times or _text(times[key]) == time
                 }
         except (sqlite3.Error, OSError):
             return {}
@@ -67,11 +76,15 @@ class ManifestCache:
                 database.executemany(
                     "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?)",
                     [
-                        (key, data, _digest(key, data), _text((written or {}).get(key)))
-                        for key, data in new.items()
+                        (key, data, _digest(key, data), _text((written or {}).get(name)))
+                        for key, name, data in (
+                            (f"{self._place}{name}", name, data) for name, data in new.items()
+                        )
                     ],
                 )
-                database.executemany("DELETE FROM manifests WHERE key = ?", [(key,) for key in gone])
+                database.executemany(
+                    "DELETE FROM manifests WHERE key = ?", [(f"{self._place}{key}",) for key in gone]
+                )
         except (sqlite3.Error, OSError):
             self._path.unlink(missing_ok=True)
 

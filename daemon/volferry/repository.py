@@ -87,6 +87,11 @@ class Repository:
         self.store = store
         self.id = store_id
 
+    @property
+    def place(self) -> str:
+        """Its id, which a copy of the store has too, and where it is: what is known of objects is kept by this."""
+        return f"{self.id} {self.store.place}"
+
     @classmethod
     def open(cls, store: Store) -> Repository:
         """Raises NoSuchStore if there is none, DamagedObject or NewerFormat if it cannot be used."""

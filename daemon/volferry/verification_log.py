@@ -62,7 +62,7 @@ class VolumeState:
 
 
 class VerificationLog:
-    """Of one state directory. Whatever is wrong with its file, it is as if it were empty."""
+    """Of one state directory. A `store` is a `Repository.place`. Whatever is wrong with its file, it is as if it were empty."""
 
     def __init__(self, state_directory: Path) -> None:
         self._path = state_directory / _FILE

@@ -34,6 +34,10 @@ class RecordedStore:
     def url(self) -> str:
         return self.store.url
 
+    @property
+    def place(self) -> str:
+        return self.store.place
+
     def of(self, verb: str, kind: str = "") -> list[Call]:
         """The calls of one verb, for keys that start with `kind`."""
         return [call for call in self.calls if call.verb == verb and call.key.startswith(kind)]

@@ -128,14 +128,14 @@ def test_a_share_that_is_done_reads_nothing_more_until_the_next_is_due(lab: Lab)
     assert days.share().read == len(needed(lab, first))
     flip(lab.packs(first)[0])
     days.now -= DAY / 2  # half a day after the first
-    before = days.log.read_at(lab.repository.id)
+    before = days.log.read_at(lab.repository.place)
     share = days.share()
     assert (share.read, share.wrong) == (0, {})
-    assert days.log.read_at(lab.repository.id) == before
+    assert days.log.read_at(lab.repository.place) == before
     days.now -= DAY / 2
     assert list(days.share().wrong) == [first]
     # A clock that was ahead keeps none from being read.
-    days.log.keep_share(lab.repository.id, "host", datetime(2099, 1, 1, tzinfo=UTC))
+    days.log.keep_share(lab.repository.place, "host", datetime(2099, 1, 1, tzinfo=UTC))
     assert days.share().read
 
 
@@ -193,8 +193,8 @@ def test_times_from_the_future_keep_nothing_from_being_read(lab: Lab) -> None:  
     first = lab.back_up()
     days = Days(lab, 4)
     in_2099 = datetime(2099, 1, 1, tzinfo=UTC)
-    days.log.since(lab.repository.id, in_2099)
-    days.log.keep_read(lab.repository.id, needed(lab, first), in_2099)
+    days.log.since(lab.repository.place, in_2099)
+    days.log.keep_read(lab.repository.place, needed(lab, first), in_2099)
     for pack in lab.packs(first):
         os.utime(pack, (in_2099.timestamp(), in_2099.timestamp()))
     recorded = RecordedStore(lab.repository.store)
@@ -227,10 +227,10 @@ def test_a_share_that_dies_is_gone_on_with(lab: Lab) -> None:  # noqa: F811
     with pytest.raises(StoreError, match="the network is gone"):
         days.share()
     lab.repository.store = store
-    read = days.log.read_at(lab.repository.id)
+    read = days.log.read_at(lab.repository.place)
     assert len([key for key in read if not key.startswith("manifests/")]) == 2
     days.share()
-    assert len(days.log.read_at(lab.repository.id)) == len(needed(lab, next(lab.repository.refs())))
+    assert len(days.log.read_at(lab.repository.place)) == len(needed(lab, next(lab.repository.refs())))
 
 
 class BadSector:
@@ -262,14 +262,14 @@ def test_what_cannot_be_read_keeps_nothing_else_from_being_read_and_is_told_unti
     days = Days(lab, 4)
     shares = [days.share() for _ in range(4)]
     needs = set().union(*(needed(lab, ref) for ref in lab.repository.refs()))
-    assert {key for key in days.log.read_at(lab.repository.id) if " " not in key} == needs - set(bad)
+    assert {key for key in days.log.read_at(lab.repository.place) if " " not in key} == needs - set(bad)
     for share in shares[2:]:
         assert "input/output error" in share.wrong[first]
     assert lab.marks() == []  # it may be readable tomorrow
     lab.repository.store = store
     days.share()
     assert days.share().wrong == {}
-    assert set(days.log.read_at(lab.repository.id)) == needs
+    assert set(days.log.read_at(lab.repository.place)) == needs
 
 
 def test_what_the_store_says_is_damaged_for_good_is_remembered_and_healed(lab: Lab) -> None:  # noqa: F811
@@ -331,7 +331,7 @@ def test_a_missing_pack_is_found_by_the_first_share(lab: Lab) -> None:  # noqa: 
 def test_what_a_copy_has_sent_again_is_another_object(lab: Lab) -> None:  # noqa: F811
     first = lab.back_up()
     days = Days(lab, 30)
-    days.log.keep_read(lab.repository.id, needed(lab, first), days.now - 20 * DAY)
+    days.log.keep_read(lab.repository.place, needed(lab, first), days.now - 20 * DAY)
     oldest = days.share().volumes["vol"].oldest
     assert oldest is not None
     assert oldest > days.now - 2 * DAY  # all was written just now

@@ -104,10 +104,12 @@ def _chosen(
 
 
 def _target(session: Session, name: str, *, new_store: bool) -> Repository:
+    from volferry.known_stores import are_one_place  # noqa: PLC0415 -- slow to import
+
     store = session.named_store(name)
     endpoint = session.config.named_store(name).endpoint
     repository, new = session.known_stores.open_or_create(store, endpoint, new_store=new_store)
-    if repository.id == session.repository.id:
+    if are_one_place(session.repository, repository):
         raise UsageError(f"{store.url} is the store that backups are copied from")
     if new:
         say(f"new store at {store.url}")

@@ -123,7 +123,7 @@ class Session:
     def manifest_cache(self, repository: Repository) -> ManifestCache:
         from volferry.manifest_cache import ManifestCache  # noqa: PLC0415
 
-        return ManifestCache(self.state_of(repository) / "manifests.sqlite")
+        return ManifestCache(self.state_of(repository) / "manifests.sqlite", repository.store.place)
 
     @property
     def host(self) -> str:

@@ -75,7 +75,7 @@ def verify(
         for ref in [*refs, *gone]:
             result = verifier.verify(ref)
             results.append(result)
-            log.keep_read(session.repository.id, result.read, datetime.now(UTC))
+            log.keep_read(session.repository.place, result.read, datetime.now(UTC))
             problem = verifier.remember(result, by=_who(session)) if result.damaged or result.read else ""
             if problem and problem not in said:
                 said.add(problem)

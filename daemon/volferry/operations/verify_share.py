@@ -125,7 +125,7 @@ def verify_share(
         needed |= _needed(ref, manifest)
     read_at = _read_at(repository, condition, log, needed, now)
     share.total_bytes = sum(condition.objects[key].size for key in read_at)
-    noted = log.read_at(repository.id)
+    noted = log.read_at(repository.place)
     tried = _believed(noted, now)
     candidates = [
         # What is damaged is not read again each time for that; it was not read well either.
@@ -134,7 +134,7 @@ def verify_share(
     ]
     again = [each for each in candidates if f"{_UNREAD}{each.key}" in noted]
     fresh = [each for each in candidates if f"{_UNREAD}{each.key}" not in noted]
-    last = log.last_share(repository.id, host)
+    last = log.last_share(repository.place, host)
     is_due = last is None or not is_believed(last, now) or done_until(last) <= now
     # Last: a disk that fails may fail for good, or for long.
     chosen = [*(choose(fresh, now=now, every=every, next_run=next_run) if is_due else ()), *again]
@@ -151,7 +151,7 @@ def verify_share(
             share.unreadable[ref] = f"{why[0]} (and {len(why) - 1} more)" if len(why) > 1 else why[0]
     share.volumes = _volumes(manifests, share, read_at)
     if is_due:
-        log.keep_share(repository.id, host, now)
+        log.keep_share(repository.place, host, now)
     return share
 
 
@@ -187,14 +187,14 @@ class _Reading:
 
     def read(self, each: Candidate, expected: ObjectDigest | None) -> None:
         wrong = _wrong(self.repository, each.key, expected)
-        store_id, share = self.repository.id, self.share
+        place, share = self.repository.place, self.share
         if isinstance(wrong, NoSuchObject):  # another machine has pruned it, or it is missing
             del self.condition.objects[each.key]
             return
         if isinstance(wrong, StoreError):
             _check_store(self.repository, wrong)
             self.unread[each.key] = str(wrong)
-            self.log.keep_read(store_id, [f"{_UNREAD}{each.key}"], self.clock())
+            self.log.keep_read(place, [f"{_UNREAD}{each.key}"], self.clock())
             return
         if isinstance(wrong, DamagedObject):
             self._remember({each.key: wrong.reason}, ())
@@ -202,13 +202,13 @@ class _Reading:
             self.condition.marks.setdefault(each.key, "")
             if self.cache is not None:
                 self.cache.update({}, [each.key])
-            self.log.keep_read(store_id, [f"{_TRIED}{each.key}"], self.clock())
+            self.log.keep_read(place, [f"{_TRIED}{each.key}"], self.clock())
         else:
             # An index may be marked though its digest is right: what it says is another matter, for `verify --read`.
             self._remember({}, () if each.key.startswith("indexes/") else [each.key])
             self.read_at[each.key] = self.clock()
-            self.log.keep_read(store_id, [each.key], self.read_at[each.key])
-        self.log.forget(store_id, [f"{_UNREAD}{each.key}"])
+            self.log.keep_read(place, [each.key], self.read_at[each.key])
+        self.log.forget(place, [f"{_UNREAD}{each.key}"])
         share.read += 1
         share.read_bytes += each.stored_bytes
 
@@ -259,10 +259,10 @@ def _read_at(
     now: datetime,
 ) -> dict[str, datetime]:
     """Of all objects that backups need and that are there with their size."""
-    since = log.since(repository.id, now)
-    known = log.read_at(repository.id)
+    since = log.since(repository.place, now)
+    known = log.read_at(repository.place)
     mine = {key for key in known if _object_of(key) in condition.objects}
-    log.forget(repository.id, [key for key in known if key not in mine and _is_of_host(key, condition)])
+    log.forget(repository.place, [key for key in known if key not in mine and _is_of_host(key, condition)])
     known = _believed(known, now)
     found = {}
     for key, expected in needed.items():

@@ -65,6 +65,10 @@ class Store(Protocol):
     def url(self) -> str:
         """As a user would write it."""
 
+    @property
+    def place(self) -> str:
+        """Where it is. A copy of a store has its id: what was read in one place says nothing of another."""
+
     def create(self, key: str) -> ObjectWriter:
         """Begins a new object."""
 

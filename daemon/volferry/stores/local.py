@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # How a file system says that a part of it is damaged, where the rest is well.
 _DAMAGE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})
+# Of a store's directories, those that make two of them one wherever they are the same: one may be mounted into the other.
+_SHARED = ("", "manifests", "indexes", "packs")
 
 T = TypeVar("T")
 
@@ -51,6 +53,32 @@ class LocalStore:
     @property
     def url(self) -> str:
         return str(self._root)
+
+    @property
+    def place(self) -> str:
+        return os.path.realpath(self._root)
+
+    def is_at(self, other: LocalStore) -> bool:
+        """Whether what is written here is written there, by whatever paths, links and mounts. Both are there. Raises StoreError."""
+        if any(_is_one_directory(self._root / each, other._root / each) for each in _SHARED):
+            return True
+        # Of a share that is mounted twice, each mount has another number of a device.
+        writer = self.create("probe")
+        try:
+            return other.has_unfinished(writer.name)
+        finally:
+            writer.abort()
+
+    def has_unfinished(self, name: str) -> bool:
+        """Whether there is an unfinished file of that name. Raises StoreError."""
+        try:
+            with self._directories.way(TEMPORARY) as way:
+                os.stat(name, dir_fd=way[-1], follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError, NoSuchStore):
+            return False
+        except OSError as error:
+            raise store_error(error, f"cannot look into the store {self._root}") from error
+        return True
 
     def probe(self) -> Probe:
         """Tries its file system. Raises StoreError where that cannot keep a store safely."""
@@ -263,6 +291,13 @@ def twice(read: Callable[[], T]) -> T:
         if error.errno not in _DAMAGE:
             raise
     return read()
+
+
+def _is_one_directory(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
 
 
 def _make_root(directory: Path, file_system: FileSystem) -> None:

@@ -81,6 +81,11 @@ class LocalWriter:
             return False
         return True
 
+    @property
+    def name(self) -> str:
+        """Of the unfinished file."""
+        return self._name
+
     def write(self, data: bytes) -> None:
         try:
             view = memoryview(data)

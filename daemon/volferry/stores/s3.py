@@ -65,6 +65,10 @@ class S3Store:
     def url(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
+    @property
+    def place(self) -> str:
+        return f"{self._server.endpoint} {self.url}"
+
     @cached_property
     def _transfers(self) -> Transfers:
         """Made with the first use: that is when it is said what a user should know of the endpoint."""
