@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from volferry.archive.digests import digested
@@ -346,16 +347,18 @@ class BackupWriter:
             self._written.append(key)
             self._copy(path, key)
 
-    def put_manifest(self, manifest: Manifest, *, data: bytes | None = None) -> int:
+    def put_manifest(self, manifest: Manifest, *, data: bytes | None = None, replaces: bool = False) -> int:
         """Must be the last thing written: from here on the backup exists. Returns its size in bytes. `data` is the
-        manifest as another store has it. What it refers to should have been asked for with `require`, and protected.
+        manifest as another store has it; with `replaces`, it is put in place of a damaged one. What it refers to should have been asked for with `require`, and protected.
         """
         data = data or manifest.to_bytes()
         # An unmounted share leaves its mount point, where everything could be written, and nothing would be kept.
         if Repository.open(self._repository.store).id != self._repository.id:
             raise StoreError(f"{self._repository.store.url} is another store now than when the backup began")
         with held_back():
-            put(self._repository.store, manifest_key(self._ref), data)
+            (self._repository.store.replace if replaces else partial(put, self._repository.store))(
+                manifest_key(self._ref), data
+            )
         return len(data)
 
     def discard(self, *, but_packs: bool) -> None:

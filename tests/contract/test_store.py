@@ -273,6 +273,23 @@ def test_nothing_is_ever_overwritten(store: Store, place: Place) -> None:
     assert place.unfinished() == 0
 
 
+@pytest.mark.parametrize("size", [0, 1000, 17 << 20])
+def test_what_is_to_be_replaced_is(store: Store, place: Place, size: int) -> None:
+    store.replace("a/b", b"new")  # it may have gone meanwhile
+    new = os.urandom(size)
+    store.replace("a/b", new)
+    assert get(store, "a/b") == new
+    assert keys(store) == ["a/b"]
+    assert place.unfinished() == 0
+    # Of what the server can do, it has learned nothing that is wrong.
+    with pytest.raises(ObjectExists):
+        put(place.open(), "a/b", b"other")
+    put(store, "c", b"other")
+    with pytest.raises(ObjectExists):
+        put(store, "c", b"another")
+    assert get(store, "a/b") == new
+
+
 def test_of_two_writers_of_one_key_the_second_fails(store: Store) -> None:
     first, second = store.create("a"), store.create("a")
     first.write(b"first")

@@ -49,6 +49,10 @@ class RecordedStore:
         self._record("create", key)
         return self.store.create(key)
 
+    def replace(self, key: str, data: bytes) -> None:
+        self._record("replace", key)
+        self.store.replace(key, data)
+
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
         call = self._record("open", key)
         return RecordedReader(self.store.open(key, offset=offset, length=length), call)

@@ -135,7 +135,8 @@ def _copied(
             keep=lambda found: session.config.keep_of(found, session.config.named_store(name)),
             only=only,
             source_cache=session.manifest_cache(session.repository),
-            target_cache=session.manifest_cache(target),
+            # Where a store is mended from a copy of it, what it had is not asked for, but what it has.
+            target_cache=None if target.id == session.repository.id else session.manifest_cache(target),
             observer=observer,
             hold=session.config.prune.hold,
         )
@@ -144,7 +145,9 @@ def _copied(
 def _print(target: str, result: Copying) -> None:
     parts = [f"{result.volume} to {target}: {count_text(len(result.copied), 'backup')} copied"]
     if result.mended:
-        parts.append(f"{count_text(result.mended, 'object')} mended")
+        manifests = count_text(len(result.manifests), "manifest")
+        among = f" (with {manifests})" if result.manifests else ""
+        parts.append(f"{count_text(result.mended, 'object')} mended{among}")
     if result.there:
         parts.append(f"{result.there} there already")
     if result.left_out:
@@ -161,5 +164,6 @@ def _document(target: str, result: Copying) -> dict[str, Any]:
         "there": result.there,
         "left_out": result.left_out,
         "mended": result.mended,
+        "manifests_mended": [ref.id for ref in result.manifests],
         "sent_bytes": result.sent_bytes,
     }

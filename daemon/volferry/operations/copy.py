@@ -1,7 +1,8 @@
 """Sends backups of one volume from one store to another, as they are: what is missing there, manifest last.
 
 Objects never change, so what is there with its size is there; what a copy that was stopped has sent stays, and the next
-one goes on from it.
+one goes on from it. A manifest that is damaged there is the one object that is overwritten: were it deleted first, its backup would be gone
+if the copy died then.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from volferry.archive.digests import digested
 from volferry.archive.manifest import Manifest
@@ -24,7 +25,7 @@ from volferry.errors import (
     StoreError,
 )
 from volferry.interrupts import held_back
-from volferry.layout import needed_objects
+from volferry.layout import manifest_key, needed_objects
 from volferry.operations.acceptance import DEFAULT_HOLD, copy_accepted, find_hold, may_be_accepted
 from volferry.operations.prune import judged, unsound_of, volume_of
 
@@ -52,6 +53,7 @@ class Copying:
     there: int = 0  # backups that were there before
     left_out: int = 0  # that the target's policy would not keep
     mended: int = 0  # objects that backups there needed, and that were missing, damaged or of another size
+    manifests: list[BackupRef] = field(default_factory=list)  # whose manifests are among these
     sent_bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)  # why, by backup
 
@@ -83,6 +85,8 @@ def copy_volume(
             result.failed[str(ref)] = str(manifest)
     there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
     condition = Condition.of(target, host, volume)
+    # What was read before says nothing of one that was found damaged since.
+    there |= {ref: _manifest_of(target, ref) for ref in there if manifest_key(ref) in condition.suspects}
     # What no backup there needs is deleted and sent again, and a LIST may leave one out for a moment.
     there |= {
         ref: _manifest_of(target, ref) for ref in target.refs(host=host, volume=volume) if ref not in there
@@ -102,8 +106,11 @@ def copy_volume(
             continue
         if only is not None and ref != only:
             continue
+        if why := _in_the_way(target, there.get(ref), manifests[ref]):
+            result.failed[str(ref)] = why
+            continue
         try:
-            sender.send(ref, manifests[ref], there=ref in there)
+            sender.send(ref, manifests[ref], there.get(ref))
         except (RepositoryError, NoSuchObject) as error:
             result.failed[str(ref)] = str(error)
             continue
@@ -111,16 +118,27 @@ def copy_volume(
             result.there += 1
         else:
             result.copied.append(ref)
-    result.sent_bytes, result.mended = sender.sent_bytes, sender.mended
+    result.sent_bytes, result.mended, result.manifests = sender.sent_bytes, sender.mended, sender.manifests
     both = [ref for ref in manifests if ref in there or ref in result.copied]
     copy_accepted(source, target, [ref for ref in both if may_be_accepted(manifests[ref])])
     return result
 
 
-def _manifest_of(repository: Repository, ref: BackupRef) -> Manifest | RepositoryError | NoSuchObject:
+_Found: TypeAlias = Manifest | RepositoryError | StoreError  # a manifest, or what is wrong with it
+
+
+def _in_the_way(target: Repository, found: _Found | None, manifest: Manifest) -> str:
+    """Why a backup cannot be brought to where one of its name is; empty if it can."""
+    if isinstance(found, Manifest):
+        other = found != manifest
+        return f"{target.store.url} has another backup of this name: nothing is overwritten" if other else ""
+    return "" if found is None or isinstance(found, DamagedObject | NoSuchObject) else str(found)
+
+
+def _manifest_of(repository: Repository, ref: BackupRef) -> _Found:
     try:
         return repository.manifest(ref)
-    except (RepositoryError, NoSuchObject) as error:
+    except (RepositoryError, StoreError) as error:
         return error
 
 
@@ -208,10 +226,11 @@ class _Sender:
         self._needed = needed
         self.sent_bytes = 0
         self.mended = 0
+        self.manifests: list[BackupRef] = []  # that were mended
         self._done_bytes = 0  # of the backup at hand
 
-    def send(self, ref: BackupRef, manifest: Manifest, *, there: bool) -> None:
-        """Raises DamagedObject for what is damaged in the source, NoSuchObject for what is not there any longer."""
+    def send(self, ref: BackupRef, manifest: Manifest, there: _Found | None) -> None:
+        """`there` is what the target has of its name. Raises DamagedObject for what is damaged in the source, NoSuchObject for what is not there any longer."""
         missing = {
             key: content
             for key, content in needed_objects(ref, manifest).items()
@@ -223,10 +242,18 @@ class _Sender:
         self._done_bytes = 0
         if missing:
             self._send_all(missing)
-        if not there:
-            self._target.require(ref, manifest)
-            self._target.protect(ref, manifest)
-            self._target.writer(ref).put_manifest(manifest, data=self._source.manifest_bytes(ref))
+        replaces = isinstance(there, DamagedObject) or manifest_key(ref) in self._suspects
+        if there is not None and not replaces:
+            return
+        self._target.require(ref, manifest)
+        self._target.protect(ref, manifest)
+        data = self._source.manifest_bytes(ref)
+        self._target.writer(ref).put_manifest(manifest, data=data, replaces=replaces)
+        if replaces:
+            self._forget_marks(manifest_key(ref))
+            self.sent_bytes += len(data)
+            self.mended += 1
+            self.manifests.append(ref)
 
     def _send_all(self, objects: Mapping[str, ObjectDigest]) -> None:
         self._stop = threading.Event()
@@ -244,7 +271,7 @@ class _Sender:
 
     def _send(self, key: str, expected: ObjectDigest) -> None:
         store = self._target.store
-        if key in self._suspects and (
+        if key in self._sizes and (
             wrong := digested(self._blocks(key), algorithm=expected.digest).difference(expected)
         ):
             raise DamagedObject(key, wrong)  # what is left of it over there is better than nothing
@@ -273,15 +300,18 @@ class _Sender:
                     raise
         finally:
             writer.abort()
-        for mark in self._condition.marks_about(key):
-            try:
-                store.delete(mark)
-            except StoreError:  # a doubt from now on, until the object is read
-                break
+        self._forget_marks(key)
         with self._lock:
             self._sizes[key] = expected.stored_bytes
             self.sent_bytes += expected.stored_bytes
             self.mended += key in self._needed
+
+    def _forget_marks(self, key: str) -> None:
+        for mark in self._condition.marks_about(key):
+            try:
+                self._target.store.delete(mark)
+            except StoreError:  # a doubt from now on, until the object is read
+                break
 
     def _blocks(self, key: str) -> Iterator[bytes]:
         for block in self._source.blocks(key):

@@ -72,6 +72,9 @@ class Store(Protocol):
     def create(self, key: str) -> ObjectWriter:
         """Begins a new object."""
 
+    def replace(self, key: str, data: bytes) -> None:
+        """Puts a small object in place of a damaged one. At any moment there is the one or the other, whole."""
+
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
         """Reads from `offset`, `length` bytes or to the end."""
 
@@ -98,7 +101,11 @@ class Store(Protocol):
 
 def put(store: Store, key: str, data: bytes) -> None:
     """Writes a small object at once. Raises ObjectExists."""
-    writer = store.create(key)
+    write_whole(store.create(key), data)
+
+
+def write_whole(writer: ObjectWriter, data: bytes) -> None:
+    """All that the object is to hold."""
     try:
         writer.write(data)
         writer.commit()

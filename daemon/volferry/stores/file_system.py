@@ -102,6 +102,11 @@ class FileSystem:
                 return
         self._rename(temporary, final)
 
+    @staticmethod
+    def replace(temporary: Name, final: Name) -> None:
+        """Gives a finished file its name, and takes that from a file that has it, in one step."""
+        os.rename(temporary.name, final.name, src_dir_fd=temporary.directory, dst_dir_fd=final.directory)
+
     def _rename(self, temporary: Name, final: Name) -> None:
         """Where a name cannot be taken by a link. Of all who would give the same name, one at a time looks whether it is free."""
         claim = f"{hashlib.sha256(final.key.encode()).hexdigest()[:32]}.name"

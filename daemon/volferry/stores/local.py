@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from volferry.errors import DamagedObject, NoSuchObject, NoSuchStore, StoreError, reason
 from volferry.model import ObjectInfo
-from volferry.stores.base import MOST_KEY_CHARACTERS, validate_key
+from volferry.stores.base import MOST_KEY_CHARACTERS, validate_key, write_whole
 from volferry.stores.directories import ATTEMPTS, TEMPORARY, Directories, open_readable, open_regular
 from volferry.stores.file_system import FileSystem, time_of
 from volferry.stores.local_writer import LocalWriter, store_error
@@ -85,6 +85,12 @@ class LocalStore:
         return probe(self._root)
 
     def create(self, key: str) -> LocalWriter:
+        return self._begin(key, replaces=False)
+
+    def replace(self, key: str, data: bytes) -> None:
+        write_whole(self._begin(key, replaces=True), data)
+
+    def _begin(self, key: str, *, replaces: bool) -> LocalWriter:
         validate_key(key)
         if not self._was_there:
             try:
@@ -92,7 +98,7 @@ class LocalStore:
             except OSError as error:
                 raise store_error(error, f"cannot write to the store {self._root}") from error
         try:
-            writer = LocalWriter(self._root, key, self._directories, self._file_system)
+            writer = LocalWriter(self._root, key, self._directories, self._file_system, replaces=replaces)
         except NoSuchStore as error:
             raise NoSuchStore(f"the store {self._root} is gone: is it still mounted?") from error
         self._was_there = True

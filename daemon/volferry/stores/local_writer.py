@@ -28,9 +28,18 @@ _SYNC_BYTES = 8 << 20  # written before they are brought to stable storage, besi
 class LocalWriter:
     """Implements `ObjectWriter`."""
 
-    def __init__(self, root: Path, key: str, directories: Directories, file_system: FileSystem) -> None:
-        """Raises StoreError."""
+    def __init__(
+        self,
+        root: Path,
+        key: str,
+        directories: Directories,
+        file_system: FileSystem,
+        *,
+        replaces: bool = False,
+    ) -> None:
+        """With `replaces`, an object of that name is overwritten. Raises StoreError."""
         self._root = root
+        self._replaces = replaces
         self._directories = directories
         self._file_system = file_system
         self._key = key
@@ -130,7 +139,8 @@ class LocalWriter:
             try:
                 with self._directories.way(parent, make=True) as way:
                     final = Name(way[-1], name, self._key)
-                    self._file_system.name(Name(self._directory, self._name), final)
+                    give = self._file_system.replace if self._replaces else self._file_system.name
+                    give(Name(self._directory, self._name), final)
                     return self._file_system.sync_directory(way[-1])
             except FileNotFoundError:
                 # Another run has deleted the last object of the directory, and the directory with it.

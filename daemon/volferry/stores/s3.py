@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 
 from volferry.errors import ObjectLocked, StoreError, UsageError
 from volferry.model import ObjectInfo
-from volferry.stores.base import is_valid_key, validate_key
+from volferry.stores.base import is_valid_key, validate_key, write_whole
 from volferry.stores.s3_client import MISSING, GarbledResponse, Server, error_code
 from volferry.stores.s3_reader import S3Reader
 from volferry.stores.s3_transfer import Abilities, Knowledge, Transfers
@@ -90,6 +90,9 @@ class S3Store:
 
     def create(self, key: str) -> S3Writer:
         return S3Writer(self._transfers, self._name(key), key)
+
+    def replace(self, key: str, data: bytes) -> None:
+        write_whole(S3Writer(self._transfers, self._name(key), key, replaces=True), data)
 
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> S3Reader:
         return S3Reader(self._transfers, self._name(key), key, offset, length)

@@ -60,11 +60,13 @@ class _PartBody(BytesIO):
 class S3Writer:
     """Implements `ObjectWriter`. Memory: `parallel_parts` + 1 parts."""
 
-    def __init__(self, transfers: Transfers, name: str, key: str) -> None:
+    def __init__(self, transfers: Transfers, name: str, key: str, *, replaces: bool = False) -> None:
+        """With `replaces`, an object of that key is overwritten: in a bucket with versions, by a newer one."""
         self._transfers = transfers
         self._server = transfers.server
         self._name = name  # in the bucket
         self._key = key
+        self._replaces = replaces
         self._waiting: list[memoryview] = []  # pieces of the next part
         self._waiting_bytes = 0
         self._beginning: Future[str] | None = None
@@ -210,14 +212,13 @@ class S3Writer:
                 Body=data,
                 ContentMD5=base64_text(digest),
                 **checksum,
-                **self._transfers.knowledge.condition,
+                **self._condition,
                 **self._transfers.arguments(),
             )
             check_received(response, digest)
             return with_crc32 and response.get("ChecksumCRC32") == checksum["ChecksumCRC32"]
 
-        if not self._transfers.knowledge.heeds_if_none_match:
-            self._refuse_if_there()
+        self._refuse_if_there()
         try:
             checks_crc32 = self._conditionally(put)
         except ClientError as error:
@@ -226,7 +227,7 @@ class S3Writer:
             if not (repeated > 1 and self._is_ours(digest.hex(), len(data))):
                 raise self._exists() from error
             return
-        if self._transfers.knowledge.abilities is None:
+        if self._transfers.knowledge.abilities is None and not self._replaces:
             self._transfers.knowledge.found(Abilities(self._is_refused(put), checks_crc32))
 
     def _is_refused(self, put: Callable[[Any], bool]) -> bool:
@@ -252,12 +253,11 @@ class S3Writer:
                 Key=self._name,
                 UploadId=str(self._upload),
                 MultipartUpload={"Parts": [part.document for part in self._parts]},
-                **self._transfers.knowledge.condition,
+                **self._condition,
             )
             return True
 
-        if not self._transfers.knowledge.heeds_if_none_match:
-            self._refuse_if_there()
+        self._refuse_if_there()
         try:
             with held_back():
                 self._completing = self._transfers.submit(partial(self._conditionally, complete))
@@ -285,8 +285,14 @@ class S3Writer:
 
     def _refuse_if_there(self) -> None:
         """For servers that do not do it: nobody else writes the same key on purpose, for ids are random."""
+        if self._replaces or self._transfers.knowledge.heeds_if_none_match:
+            return
         if self._head() is not None:
             raise self._exists()
+
+    @property
+    def _condition(self) -> dict[str, str]:
+        return {} if self._replaces else self._transfers.knowledge.condition
 
     def _is_ours(self, whole: str, size: int) -> bool:
         """Whether what is there has the digest that we sent, or is of the same size where no digest tells."""
