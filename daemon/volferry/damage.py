@@ -258,7 +258,7 @@ def lost(
             newest[place] = ref
     # Once more: it may have ended meanwhile, and a share may leave out a name for a moment.
     return {
-        ref: Trouble({manifest_key(ref): NO_MANIFEST}, next_step=next_step_of_manifest(ref, is_newest=True))
+        ref: Trouble({manifest_key(ref): NO_MANIFEST}, next_step=next_step_of_manifest(ref, (), ()))
         for place, ref in newest.items()
         if not any(repository.refs(host=place[0], volume=place[1]))
     }
@@ -276,14 +276,28 @@ def next_step(ref: BackupRef, whole: Iterable[BackupRef]) -> str:
     return f"{step}; {newest} is older, and whole" if newest else step
 
 
-def next_step_of_manifest(ref: BackupRef, *, is_newest: bool) -> str:
-    """The same, where its manifest is damaged: nothing is known of the backup."""
-    back = "put it back from a copy of the store"
-    return (
-        f"{back}, or {backup_command(ref)} makes another"
-        if is_newest
-        else f"{back}, or `volferry forget {ref}`"
+def next_step_of_manifest(ref: BackupRef, others: Iterable[BackupRef], whole: Iterable[BackupRef]) -> str:
+    """The same, where its manifest is damaged: nothing is known of the backup. `others` are those of its volume, or of more, of which
+    some are `whole`.
+    """
+    back = "put it back from a copy of the store (`volferry copy --store COPY --to STORE`)"
+    place = (ref.host, ref.volume)
+    if any(each.id > ref.id for each in others if (each.host, each.volume) == place):
+        return f"{back}, or `volferry forget {ref}`"
+    step = f"{back}, or {backup_command(ref)} makes another"
+    older = max(
+        (each.id for each in whole if (each.host, each.volume) == place and each.id < ref.id), default=""
     )
+    return (
+        f"{step}; `volferry restore {ref.host}/{ref.volume}@{older}` restores one that is whole"
+        if older
+        else step
+    )
+
+
+def next_step_of_index(ref: BackupRef) -> str:
+    """The same, where an object of the index has just been found damaged, which nobody else knows yet."""
+    return f"`volferry verify --read {ref}` marks it, and the next backup is whole again"
 
 
 def backup_command(ref: BackupRef) -> str:

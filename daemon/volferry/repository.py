@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from volferry.stores.base import ObjectWriter, Store
 
 MARKER_KEY = "volferry.json"
+_MARKER_ADVICE = (
+    "it holds nothing but an id: put it back from a copy of the store, or take that of another store"
+)
 _STORE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FEW_OBJECTS = 8
 _READ_BYTES = 1 << 20
@@ -106,10 +109,10 @@ class Repository:
         try:
             store_id = unseal(data).get("store_id")
         except ValueError as error:
-            raise DamagedObject(MARKER_KEY, str(error)) from error
+            raise DamagedObject(MARKER_KEY, str(error), _MARKER_ADVICE) from error
         # It becomes the name of a directory in the state directory.
         if not isinstance(store_id, str) or _STORE_ID.fullmatch(store_id) is None:
-            raise DamagedObject(MARKER_KEY, "its store_id is not a UUID")
+            raise DamagedObject(MARKER_KEY, "its store_id is not a UUID", _MARKER_ADVICE)
         return cls(store, store_id)
 
     @classmethod

@@ -60,7 +60,8 @@ def test_whoever_looks_hears_of_it(lab: Lab, gone: BackupRef, command: tuple[str
     before = sorted(path for path in lab.store.rglob("*.zst"))
     done = lab.cli(*command, "--host", "host").exits(code)
     assert f"{manifest_key(gone)} {NO_MANIFEST}" in done.stderr
-    assert "put it back from a copy of the store, or `volferry backup vol" in done.stderr
+    assert "put it back from a copy of the store (`volferry copy --store COPY --to STORE`)" in done.stderr
+    assert "or `volferry backup vol" in done.stderr
     assert "stay until" not in done.stdout
     assert sorted(path for path in lab.store.rglob("*.zst")) == before
 

@@ -64,7 +64,8 @@ def copy(
         try:
             repository = _target(session, target, new_store=new_store)
         except VolferryError as error:
-            say(f"volferry: {target}: {error}")
+            advice = f": {error.advice}" if error.advice else ""
+            say(f"volferry: {target}: {error}{advice}")
             failed.append({"store": target, "error": str(error)})
             continue
         for owner, volume, only in chosen:
@@ -77,8 +78,10 @@ def copy(
                     break
                 continue
             done.append((target, result))
+            steps = {str(ref): session.next_step(ref) for ref in result.damaged}
             for name, why in result.failed.items():
-                say(f"volferry: {name}: {why}")
+                step = session.typed(steps.get(name, ""))
+                say(f"volferry: {name}: {why}: {step}" if step else f"volferry: {name}: {why}")
                 failed.append({"store": target, "backup": name, "error": why})
             if not json:
                 _print(target, result)

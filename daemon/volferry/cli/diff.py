@@ -48,14 +48,13 @@ def diff(
     + was added, - was removed, M may have another content (type, size, time or target differ), m has another mode or
     owner.
     """
-    from volferry.operations.backup_reader import BackupIndex  # noqa: PLC0415
     from volferry.operations.diff import compare  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
     before_ref, after_ref = _both(session, name, other)
     with session.run() as run:
-        before = BackupIndex(session.repository, before_ref, spool=run.spool)
-        after = BackupIndex(session.repository, after_ref, spool=run.spool)
+        before = session.backup_index(before_ref, run.spool)
+        after = session.backup_index(after_ref, run.spool)
         counts = dict.fromkeys(_SIGNS, 0)
         found = _counted(compare(before.entries(), after.entries()), counts)
         if json:

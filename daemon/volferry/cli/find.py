@@ -113,14 +113,12 @@ class _Search:
             try:
                 self._add(histories, number, ref)
             except VolferryError as error:
-                say(f"volferry: {error}")
+                say(f"volferry: {error}: {error.advice}" if error.advice else f"volferry: {error}")
                 self._failed.append({"backup": str(ref), "error": str(error)})
         yield from histories
 
     def _add(self, histories: Histories, number: int, ref: BackupRef) -> None:
-        from volferry.operations.backup_reader import BackupIndex  # noqa: PLC0415
-
-        index = BackupIndex(self._session.repository, ref, spool=self._spool)
+        index = self._session.backup_index(ref, self._spool)
         try:
             histories.add(number, index.entries())
         finally:

@@ -63,12 +63,12 @@ def list_backups(
             failed.append({"backup": str(ref), "error": str(manifest)})
         else:
             found.append((ref, manifest))
-    _say_unread(session, unread, [ref for ref, _ in found])
     gone = lost(repository, [*unread, *(ref for ref, _ in found)], wanted_host, volume)
     for ref, trouble in gone.items():
         _say_trouble(session, ref, trouble)
         failed.append({"backup": str(ref), "error": trouble.text})
     troubles = _troubles(session, repository, wanted_host, volume, found)
+    _say_unread(session, unread, [ref for ref, _ in found], troubles)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
     accepted = _accepted(session, found)
     stores = _stores(session, wanted_host, volume, only_one=store is not None)
@@ -130,15 +130,19 @@ def _say_trouble(session: Session, ref: BackupRef, trouble: Trouble) -> None:
     say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {session.typed(trouble.next_step)}")
 
 
-def _say_unread(session: Session, unread: dict[BackupRef, VolferryError], read: list[BackupRef]) -> None:
+def _say_unread(
+    session: Session,
+    unread: dict[BackupRef, VolferryError],
+    read: list[BackupRef],
+    troubles: dict[BackupRef, Trouble],
+) -> None:
     """Of manifests that cannot be taken, each with what to do."""
     from volferry.damage import next_step_of_manifest  # noqa: PLC0415
-    from volferry.operations.prune import newest_of  # noqa: PLC0415
 
-    newest = newest_of([*unread, *read]) if unread else set()
+    whole = [ref for ref in read if ref not in troubles]
     for ref, error in unread.items():
         damaged = isinstance(error, DamagedObject)
-        step = f": {session.typed(next_step_of_manifest(ref, is_newest=ref in newest))}" if damaged else ""
+        step = f": {session.typed(next_step_of_manifest(ref, [*unread, *read], whole))}" if damaged else ""
         say(f"volferry: {error}{step}")
 
 
@@ -284,7 +288,8 @@ def show(
     session = Session.load(config=config, store=store, engine=engine, host=host)
     repository = session.repository
     ref = session.backup_ref(name)
-    manifest = repository.manifest(ref)
+    with session.advising(ref):
+        manifest = repository.manifest(ref)
     trouble = _trouble_of(session, ref, manifest)
     if json:
         print_json(manifest.document)

@@ -36,14 +36,13 @@ def ls(
 ) -> int:
     """List what is in a backup, without reading it. Names print so that they can be given to other commands."""
     from volferry.cli.entries import LongListing, entry_document, path_text  # noqa: PLC0415
-    from volferry.operations.backup_reader import BackupIndex  # noqa: PLC0415
     from volferry.operations.ls import list_entries  # noqa: PLC0415
     from volferry.operations.selecting import find_path  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
     with session.run() as run:
-        index = BackupIndex(session.repository, ref, spool=run.spool)
+        index = session.backup_index(ref, run.spool)
         start = find_path(index, path)
         if json:
             entries = (entry_document(entry) for entry in list_entries(index, start, recursive=recursive))

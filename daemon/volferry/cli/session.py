@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from volferry.known_stores import KnownStores
     from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef
-    from volferry.operations.backup_reader import BackupReader
+    from volferry.operations.backup_reader import BackupIndex, BackupReader
     from volferry.repository import Repository
     from volferry.run import Run
     from volferry.stores.base import Store
@@ -147,27 +147,47 @@ class Session:
         """Of a backup all of whose objects are there; else what to do is in the error. Raises DamagedObject, NewerFormat, NoSuchObject."""
         from volferry.operations.backup_reader import BackupReader  # noqa: PLC0415
 
-        try:
+        with self.advising(ref):
             return BackupReader(self.repository, ref, spool=spool)
+
+    def backup_index(self, ref: BackupRef, spool: Path) -> BackupIndex:
+        """As `backup_reader`, of a backup whose packs may be missing."""
+        from volferry.operations.backup_reader import BackupIndex  # noqa: PLC0415
+
+        with self.advising(ref):
+            return BackupIndex(self.repository, ref, spool=spool)
+
+    @contextmanager
+    def advising(self, ref: BackupRef) -> Iterator[None]:
+        """What to do is in the error for what is missing or damaged of a backup."""
+        try:
+            yield
         except (DamagedObject, NoSuchObject) as error:
-            error.advice = error.advice or self.typed(self._next_step(ref))
+            error.advice = error.advice or self.typed(self.next_step(ref, error))
             raise
 
-    def _next_step(self, ref: BackupRef) -> str:
-        """Where a backup is not whole; empty where the store cannot say."""
+    def next_step(self, ref: BackupRef, error: VolferryError | None = None) -> str:
+        """Where a backup is not whole, as `error` says; empty where the store cannot say."""
         from volferry.archive.manifest import Manifest  # noqa: PLC0415
-        from volferry.damage import Condition, next_step_of_manifest, troubled  # noqa: PLC0415
+        from volferry.damage import Condition, next_step_of_index, next_step_of_manifest, troubled  # noqa: PLC0415
+        from volferry.layout import manifest_key  # noqa: PLC0415
 
         repository = self.repository
         try:
             found = dict(repository.manifests(host=ref.host, volume=ref.volume))
-            if isinstance(found.get(ref), DamagedObject):
-                return next_step_of_manifest(ref, is_newest=ref.id == max(each.id for each in found))
             backups = [(each, manifest) for each, manifest in found.items() if isinstance(manifest, Manifest)]
-            trouble = troubled(repository, Condition.of(repository, ref.host, ref.volume), backups).get(ref)
+            troubles = troubled(repository, Condition.of(repository, ref.host, ref.volume), backups)
+            if isinstance(found.get(ref), DamagedObject):
+                # `list` and `copy` shall see it, too.
+                self.manifest_cache(repository).update({}, [manifest_key(ref)])
+                whole = [each for each, _ in backups if each not in troubles]
+                return next_step_of_manifest(ref, found, whole)
         except VolferryError:
             return ""
-        return trouble.next_step if trouble is not None else ""
+        if ref in troubles:
+            return troubles[ref].next_step
+        is_of_index = isinstance(error, DamagedObject) and error.key.startswith("indexes/")
+        return next_step_of_index(ref) if is_of_index else ""
 
     @contextmanager
     def run(self) -> Iterator[Run]:

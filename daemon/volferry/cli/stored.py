@@ -50,18 +50,19 @@ def stored_of_host(session: Session, done: Mapping[str, str], *, needs_store: bo
         found = repository.manifests(host=host, cache=session.manifest_cache(repository))
         backups = [(ref, manifest) for ref, manifest in found if isinstance(manifest, Manifest)]
         troubles = troubled(repository, Condition.of(repository, host), backups) if backups else {}
-        newest = newest_of([ref for ref, _ in found])
+        refs = [ref for ref, _ in found]
+        whole = [ref for ref, _ in backups if ref not in troubles]
         for ref, manifest in found:
             if isinstance(manifest, DamagedObject):
-                step = next_step_of_manifest(ref, is_newest=ref in newest)
+                step = next_step_of_manifest(ref, refs, whole)
                 key = manifest_key(ref)
                 troubles[ref] = Trouble({key: str(manifest).removeprefix(f"{key} ")}, next_step=step)
-        gone = lost(repository, [ref for ref, _ in found], host)
-        there = {ref.volume: ref for ref in [*newest, *gone]}
+        gone = lost(repository, refs, host)
+        there = {ref.volume: ref for ref in [*newest_of(refs), *gone]}
         for volume, backup in done.items():
             if volume not in there or backup > there[volume].id:
                 ref = BackupRef(host, volume, backup)
-                step = next_step_of_manifest(ref, is_newest=True)
+                step = next_step_of_manifest(ref, refs, whole)
                 troubles[ref] = Trouble({manifest_key(ref): "is missing"}, next_step=step)
         return StoredOfHost(there, troubles | gone)
     except NoSuchStore:

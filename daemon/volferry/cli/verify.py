@@ -138,7 +138,7 @@ def _next_steps_of_gone(gone: Iterable[BackupRef]) -> Iterator[str]:
     from volferry.layout import manifest_key  # noqa: PLC0415
 
     for ref in gone:
-        yield f"{ref.host}/{ref.volume}: {manifest_key(ref)} {NO_MANIFEST}: {next_step_of_manifest(ref, is_newest=True)}"
+        yield f"{ref.host}/{ref.volume}: {manifest_key(ref)} {NO_MANIFEST}: {next_step_of_manifest(ref, (), ())}"
 
 
 def _who(session: Session) -> str:

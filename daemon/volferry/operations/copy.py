@@ -56,6 +56,7 @@ class Copying:
     manifests: list[BackupRef] = field(default_factory=list)  # whose manifests are among these
     sent_bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)  # why, by backup
+    damaged: list[BackupRef] = field(default_factory=list)  # of these, whose manifests in the source are
 
 
 def copy_volume(
@@ -83,6 +84,8 @@ def copy_volume(
             manifests[ref] = manifest
         elif only in {None, ref}:
             result.failed[str(ref)] = str(manifest)
+            if isinstance(manifest, DamagedObject):
+                result.damaged.append(ref)
     there = dict(target.manifests(host=host, volume=volume, cache=target_cache))
     condition = Condition.of(target, host, volume)
     # What was read before says nothing of one that was found damaged since.
