@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.parts.cli import Cli
+from tests.unit.test_damage import lab  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.unit.test_damage import Lab
 
 # Of which each needs a store, though not what is in it.
 ABOUT_A_STORE = (
@@ -51,3 +55,51 @@ def test_a_store_that_is_yet_to_be_made_is_no_fault_of_the_daemons_host(cli: Cli
     assert "there is no volferry store" not in status.stderr
     assert "Nothing was backed up" in status.stdout
     cli("verify", "--share", "--host", "host").exits(0)
+
+
+@pytest.mark.parametrize(
+    "url", ["nosuch://x", "ftp://host/x", "s3://", "s3:///prefix", "file://host/x", "", " "]
+)
+def test_a_place_that_can_be_none_is_mistyped_wherever_it_is_typed(lab: Lab, url: str) -> None:  # noqa: F811
+    lab.back_up()
+    lab.cli("prune", "--host", "host", "--store", url).fails_with(url.strip() or "empty", code=2)
+    other = lab.directory / "other"
+    copied = lab.cli("copy", "--host", "host", "--to", str(other), "--to", url)
+    copied.fails_with(url.strip() or "empty", code=2)
+    assert not other.exists()
+
+
+def test_a_mistyped_volume_is_no_reason_to_prune_nothing_without_a_word(lab: Lab) -> None:  # noqa: F811
+    lab.volume.name = "small"
+    lab.back_up()
+    prune = ("prune", "--host", "host")
+    lab.cli(*prune, "smal").fails_with("there is nothing of volume 'smal'", "did you mean 'small'?", code=2)
+    lab.cli(*prune, "other").fails_with("`volferry list` shows what there is", code=2)
+    lab.cli(*prune, "small").exits(0)
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_an_export_takes_the_place_of_files_alone(
+    lab: Lab,  # noqa: F811
+    force: tuple[str, ...],
+    kind: str,
+) -> None:
+    lab.back_up()
+    target = lab.directory / "target"
+    if kind == "fifo":
+        os.mkfifo(target)
+    else:
+        target.mkdir()
+        (target / "file").write_text("content")
+    done = lab.cli("export", "vol", "--host", "host", "-o", str(target), *force)
+    done.fails_with(str(target), "is a directory" if kind == "directory" else "is no regular file", code=2)
+    assert target.is_fifo() if kind == "fifo" else (target / "file").read_text() == "content"
+    assert [path for path in lab.directory.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_help_has_every_exit_code_that_the_docs_have(cli: Cli) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    table = docs.partition("## Exit codes")[2].partition("\n## ")[0]
+    said = cli("--help").exits(0).stdout.partition("Exit codes: ")[2]
+    assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == re.findall(r"\b\d+\b", said)

@@ -54,9 +54,7 @@ def copy(
     """Send backups to another store. Only what is missing there, and what its policy keeps, is sent."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
     check_hosts(host, all_hosts=all_hosts)
-    targets = to or session.config.replicas
-    if not targets:
-        raise UsageError("there is no replica in the config (replica_of): name a store with --to")
+    targets = _targets(session, to)
     chosen = _chosen(session, names or [], all_hosts=all_hosts)
     done: list[tuple[str, Copying]] = []
     failed: list[dict[str, str]] = []
@@ -90,6 +88,18 @@ def copy(
     elif not chosen:
         print(f"No backups in {session.store.url}.")
     return 1 if failed else 0
+
+
+def _targets(session: Session, typed: list[str] | None) -> list[str]:
+    """Names of stores, paths or URLs. Raises UsageError for one that was mistyped, before anything is sent."""
+    targets = typed or session.config.replicas
+    if not targets:
+        raise UsageError("there is no replica in the config (replica_of): name a store with --to")
+    for target in typed or ():
+        if not target.strip():
+            raise UsageError("--to is empty")
+        session.named_store(target)
+    return targets
 
 
 def _chosen(

@@ -78,6 +78,10 @@ def opened_output(output: str, *, replace: bool, option: str = "--force") -> Ite
         sys.stdout.buffer.flush()
         return
     path = Path(output)
+    if path.is_dir():
+        raise UsageError(f"{output} is a directory: name a file in it")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{output} is no regular file, and stays as it is")
     if path.exists() and not replace:
         raise UsageError(f"{output} exists already: {option} replaces it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")

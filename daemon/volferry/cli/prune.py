@@ -110,7 +110,13 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
     there = session.repository.volumes(None if all_hosts else session.host)
     for name in names:
         if name not in {volume for _, volume in there}:
-            raise UsageError(f"there is nothing of volume {name!r} in {session.store.url}")
+            from difflib import get_close_matches  # noqa: PLC0415 -- only needed for the hint
+
+            close = get_close_matches(name, {volume for _, volume in there}, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`volferry list` shows what there is"
+            raise UsageError(
+                session.typed(f"there is nothing of volume {name!r} in {session.store.url}: {hint}")
+            )
     return [(host, volume) for host, volume in there if not names or volume in names]
 
 
