@@ -1,13 +1,15 @@
-"""Restores into volumes that have begun, in the state directory: one that is killed leaves its record, until the volume is whole again."""
+"""Restores into volumes that have begun, in the state directory: one that is killed leaves its record, until nothing of it is left in the
+volume.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from volferry.errors import VolferryError, reason
 from volferry.volume_lock import is_written
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 _NAME = "restore.json"
 
+# In the volume: the mark of what did not end, or no mark but what was restored beside what the volume holds.
+Left = Literal["nothing", "beside", "half"]
+
 
 @dataclass(frozen=True, slots=True)
 class BegunRestore:
@@ -25,7 +30,9 @@ class BegunRestore:
 
     backup: str  # host/volume@id
     began: datetime
-    running: bool
+    running: bool = False
+    in_part: bool = False  # of some paths
+    spared: bool = False  # the volume holds what it held
 
     @property
     def volume(self) -> str:
@@ -35,30 +42,36 @@ class BegunRestore:
 
 @contextmanager
 def recorded_restore(
-    directory: Path, backup: str, *, is_marked: Callable[[], bool], in_part: bool = False
-) -> Iterator[None]:
-    """Around what changes a volume, which `directory` belongs to. Where that fails, the record stays if the volume `is_marked` as half of a
-    backup, or cannot be asked; where a restore is `in_part`, also if it ends well: it may be the rest of another one.
-    Raises VolferryError if the state directory cannot be written.
+    directory: Path, backup: str, *, left: Callable[[], Left], in_part: bool = False, spared: bool = False
+) -> Iterator[Callable[[], None]]:
+    """Around what changes a volume, which `directory` belongs to. If it is `spared` at first, the function that this gives must be called before
+    it is changed. Where the restore fails, the record says what is `left` in the volume, and stays if that cannot be found out; where it is
+    `in_part`, also if it ends well: the rest may be of another one. Raises VolferryError if the state directory cannot be written.
     """
-    document = {"backup": backup, "began": datetime.now(UTC).isoformat()}
-    beginning = directory / f"{_NAME}.new"
+    earlier = begun_restore(directory, running=False)
+    begun = BegunRestore(backup, datetime.now(UTC), in_part=in_part)
+    _write(directory, replace(begun, spared=spared))
+
+    def settle() -> None:
+        found = left()
+        if found == "half":
+            _write(directory, begun)
+        elif found == "beside" and not in_part:
+            _write(directory, replace(begun, spared=True))
+        elif found == "beside" and earlier is not None and earlier.spared:
+            _write(directory, earlier)
+        else:
+            forget_restore(directory)
+
     try:
-        with beginning.open("w") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beginning.rename(directory / _NAME)
-    except OSError as error:
-        raise VolferryError(f"cannot write to the state directory {directory}: {reason(error)}") from error
-    try:
-        yield
+        yield lambda: _write(directory, begun)
     except BaseException:
         with suppress(VolferryError, OSError):
-            if not is_marked():
-                forget_restore(directory)
+            settle()
         raise
-    if not (in_part and is_marked()):
+    if in_part:
+        settle()
+    else:
         forget_restore(directory)
 
 
@@ -68,11 +81,51 @@ def forget_restore(directory: Path) -> None:
         (directory / _NAME).unlink(missing_ok=True)
 
 
-def begun_restore(directory: Path) -> BegunRestore | None:
-    """One that runs, or that was killed; a damaged record is none."""
+def settle_after_backup(directory: Path, left: Callable[[], Left]) -> None:
+    """Of half of a restore there would have been no backup; what is left beside takes room, and is remembered."""
+    begun = begun_restore(directory, running=False)
+    if begun is None:
+        return
+    try:
+        beside = left() == "beside"
+    except VolferryError:
+        beside = begun.spared
+    with suppress(VolferryError):
+        if beside:
+            _write(directory, replace(begun, spared=True))
+        else:
+            forget_restore(directory)
+
+
+def begun_restore(directory: Path, *, running: bool | None = None) -> BegunRestore | None:
+    """One that runs, or that was killed; a damaged record is none. Unless it is known whether it is `running`, that is found out."""
     try:
         document = json.loads((directory / _NAME).read_bytes())
-        began = datetime.fromisoformat(document["began"])
-        return BegunRestore(str(document["backup"]), began, is_written(directory))
-    except (OSError, ValueError, KeyError, TypeError, VolferryError):
+        return BegunRestore(
+            str(document["backup"]),
+            datetime.fromisoformat(document["began"]),
+            is_written(directory) if running is None else running,
+            document.get("in_part") is True,
+            document.get("spared") is True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, VolferryError):
         return None
+
+
+def _write(directory: Path, begun: BegunRestore) -> None:
+    """On stable storage when it returns. Raises VolferryError."""
+    document = {
+        "backup": begun.backup,
+        "began": begun.began.isoformat(),
+        "in_part": begun.in_part,
+        "spared": begun.spared,
+    }
+    beginning = directory / f"{_NAME}.new"
+    try:
+        with beginning.open("w") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beginning.rename(directory / _NAME)
+    except OSError as error:
+        raise VolferryError(f"cannot write to the state directory {directory}: {reason(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -327,12 +328,45 @@ def test_a_replace_that_is_ended_before_the_exchange_costs_nothing_of_what_the_v
 
     check_end(world, number, done)
     assert done.code != 0, "the restore was done before it could be interrupted"
+    left = number == signal.SIGKILL
+    check_what_is_left_beside(world, left=left)
     own_store = world.cli.at(store=world.directory / "own store")
     own_store("backup", "new").exits(0)
+    check_what_is_left_beside(world, left=left)
     own_store("restore", "new", "--into", "same").exits(0)
     assert {path: node for path, node in snapshot(world.data("same")).items() if path} == before
     restored_is_equal(world, big.volume, big.content, "--replace", into="new")
+    check_what_is_left_beside(world, left=False)
     assert world.own_containers() == []
+
+
+def check_what_is_left_beside(world: World, *, left: bool) -> None:
+    """Whether status has it, and that it says nothing else."""
+    new = world.data("new") / ".volferry-restore-new"
+    assert new.exists() is left
+    lines = [line for line in world.cli("status").stderr.splitlines() if "new: " in line]
+    assert len(lines) == left, lines
+    if left:
+        assert "holds what it held" in lines[0]
+        assert ".volferry-restore-new" in lines[0]
+        assert " --into new --replace` deletes that" in lines[0]
+        world.cli("status").exits(1)
+
+
+def test_what_is_left_beside_is_forgotten_once_a_person_has_deleted_it(with_backup: World, big: Big) -> None:
+    world = with_backup
+    world.filled("new", old="content")
+    new = world.data("new") / ".volferry-restore-new"
+    kill_at(
+        world,
+        signal.SIGKILL,
+        lambda _: (new / "large2").exists(),
+        *("restore", big.volume, "--into", "new", "--replace"),
+    )
+    check_what_is_left_beside(world, left=True)
+    shutil.rmtree(new)
+    world.cli.at(store=world.directory / "own store")("backup", "new").exits(0)
+    check_what_is_left_beside(world, left=False)
 
 
 # --- the helper ------------------------------------------------------------------------------------------

@@ -237,6 +237,12 @@ def marked_command(directory: str) -> list[str]:
     return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-printf", "x"]
 
 
+def left_command(directory: str) -> list[str]:
+    """Writes one byte to stdout if what is restored beside is there, and as `marked_command` another one."""
+    new = ["-name", NEW_TREE, "-type", "d", "-printf", "n"]
+    return [*marked_command(directory), "-o", *new]
+
+
 def unmark_command(directory: str) -> list[str]:
     """Takes the mark away."""
     return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-delete"]

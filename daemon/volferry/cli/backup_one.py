@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from volferry.cli.progress import TerminalObserver
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from volferry.model import BackupStats, Volume
     from volferry.operations.quiesce import Mode
     from volferry.repository import Repository
+    from volferry.restore_record import Left
     from volferry.run import Run
     from volferry.volume_settings import HostHooks
 
@@ -93,7 +95,7 @@ def back_up_one(
         from volferry.operations.hooks import Hooks  # noqa: PLC0415
         from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
         from volferry.operations.volume_pass import BackupSettings, VolumeState  # noqa: PLC0415
-        from volferry.restore_record import forget_restore  # noqa: PLC0415
+        from volferry.restore_record import settle_after_backup  # noqa: PLC0415
         from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
         repository = opened.repository()
@@ -158,9 +160,19 @@ def back_up_one(
             still.await_health()
         finally:
             hooks.after(None)
-        # Half of a restore would not have been backed up.
-        forget_restore(session.state_of_content(volume.name))
+        settle_after_backup(
+            session.state_of_content(volume.name), partial(_what_is_left, session, volume, settings, run)
+        )
         return stats, still.problems + hooks.problems
+
+
+def _what_is_left(session: Session, volume: Volume, settings: HelperSettings, run: Run) -> Left:
+    """Of a restore that was interrupted. Rarely asked, when the helper of the backup is going or gone."""
+    from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.operations.restore import what_is_left  # noqa: PLC0415
+
+    with open_helper(session.engine, run, settings, [volume.mountable]) as helper:
+        return what_is_left(helper, volume.name)
 
 
 def wanted_of(

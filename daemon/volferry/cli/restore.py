@@ -35,6 +35,8 @@ from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeNotEmpty
 from volferry.model import BIND_DRIVER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from volferry.archive.selection import Selection
     from volferry.model import RestoreStats
     from volferry.operations.backup_reader import BackupReader
@@ -221,12 +223,14 @@ def _restore(
         if not found.empty and not replace:
             marked = is_marked(found.helper, target)
             raise VolumeNotEmpty(_not_empty(target, named=named, marked=marked))
-        with found.recorded(backup.ref):
-            return _put(backup, target, found, safety)
+        with found.recorded(backup.ref) as changes:
+            return _put(backup, target, found, safety, changes)
 
 
-def _put(backup: BackupReader, target: str, found: Target, safety: Safety) -> RestoreStats:
-    """In place of what the volume holds, if anything."""
+def _put(
+    backup: BackupReader, target: str, found: Target, safety: Safety, changes: Callable[[], None]
+) -> RestoreStats:
+    """In place of what the volume holds, if anything. `changes` is called before that is touched."""
     from volferry.operations.restore import prove, restore_backup  # noqa: PLC0415
     from volferry.operations.restore_beside import make_room, restore_beside  # noqa: PLC0415
     from volferry.operations.room import Wanted, check_volume_room, disk_usage  # noqa: PLC0415
@@ -238,7 +242,7 @@ def _put(backup: BackupReader, target: str, found: Target, safety: Safety) -> Re
             room = make_room(helper, target, backup.manifest.volume_counts)
         if room is not None and room.enough:
             return restore_beside(
-                backup, target, helper=helper, observer=observer, check_free=found.check_free
+                backup, target, helper=helper, observer=observer, check_free=found.check_free, changes=changes
             )
     if safety.looks_for_room:
         wanted = Wanted(backup, None, backup.manifest.volume_counts.tar_bytes)
@@ -249,6 +253,8 @@ def _put(backup: BackupReader, target: str, found: Target, safety: Safety) -> Re
         observer.note(_deletes_first(room, proves=safety.proves))
         if safety.proves:
             prove(backup.volume_stream(), backup.manifest.volume_counts.tar_bytes, observer)
+    if not found.new:
+        changes()
     try:
         return restore_backup(
             backup,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from volferry.cli.interrupted import restore_document, restore_line
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.stored import VerifyStatus, accepted_volumes, stored_of_host
@@ -25,7 +26,6 @@ from volferry.scheduler.agenda import Agenda, scheduled_of
 if TYPE_CHECKING:
     from volferry.daemon_config import Listen
     from volferry.history import PastRun
-    from volferry.restore_record import BegunRestore
     from volferry.scheduler.agenda import Appointment
 
 _RECENT = 20
@@ -80,7 +80,7 @@ def status(
                         "late": due[name].late if name in due else None,
                         "error": wrong.get(name),
                         "verified": _isoformat(verifying.verified(name)),
-                        "restore": _restore_document(restores[name]) if name in restores else None,
+                        "restore": restore_document(restores[name]) if name in restores else None,
                         "not_whole": [
                             {"id": ref.id, "missing": list(each.missing), "damaged": each.damaged}
                             for ref, each in troubles.items()
@@ -105,7 +105,7 @@ def status(
             f"no daemon answers at {session.config.daemon.listen}: where none runs, nothing is backed up on schedule (`volferry daemon`)"
         )
     for name, restore in restores.items():
-        say(_restore_line(name, restore))
+        say(restore_line(name, restore))
     for ref, each in troubles.items():
         say(f"volferry: {ref} cannot be restored as a whole: {each.text}; {session.typed(each.next_step)}")
     if unknown and not trouble:
@@ -125,21 +125,6 @@ def status(
 def _is_bind(name: str) -> bool:
     """Of a bind mount, which the engine does not list."""
     return ":" in name
-
-
-def _restore_document(restore: BegunRestore) -> dict[str, object]:
-    return {"backup": restore.backup, "began": restore.began.isoformat(), "running": restore.running}
-
-
-def _restore_line(name: str, restore: BegunRestore) -> str:
-    began = local_time_text(restore.began)
-    if restore.running:
-        return f"{name}: {restore.backup} is being restored into it, since {began}"
-    into = "" if restore.volume == name else f" --into {name}"
-    return (
-        f"volferry: {name}: it holds the rest of a restore of {restore.backup}, which began at {began} and was interrupted: "
-        f"`volferry restore {restore.backup}{into} --replace` completes it"
-    )
 
 
 def _isoformat(time: datetime | None) -> str | None:

@@ -13,7 +13,7 @@ from volferry.errors import EngineError, NoSuchVolume, UsageError, VolumeInUse
 from volferry.model import BIND_DRIVER, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from volferry.archive.manifest import Manifest
@@ -55,9 +55,11 @@ class Target:
     observer: TerminalObserver
     session: Session
 
-    def recorded(self, backup: BackupRef, *, in_part: bool = False) -> AbstractContextManager[None]:
+    def recorded(
+        self, backup: BackupRef, *, in_part: bool = False
+    ) -> AbstractContextManager[Callable[[], None]]:
         """Around what writes the backup, or paths of it, into the volume, as `recorded_restore`."""
-        from volferry.operations.restore import is_marked  # noqa: PLC0415
+        from volferry.operations.restore import is_marked, what_is_left  # noqa: PLC0415
         from volferry.restore_record import recorded_restore  # noqa: PLC0415
 
         name = self.volume.name
@@ -66,8 +68,9 @@ class Target:
         return recorded_restore(
             directory,
             str(backup),
-            is_marked=lambda: not self.new and is_marked(self.helper, name),
+            left=lambda: "nothing" if self.new else what_is_left(self.helper, name),
             in_part=in_part,
+            spared=not in_part and not self.new and (self.empty or not is_marked(self.helper, name)),
         )
 
     def check_free(self) -> None:

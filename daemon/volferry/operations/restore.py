@@ -14,6 +14,7 @@ from volferry.archive.commands import (
     empty_command,
     extract_command,
     flush_command,
+    left_command,
     list_command,
     marked_command,
     probe_command,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from volferry.engine.helper import Helper
     from volferry.observer import Observer
     from volferry.operations.backup_reader import BackupReader
+    from volferry.restore_record import Left
 
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
@@ -80,6 +82,12 @@ def is_empty(helper: Helper, volume: str) -> bool:
 def is_marked(helper: Helper, volume: str) -> bool:
     """Whether a restore into the volume began and did not end."""
     return bool(run(helper, marked_command(helper.directory(volume)), "looking into the volume"))
+
+
+def what_is_left(helper: Helper, volume: str) -> Left:
+    """Of restores into the volume that did not end."""
+    found = run(helper, left_command(helper.directory(volume)), "looking into the volume")
+    return "half" if b"x" in found else "beside" if found else "nothing"
 
 
 def begin(helper: Helper, volume: str, text: str) -> Ground:

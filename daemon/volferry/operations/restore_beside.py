@@ -108,12 +108,14 @@ def restore_beside(
     helper: Helper,
     observer: Observer,
     check_free: Callable[[], None] = lambda: None,
+    changes: Callable[[], None] = lambda: None,
 ) -> RestoreStats:
     """Puts all of `backup` in place of what is in `volume`, through a helper that may write.
 
     It is restored into a directory of the volume, compared, and only then exchanged for the rest, by renaming. Raises VolferryError;
     unless that happens after the exchange, the volume holds what it held. Raises RestoreMismatch if what is there is not what was backed
-    up. `check_free` is called before the exchange and at the end, as in `restore_backup`.
+    up. `check_free` is called before the exchange and at the end, as in `restore_backup`; `changes` before the volume
+    no longer is as it was.
     """
     started = time.monotonic()
     directory = helper.directory(volume)
@@ -128,6 +130,7 @@ def restore_beside(
         check_free()
         observer.phase("replacing what the volume held")
         run(helper, delete_old, "deleting the rest of an earlier restore")
+        changes()
         mark(helper, volume, str(backup.ref))
         sync(helper, volume)  # no half of an exchange is on the disk before the mark is
         exchanged = True  # for all that is known, once it has begun
