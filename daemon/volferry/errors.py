@@ -19,6 +19,7 @@
     │   ├── HelperImageError               no image for the helper can be had
     │   ├── HelperDied                     the helper ended before its work did
     │   └── CommandFailed                  a command in the helper failed
+    │       └── Unfinished                 the volume holds the rest of what was interrupted
     ├── StoreError                     1   the store cannot be read or written
     │   ├── NoSuchStore
     │   │   └── UnknownStore           2   there never was one at the place that was named
@@ -155,6 +156,10 @@ class HelperDied(EngineError):
 
 
 class CommandFailed(EngineError):
+    pass
+
+
+class Unfinished(CommandFailed):
     pass
 
 

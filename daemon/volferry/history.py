@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Self
 
-from volferry.errors import VolferryError, VolumeBusy
+from volferry.errors import Unfinished, VolferryError, VolumeBusy
 from volferry.interrupts import held_back
 from volferry.run import is_alive
 
@@ -43,7 +43,8 @@ CREATE TABLE IF NOT EXISTS runs (
     seconds REAL NOT NULL DEFAULT 0,
     downtime_seconds REAL NOT NULL DEFAULT 0,
     findings INTEGER NOT NULL DEFAULT 0,
-    store TEXT NOT NULL DEFAULT ''
+    store TEXT NOT NULL DEFAULT '',
+    cause TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS runs_of_a_volume ON runs (volume, number);
 CREATE TABLE IF NOT EXISTS seen (volume TEXT PRIMARY KEY, first REAL NOT NULL) WITHOUT ROWID;
@@ -51,8 +52,15 @@ CREATE TABLE IF NOT EXISTS scheduled (volume TEXT PRIMARY KEY, schedule TEXT NOT
 CREATE TABLE IF NOT EXISTS totals (volume TEXT, outcome TEXT, count INTEGER NOT NULL, PRIMARY KEY (volume, outcome));
 """
 
-# Of a database that an earlier version has made. Its runs are of a store that nobody knows: they count for each.
-_STORE_COLUMN = "ALTER TABLE runs ADD COLUMN store TEXT NOT NULL DEFAULT ''"
+# Of a database that an earlier version has made, in this order. Its runs are of a store that nobody knows: they count for each.
+_LATER_COLUMNS = ("store", "cause")
+_ADD_COLUMN = "ALTER TABLE runs ADD COLUMN {} TEXT NOT NULL DEFAULT ''"
+_SELECT = (
+    "SELECT number, run, host, volume, began, ended, outcome, backup, error, entries, source_bytes, read_bytes, stored_bytes, seconds, "
+    "downtime_seconds, findings, store, cause FROM runs "
+)
+# Of a run that was refused because the volume held the rest of something that was interrupted.
+UNFINISHED = "unfinished"
 
 # `troubled`: the backup is good, but something after it was not: a service that could not be started, a hook that failed.
 Outcome = Literal["running", "done", "findings", "troubled", "failed", "interrupted"]
@@ -79,6 +87,7 @@ class PastRun:
     downtime_seconds: float = 0.0
     findings: int = 0
     store: str = ""  # its place; empty where an earlier version has kept the run
+    cause: str = ""  # of the error, where that can be over: UNFINISHED
 
     @property
     def good(self) -> bool:
@@ -119,6 +128,7 @@ class History:
         *,
         stats: BackupStats | None = None,
         error: str = "",
+        cause: str = "",
     ) -> None:
         if not number:
             return
@@ -132,8 +142,8 @@ class History:
             with self._opened() as database, database:
                 database.execute(
                     "UPDATE runs SET ended = ?, outcome = ?, error = ?, backup = ?, entries = ?, source_bytes = ?, "
-                    "read_bytes = ?, stored_bytes = ?, seconds = ?, downtime_seconds = ?, findings = ? WHERE number = ?",
-                    (now.timestamp(), outcome, error, *values, number),
+                    "read_bytes = ?, stored_bytes = ?, seconds = ?, downtime_seconds = ?, findings = ?, cause = ? WHERE number = ?",
+                    (now.timestamp(), outcome, error, *values, cause, number),
                 )
                 (volume,) = database.execute("SELECT volume FROM runs WHERE number = ?", (number,)).fetchone()
                 self._count(database, volume, outcome)
@@ -153,7 +163,7 @@ class History:
         """Gives runs whose process has died the outcome `interrupted`; returns these."""
         try:
             with self._opened() as database, database:
-                rows = database.execute("SELECT * FROM runs WHERE ended IS NULL").fetchall()
+                rows = database.execute(_SELECT + "WHERE ended IS NULL").fetchall()
                 dead = [row for row in rows if not is_alive(self._state, row[1])]
                 for row in dead:
                     database.execute(
@@ -168,7 +178,7 @@ class History:
     def last(self) -> dict[str, PastRun]:
         """The newest run of each volume, by its name."""
         found = self._select(
-            "SELECT * FROM runs WHERE number IN "
+            "WHERE number IN "
             "(SELECT max(number) FROM runs WHERE (?1 = '' OR store IN ('', ?1)) GROUP BY volume)",
             self.store,
         )
@@ -181,7 +191,7 @@ class History:
     def last_good(self) -> dict[str, PastRun]:
         """The newest run of each volume that has made a backup."""
         found = self._select(
-            "SELECT * FROM runs WHERE number IN "
+            "WHERE number IN "
             "(SELECT max(number) FROM runs WHERE (?1 = '' OR store IN ('', ?1)) "
             "AND outcome IN ('done', 'findings', 'troubled') GROUP BY volume)",
             self.store,
@@ -192,7 +202,7 @@ class History:
         """The newest ones, newest last."""
         after = since.timestamp() if since is not None else 0.0
         return self._select(
-            "SELECT * FROM runs WHERE (?1 = '' OR store IN ('', ?1)) AND began >= ?2 ORDER BY number DESC LIMIT ?3",
+            "WHERE (?1 = '' OR store IN ('', ?1)) AND began >= ?2 ORDER BY number DESC LIMIT ?3",
             self.store,
             after,
             count,
@@ -200,7 +210,7 @@ class History:
 
     def has(self, run: str, volume: str) -> bool:
         """Whether that run is kept, of whatever store."""
-        return bool(self._select("SELECT * FROM runs WHERE run = ? AND volume = ? LIMIT 1", run, volume))
+        return bool(self._select("WHERE run = ? AND volume = ? LIMIT 1", run, volume))
 
     def first_seen(self, volumes: Iterable[str], now: datetime) -> dict[str, datetime]:
         """When each of these volumes was seen first, which may be now."""
@@ -249,12 +259,12 @@ class History:
             return {}
         return {(volume, outcome): count for volume, outcome, count in rows}
 
-    def _select(self, query: str, *values: object) -> list[PastRun]:
+    def _select(self, which: str, *values: object) -> list[PastRun]:
         if not self._path.exists():
             return []
         try:
             with self._opened() as database:
-                rows = database.execute(query, values).fetchall()
+                rows = database.execute(_SELECT + which, values).fetchall()
         except (sqlite3.Error, OSError):
             return []
         return [_run(row[1:]) for row in rows]
@@ -283,9 +293,10 @@ class History:
             database.execute("PRAGMA synchronous = OFF")
             database.executescript(_SCHEMA)
             columns = {column[1] for column in database.execute("PRAGMA table_info(runs)")}
-            if "store" not in columns:
-                with suppress(sqlite3.OperationalError):  # another process was faster
-                    database.execute(_STORE_COLUMN)
+            for column in _LATER_COLUMNS:
+                if column not in columns:
+                    with suppress(sqlite3.OperationalError):  # another process was faster
+                        database.execute(_ADD_COLUMN.format(column))
             yield database
 
 
@@ -320,7 +331,10 @@ class Record:
             if isinstance(error, VolumeBusy):  # the other run is the one that says how the volume fares
                 self._history.cancel(self._number)
                 return
-            self._history.end(self._number, datetime.now(UTC), outcome, stats=self._stats, error=message)
+            cause = UNFINISHED if isinstance(error, Unfinished) else ""
+            self._history.end(
+                self._number, datetime.now(UTC), outcome, stats=self._stats, error=message, cause=cause
+            )
 
 
 _KILLED = "it was killed, or the machine went down"

@@ -1,5 +1,5 @@
 """Restores into volumes that have begun, in the state directory: one that is killed leaves its record, until nothing of it is left in the
-volume.
+volume. Beside it, when what was written into the volume was whole last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from volferry.errors import VolferryError, reason
 from volferry.volume_lock import is_written
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAME = "restore.json"
+_COMPLETED = "completed.json"
 
 # In the volume: the mark of what did not end, or no mark but what was restored beside what the volume holds.
 Left = Literal["nothing", "beside", "half"]
@@ -52,7 +53,7 @@ def recorded_restore(
     begun = BegunRestore(backup, datetime.now(UTC), in_part=in_part)
     _write(directory, replace(begun, spared=spared))
 
-    def settle() -> None:
+    def settle() -> Left:
         found = left()
         if found == "half":
             _write(directory, begun)
@@ -62,6 +63,7 @@ def recorded_restore(
             _write(directory, earlier)
         else:
             forget_restore(directory)
+        return found
 
     try:
         yield lambda: _write(directory, begun)
@@ -69,10 +71,11 @@ def recorded_restore(
         with suppress(VolferryError, OSError):
             settle()
         raise
-    if in_part:
-        settle()
-    else:
+    if not in_part:
         forget_restore(directory)
+    elif settle() == "half":
+        return
+    note_completed(directory)
 
 
 def forget_restore(directory: Path) -> None:
@@ -112,20 +115,38 @@ def begun_restore(directory: Path, *, running: bool | None = None) -> BegunResto
         return None
 
 
+def note_completed(directory: Path) -> None:
+    """The volume is whole from now on, as far as anybody knows. Without it, nothing but a remark of `status` is lost."""
+    with suppress(VolferryError):
+        _replace(directory, _COMPLETED, {"completed": datetime.now(UTC).isoformat()})
+
+
+def last_completed(directory: Path) -> datetime | None:
+    """When a restore, an import or a migration into the volume was completed last."""
+    try:
+        return datetime.fromisoformat(json.loads((directory / _COMPLETED).read_bytes())["completed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _write(directory: Path, begun: BegunRestore) -> None:
-    """On stable storage when it returns. Raises VolferryError."""
     document = {
         "backup": begun.backup,
         "began": begun.began.isoformat(),
         "in_part": begun.in_part,
         "spared": begun.spared,
     }
-    beginning = directory / f"{_NAME}.new"
+    _replace(directory, _NAME, document)
+
+
+def _replace(directory: Path, name: str, document: dict[str, Any]) -> None:
+    """On stable storage when it returns. Raises VolferryError."""
+    beginning = directory / f"{name}.new"
     try:
         with beginning.open("w") as file:
             json.dump(document, file)
             file.flush()
             os.fsync(file.fileno())
-        beginning.rename(directory / _NAME)
+        beginning.rename(directory / name)
     except OSError as error:
         raise VolferryError(f"cannot write to the state directory {directory}: {reason(error)}") from error

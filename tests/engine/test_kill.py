@@ -311,6 +311,15 @@ def test_a_replace_that_deletes_first_and_is_ended_is_refused_by_backup_until_it
     assert_same(big.content, snapshot(world.data("new")))
     assert "interrupted" not in world.cli("status").stderr
     assert world.own_containers() == []
+    # The run that was refused stays one that failed, until the next; its message is no longer true.
+    status = own_store("status").exits(1)
+    (line,) = [line for line in status.stdout.splitlines() if line.startswith("new: ")]
+    assert "held the rest" in line
+    assert "which was completed at" in line
+    assert "--replace" not in line
+    world.remove("new")
+    (line,) = [line for line in own_store("status").stdout.splitlines() if line.startswith("new: ")]
+    assert "the volume is gone" in line
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from volferry.errors import HookFailed, Interrupted, VolumeBusy
-from volferry.history import History, Record
+from volferry.errors import HookFailed, Interrupted, Unfinished, VolumeBusy
+from volferry.history import UNFINISHED, History, Record
 from volferry.model import BackupRef, BackupStats, Finding
 from volferry.run import begin_run
 
@@ -149,3 +149,22 @@ def test_what_is_scheduled_is_kept_as_it_was_last(tmp_path: Path) -> None:
     kept: list[tuple[str, str, datetime | None]] = [("a", "@daily", NOW), ("b", "every 1h", None)]
     history.keep_scheduled(kept)
     assert history.scheduled() == kept
+
+
+def test_a_run_that_was_refused_because_of_half_a_restore_is_known_as_such(tmp_path: Path) -> None:
+    with pytest.raises(Unfinished), Record(tmp_path, "half", "host", "vol"):
+        raise Unfinished("it holds the rest of an interrupted restore")
+    with pytest.raises(HookFailed), Record(tmp_path, "other", "host", "other"):
+        raise HookFailed("no")
+    assert {name: run.cause for name, run in History(tmp_path).last().items()} == {
+        "vol": UNFINISHED,
+        "other": "",
+    }
+    with closing(
+        sqlite3.connect(tmp_path / "history.sqlite")
+    ) as database:  # as an earlier version has made it
+        database.execute("ALTER TABLE runs DROP COLUMN cause")
+    assert [(run.volume, run.outcome, run.cause) for run in History(tmp_path).recent(9)] == [
+        ("vol", "failed", ""),
+        ("other", "failed", ""),
+    ]

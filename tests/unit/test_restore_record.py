@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from volferry.errors import VolferryError
-from volferry.restore_record import begun_restore, recorded_restore, settle_after_backup
+from volferry.restore_record import begun_restore, last_completed, recorded_restore, settle_after_backup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,3 +137,22 @@ def test_a_record_of_an_earlier_version_is_that_of_half_a_restore(tmp_path: Path
 def test_a_damaged_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "restore.json").write_text(text)
     assert begun_restore(tmp_path) is None
+
+
+def test_when_what_was_written_was_whole_last_is_kept(tmp_path: Path) -> None:
+    fails(tmp_path, "half")
+    with recorded_restore(tmp_path, REF, left=lambda: "half", in_part=True):
+        pass
+    assert last_completed(tmp_path) is None
+    before = datetime.now(UTC)
+    with recorded_restore(tmp_path, REF, left=lambda: "nothing"):
+        pass
+    completed = last_completed(tmp_path)
+    assert completed is not None
+    assert before <= completed <= datetime.now(UTC)
+    fails(tmp_path, "half")
+    with recorded_restore(tmp_path, REF, left=lambda: "nothing", in_part=True):
+        pass
+    again = last_completed(tmp_path)
+    assert again is not None
+    assert again >= completed

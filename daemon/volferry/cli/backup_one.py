@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import say
-from volferry.errors import EngineError, Interrupted, UsageError
+from volferry.errors import Interrupted, Unfinished, UsageError
 
 if TYPE_CHECKING:
     from volferry.archive.excludes import Excludes
@@ -76,7 +76,7 @@ def back_up_one(
     from volferry.engine.helper import HelperInBackground  # noqa: PLC0415
 
     if volume.incomplete:
-        raise EngineError(
+        raise Unfinished(
             f"volume {volume.name} is not complete: its migration has not ended; the same `volferry migrate`, run again, completes it"
         )
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What `volferry status` says of restores that have begun."""
+"""What `volferry status` says of restores that have begun, and of runs that were refused because of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.commands import NEW_TREE
 from volferry.cli.text import local_time_text
+from volferry.history import UNFINISHED
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from volferry.history import PastRun
     from volferry.restore_record import BegunRestore
 
 
@@ -42,3 +46,16 @@ def restore_line(name: str, restore: BegunRestore) -> str:
         f"volferry: {name}: it holds the rest of a restore of {restore.backup}, which began at {began} and was interrupted: "
         f"{command} completes it"
     )
+
+
+def past_error(run: PastRun, completed: datetime | None, *, gone: bool) -> str:
+    """The error of a volume's last run, whose cause is over: the volume is `gone`, or what it held the rest of was `completed` since. Empty if
+    nobody knows that it is.
+    """
+    if run.cause == UNFINISHED:
+        refused = "it was not backed up because it held the rest of something that was interrupted"
+        if gone:
+            return f"{refused}; the volume is gone since"
+        if completed is not None and completed > run.began:
+            return f"{refused}, which was completed at {local_time_text(completed)}: the next backup takes it"
+    return f"{run.error}; the volume is gone since" if gone and run.error and not run.good else ""

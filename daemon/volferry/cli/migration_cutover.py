@@ -51,6 +51,7 @@ def move(
     from volferry.operations.migration import cut_over, pass_by_pass  # noqa: PLC0415
     from volferry.operations.migration_plan import mark_of  # noqa: PLC0415
     from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
+    from volferry.restore_record import note_completed  # noqa: PLC0415
 
     subject = plan.volumes[0].source.name if len(plan.volumes) == 1 else f"{len(plan.volumes)} volumes"
     with (
@@ -93,6 +94,7 @@ def move(
             cut_over(legs, still, checksum=wanted.checksum)
             for each in plan.volumes:
                 say_complete(sides.target, each.target.name)
+                note_completed(session.state_of_content(each.target.name, sides.target))
             complete = True
             report.stopped = still.stopped
             _hand_over(sides, wanted, still, crew, report, observer)

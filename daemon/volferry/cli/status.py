@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.interrupted import restore_document, restore_line
+from volferry.cli.interrupted import past_error, restore_document, restore_line
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.stored import VerifyStatus, accepted_volumes, stored_of_host
@@ -20,7 +21,7 @@ from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.config import accepted_path, config_path, load_config
 from volferry.errors import ConfigError, VolferryError
 from volferry.history import History
-from volferry.restore_record import begun_restore
+from volferry.restore_record import begun_restore, last_completed
 from volferry.scheduler.agenda import Agenda, scheduled_of
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ def status(
     due = {each.volume: each for each in appointments}
     restores = {name: begun for name in there if (begun := begun_restore(session.state_of_content(name)))}
     names = sorted({*last, *due, *wrong, *restores, *(ref.volume for ref in troubles)})
+    past = {
+        name: text
+        for name, run in last.items()
+        if (text := _past(session, run, gone=not trouble and name not in there and not _is_bind(name)))
+    }
     recent = history.recent(_RECENT)
     running = [run for run in last.values() if run.outcome == "running"]
     answers = _answers(session.config.daemon.listen)
@@ -79,6 +85,7 @@ def status(
                         "next": due[name].at.isoformat() if name in due else None,
                         "late": due[name].late if name in due else None,
                         "error": wrong.get(name),
+                        "past": past.get(name),
                         "verified": _isoformat(verifying.verified(name)),
                         "restore": restore_document(restores[name]) if name in restores else None,
                         "not_whole": [
@@ -97,7 +104,7 @@ def status(
             }
         )
     else:
-        _print(names, last, due, wrong, accepted, now)
+        _print(names, last, due, wrong, past, accepted, now)
         for line in verifying.lines(now):
             print(line)
     if appointments and answers is False:
@@ -120,6 +127,15 @@ def status(
     half = any(not each.running for each in restores.values())
     bad = trouble or unknown or wrong or failed or half or any(each.late for each in appointments)
     return 1 if bad or troubles or verifying.bad else 0
+
+
+def _past(session: Session, run: PastRun, *, gone: bool) -> str:
+    """As `past_error`."""
+    completed = None
+    if run.cause and not gone:
+        with suppress(VolferryError):  # of the engine, which is what else is wrong
+            completed = last_completed(session.state_of_content(run.volume))
+    return past_error(run, completed, gone=gone)
 
 
 def _is_bind(name: str) -> bool:
@@ -187,6 +203,7 @@ def _print(
     last: dict[str, PastRun],
     due: dict[str, Appointment],
     wrong: dict[str, str],
+    past: dict[str, str],
     accepted: set[str],
     now: datetime,
 ) -> None:
@@ -210,7 +227,7 @@ def _print(
         )
     print(table(("VOLUME", "LAST RUN", "HOW", "TOOK", "STORED", "DOWN", "NEXT"), rows, right=(3, 4, 5)))
     for name in names:
-        error = wrong.get(name) or (last[name].error if name in last else "")
+        error = wrong.get(name) or past.get(name) or (last[name].error if name in last else "")
         if error:
             then = (
                 f" (run of {local_time_text(last[name].began)})" if name in last and name not in wrong else ""

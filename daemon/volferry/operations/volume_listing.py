@@ -22,7 +22,7 @@ from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
 from volferry.archive.tarstream import TarReader
 from volferry.archive.tree_scripts import NO_DATA, any_data_command, begin_command
-from volferry.errors import CommandFailed
+from volferry.errors import CommandFailed, Unfinished
 from volferry.operations.names import Names
 from volferry.operations.streams import feeding
 
@@ -207,7 +207,7 @@ def list_volume(
         if isinstance(error, _HalfRestored):
             from volferry.operations.unfinished_paths import half_restored  # noqa: PLC0415 -- rare
 
-            raise CommandFailed(half_restored(helper, volume.name)) from None
+            raise Unfinished(half_restored(helper, volume.name)) from None
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
     _check(log, process.wait(), reader, listing)
     for note in log.notes:
