@@ -1,4 +1,4 @@
-"""Restores into volumes that have begun, in the state directory: one that is killed leaves its record, until nothing of it is left in the
+"""Restores and imports into volumes that have begun, in the state directory: one that is killed leaves its record, until nothing of it is left in the
 volume. Beside it, when what was written into the volume was whole last.
 """
 
@@ -29,11 +29,12 @@ Left = Literal["nothing", "beside", "half"]
 class BegunRestore:
     """Of one volume."""
 
-    backup: str  # host/volume@id
+    backup: str  # host/volume@id; empty for an import
     began: datetime
     running: bool = False
     in_part: bool = False  # of some paths
     spared: bool = False  # the volume holds what it held
+    command: str = ""  # by which an import begins anew
 
     @property
     def volume(self) -> str:
@@ -43,14 +44,20 @@ class BegunRestore:
 
 @contextmanager
 def recorded_restore(
-    directory: Path, backup: str, *, left: Callable[[], Left], in_part: bool = False, spared: bool = False
+    directory: Path,
+    backup: str,
+    *,
+    left: Callable[[], Left],
+    in_part: bool = False,
+    spared: bool = False,
+    command: str = "",
 ) -> Iterator[Callable[[], None]]:
     """Around what changes a volume, which `directory` belongs to. If it is `spared` at first, the function that this gives must be called before
     it is changed. Where the restore fails, the record says what is `left` in the volume, and stays if that cannot be found out; where it is
     `in_part`, also if it ends well: the rest may be of another one. Raises VolferryError if the state directory cannot be written.
     """
     earlier = begun_restore(directory, running=False)
-    begun = BegunRestore(backup, datetime.now(UTC), in_part=in_part)
+    begun = BegunRestore(backup, datetime.now(UTC), in_part=in_part, command=command)
     _write(directory, replace(begun, spared=spared))
 
     def settle() -> Left:
@@ -110,6 +117,7 @@ def begun_restore(directory: Path, *, running: bool | None = None) -> BegunResto
             is_written(directory) if running is None else running,
             document.get("in_part") is True,
             document.get("spared") is True,
+            str(document.get("command", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, VolferryError):
         return None
@@ -135,6 +143,7 @@ def _write(directory: Path, begun: BegunRestore) -> None:
         "began": begun.began.isoformat(),
         "in_part": begun.in_part,
         "spared": begun.spared,
+        "command": begun.command,
     }
     _replace(directory, _NAME, document)
 

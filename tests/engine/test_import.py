@@ -12,6 +12,7 @@ import pytest
 
 from tests.parts.trees import SOCKET, acl, assert_same, build_nasty_tree, snapshot
 from tests.parts.world import IDLE
+from volferry.archive.commands import RESTORE_MARK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -331,6 +332,55 @@ def test_a_volume_that_a_container_uses_meanwhile_is_not_taken_for_whole(
         into.write(content[-512:])
     running.outcome().fails_with(volume, str(user.name), "stop it")
     world.cli("backup", volume).fails_with(volume)
+    user.remove(force=True)
+    again = world.cli("import", str(archive(tmp_path / "it.tar", source)), "--into", volume).exits(0)
+    assert "begins anew" in again.stderr
+    world.cli("backup", volume).exits(0)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_killed_it_is_named_and_begins_anew_when_it_is_run_again(
+    world: World, source: Path, tmp_path: Path, there: bool
+) -> None:
+    (source / "large").write_bytes(b"x" * (4 << 20))  # it is read in large pieces
+    path = archive(tmp_path / "it.tar", source)
+    content = path.read_bytes()
+    volume = world.volume() if there else world.name()
+    pipe = tmp_path / "pipe.tar"
+    os.mkfifo(pipe)
+    running = world.cli.start("import", str(pipe), "--into", volume)
+    with pipe.open("wb", buffering=0) as into:
+        into.write(content[:-512])
+        mark = world.data(volume) / RESTORE_MARK
+        assert running.until(lambda: mark.exists() and mark.read_text() == "import")
+        running.send(signal.SIGKILL)
+        running.outcome()
+    (world.data(volume) / "rest").write_text("of the first one")
+
+    world.cli("backup", volume).fails_with("interrupted import", "`volferry import`")
+    status = world.cli("status").exits(1)
+    (line,) = [line for line in status.stderr.splitlines() if line.startswith(f"volferry: {volume}: ")]
+    assert f"`volferry import {pipe} --into {volume}`" in line
+    # Nor is it taken for somebody else's data, whichever archive it is now.
+    again = world.cli("import", str(path), "--into", volume).exits(0)
+    assert f"volume {volume} holds the rest of an interrupted import" in again.stderr
+    assert not (world.data(volume) / "rest").exists()
+    status = world.cli("status").exits(1)  # for the backup that was refused
+    assert not status.complaints
+    assert "which was completed at" in status.stdout
+    world.cli("backup", volume).exits(0)
+    world.cli("status").exits(0)
+
+
+def test_the_rest_of_a_restore_is_not_deleted_by_an_import(
+    world: World, source: Path, tmp_path: Path
+) -> None:
+    path = archive(tmp_path / "it.tar", source)
+    volume = world.filled(one="mine")
+    for text in ("host/volume@20261123T222016Z-0dd092", "import of something", ""):
+        (world.data(volume) / RESTORE_MARK).write_text(text)
+        world.cli("import", str(path), "--into", volume).fails_with(volume, "holds data")
+    assert (world.data(volume) / "one").read_text() == "mine"
 
 
 def test_strip_that_leaves_nothing_is_a_mistake(world: World, source: Path, tmp_path: Path) -> None:

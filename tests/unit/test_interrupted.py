@@ -49,3 +49,12 @@ def test_a_restore_that_was_interrupted_is_named_with_the_command_that_completes
     assert restore_line(name, BegunRestore(REF, BEGAN, running=True, spared=True)).startswith(
         f"{name}: {REF} is being restored into it"
     )
+
+
+def test_an_import_is_called_one() -> None:
+    command = "volferry import 'my files.tar' --into data"
+    line = restore_line("data", BegunRestore("", BEGAN, command=command))
+    assert "the rest of an import" in line
+    assert f"`{command}` deletes that and begins anew" in line
+    running = restore_line("data", BegunRestore("", BEGAN, running=True, command=command))
+    assert running.startswith(f"data: `{command}` has been at work since")

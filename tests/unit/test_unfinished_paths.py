@@ -19,7 +19,7 @@ from volferry.operations.backup_reader import BackupReader
 from volferry.operations.excerpt import BackupExcerpt
 from volferry.operations.restore import restore_backup
 from volferry.operations.restore_paths import restore_paths
-from volferry.operations.unfinished_paths import UnfinishedPaths, from_text, left_of, to_text
+from volferry.operations.unfinished_paths import UnfinishedPaths, from_text, left_of, rest_of, to_text
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
@@ -203,3 +203,21 @@ def test_what_is_left_is_what_was_not_restored(unfinished: Selection, restored: 
     left = left_of([UnfinishedPaths.of("x", unfinished)], restored)
     paths = {path for each in left for path in each.paths}
     assert paths == {path for path in unfinished.roots if not restored.covers(path)}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("import", "import"),
+        ("migration of data from ABCD:EFGH", "migration"),
+        ("host/volume@20261123T222016Z-0dd092", "restore"),
+        ("imported", "restore"),
+        ("", "restore"),
+    ],
+)
+def test_a_mark_says_whose_rest_it_is(text: str, kind: str) -> None:
+    found, step = rest_of(text)
+    assert found == kind
+    assert {"import": "volferry import", "migration": "volferry migrate", "restore": "volferry restore"}[
+        kind
+    ] in step

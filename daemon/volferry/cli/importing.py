@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ def import_volume(
         )
         if strip is not None and not isinstance(found, Archive):
             raise UsageError("--strip is for archives: a directory's names are already below it")
-        report = _imported(session, run, settings, found, _strip(strip), into, labels)
+        filling = _Filling(into, labels, _command(source, container, strip, into))
+        report = _imported(session, run, settings, found, _strip(strip), filling)
     if json:
         print_json(report.document)
     else:
@@ -107,6 +109,22 @@ def import_volume(
         say(f"not all of it could be imported as it was: {count_text(len(report.warnings), 'warning')}")
         return FINDINGS_EXIT_CODE
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    """The volume to fill, the labels that it gets if it is new, and the command that fills it."""
+
+    into: str
+    labels: dict[str, str]
+    command: str
+
+
+def _command(source: str | None, container: str | None, strip: str | None, into: str) -> str:
+    """As a person types it, for the next time: labels are on the volume by then."""
+    which = [source] if source is not None else ["--container", container or ""]
+    stripped = ["--strip", strip] if strip is not None else []
+    return shlex.join(["volferry", "import", *which, *stripped, "--into", into])
 
 
 @dataclass(slots=True)
@@ -180,8 +198,7 @@ def _imported(
     settings: HelperSettings,
     found: Archive | Mounted,
     strip: Strip,
-    into: str,
-    labels: dict[str, str],
+    filling: _Filling,
 ) -> _Report:
     from volferry.archive.foreign_tar import ForeignTar, Strip, decompressed  # noqa: PLC0415
     from volferry.engine.helper import open_helper  # noqa: PLC0415
@@ -190,6 +207,7 @@ def _imported(
     from volferry.operations.tar_import import import_tar  # noqa: PLC0415
 
     started = time.monotonic()
+    into = filling.into
     with ExitStack() as stack:
         stack.enter_context(_named_if_damaged(found.name))
         observer = stack.enter_context(TerminalObserver(into))
@@ -199,7 +217,7 @@ def _imported(
             # Its beginning is looked at before anything is made.
             members = stack.enter_context(ArchiveMembers(run.spool / "members"))
             archive = ForeignTar(decompressed(stream), chosen, members.add)
-            target, ground = stack.enter_context(_target(session, run, settings, into, labels))
+            target, ground = stack.enter_context(_target(session, run, settings, filling))
             free = partial(check_still_usable, session, into)
             warnings = import_tar(
                 archive, members, chosen.count, target, into, run.spool, observer, free, ground
@@ -229,7 +247,7 @@ def _imported(
         source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)
         _check_directory(source, found)
         apart = partial(_check_apart, found.name, source, into)
-        target, ground = stack.enter_context(_target(session, run, settings, into, labels, check=apart))
+        target, ground = stack.enter_context(_target(session, run, settings, filling, check=apart))
         entries, size, warnings = _copied(session, source, target, ground, into, run, observer)
         return _Report(found.name, into, entries, size, _since(started), found.place, warnings=warnings)
 
@@ -300,35 +318,54 @@ def _target(
     session: Session,
     run: Run,
     settings: HelperSettings,
-    into: str,
-    labels: dict[str, str],
+    filling: _Filling,
     *,
     check: Callable[[Place], None] = lambda _: None,
 ) -> Iterator[tuple[Place, Ground]]:
     """The volume to fill, made if need be, with a helper that may write, and what it is written on; gone again if it was made and something
-    fails. It is empty, and nothing is written there before `check`.
+    fails. It is empty, or holds the rest of an import that broke off, which goes; nothing is changed there before `check`.
     """
+    from volferry.archive.commands import empty_command  # noqa: PLC0415
     from volferry.engine.volumes import find_volume  # noqa: PLC0415
     from volferry.operations.places import Place  # noqa: PLC0415
-    from volferry.operations.restore import begin, is_empty  # noqa: PLC0415
+    from volferry.operations.restore import begin, is_empty, what_is_left  # noqa: PLC0415
+    from volferry.operations.streams import run as run_there  # noqa: PLC0415
+    from volferry.operations.unfinished_paths import IMPORT, is_rest_of_import  # noqa: PLC0415
+    from volferry.restore_record import recorded_restore  # noqa: PLC0415
 
+    into = filling.into
     try:
         volume, new = find_volume(session.engine, into), False
     except NoSuchVolume:
-        volume, new = Volume(into, "local", {}, labels, "local", ""), True
+        volume, new = Volume(into, "local", {}, filling.labels, "local", ""), True
     check_usable(volume)
     with (
         session.holding([into], write=True),
         made_if_new(session, run, settings, volume, new=new) as (_, helper),
     ):
-        if not new and not is_empty(helper, into):
+        again = not new and not is_empty(helper, into)
+        if again and not is_rest_of_import(helper, into):
             raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")
-        check(Place(helper, helper.directory(into)))
+        directory = helper.directory(into)
+        check(Place(helper, directory))
         try:
-            # Half of it must not be taken for the whole, whatever happens to us.
-            ground = begin(helper, into, "import")
-            yield Place(helper, helper.directory(into)), ground
+            with recorded_restore(
+                session.state_of_content(into),
+                "",
+                left=lambda: "nothing" if new else what_is_left(helper, into),
+                command=filling.command,
+            ):
+                # Half of it must not be taken for the whole, whatever happens to us.
+                ground = begin(helper, into, IMPORT)
+                if again:
+                    say(
+                        f"volume {into} holds the rest of an interrupted import, which is deleted: it begins anew"
+                    )
+                    run_there(helper, empty_command(directory), "emptying the volume")
+                yield Place(helper, directory), ground
         except BaseException:
             if not new:
-                say(f"volume {into}, which was there and empty, holds a part of it")
+                say(
+                    f"volume {into}, which was there and empty, may hold a part of it: the import, run again, begins anew"
+                )
             raise

@@ -1,4 +1,4 @@
-"""What `volferry status` says of restores that have begun, and of runs that were refused because of them."""
+"""What `volferry status` says of restores and imports that have begun, and of runs that were refused because of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def restore_document(restore: BegunRestore) -> dict[str, object]:
     return {
-        "backup": restore.backup,
+        "backup": restore.backup or None,
+        "command": restore.command or None,
         "began": restore.began.isoformat(),
         "running": restore.running,
         "in_part": restore.in_part,
@@ -27,6 +28,13 @@ def restore_document(restore: BegunRestore) -> dict[str, object]:
 
 def restore_line(name: str, restore: BegunRestore) -> str:
     began = local_time_text(restore.began)
+    if restore.command:
+        if restore.running:
+            return f"{name}: `{restore.command}` has been at work since {began}"
+        return (
+            f"volferry: {name}: it holds the rest of an import, which began at {began} and was interrupted: `{restore.command}` deletes that and "
+            "begins anew"
+        )
     if restore.running:
         return f"{name}: {restore.backup} is being restored into it, since {began}"
     into = "" if restore.volume == name else f" --into {name}"

@@ -217,12 +217,13 @@ def _restore(
     named: bool,
     safety: Safety,
 ) -> RestoreStats:
-    from volferry.operations.restore import is_marked  # noqa: PLC0415
+    from volferry.operations.restore import is_marked, mark_text  # noqa: PLC0415
+    from volferry.operations.unfinished_paths import rest_of  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
         if not found.empty and not replace:
-            marked = is_marked(found.helper, target)
-            raise VolumeNotEmpty(_not_empty(target, named=named, marked=marked))
+            rest = rest_of(mark_text(found.helper, target))[0] if is_marked(found.helper, target) else ""
+            raise VolumeNotEmpty(_not_empty(target, named=named, rest=rest))
         with found.recorded(backup.ref) as changes:
             return _put(backup, target, found, safety, changes)
 
@@ -281,8 +282,8 @@ def _deletes_first(room: Room | None, *, proves: bool) -> str:
     return f"there is no room for both ({why}): {how}{'' if proves else '; --prove reads all of it first'}"
 
 
-def _not_empty(volume: str, *, named: bool, marked: bool) -> str:
-    what = "the rest of an interrupted restore" if marked else "data"
+def _not_empty(volume: str, *, named: bool, rest: str) -> str:
+    what = f"the rest of an interrupted {rest}" if rest else "data"
     other = "" if named else ", or --into NAME restores into another volume"
     return f"volume {volume} holds {what}: --replace puts the backup in its place{other}"
 

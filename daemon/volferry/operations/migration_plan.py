@@ -22,6 +22,7 @@ from volferry.operations.restore import is_marked, mark_text
 from volferry.operations.room import disk_usage
 from volferry.operations.same_data import holds_something, look_alike
 from volferry.operations.streams import run
+from volferry.operations.unfinished_paths import MIGRATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,7 +59,7 @@ class MigrationPlan:
 
 def mark_of(source: Engine, volume: str) -> str:
     """What the mark of a target says, by which the same migration goes on with it."""
-    return f"migration of {volume} from {source.id}"
+    return f"{MIGRATION}{volume} from {source.id}"
 
 
 def target_volume(

@@ -92,7 +92,7 @@ def _kept(records: Iterator[bytes], path: Path, names: Names | None, *, marked: 
             if record.startswith(_RESTS):
                 if not marked:
                     raise CommandFailed(
-                        "it holds the rest of an interrupted restore or migration: the same command, run again, completes it"
+                        "it holds the rest of an interrupted restore, import or migration: the same command, run again, completes it"
                     )
                 continue
             name, _, meta = record.partition(b"//")

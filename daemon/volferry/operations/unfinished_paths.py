@@ -23,6 +23,10 @@ _BEGIN = "paths of "
 # The mark is an argument of a command, and Linux takes none above 128 KiB.
 _MOST_PATHS_CHARS = 4096
 _MOST_CHARS = 64 << 10
+# The mark of an import is that word, and that of a migration begins with this one.
+IMPORT = "import"
+MIGRATION = "migration of "
+_RESTORE_COMPLETES = "`volferry restore BACKUP --replace` completes it"
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -83,13 +87,29 @@ def unfinished_paths(helper: Helper, volume: str) -> tuple[UnfinishedPaths, ...]
     """By the mark in the volume; none if it has no mark. Raises VolumeNotEmpty if only a restore of everything completes what is there."""
     if not is_marked(helper, volume):
         return ()
-    found = from_text(mark_text(helper, volume))
+    text = mark_text(helper, volume)
+    found = from_text(text)
     # One more must fit into the mark.
     if found is None or len(to_text(found)) > _MOST_CHARS - 2 * _MOST_PATHS_CHARS:
-        raise VolumeNotEmpty(
-            f"volume {volume} holds the rest of an interrupted restore: `volferry restore BACKUP --replace` completes it"
-        )
+        kind, step = rest_of(text)
+        if kind != "restore":  # a whole backup in its place is what a restore can do
+            step = f"{step}; or {_RESTORE_COMPLETES}"
+        raise VolumeNotEmpty(f"volume {volume} holds the rest of an interrupted {kind}: {step}")
     return found
+
+
+def rest_of(text: str) -> tuple[str, str]:
+    """What the work was that has left such a mark, and what completes it."""
+    if text == IMPORT:
+        return "import", "the same `volferry import`, run again, begins anew"
+    if text.startswith(MIGRATION):
+        return "migration", "the same `volferry migrate`, run again, goes on from there"
+    return "restore", _RESTORE_COMPLETES
+
+
+def is_rest_of_import(helper: Helper, volume: str) -> bool:
+    """Whether the volume was empty, or new, until an import broke off."""
+    return is_marked(helper, volume) and mark_text(helper, volume) == IMPORT
 
 
 def half_restored(helper: Helper, volume: str) -> str:
@@ -99,6 +119,9 @@ def half_restored(helper: Helper, volume: str) -> str:
     except CommandFailed:  # it is gone by now
         text = ""
     # Whoever writes to the volume can write the mark: it may lead a person to no other volume, nor to another command.
+    kind, step = rest_of(text)
+    if kind != "restore":
+        return f"it holds the rest of an interrupted {kind}: {step}"
     host, _, rest = text.rpartition("/")
     name, _, backup_id = rest.rpartition("@")
     if name == volume and is_backup_id(backup_id) and _PLAIN_HOST.fullmatch(host):
