@@ -212,6 +212,10 @@ class History:
         """Whether that run is kept, of whatever store."""
         return bool(self._select("WHERE run = ? AND volume = ? LIMIT 1", run, volume))
 
+    def volumes_of(self, run: str) -> list[str]:
+        """Those that it was to back up, of whatever store."""
+        return [found.volume for found in self._select("WHERE run = ? ORDER BY number", run)]
+
     def first_seen(self, volumes: Iterable[str], now: datetime) -> dict[str, datetime]:
         """When each of these volumes was seen first, which may be now."""
         try:

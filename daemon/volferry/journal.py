@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from blake3 import blake3
@@ -53,6 +54,8 @@ class Journal:
         """
         self.state_directory = state_directory
         self.engine = engine
+        self.run_id = name.partition(".")[0]
+        self.since = datetime.now(UTC)  # when it was begun
         self._path = state_directory / _DIRECTORY / f"{name}.jsonl"
         self._descriptor: int | None = None
         self._lock: int | None = None
@@ -104,7 +107,7 @@ class Journal:
         self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         # A run that died may have left the start of a line.
-        os.write(descriptor, b"\n" + _sealed(["engine", *self.engine]))
+        os.write(descriptor, b"\n" + _sealed(["engine", *self.engine, self.since.isoformat()]))
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
@@ -127,13 +130,15 @@ def journals_of_the_dead(
         if is_alive(state_directory, path.stem.partition(".")[0]):
             continue
         try:
-            engine, halts = _read(path)
+            engine, since, halts = _read(path)
         except FileNotFoundError:  # another one has just dealt with it
             continue
         except OSError as error:
             raise VolferryError(f"cannot read the journal {path}: {reason(error)}") from error
         if engine_id is None or engine[0] in {"", engine_id}:
-            yield Journal(state_directory, path.stem, engine), halts
+            journal = Journal(state_directory, path.stem, engine)
+            journal.since = since
+            yield journal, halts
 
 
 def _line(halt: Halt) -> bytes:
@@ -146,9 +151,10 @@ def _sealed(document: list[Any]) -> bytes:
     return f"{blake3(text.encode()).hexdigest()} {text}\n".encode()
 
 
-def _read(path: Path) -> tuple[tuple[str, str], list[Halt]]:
+def _read(path: Path) -> tuple[tuple[str, str], datetime, list[Halt]]:
     found: dict[tuple[bool, str], Halt] = {}
     engine = ("", "")
+    since: datetime | None = None
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, text = line.partition(" ")
         if digest != blake3(text.encode()).hexdigest():
@@ -156,7 +162,10 @@ def _read(path: Path) -> tuple[tuple[str, str], list[Halt]]:
         fields: list[Any] = json.loads(text)
         if fields[0] == "engine":
             engine = (fields[1], fields[2])
+            if since is None and len(fields) > 3:  # an earlier version wrote none
+                since = datetime.fromisoformat(fields[3])
             continue
         halt = Halt(*fields)
         found[halt.action == "hook", halt.id] = halt
-    return engine, [halt for halt in found.values() if halt.state != "over"]
+    since = since or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return engine, since, [halt for halt in found.values() if halt.state != "over"]

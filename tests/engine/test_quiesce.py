@@ -186,14 +186,44 @@ def test_a_run_that_was_killed_has_its_service_brought_back_by_the_next(world: W
     container = writing(world, volume)
     running = world.cli.start("backup", volume, "--quiesce", "stop")
     assert running.until(lambda: state_of(container)["Status"] == "exited")
+    running.send(signal.SIGSTOP)
+    assert still_down(world) == []  # of a run that lives
     running.send(signal.SIGKILL)
     running.outcome().exits(-signal.SIGKILL)
+    world.cli("status").exits(1)
+    (line,) = still_down(world)
+    assert line.startswith(f"volferry: container {container.name} is still stopped, since 20")
+    assert f"the backup of {volume} " in line
+    assert "the next `volferry backup`" in line
+    (down,) = world.cli("status", "--json").exits(1).json["down"]
+    assert (down["name"], down["action"], down["engine"]) == (container.name, "stop", None)
     assert state_of(container)["Status"] == "exited"
     other = world.filled()
     outcome = world.cli("backup", other).exits(0)
+    assert still_down(world) == []
     assert f"bringing back what an interrupted run had stopped: {container.name}" in outcome.stderr
     assert state_of(container)["Status"] == "running"
     assert list(world.cli.state.glob("journal/*.jsonl")) == []
+
+
+def still_down(world: World) -> list[str]:
+    """As status says."""
+    return [line for line in world.cli("status").stderr.splitlines() if " is still " in line]
+
+
+def test_what_a_killed_run_left_paused_is_named_until_somebody_brings_it_back(world: World) -> None:
+    volume = world.filled()
+    large(world, volume)
+    container = writing(world, volume)
+    running = world.cli.start("backup", volume, "--quiesce", "pause")
+    assert running.until(lambda: state_of(container)["Status"] == "paused")
+    running.send(signal.SIGKILL)
+    running.outcome()
+    (line,) = still_down(world)
+    assert f"container {container.name} is still paused" in line
+    assert state_of(container)["Status"] == "paused"
+    container.unpause()
+    assert still_down(world) == []
 
 
 def killed_at(world: World, volume: str, mode: str, step: int) -> tuple[int, str, str]:

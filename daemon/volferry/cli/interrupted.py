@@ -1,4 +1,4 @@
-"""What `volferry status` says of restores and imports that have begun, and of runs that were refused because of them."""
+"""What `volferry status` says of interrupted work: services that are still down, restores and imports that have begun, and of runs that were refused because of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from volferry.history import UNFINISHED
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from volferry.history import PastRun
+    from volferry.history import History, PastRun
+    from volferry.operations.still_down import Down
     from volferry.restore_record import BegunRestore
+
+# Each command that does so before its own work.
+_BRINGS_BACK = (
+    "the next `volferry backup`, `restore`, `import` or `migrate`, of whatever volume, or `volferry daemon`"
+)
 
 
 def restore_document(restore: BegunRestore) -> dict[str, object]:
@@ -67,3 +73,26 @@ def past_error(run: PastRun, completed: datetime | None, *, gone: bool) -> str:
         if completed is not None and completed > run.began:
             return f"{refused}, which was completed at {local_time_text(completed)}: the next backup takes it"
     return f"{run.error}; the volume is gone since" if gone and run.error and not run.good else ""
+
+
+def down_document(down: Down) -> dict[str, object]:
+    return {
+        "action": down.action,
+        "name": down.name,
+        "run": down.run,
+        "since": down.since.isoformat(),
+        "engine": down.elsewhere or None,
+    }
+
+
+def down_line(down: Down, history: History) -> str:
+    """`history` knows what the run was for."""
+    volumes = history.volumes_of(down.run)
+    run = f"the backup of {', '.join(volumes)} (run {down.run})" if volumes else f"run {down.run}"
+    where = f" on {down.elsewhere}" if down.elsewhere else ""
+    since = local_time_text(down.since)
+    if down.action == "hook":
+        return f"volferry: hook {down.name}{where} is still to be run: {run}, which began it at {since}, was killed: {_BRINGS_BACK} runs it"
+    subject = f"{'Swarm service' if down.action == 'scale' else 'container'} {down.name}{where}"
+    state = {"pause": "paused", "stop": "stopped", "scale": "scaled to 0"}[down.action]
+    return f"volferry: {subject} is still {state}, since {since}: {run}, which did that, was killed: {_BRINGS_BACK} brings it back"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.interrupted import past_error, restore_document, restore_line
+from volferry.cli.interrupted import down_document, down_line, past_error, restore_document, restore_line
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.stored import VerifyStatus, accepted_volumes, stored_of_host
@@ -27,6 +27,7 @@ from volferry.scheduler.agenda import Agenda, scheduled_of
 if TYPE_CHECKING:
     from volferry.daemon_config import Listen
     from volferry.history import PastRun
+    from volferry.operations.still_down import Down
     from volferry.scheduler.agenda import Appointment
 
 _RECENT = 20
@@ -44,7 +45,7 @@ def status(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, a restore was interrupted, or a backup cannot be restored."""
+    """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, a restore was interrupted, a service is still down, or a backup cannot be restored."""
     if health:
         return _health(_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -66,6 +67,7 @@ def status(
     due = {each.volume: each for each in appointments}
     restores = {name: begun for name in there if (begun := begun_restore(session.state_of_content(name)))}
     names = sorted({*last, *due, *wrong, *restores, *(ref.volume for ref in troubles)})
+    down, journal_trouble = _still_down(session, engine_answers=not trouble)
     past = {
         name: text
         for name, run in last.items()
@@ -99,6 +101,7 @@ def status(
                 "running": [_document(run) for run in running],
                 "recent": [_document(run) for run in recent],
                 "verify": verifying.document,
+                "down": [down_document(each) for each in down],
                 "daemon_answers": answers,
                 "trouble": trouble or unknown or None,
             }
@@ -110,6 +113,12 @@ def status(
     if appointments and answers is False:
         say(
             f"no daemon answers at {session.config.daemon.listen}: where none runs, nothing is backed up on schedule (`volferry daemon`)"
+        )
+    for each_down in down:
+        say(down_line(each_down, history))
+    if journal_trouble:
+        say(
+            f"volferry: whether an interrupted run has left something stopped cannot be found out: {journal_trouble}"
         )
     for name, restore in restores.items():
         say(restore_line(name, restore))
@@ -126,7 +135,17 @@ def status(
     )
     half = any(not each.running for each in restores.values())
     bad = trouble or unknown or wrong or failed or half or any(each.late for each in appointments)
-    return 1 if bad or troubles or verifying.bad else 0
+    return 1 if bad or down or journal_trouble or troubles or verifying.bad else 0
+
+
+def _still_down(session: Session, *, engine_answers: bool) -> tuple[list[Down], str]:
+    """And why that cannot be found out."""
+    from volferry.operations.still_down import still_down  # noqa: PLC0415 -- docker-py is slow to import
+
+    try:
+        return still_down(session.config.state_dir, session.engine if engine_answers else None), ""
+    except VolferryError as error:
+        return [], str(error)
 
 
 def _past(session: Session, run: PastRun, *, gone: bool) -> str:
