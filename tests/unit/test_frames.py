@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
+import zstandard
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -229,3 +230,16 @@ def test_a_stream_that_is_given_up_waits_for_no_thread() -> None:
     results.close()
     assert time.monotonic() - began < 30
     released.set()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"junk", zstandard.compress(b"another"), b"\x50\x2a\x4d\x18\x04\0\0\0abcd"],
+    ids=["junk", "frame", "skippable"],
+)
+def test_nothing_follows_a_frame(more: bytes) -> None:
+    raw = b"content" * 100
+    stored = zstandard.compress(raw)
+    assert decode_frame(stored, digest=blake3(raw).hexdigest(), raw_bytes=len(raw)) == raw
+    with pytest.raises(ValueError, match="cannot be decompressed"):
+        decode_frame(stored + more, digest=blake3(raw).hexdigest(), raw_bytes=len(raw))

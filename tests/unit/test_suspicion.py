@@ -20,7 +20,7 @@ from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.unit.test_manifest import DOCUMENT
 from volferry.archive.excludes import CACHE_SIGNATURE, Excludes
-from volferry.archive.manifest import FindingPart, Manifest
+from volferry.archive.manifest import DumpPart, FindingPart, Manifest
 from volferry.checked import value_of
 from volferry.damage import Condition, mark
 from volferry.layout import accepted_key, files_key, manifest_key, needed_objects, pack_key
@@ -145,6 +145,21 @@ class TestWhatIsFound:
         for path in sorted(nights.volume.data.glob("file*"))[2:]:
             path.unlink()
         assert nights.kinds() == ["shrunk"]
+
+    def test_a_dump_that_is_missing_altogether(self, nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As where the container that gave it is gone; the raw files of its database are excluded."""
+        nights.write(10)
+        first = nights.back_up()
+        manifest = nights.repository.manifest(first.ref)
+        dump = DumpPart("db", "container", 2 << 20, 1.0)
+        with_dump = msgspec.structs.replace(manifest, dumps=(dump,))
+        real = Repository.manifest
+        monkeypatch.setattr(
+            Repository, "manifest", lambda self, ref: with_dump if ref == first.ref else real(self, ref)
+        )
+        (finding,) = nights.back_up().findings
+        assert finding.kind == "shrunk"
+        assert "dump db from 2,097,152 to 0 bytes" in finding.detail
 
     def test_less_is_no_finding(self, nights: Nights) -> None:
         nights.write(60, 100)
@@ -607,6 +622,27 @@ class TestWhatIsHeld:
         assert accepted_ids(replica, "host", "vol") == {ref.id}
         assert nights.prune(replica).hold is None
         assert good not in list(replica.refs())
+
+    def test_in_a_replica_after_an_acceptance_was_taken_back(self, nights: Nights) -> None:
+        replica, _ = Repository.open_or_create(MemoryStore(Contents("replica", nights.clock)))
+        nights.write(30)
+        good = nights.back_up().ref
+        nights.copy(replica)
+        nights.empty()
+        ref = nights.back_up().ref
+        accept(nights.repository, ref, "host")
+        nights.copy(replica)
+        withdraw(nights.repository, ref)
+        for _ in range(6):
+            nights.back_up()
+            nights.prune()
+            nights.copy(replica)
+            assert nights.prune(replica).hold is not None
+            assert good in list(replica.refs())
+        # One that a person has accepted there is nobody's to take back.
+        accept(replica, ref, "host")
+        nights.copy(replica)
+        assert accepted_ids(replica, "host", "vol") == {ref.id}
 
 
 def made_up(store: MemoryStore, night: int, *, suspicious: bool, clock_off: timedelta) -> BackupRef:

@@ -164,7 +164,8 @@ def decode_frame(stored: bytes, *, digest: str, raw_bytes: int) -> bytes:
         # Asked first: a damaged size in the frame's header must not become an allocation.
         if zstandard.frame_content_size(stored) != raw_bytes:
             raise ValueError("a frame does not have the length that the index says")
-        raw = zstandard.ZstdDecompressor().decompress(stored)
+        # Nothing after it: `zstd` would write that, too, for whoever recovers by hand.
+        raw = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError("a frame cannot be decompressed") from error
     if blake3(raw).hexdigest() != digest:

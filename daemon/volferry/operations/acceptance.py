@@ -280,12 +280,24 @@ def drop(repository: Repository, ref: BackupRef) -> None:
 
 
 def copy_accepted(source: Repository, target: Repository, refs: Iterable[BackupRef]) -> None:
-    """Of backups of one volume that are in both. Raises StoreError."""
+    """Of backups of one volume that are in both; also that it was taken back. What a person has accepted in the target itself stays so. Raises
+    StoreError.
+    """
     refs = sorted(refs, key=lambda ref: ref.id)
     if not refs:
         return
     host, volume = refs[0].host, refs[0].volume
-    missing = accepted_ids(source, host, volume) - accepted_ids(target, host, volume)
+    there, here = accepted_ids(source, host, volume), accepted_ids(target, host, volume)
     for ref in refs:
-        if ref.id in missing:
-            _put(target, ref, get(source.store, accepted_key(ref)))
+        if ref.id in there - here:
+            document = unseal(get(source.store, accepted_key(ref)))
+            _put(target, ref, seal(document | {"copied_from": source.id}))
+        elif ref.id in here - there and _was_copied(source, target, ref):
+            withdraw(target, ref)
+
+
+def _was_copied(source: Repository, target: Repository, ref: BackupRef) -> bool:
+    try:
+        return unseal(get(target.store, accepted_key(ref))).get("copied_from") == source.id
+    except (NoSuchObject, ValueError):
+        return False

@@ -237,12 +237,8 @@ def _gone(manifest: Manifest, reference: Manifest, then: _Size) -> str:
         )
     dumps = {dump.name: dump.source_bytes for dump in manifest.dumps}
     for dump in reference.dumps:
-        left = dumps.get(dump.name)
-        if (
-            left is not None
-            and dump.source_bytes >= _FEWEST_BYTES
-            and left <= dump.source_bytes * (1 - _GONE)
-        ):
+        left = dumps.get(dump.name, 0)  # none may mean that the container is gone
+        if dump.source_bytes >= _FEWEST_BYTES and left <= dump.source_bytes * (1 - _GONE):
             return f"dump {dump.name} from {dump.source_bytes:,} to {left:,} bytes"
     return ""
 

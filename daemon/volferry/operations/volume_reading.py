@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -136,8 +136,9 @@ class VolumeReading:
 
     def _tar_alone(self, helper: Helper, directory: str, entry: Entry) -> Process:
         process = self._tar(helper, directory, holes=entry.path in self._listing.names.holes)
-        process.write(entry.path + b"\0")
-        process.close_stdin()
+        with suppress(BrokenPipeError):  # its status says why
+            process.write(entry.path + b"\0")
+            process.close_stdin()
         return process
 
     def frames(
