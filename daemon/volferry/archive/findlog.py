@@ -54,6 +54,15 @@ class FindLog:
             return f"more than {_MOST_FINDINGS:,} entries could not be looked at"
         return None
 
+    def breaks_off(self, path: bytes, number: int) -> None:
+        """Of a directory that is there, with the number of the error."""
+        known = self.findings.get(path)
+        if known is not None and known.kind == "vanished":
+            del self.findings[path]
+        self._add(
+            Finding("unreadable", path, f"could not be listed to its end: {os.strerror(number).lower()}")
+        )
+
     def _explained(self, line: bytes) -> bool:
         if named := _NAMED.fullmatch(line):
             path, reason = asked(unquote(named[1])), named[2]

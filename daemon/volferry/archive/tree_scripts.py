@@ -236,6 +236,50 @@ for record in paths():
 out.flush()
 """
 
+# Of a directory that is there, these never say that it is not.
+_NEVER_DENYING = frozenset({
+    "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "ntfs3", "ramfs", "reiserfs", "tmpfs", "xfs", "zfs",
+})  # fmt: skip
+
+# Of NUL-ended paths of directories, those whose names the kernel does not give to their end, though they are there: NUL-ended "<number of the error> <path>".
+# The kernel itself is asked: of "no such file", the C library makes the end of a directory that has been removed. What a server has removed may seem to
+# be there for as long as the kernel believes what it was told last, by default a second of FUSE and of CIFS. With a second argument, those on other file systems than the
+# first directory's are not looked into.
+NAMES_SCRIPT = f"""{_PATHS}
+import ctypes, time
+library = ctypes.CDLL(None, use_errno=True)
+getdents = getattr(library, "getdents64", None) or library.getdents
+memory = ctypes.create_string_buffer(1 << 16)
+device = os.lstat(".").st_dev if len(sys.argv) > 2 else None
+def error_of(path):
+    try:
+        if device is not None and os.lstat(path).st_dev != device:
+            return 0
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        return error.errno
+    try:
+        while (size := getdents(directory, memory, len(memory))) > 0:
+            pass
+        return ctypes.get_errno() if size else 0
+    finally:
+        os.close(directory)
+def is_there(path):
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+broken = [(number, path) for path in paths() if (number := error_of(path or b"."))]
+if broken:
+    time.sleep(1.5)
+for number, path in broken:
+    if is_there(path or b"."):
+        sys.stdout.buffer.write(b"%d %s\\0" % (number, path))
+sys.stdout.buffer.flush()
+"""
+
 # Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, the
 # bytes that it has in all, and the free ones with those that are kept for root.
 ROOM_SCRIPT = """
@@ -249,6 +293,11 @@ print(bytes[0], found.f_favail if found.f_files else -1, bytes[1], bytes[2])
 def is_remote(file_system: str) -> bool:
     """Of a file system by its name, as `find -printf %F` has it: whether neither the length of its reads nor its inode numbers are to be relied on."""
     return not file_system or file_system.startswith(_REMOTE)
+
+
+def may_deny_names(file_system: str) -> bool:
+    """Of a file system by its name, as above: whether it may say in the middle of a directory that the directory is not there."""
+    return file_system not in _NEVER_DENYING
 
 
 def python_command(script: str, *arguments: str) -> list[str]:
@@ -266,6 +315,10 @@ def digest_command(directory: str, *, content: bool = True) -> list[str]:
 
 def end_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", END_SCRIPT, directory]
+
+
+def names_command(directory: str, *, one_file_system: bool = False) -> list[str]:
+    return [PYTHON, "-I", "-c", NAMES_SCRIPT, directory, *(["one"] if one_file_system else [])]
 
 
 def room_command(directory: str) -> list[str]:

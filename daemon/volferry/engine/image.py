@@ -23,9 +23,11 @@ from volferry.errors import HelperImageError, reason
 REPOSITORY = "volferry-helper"
 # With these it can also say where a large file has changed; without, that is read whole.
 _PYTHON_HOME = "opt/volferry"  # as in our own image
-_VERSION = 4  # of how the image is made
+_VERSION = 5  # of how the image is made
 PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync", "chmod", "mkdir")
 _SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+_MODULES = ("os.py", "struct.py", "types.py", "ctypes/__init__.py", "ctypes/_endian.py")
+_COMPILED = ("_ctypes", "_struct")  # or part of the interpreter itself
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
 # What we use of them and other implementations lack.
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
@@ -117,13 +119,17 @@ def _libraries(path: Path) -> dict[str, Path]:
 
 
 def _python_files() -> dict[str, Path]:
-    """The interpreter that runs us, as little of its library as it starts with, and xxhash."""
+    """The interpreter that runs us, as little of its library as it starts with, ctypes and xxhash."""
     program = Path(sys.executable).resolve()
     own = f"{_PYTHON_HOME}/lib/python{sys.version_info.major}.{sys.version_info.minor}"
     library = Path(os.__file__).parent
-    modules = [library / "os.py", *(library / "encodings" / f"{name}.py" for name in _ENCODINGS)]
+    modules = [library / name for name in _MODULES]
+    modules += [library / "encodings" / f"{name}.py" for name in _ENCODINGS]
     files = {f"{_PYTHON_HOME}/bin/python3": program}
     files |= {f"{own}/{module.relative_to(library)}": module for module in modules}
+    for compiled in map(importlib.util.find_spec, _COMPILED):
+        if compiled is not None and compiled.has_location and compiled.origin:
+            files[f"{own}/lib-dynload/{Path(compiled.origin).name}"] = Path(compiled.origin)
     package = importlib.util.find_spec("xxhash")
     for place in (package.submodule_search_locations or []) if package is not None else []:
         for file in Path(place).iterdir():

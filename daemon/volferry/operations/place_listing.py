@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.commands import HALF_TREE, OWN_TREES, RESTORE_MARK, list_command
 from volferry.archive.findlog import FindLog
-from volferry.archive.listing import ListingReader, path_of
+from volferry.archive.index import file_blocks
+from volferry.archive.listing import ListingReader, path_of, split_records
 from volferry.errors import CommandFailed, RestoreMismatch
 from volferry.model import printable
+from volferry.operations.broken_off import note_broken_off
 from volferry.operations.changes import ListingFile
 from volferry.operations.names import Names
 from volferry.operations.volume_listing import any_data
@@ -61,7 +63,9 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
             pass
         process.wait()
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
-    why = log.why_failed(process.wait())
+    status = process.wait()
+    note_broken_off(place.helper, place.directory, reader.file_system, split_records(file_blocks(path)), log)
+    why = log.why_failed(status)
     if why is None and not entries:
         why = "it has no root directory"
     if why is not None:

@@ -23,6 +23,7 @@ from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_re
 from volferry.archive.tarstream import TarReader
 from volferry.archive.tree_scripts import NO_DATA, any_data_command, begin_command
 from volferry.errors import CommandFailed, Unfinished
+from volferry.operations.broken_off import note_broken_off
 from volferry.operations.names import Names
 from volferry.operations.streams import feeding
 
@@ -209,7 +210,16 @@ def list_volume(
 
             raise Unfinished(half_restored(helper, volume.name)) from None
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
-    _check(log, process.wait(), reader, listing)
+    status = process.wait()
+    note_broken_off(
+        helper,
+        helper.directory(volume.name),
+        reader.file_system,
+        _listed(listing),
+        log,
+        one_file_system=one_file_system,
+    )
+    _check(log, status, reader, listing)
     for note in log.notes:
         observer.note(note)
     listing.findings, listing.of_all = log.findings, log.of_all
@@ -220,6 +230,13 @@ def list_volume(
         )
     listing.names.end(holes=listing.holes)
     return listing
+
+
+def _listed(listing: Listing) -> Iterator[bytes]:
+    """The records of what is in the volume."""
+    for number, records in listing.groups():
+        if number not in listing.dumped:
+            yield from records
 
 
 def _check(log: FindLog, status: int, reader: ListingReader, listing: Listing) -> None:

@@ -1,0 +1,191 @@
+"""Directories of which a file system does not give all names, and says "no such file" instead, as only a server can: no backup without a word, and no
+migration that takes names for deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tests.parts.faults import fault
+from tests.parts.fuse import through_fuse
+from tests.parts.local_helper import LocalHelper, LocalVolume
+from tests.parts.memory_store import Clock, Contents, MemoryStore
+from tests.safety.test_read_faults import present, stored
+from volferry.archive import listing
+from volferry.archive.excludes import Excludes
+from volferry.archive.tree_scripts import names_command
+from volferry.engine.image import host_root_filesystem
+from volferry.errors import CommandFailed
+from volferry.observer import Silent
+from volferry.operations.places import Place
+from volferry.operations.transfer import Transfer
+from volferry.repository import Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.parts.fuse import Faults
+
+FILES = 150  # more than fit into one answer
+# Before which name it says so: the first, the first but "." and "..", one in the middle of an answer, one that is in a later answer.
+PLACES = [0, 2, 40, 140]
+
+
+@pytest.fixture
+def repository() -> Repository:
+    return Repository.open_or_create(MemoryStore(Contents("store", Clock())))[0]
+
+
+@pytest.fixture(autouse=True)
+def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+
+
+def fill(directory: Path, files: int = FILES) -> None:
+    for each in range(files):
+        (directory / f"file{each:03}").write_bytes(b"%d" % each)
+
+
+@pytest.fixture
+def below(tmp_path: Path) -> Path:
+    below = tmp_path / "below"
+    for place in ("", "dir", "dir/sub"):
+        (below / place).mkdir()
+        fill(below / place, 5)
+    (below / "dir" / "zzz").mkdir()
+    (below / "dir" / "zzz" / "leaf").write_text("leaf")
+    (below / "link").symlink_to("target")
+    return below
+
+
+@pytest.fixture
+def faults(below: Path, tmp_path: Path) -> Iterator[Faults]:
+    with through_fuse(below, tmp_path / "data") as faults:
+        yield faults
+
+
+@pytest.fixture
+def volume(faults: Faults, tmp_path: Path) -> LocalVolume:
+    del faults
+    return LocalVolume(tmp_path / "data", tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("place", "at", "number", "earlier"),
+    [
+        *(("dir", at, errno.ENOENT, False) for at in PLACES),
+        *((place, 40, errno.ENOENT, True) for place in ("", "dir", "dir/sub")),
+        ("", 2, errno.ENOENT, False),
+        ("dir", 40, errno.EIO, True),
+    ],
+)
+def test_a_directory_that_breaks_off_is_a_finding_whatever_is_said(
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    tmp_path: Path,
+    place: str,
+    at: int,
+    number: int,
+    earlier: bool,
+) -> None:
+    fill(below / place)
+    there = present(below)
+    if earlier:
+        assert volume.back_up(repository).findings == ()
+    faults.set(fault("readdir", number, f"/{place}", at))
+    if not place and at <= 2:  # not one name of it
+        with pytest.raises(CommandFailed, match="root directory could not be listed"):
+            volume.back_up(repository)
+        return
+    for _ in range(2):  # the later one builds upon the other
+        stats = volume.back_up(repository)
+        (finding,) = stats.findings
+        assert (finding.kind, finding.path.decode()) == ("unreadable", place)
+        assert os.strerror(number).lower() in finding.detail
+        kept = stored(repository, stats.ref, tmp_path / "spool")
+        assert {name: there[name] for name in kept} == kept
+        prefix = f"{place}/" if place else ""
+        assert {name for name in there if not name.startswith(prefix)} <= kept.keys()
+        listed = [name for name in kept if name.startswith(prefix) and "/" not in name[len(prefix) :]]
+        assert len(listed) >= at - 2
+    faults.set()
+    healed = volume.back_up(repository)
+    assert healed.findings == ()
+    assert stored(repository, healed.ref, tmp_path / "spool") == there
+
+
+@pytest.mark.parametrize("call", ["opendir", "readdir"])
+def test_a_directory_that_cannot_be_opened_is_no_deleted_one(
+    repository: Repository, volume: LocalVolume, faults: Faults, call: str
+) -> None:
+    faults.set(fault(call, errno.ENOENT, "/dir"))
+    (finding,) = volume.back_up(repository).findings
+    assert (finding.kind, finding.path) == ("unreadable", b"dir")
+
+
+def test_directories_that_are_deleted_meanwhile_are_not_called_broken(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, volume: LocalVolume, below: Path, tmp_path: Path
+) -> None:
+    real = LocalHelper.start
+
+    def start(helper: LocalHelper, command: list[str], **more: Any) -> Any:
+        if any("getdents" in part for part in command):
+            shutil.rmtree(below / "dir", ignore_errors=True)
+        return real(helper, command, **more)
+
+    monkeypatch.setattr(LocalHelper, "start", start)
+    stats = volume.back_up(repository)
+    assert {finding.kind for finding in stats.findings} == {"vanished"}
+    assert stored(repository, stats.ref, tmp_path / "spool").keys() >= {"file000", "link"}
+
+
+def test_what_is_excluded_is_not_looked_into(
+    repository: Repository, volume: LocalVolume, faults: Faults
+) -> None:
+    faults.set(fault("readdir", errno.ENOENT, "/dir/sub", 40))
+    volume.settings["excludes"] = Excludes(("dir/sub",))
+    assert volume.back_up(repository).findings == ()
+
+
+@pytest.mark.parametrize("at", [2, 40])
+def test_a_migration_takes_no_name_for_deleted_that_was_not_given(
+    volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path, at: int
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    for each in ("spool", "spool.s", "spool.t"):
+        (tmp_path / each).mkdir()
+    helpers = [LocalHelper(volume.data, tmp_path / "spool.s"), LocalHelper(target, tmp_path / "spool.t")]
+    source, other = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
+    fill(below / "dir", 60)
+    transfer = Transfer(source, other, tmp_path / "spool", Silent())
+    try:
+        transfer.run()
+        assert present(target) == present(below)
+        faults.set(fault("readdir", errno.ENOENT, "/dir", at))
+        with pytest.raises(CommandFailed, match="'dir' could not be listed to its end"):
+            transfer.run(last=True)
+        with pytest.raises(CommandFailed, match="'dir' could not be listed to its end"):
+            transfer.check(checksum=False)
+        assert present(target) == present(below)
+    finally:
+        for helper in helpers:
+            helper.end()
+
+
+def test_the_image_that_is_made_of_the_machines_programs_can_ask(tmp_path: Path) -> None:
+    """As it is in the helper: with nothing around it."""
+    subprocess.run(["tar", "-x"], input=host_root_filesystem(), cwd=tmp_path, check=True)
+    done = subprocess.run(
+        ["chroot", tmp_path, *names_command("/")], input=b"\0opt\0missing\0", capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"")
