@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.parts.faults import fault
+from tests.parts.fuse import through_fuse
 from tests.parts.mounts import MOUNTS
 
 if TYPE_CHECKING:
@@ -288,3 +291,17 @@ def test_a_directory_is_imported_and_counts_what_is_not_as_it_was(
     assert contents(directory) == contents(world.data(backed_up))
     assert counted(done.json["warnings"]) == EXPECTED[kind], done.story
     world.cli("backup", target).exits(0)  # it has no mark
+
+
+def test_a_directory_that_a_server_denies_is_told(world: World, tmp_path: Path) -> None:
+    """Asked in the helper as it is: with its image, and without rights."""
+    below = tmp_path / "below"
+    (below / "dir").mkdir(parents=True)
+    for each in range(60):
+        (below / "dir" / f"file{each}").write_text("content")
+    with through_fuse(below, tmp_path / "place") as faults:
+        volume = world.volume_at(tmp_path / "place")
+        world.cli("backup", volume).exits(0)
+        faults.set(fault("readdir", errno.ENOENT, "/dir", 40))
+        done = world.cli("backup", volume).exits(3)
+        assert "could not be listed to its end" in done.story
