@@ -19,6 +19,7 @@
     │   ├── HelperImageError               no image for the helper can be had
     │   ├── HelperDied                     the helper ended before its work did
     │   └── CommandFailed                  a command in the helper failed
+    │       ├── NeverRead                  at a file that never ends
     │       └── Unfinished                 the volume holds the rest of what was interrupted
     ├── StoreError                     1   the store cannot be read or written
     │   ├── NoSuchStore
@@ -161,6 +162,14 @@ class CommandFailed(EngineError):
 
 class Unfinished(CommandFailed):
     pass
+
+
+class NeverRead(CommandFailed):
+    """Of a file that is read again and again, and never ends."""
+
+    def __init__(self, path: bytes, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class StoreError(VolferryError):

@@ -75,6 +75,39 @@ _CREATE = [
 # Holes of a terabyte are some bytes, and should not become a record of a mebibyte.
 _WITH_HOLES = ["--sparse", "--blocking-factor=20"]
 
+# Runs a program that reads files. Where a file system says each time that a read was interrupted, programs try again, and never end. Reads that never come to a byte show
+# that, and that the program waits for nothing: however slow a server is, a read that has not ended does not count.
+READ_AGAIN = "volferry: read again and again: "
+_WATCHED_SCRIPT = r"""
+exec 3<&0
+"$@" <&3 3<&- &
+reading=$!
+exec 3<&- </dev/null >/dev/null
+{
+    trap 'kill "$nap" 2>/dev/null; exit' TERM
+    last=
+    while :; do
+        sleep 2 2>/dev/null &
+        nap=$!
+        wait "$nap"
+        { { read -r _ got && read -r _ put && read -r _ calls; } <"/proc/$reading/io"; } 2>/dev/null || exit
+        if [ "$got $put" != "$last" ]; then
+            last="$got $put" first=$calls
+        elif [ "$((calls - first))" -gt 10000 ]; then
+            path=$(find "/proc/$reading/fd" -xtype f -printf %l)
+            printf '@read again@%s\n' "${path#"$0"/}" >&2
+            kill "$reading"
+            exit
+        fi
+    done
+} &
+watching=$!
+wait "$reading"
+status=$?
+kill "$watching" 2>/dev/null
+exit "$status"
+""".replace("@read again@", READ_AGAIN)
+
 _EXTRACT = [
     "--extract",
     "--file=-",
@@ -165,11 +198,12 @@ def _pruned(not_walked: Sequence[str], *action: str) -> list[str]:
     return ["-regextype", "posix-extended", "-type", "d", "(", *tests, ")", *action, "-prune", "-o"]
 
 
-def create_command(directory: str, *, holes: bool = False) -> list[str]:
+def create_command(directory: str, *, holes: bool = False, watched: bool = False) -> list[str]:
     """Reads NUL-ended paths (`.` for the root) from stdin, writes their tar stream to stdout. With `holes`, a file's holes are not
-    read: then the stream must be of that file alone (alone.py).
+    read: then the stream must be of that file alone (alone.py). If it is `watched`, it ends at a file that can never be read, which a line with `READ_AGAIN` names.
     """
-    return ["tar", f"--directory={directory}", *_CREATE, *(_WITH_HOLES if holes else [])]
+    tar = ["tar", f"--directory={directory}", *_CREATE, *(_WITH_HOLES if holes else [])]
+    return ["sh", "-c", _WATCHED_SCRIPT, directory, *tar] if watched else tar
 
 
 def extract_command(directory: str, *, flushed: bool = True) -> list[str]:

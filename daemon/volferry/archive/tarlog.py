@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from volferry.archive.commands import READ_AGAIN
 from volferry.archive.complaints import GONE, REASON, UNSUPPORTED, asked, unquote
 from volferry.model import Finding, printable
 
@@ -36,6 +37,9 @@ _SUMMARY = (
     b"tar: Error exit delayed from previous errors",
 )
 
+_READ_AGAIN = READ_AGAIN.encode()
+NEVER_READ = "could not be read: each time, its file system says that it was interrupted"
+
 _MOST_UNEXPLAINED = 20
 
 
@@ -50,6 +54,7 @@ class TarLog:
         self.unreadable: dict[bytes, Finding] = {}
         self.gone: set[bytes] = set()  # paths that `tar` was asked for
         self.unexplained: list[str] = []
+        self.never_read = b""  # path of a file at which `tar` was ended, for it never would have
         self.some_was_read: set[bytes] = set()  # of those that could not be read to their end
         # Of files that `tar` found shorter than their sizes, by how many bytes: also where the rest could not be read.
         self.shrank: dict[bytes, int] = {}
@@ -65,6 +70,8 @@ class TarLog:
     def line(self, line: bytes) -> None:
         if not line or line in _SUMMARY:
             return
+        if line.startswith(_READ_AGAIN):
+            self.never_read = line.removeprefix(_READ_AGAIN)
         if (named := _NAMED.fullmatch(line)) and self._explained(asked(unquote(named[1])), named[2]):
             return
         if len(self.unexplained) < _MOST_UNEXPLAINED:
@@ -83,6 +90,8 @@ class TarLog:
         """
         if status in {0, 1, 2} and not self.unexplained:
             return None
+        if self.never_read:
+            return f"reading the volume failed: {printable(self.never_read)!r} {NEVER_READ}"
         why = self.unexplained[0] if self.unexplained else "without a reason"
         return f"reading the volume failed: tar exited with status {status}: {why}"
 

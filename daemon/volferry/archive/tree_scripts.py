@@ -202,10 +202,27 @@ for path in paths():
 out.flush()
 """
 
+_MOST_INTERRUPTIONS = 1000
+
 # Of NUL-ended "<bytes> <path>", whether the regular file there can be read so many bytes before its end, and ends there. Answers, NUL-ended,
 # "<what> <place> <path>": "=", "-" where nothing is at that place any longer, "+" where more follows than the size says, or the number of an error. A file
-# whose size is another one by then is "=": it has changed.
+# whose size is another one by then is "=": it has changed. Python's own read would go on for ever where the answer is always that it was interrupted.
 END_SCRIPT = f"""{_PATHS}
+try:
+    import ctypes
+    library = ctypes.CDLL(None, use_errno=True)
+    pread = getattr(library, "pread64", None) or library.pread
+    memory = ctypes.create_string_buffer(1)
+    def any_at(file, at):
+        for _ in range({_MOST_INTERRUPTIONS}):
+            if (size := pread(file, memory, 1, ctypes.c_int64(at))) >= 0:
+                return size
+            if ctypes.get_errno() != 4:
+                break
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+except ImportError:
+    def any_at(file, at):
+        return os.pread(file, 1, at)
 out = sys.stdout.buffer
 def look(path, before):
     try:
@@ -219,9 +236,9 @@ def look(path, before):
         if not stat.S_ISREG(found.st_mode):
             return "=", 0
         at = max(0, size - before)
-        if size and not os.pread(file, 1, at):
+        if size and not any_at(file, at):
             answer = "-"
-        elif os.pread(file, 1, size):
+        elif any_at(file, size):
             answer = "+"
         else:
             return "=", at
@@ -236,8 +253,8 @@ for record in paths():
 out.flush()
 """
 
-# Of a directory that is there, these never say that it is not.
-_NEVER_DENYING = frozenset({
+# What these say is not made up by a server: that a directory that is there is not, or that reading was interrupted where nothing has interrupted it.
+_OF_THE_KERNEL = frozenset({
     "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "ntfs3", "ramfs", "reiserfs", "tmpfs", "xfs", "zfs",
 })  # fmt: skip
 
@@ -255,9 +272,12 @@ def error_of(path):
     try:
         if device is not None and os.lstat(path).st_dev != device:
             return 0
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         return error.errno
+    # Python's own would ask for ever where the answer is always that it was interrupted.
+    directory = library.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if directory < 0:
+        return ctypes.get_errno()
     try:
         while (size := getdents(directory, memory, len(memory))) > 0:
             pass
@@ -295,9 +315,9 @@ def is_remote(file_system: str) -> bool:
     return not file_system or file_system.startswith(_REMOTE)
 
 
-def may_deny_names(file_system: str) -> bool:
-    """Of a file system by its name, as above: whether it may say in the middle of a directory that the directory is not there."""
-    return file_system not in _NEVER_DENYING
+def is_foreign(file_system: str) -> bool:
+    """Of a file system by its name, as above: whether it may pass on whatever a server says, as one that lies upon another may do, too."""
+    return file_system not in _OF_THE_KERNEL
 
 
 def python_command(script: str, *arguments: str) -> list[str]:

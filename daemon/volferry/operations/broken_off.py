@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.archive.tree_scripts import may_deny_names, names_command
+from volferry.archive.tree_scripts import is_foreign, names_command
 from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def note_broken_off(
     one_file_system: bool = False,
 ) -> None:
     """Of a listing's records, once it is whole. Nothing is asked where the helper's image lacks volferry's Python."""
-    if not may_deny_names(file_system):
+    if not is_foreign(file_system):
         return
     process = helper.start(
         names_command(directory, one_file_system=one_file_system),

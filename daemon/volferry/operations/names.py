@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.listing import parse_record
 from volferry.archive.scripts import SCRIPT_COMMAND, identity_script
-from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, digest_command, is_remote
+from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, digest_command, is_foreign, is_remote
 from volferry.operations.streams import feeding, writing
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class Names:
     def is_remote(self) -> bool:
         """As `is_remote`, of the volume's file system."""
         return is_remote(self._file_system())
+
+    @property
+    def is_foreign(self) -> bool:
+        """As `is_foreign`, of the volume's file system."""
+        return is_foreign(self._file_system())
 
     def same(self, helper: Helper, directory: str, first: bytes, later: Sequence[Entry]) -> set[bytes]:
         """The paths of those of `later` that are names of the file that the first path is a name of, and as which they were listed."""

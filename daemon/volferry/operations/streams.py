@@ -51,13 +51,14 @@ def send(
     log: ExtractLog | None = None,
     lists: AccessLists | None = None,
     widens: bool = False,
+    watched: bool = False,
 ) -> Stream:
-    """Entries of the source, each alone, into the target. With `log`, which gets them all, complaints about what its file system cannot
+    """Entries of the source, each alone, into the target; `watched` as in `create_command`. With `log`, which gets them all, complaints about what its file system cannot
     hold are no reason to fail; `lists` gets the stream, too. If it `widens`, directories come as `widened_stream` gives them.
     """
     said, lines = TarLog(), Lines()
     reading = source.helper.start(
-        create_command(source.directory), stdin=True, on_stderr=said.line, bulk="stdout"
+        create_command(source.directory, watched=watched), stdin=True, on_stderr=said.line, bulk="stdout"
     )
     writing = _writing(target, lines, log)
     look = lists.look if log is not None and lists is not None else None
@@ -79,13 +80,17 @@ def send_alone(
     holes: bool,
     log: ExtractLog | None = None,
     lists: AccessLists | None = None,
+    watched: bool = False,
 ) -> Stream:
     """One entry: its member is looked at on its way (alone.py), and with `holes`, these are not read. The directories above it get their
     attributes with the next `send` that has them.
     """
     said, lines = TarLog(), Lines()
     reading = source.helper.start(
-        create_command(source.directory, holes=holes), stdin=True, on_stderr=said.line, bulk="stdout"
+        create_command(source.directory, holes=holes, watched=watched),
+        stdin=True,
+        on_stderr=said.line,
+        bulk="stdout",
     )
     reading.write(path + b"\0")
     reading.close_stdin()

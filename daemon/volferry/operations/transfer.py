@@ -122,6 +122,7 @@ class Transfer:
                 log=self.log,
                 lists=self._lists,
                 widens=self._ground.squashed,
+                watched=now.names.is_foreign,
             ),
         ]
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
@@ -151,6 +152,7 @@ class Transfer:
                         holes=entry.path in names.holes,
                         log=self.log,
                         lists=self._lists,
+                        watched=names.is_foreign,
                     )
 
     def set_modes(self, source: ListingFile) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +12,7 @@ from volferry.archive.frames import Frame, ReusedGroup, encode_frames
 from volferry.archive.index import FrameLocation
 from volferry.archive.packs import PACK_BYTES, PackWriter
 from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
+from volferry.errors import NeverRead
 from volferry.model import BackupRef, PackInfo, Volume, new_backup_id
 from volferry.operations.base import find_base
 from volferry.operations.patches import PatchedContent
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from volferry.operations.base import Base
     from volferry.operations.plan import Plan
     from volferry.repository import BackupWriter, Repository
+
+
+_MOST_NEVER_READ = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,23 @@ class _Moving:
 MOVING: Stillness = _Moving()
 
 
+class _Begun:
+    """What stands still already."""
+
+    def __init__(self, still: Stillness) -> None:
+        self._still = still
+        self.mode = still.mode
+        self.warm = still.warm
+        self.end = still.end
+
+    @property
+    def downtime_seconds(self) -> float:
+        return self._still.downtime_seconds
+
+    def begin(self) -> None:
+        pass
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a pass over the volume needs."""
@@ -104,6 +125,7 @@ class Work:
     spool: Path
     observer: Observer
     dumps: Sequence[DumpFile]
+    never_read: list[bytes] = field(default_factory=list)  # paths of files that no program ends to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +156,39 @@ def read_volume(
     """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from.
 
     With `fingerprints`, these are taken of large files that are read. With those of the pass before (`known`), what changed since is
-    first taken into the spool, and `still` ends then. `own` is the id of the pass before.
+    first taken into the spool, and `still` ends then. `own` is the id of the pass before. At a file that never ends, all is listed and read again without it,
+    and `still` goes on.
     """
+    with ExitStack() as tried:
+        tried.callback(still.end)
+        begun = still
+        found: Read | None = None
+        while found is None:
+            attempt = _attempt(
+                work, started_at, begun, full=full, fingerprints=fingerprints, known=known, own=own
+            )
+            try:
+                found = tried.enter_context(attempt)
+            except NeverRead as error:
+                if len(work.never_read) == _MOST_NEVER_READ or error.path in work.never_read:
+                    raise
+                work.never_read.append(error.path)
+                begun = _Begun(still)
+        yield found
+
+
+@contextmanager
+def _attempt(
+    work: Work,
+    started_at: datetime,
+    still: Stillness,
+    *,
+    full: bool,
+    fingerprints: Fingerprints | None,
+    known: Fingerprints | None,
+    own: str,
+) -> Iterator[Read]:
+    """As `read_volume`, but that `still` goes on at NeverRead."""
     volume, observer, checkpoints = work.volume, work.observer, work.state.checkpoints
     base = find_base(
         work.repository,
@@ -179,6 +232,7 @@ def read_volume(
             try:
                 reading = VolumeReading(listing, checkpoint, work.dumps, observer)
                 reading.fingerprints = fingerprints
+                reading.leave_out(work.never_read)
                 if (
                     known is not None
                     and listing.read.entries
@@ -206,8 +260,9 @@ def read_volume(
                 packs.finish()
                 checkpoint.finish()
                 yield Read(ref, base, listing, reading, assembly, packs, checkpoint, writer)
-            except BaseException:
-                still.end()  # first: what follows asks the store, which may be what failed
+            except BaseException as error:
+                if not isinstance(error, NeverRead):
+                    still.end()  # first: what follows asks the store, which may be what failed
                 packs.abort()
                 writer.discard(but_packs=bool(packs.packs))
                 if not packs.packs:
@@ -225,8 +280,12 @@ def _until_read(still: Stillness) -> Iterator[None]:
     try:
         still.begin()
         yield
-    finally:
+    except NeverRead:
+        raise
+    except BaseException:
         still.end()
+        raise
+    still.end()
 
 
 class Assembly:

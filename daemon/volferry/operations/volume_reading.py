@@ -16,9 +16,9 @@ from volferry.archive.frames import ReusedGroup
 from volferry.archive.listing import NANOSECONDS, UNTRUSTED, Entry, nanoseconds, parse_record
 from volferry.archive.manifest import MOST_FINDINGS
 from volferry.archive.streambuffer import SEGMENT_BYTES
-from volferry.archive.tarlog import TarLog
+from volferry.archive.tarlog import NEVER_READ, TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
-from volferry.errors import CommandFailed
+from volferry.errors import CommandFailed, NeverRead
 from volferry.model import Finding, Volume, printable
 from volferry.operations.ends import leave_out_endless, look_at_ends
 from volferry.operations.patches import PatchedContent, take_patches
@@ -26,7 +26,7 @@ from volferry.operations.streams import feeding
 from volferry.operations.volume_listing import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Generator, Iterator, Sequence
+    from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -71,6 +71,13 @@ class VolumeReading:
         self.findings: list[Finding] = []
         self.findings_total = 0
         self.unreadable = 0  # of these
+
+    def leave_out(self, never_read: Iterable[bytes]) -> None:
+        """Paths of files that cannot be read, which would hold up all others."""
+        for path in never_read:
+            if self._listing.entry_asked(path) is not None:
+                self._listing.endless.add(path)
+                self._log.spoil(path, NEVER_READ)
 
     @property
     def totals(self) -> Totals:
@@ -131,7 +138,10 @@ class VolumeReading:
 
     def _tar(self, helper: Helper, directory: str, *, holes: bool = False) -> Process:
         return helper.start(
-            create_command(directory, holes=holes), stdin=True, on_stderr=self._log.line, bulk="stdout"
+            create_command(directory, holes=holes, watched=self._listing.names.is_foreign),
+            stdin=True,
+            on_stderr=self._log.line,
+            bulk="stdout",
         )
 
     def _tar_alone(self, helper: Helper, directory: str, entry: Entry) -> Process:
@@ -376,4 +386,6 @@ class VolumeReading:
 
     def _check(self, status: int) -> None:
         if (why := self._log.why_failed(status)) is not None:
+            if self._log.never_read:
+                raise NeverRead(self._log.never_read, why)
             raise CommandFailed(why)

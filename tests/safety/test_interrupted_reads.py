@@ -1,0 +1,204 @@
+"""Files whose reads are said to be interrupted, each time: programs read them again, for ever."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tests.parts import local_helper
+from tests.parts.faults import fault
+from tests.parts.fuse import through_fuse
+from tests.parts.local_helper import LocalHelper, LocalVolume
+from tests.parts.memory_store import Clock, Contents, MemoryStore
+from tests.safety.test_early_ends import Warm
+from tests.safety.test_read_faults import present, stored
+from volferry.archive import listing
+from volferry.archive.commands import READ_AGAIN, create_command
+from volferry.errors import CommandFailed
+from volferry.observer import Silent
+from volferry.operations.places import Place
+from volferry.operations.transfer import Transfer
+from volferry.repository import Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.parts.fuse import Faults
+
+SIZE = 3 << 20
+
+
+@pytest.fixture(autouse=True)
+def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
+
+
+@pytest.fixture
+def repository() -> Repository:
+    return Repository.open_or_create(MemoryStore(Contents("store", Clock())))[0]
+
+
+@pytest.fixture
+def below(tmp_path: Path) -> Path:
+    below = tmp_path / "below"
+    (below / "dir").mkdir(parents=True)
+    for name in ("aaa", "dir/odd one", "dir/odder", "dir/zzz", "other"):
+        (below / name).write_bytes(os.urandom(SIZE if "odd" in name else 10_000))
+    return below
+
+
+@pytest.fixture
+def faults(below: Path, tmp_path: Path) -> Iterator[Faults]:
+    with through_fuse(below, tmp_path / "data") as faults:
+        yield faults
+
+
+@pytest.fixture
+def volume(faults: Faults, tmp_path: Path) -> LocalVolume:
+    return LocalVolume(tmp_path / "data", tmp_path / "state")
+
+
+def interrupted(name: str, offset: int = 0) -> str:
+    return fault("read", errno.EINTR, name, offset)
+
+
+class Still:
+    """It is counted how often it begins, and ends."""
+
+    mode = "stop"
+    warm = False
+    downtime_seconds = 0.0
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def begin(self) -> None:
+        self.said.append("begin")
+
+    def end(self) -> None:
+        if self.said[-1:] != ["end"]:
+            self.said.append("end")
+
+
+@pytest.mark.parametrize("offset", [0, 2 << 20])
+def test_a_file_that_never_ends_costs_only_itself(
+    monkeypatch: pytest.MonkeyPatch,
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    tmp_path: Path,
+    offset: int,
+) -> None:
+    still = Still()
+    monkeypatch.setattr(local_helper, "MOVING", still)
+    faults.set(interrupted("one", offset), interrupted("odder", offset))
+    stats = volume.back_up(repository)
+    assert still.said == ["begin", "end"]
+    assert sorted((each.kind, each.path) for each in stats.findings) == [
+        ("unreadable", b"dir/odd one"),
+        ("unreadable", b"dir/odder"),
+    ]
+    expected, kept = present(below), stored(repository, stats.ref, tmp_path / "spool")
+    good = offset - (offset >> 3)  # of what the kernel reads ahead, it gives nothing
+    for name in ("dir/odd one", "dir/odder"):
+        begin = kept.pop(name, b"")[:good]
+        assert expected.pop(name).startswith(begin)
+        assert bool(begin) == bool(offset)
+    assert kept == expected
+    faults.set()
+    healed = volume.back_up(repository)
+    assert healed.findings == ()
+    assert stored(repository, healed.ref, tmp_path / "spool") == present(below)
+
+
+def test_packs_of_what_was_read_before_it_are_used(
+    repository: Repository, volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path
+) -> None:
+    (below / "aa").write_bytes(os.urandom(8 << 20))
+    volume.pack_bytes = 1 << 20
+    faults.set(interrupted("odder"))
+    stats = volume.back_up(repository)
+    assert [each.path for each in stats.findings] == [b"dir/odder"]
+    expected = present(below)
+    del expected["dir/odder"]
+    assert stored(repository, stats.ref, tmp_path / "spool") == expected
+
+
+def test_a_warm_backup_leaves_it_out_of_both_passes(
+    monkeypatch: pytest.MonkeyPatch,
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    tmp_path: Path,
+) -> None:
+    def between() -> None:
+        (below / "other").write_bytes(b"changed")
+        faults.set(interrupted("odder"), interrupted("zzz"))
+        (below / "dir" / "zzz").write_bytes(b"changed as well")
+
+    faults.set(interrupted("odder"))
+    monkeypatch.setattr(local_helper, "MOVING", Warm(between))
+    stats = volume.back_up(repository)
+    assert sorted(each.path for each in stats.findings) == [b"dir/odder", b"dir/zzz"]
+    expected = present(below)
+    del expected["dir/odder"], expected["dir/zzz"]
+    assert stored(repository, stats.ref, tmp_path / "spool") == expected
+
+
+def test_a_migration_fails_and_does_not_wait_for_ever(
+    volume: LocalVolume, faults: Faults, tmp_path: Path
+) -> None:
+    for each in ("target", "spool", "spool.s", "spool.t"):
+        (tmp_path / each).mkdir()
+    helpers = [
+        LocalHelper(volume.data, tmp_path / "spool.s"),
+        LocalHelper(tmp_path / "target", tmp_path / "spool.t"),
+    ]
+    source, target = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
+    faults.set(interrupted("odder"))
+    try:
+        with pytest.raises(CommandFailed, match="'dir/odder' could not be read: each time"):
+            Transfer(source, target, tmp_path / "spool", Silent()).run()
+    finally:
+        for helper in helpers:
+            helper.end()
+
+
+def test_who_waits_is_not_ended(tmp_path: Path) -> None:
+    """A reader of the stream that is slow, a file that is, and names that are long in coming."""
+    (tmp_path / "file").write_bytes(bytes(4 << 20))
+    process = subprocess.Popen(
+        create_command(str(tmp_path), watched=True),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    with process:
+        time.sleep(5)
+        process.stdin.write(b"file\0")
+        process.stdin.close()
+        time.sleep(5)
+        assert len(process.stdout.read()) > 4 << 20
+        assert READ_AGAIN.encode() not in process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_the_status_of_who_is_watched_is_its_own(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        create_command(str(tmp_path), watched=True), input=b"missing\0", capture_output=True, check=False
+    )
+    assert time.monotonic() - began < 1.5
+    assert done.returncode == 2
+    assert b"missing" in done.stderr
