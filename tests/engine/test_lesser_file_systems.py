@@ -293,7 +293,7 @@ def test_a_directory_is_imported_and_counts_what_is_not_as_it_was(
     world.cli("backup", target).exits(0)  # it has no mark
 
 
-def test_a_directory_that_a_server_denies_is_told(world: World, tmp_path: Path) -> None:
+def test_what_a_server_denies_or_interrupts_is_told(world: World, tmp_path: Path) -> None:
     """Asked in the helper as it is: with its image, and without rights."""
     below = tmp_path / "below"
     (below / "dir").mkdir(parents=True)
@@ -305,3 +305,6 @@ def test_a_directory_that_a_server_denies_is_told(world: World, tmp_path: Path) 
         faults.set(fault("readdir", errno.ENOENT, "/dir", 40))
         done = world.cli("backup", volume).exits(3)
         assert "could not be listed to its end" in done.story
+        faults.set(fault("read", errno.EINTR, "/file7"))
+        done = world.cli("backup", volume, "--full").exits(3)
+        assert "interrupted" in done.story
