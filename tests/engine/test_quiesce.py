@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -300,9 +301,14 @@ def swarm(tmp_path: Path) -> Iterator[World]:
         client.swarm.init(advertise_addr="127.0.0.1", listen_addr=f"127.0.0.1:{port}")
         with world_of(private, client, tmp_path) as world:
             yield world
+            # Nothing may make another container while the volumes are removed.
+            for each in client.services.list():
+                each.remove()
             client.swarm.leave(force=True)
-            for each in client.containers.list(all=True):
-                each.remove(force=True)
+            while left := client.containers.list(all=True):
+                for container in left:
+                    with suppress(docker.errors.APIError):  # its task is ending, too
+                        container.remove(force=True)
         client.close()
 
 
