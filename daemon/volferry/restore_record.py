@@ -35,6 +35,7 @@ class BegunRestore:
     in_part: bool = False  # of some paths
     spared: bool = False  # the volume holds what it held
     command: str = ""  # by which an import begins anew
+    store: str = ""  # that was named on the command line
 
     @property
     def volume(self) -> str:
@@ -51,13 +52,14 @@ def recorded_restore(
     in_part: bool = False,
     spared: bool = False,
     command: str = "",
+    store: str = "",
 ) -> Iterator[Callable[[], None]]:
     """Around what changes a volume, which `directory` belongs to. If it is `spared` at first, the function that this gives must be called before
     it is changed. Where the restore fails, the record says what is `left` in the volume, and stays if that cannot be found out; where it is
     `in_part`, also if it ends well: the rest may be of another one. Raises VolferryError if the state directory cannot be written.
     """
     earlier = begun_restore(directory, running=False)
-    begun = BegunRestore(backup, datetime.now(UTC), in_part=in_part, command=command)
+    begun = BegunRestore(backup, datetime.now(UTC), in_part=in_part, command=command, store=store)
     _write(directory, replace(begun, spared=spared))
 
     def settle() -> Left:
@@ -118,6 +120,7 @@ def begun_restore(directory: Path, *, running: bool | None = None) -> BegunResto
             document.get("in_part") is True,
             document.get("spared") is True,
             str(document.get("command", "")),
+            str(document.get("store", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, VolferryError):
         return None
@@ -144,6 +147,7 @@ def _write(directory: Path, begun: BegunRestore) -> None:
         "in_part": begun.in_part,
         "spared": begun.spared,
         "command": begun.command,
+        "store": begun.store,
     }
     _replace(directory, _NAME, document)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -202,6 +203,17 @@ def test_an_empty_volume_that_is_there_is_filled(world: World, source: Path, tmp
     path = archive(tmp_path / "it.tar", tree(source))
     world.cli("import", str(path), "--strip", "2", "--into", volume).exits(0)
     assert (world.data(volume) / "one").read_text() == "1"
+
+
+def test_a_volume_that_another_run_writes_is_not_imported_from(world: World) -> None:
+    volume, into = world.filled(), world.name()
+    world.cli("backup", volume).exits(0)
+    (lock,) = (world.directory / "state" / "volumes").glob("*/*/lock")
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        world.cli("import", volume, "--into", into).fails_with(f"another run writes volume {volume}")
+    assert not world.exists(into)
+    world.cli("import", volume, "--into", into).exits(0)
 
 
 def test_a_volume_with_data_is_refused(world: World, source: Path, tmp_path: Path) -> None:

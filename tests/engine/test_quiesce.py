@@ -302,7 +302,8 @@ def swarm(tmp_path: Path) -> Iterator[World]:
         with world_of(private, client, tmp_path) as world:
             yield world
             # Nothing may make another container while the volumes are removed.
-            for each in client.services.list():
+            services: Any = client.services
+            for each in services.list():
                 each.remove()
             client.swarm.leave(force=True)
             while left := client.containers.list(all=True):

@@ -40,6 +40,9 @@ def test_a_restore_that_was_interrupted_is_named_with_the_command_that_completes
 ) -> None:
     line = restore_line(name, BegunRestore(REF, BEGAN))
     assert line.endswith(f"`volferry restore {REF}{into} --replace` completes it")
+    assert f"{REF}{into} --replace --store '/mnt/a b'`" in restore_line(
+        name, BegunRestore(REF, BEGAN, store="/mnt/a b")
+    )
     spared = restore_line(name, BegunRestore(REF, BEGAN, spared=True))
     assert "holds what it held" in spared
     assert "holds the rest" not in spared

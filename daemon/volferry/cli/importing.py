@@ -242,6 +242,8 @@ def _imported(
                 hint,
                 warnings,
             )
+        if isinstance(found.what, Volume) and found.what.name != into:
+            stack.enter_context(session.holding([found.what.name]))
         reading = stack.enter_context(open_helper(session.engine, run, settings, [found.what]))
         directory = reading.directory(found.what.name)
         source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import NEW_TREE
@@ -44,7 +45,8 @@ def restore_line(name: str, restore: BegunRestore) -> str:
     if restore.running:
         return f"{name}: {restore.backup} is being restored into it, since {began}"
     into = "" if restore.volume == name else f" --into {name}"
-    command = f"`volferry restore {restore.backup}{into} --replace`"
+    store = f" --store {shlex.quote(restore.store)}" if restore.store else ""
+    command = f"`volferry restore {restore.backup}{into} --replace{store}`"
     if restore.in_part:
         return (
             f"volferry: {name}: it holds the rest of a restore of paths of {restore.backup}, which began at {began} and was interrupted: "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Session:
     def __init__(self, config: Config, *, store_option: str | None = None) -> None:
         self.config = config
-        self._store_option = store_option
+        self.store_option = store_option
 
     @classmethod
     def load(
@@ -50,9 +50,9 @@ class Session:
 
     def typed(self, step: str) -> str:
         """A next step, whose commands name the store that this command was given."""
-        if self._store_option is None:
+        if self.store_option is None:
             return step
-        option = f" --store {shlex.quote(self._store_option)}`"
+        option = f" --store {shlex.quote(self.store_option)}`"
         return re.sub(r"(`volferry (?![^`]*--store )[^`]*)`", lambda found: found[1] + option, step)
 
     @cached_property

@@ -71,6 +71,7 @@ class Target:
             left=lambda: "nothing" if self.new else what_is_left(self.helper, name),
             in_part=in_part,
             spared=not in_part and not self.new and (self.empty or not is_marked(self.helper, name)),
+            store=self.session.store.url if self.session.store_option else "",
         )
 
     def check_free(self) -> None:
