@@ -20,7 +20,7 @@ from volferry.layout import encode_name, manifest_key, needed_objects, ref_of_in
 from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from volferry.archive.manifest import Manifest
@@ -240,10 +240,16 @@ def troubled(
 
 
 def lost(
-    repository: Repository, refs: Iterable[BackupRef], host: str | None = None, volume: str | None = None
+    repository: Repository,
+    refs: Iterable[BackupRef],
+    host: str | None = None,
+    volume: str | None = None,
+    *,
+    unfinished: Callable[[BackupRef], bool] = lambda _: False,
 ) -> dict[BackupRef, Trouble]:
     """Of volumes without any manifest among `refs`, all that were listed of the host and volume: the newest backup that has an index. Its
-    manifest was taken away, for the newest backup is never forgotten; or it is a first backup that ends at this moment, or that died at the very end.
+    manifest was taken away, for the newest backup is never forgotten; or it is a first backup that ends at this moment, or that died at the very end: which of
+    these are `unfinished`, its own machine knows.
     """
     there = {(ref.host, ref.volume) for ref in refs}
     below = "" if host is None else f"{encode_name(host)}/"
@@ -254,7 +260,9 @@ def lost(
         if ref is None or volume not in {None, ref.volume}:
             continue
         place = ref.host, ref.volume
-        if place not in there and (place not in newest or newest[place].id < ref.id):
+        if place in there or unfinished(ref):
+            continue
+        if place not in newest or newest[place].id < ref.id:
             newest[place] = ref
     # Once more: it may have ended meanwhile, and a share may leave out a name for a moment.
     return {

@@ -121,3 +121,11 @@ def test_list_takes_a_volume_of_another_host_and_no_single_backup(lab: Lab) -> N
     assert "No backups of vol from host elsewhere" in lab.cli("list", "elsewhere/vol").exits(0).stdout
     lab.cli("list", f"host/{ref.volume}@{ref.id}").fails_with("`volferry show", code=2)
     lab.cli("list", "host/vol", "--host", "elsewhere").fails_with("name two hosts", code=2)
+
+
+def test_a_first_backup_that_died_on_this_machine_at_its_very_end_is_none(lab: Lab, gone: BackupRef) -> None:  # noqa: F811
+    begun = lab.directory / "state" / "stores" / lab.repository.id / "host" / "vol" / "checkpoints"
+    for path in (lab.store / "indexes" / "host" / "vol").iterdir():
+        (begun / path.name.partition(".")[0]).mkdir(parents=True, exist_ok=True)
+    for command in (("list",), ("verify", "--all"), ("verify", "--share"), ("prune",)):
+        assert NO_MANIFEST not in lab.cli(*command, "--host", "host").exits(0).stderr

@@ -161,7 +161,7 @@ class ForeignTar:
         taken: Callable[[tuple[str, ...], tarfile.TarInfo], object] = lambda _parts, _member: None,
     ) -> None:
         """`taken` gets each member that is wanted, with the parts of its name that are left. Raises DamagedArchive if it does not begin
-        as a tar does, or has no members.
+        as a tar does.
         """
         self._strip = strip
         self._taken = taken
@@ -175,11 +175,11 @@ class ForeignTar:
             raise DamagedArchive(
                 f"it is not a tar, or a damaged one: {_words(error)}; `tar -c FILE | volferry import - --into NAME` brings in a single file"
             ) from error
-        # As a file system leaves a file whose data it had not written when the power failed.
-        if self._first is None:
-            raise DamagedArchive(
-                "it holds nothing but the zeros with which a tar ends: is it the right file?"
-            )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it begins with its end."""
+        return self._first is None
 
     def _opened(self) -> tarfile.TarFile:
         return tarfile.open(

@@ -32,7 +32,7 @@ def accept(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Accept a backup that is suspicious, or that could not read everything. Later backups are compared with it, and prune may forget older ones."""
+    """Accept a suspicious or incomplete backup. Later backups are compared with it, and prune may forget older ones."""
     from volferry.operations import acceptance  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 

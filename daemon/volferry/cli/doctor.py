@@ -122,7 +122,6 @@ def _other_directories(session: Session) -> list[str]:
 
 def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
     """The store in use, or another one of the configuration."""
-    from volferry.damage import lost  # noqa: PLC0415
     from volferry.stores.local import LocalStore  # noqa: PLC0415
 
     store = session.store if name is None else session.named_store(name)
@@ -132,7 +131,7 @@ def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
         repository = session.repository if name is None else session.named_repository(name)
         refs = list(repository.refs())
         holds = count_text(len(refs), "backup")
-        gone = lost(repository, refs)
+        gone = session.lost(refs, repository=repository)
     except NoSuchStore:
         holds = f"nothing there yet, the first {'backup' if name is None else 'copy'} makes it"
     if gone:

@@ -217,6 +217,11 @@ def _imported(
             # Its beginning is looked at before anything is made.
             members = stack.enter_context(ArchiveMembers(run.spool / "members"))
             archive = ForeignTar(decompressed(stream), chosen, members.add)
+            # As a file system leaves a file whose data it had not written when the power failed.
+            if archive.is_empty:
+                raise DamagedArchive(
+                    "it holds nothing but the zeros with which a tar ends: is it the right file?"
+                )
             target, ground = stack.enter_context(_target(session, run, settings, filling))
             free = partial(check_still_usable, session, into)
             warnings = import_tar(

@@ -44,8 +44,6 @@ def list_backups(
     config: ConfigOption = None,
 ) -> int:
     """List backups, newest last."""
-    from volferry.damage import lost  # noqa: PLC0415
-
     session = Session.load(config=config, store=store, engine=engine, host=host)
     check_hosts(host, all_hosts=all_hosts)
     wanted_host, volume = _wanted(name, host=host)
@@ -63,7 +61,7 @@ def list_backups(
             failed.append({"backup": str(ref), "error": str(manifest)})
         else:
             found.append((ref, manifest))
-    gone = lost(repository, [*unread, *(ref for ref, _ in found)], wanted_host, volume)
+    gone = session.lost([*unread, *(ref for ref, _ in found)], wanted_host, volume)
     for ref, trouble in gone.items():
         _say_trouble(session, ref, trouble)
         failed.append({"backup": str(ref), "error": trouble.text})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,6 +68,7 @@ def prune(
                         cache=session.manifest_cache(repository),
                         dry_run=dry_run,
                         hold=session.config.prune.hold,
+                        unfinished=partial(session.is_unfinished, repository),
                     )
             except VolferryError as error:
                 say(f"volferry: {volume}: {error}")

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from volferry.cli.output import plain
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from volferry.damage import Trouble
     from volferry.engine.client import Engine
     from volferry.engine.helper import HelperSettings
     from volferry.known_stores import KnownStores
@@ -131,7 +132,6 @@ class Session:
 
     def backup_ref(self, name: str) -> BackupRef:
         """The backup that a user named. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
-        from volferry.damage import lost  # noqa: PLC0415
         from volferry.layout import parse_backup_name  # noqa: PLC0415
 
         wanted = parse_backup_name(name)
@@ -139,9 +139,26 @@ class Session:
         try:
             return self.repository.resolve(wanted, host=host)
         except NoSuchBackup:
-            for trouble in lost(self.repository, (), host, wanted.volume).values():
+            for trouble in self.lost((), host, wanted.volume).values():
                 raise NoSuchBackup(f"{trouble.text}: {self.typed(trouble.next_step)}") from None
             raise
+
+    def lost(
+        self,
+        refs: Iterable[BackupRef],
+        host: str | None = None,
+        volume: str | None = None,
+        repository: Repository | None = None,
+    ) -> dict[BackupRef, Trouble]:
+        """As `lost` of damage.py, in this store or another one, without what runs of this machine have begun."""
+        from volferry.damage import lost  # noqa: PLC0415
+
+        repository = repository or self.repository
+        return lost(repository, refs, host, volume, unfinished=partial(self.is_unfinished, repository))
+
+    def is_unfinished(self, repository: Repository, ref: BackupRef) -> bool:
+        """Whether a run of this machine has begun the backup, and not ended it."""
+        return (self.state_of_volume(repository, ref.host, ref.volume) / "checkpoints" / ref.id).exists()
 
     def backup_reader(self, ref: BackupRef, spool: Path) -> BackupReader:
         """Of a backup all of whose objects are there; else what to do is in the error. Raises DamagedObject, NewerFormat, NoSuchObject."""

@@ -41,7 +41,7 @@ def stored_of_host(session: Session, done: Mapping[str, str], *, needs_store: bo
     one: the newest is never let go. Raises UnknownStore where the store is needed: else there may be none yet.
     """
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
-    from volferry.damage import Condition, Trouble, lost, next_step_of_manifest, troubled  # noqa: PLC0415
+    from volferry.damage import Condition, Trouble, next_step_of_manifest, troubled  # noqa: PLC0415
     from volferry.layout import manifest_key  # noqa: PLC0415
     from volferry.operations.prune import newest_of  # noqa: PLC0415
 
@@ -57,7 +57,7 @@ def stored_of_host(session: Session, done: Mapping[str, str], *, needs_store: bo
                 step = next_step_of_manifest(ref, refs, whole)
                 key = manifest_key(ref)
                 troubles[ref] = Trouble({key: str(manifest).removeprefix(f"{key} ")}, next_step=step)
-        gone = lost(repository, refs, host)
+        gone = session.lost(refs, host)
         there = {ref.volume: ref for ref in [*newest_of(refs), *gone]}
         for volume, backup in done.items():
             if volume not in there or backup > there[volume].id:

@@ -153,7 +153,6 @@ def _chosen(
     session: Session, name: str | None, *, everything: bool, all_hosts: bool
 ) -> tuple[list[BackupRef], list[BackupRef]]:
     """Those that are to be verified, and those whose manifests are gone with all of their volumes'."""
-    from volferry.damage import lost  # noqa: PLC0415
     from volferry.operations.prune import newest_of  # noqa: PLC0415
 
     if name is not None:
@@ -166,4 +165,4 @@ def _chosen(
     host = None if all_hosts else session.host
     refs = list(session.repository.refs(host=host))
     newest = newest_of(refs)
-    return [ref for ref in refs if everything or ref in newest], list(lost(session.repository, refs, host))
+    return [ref for ref in refs if everything or ref in newest], list(session.lost(refs, host))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from volferry.cli.progress import TerminalObserver
@@ -39,6 +40,7 @@ def read_share(session: Session, *, json: bool) -> int:
                 done_until=lambda last: _after(session, last, timedelta(hours=12)),
                 clock=lambda: datetime.now(UTC),
                 observer=observer,
+                unfinished=partial(session.is_unfinished, repository),
             )
     except VolferryError as error:
         if isinstance(error, NoSuchStore) and session.known_stores.empty:  # nothing was ever backed up

@@ -293,7 +293,9 @@ class _Sender:
                 return
         writer = store.create(key)
         try:
-            found = digested(self._blocks(key), writer.write, algorithm=expected.digest)
+            # What was deleted is sent, whatever becomes of the others.
+            blocks = self._blocks(key, stops=key not in self._sizes)
+            found = digested(blocks, writer.write, algorithm=expected.digest)
             if wrong := found.difference(expected):
                 raise DamagedObject(key, wrong)
             try:
@@ -316,9 +318,9 @@ class _Sender:
             except StoreError:  # a doubt from now on, until the object is read
                 break
 
-    def _blocks(self, key: str) -> Iterator[bytes]:
+    def _blocks(self, key: str, *, stops: bool = True) -> Iterator[bytes]:
         for block in self._source.blocks(key):
-            if self._stop.is_set():
+            if stops and self._stop.is_set():
                 raise StoreError(f"sending {key} was stopped")
             with self._lock:
                 self._done_bytes += len(block)

@@ -68,6 +68,7 @@ def prune_volume(
     cache: ManifestCache | None,
     dry_run: bool,
     hold: Within = DEFAULT_HOLD,
+    unfinished: Callable[[BackupRef], bool] = lambda _: False,
 ) -> Pruning:
     """Raises StoreError. The caller holds the volume's lock, unless it is a dry run."""
     marks = damage.marks_of(repository, host, volume)
@@ -114,7 +115,7 @@ def prune_volume(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )
     if not seen:
-        result.lost = next(iter(damage.lost(repository, (), host, volume)), None)
+        result.lost = next(iter(damage.lost(repository, (), host, volume, unfinished=unfinished)), None)
     gone = set(result.forgotten)
     result.hollow = [ref for ref in result.hollow if ref not in gone]
     result.damaged = [ref for ref in result.damaged if ref not in gone]

@@ -108,6 +108,7 @@ def verify_share(
     done_until: Callable[[datetime], datetime],
     clock: Callable[[], datetime],
     observer: Observer,
+    unfinished: Callable[[BackupRef], bool] = lambda _: False,
 ) -> Share:
     """What was read is in `log` at once: should this end half-way, the next one goes on. No lock is held, so no backup waits.
     `done_until` says how long a share that began then is all that is to be read; until that, this one reads only what could not be read.
@@ -143,7 +144,7 @@ def verify_share(
     for each in chosen:
         reading.read(each, needed[each.key])
         observer.advance(done_bytes=share.read_bytes, done_entries=0)
-    gone = lost(repository, [*manifests, *share.unreadable], host)
+    gone = lost(repository, [*manifests, *share.unreadable], host, unfinished=unfinished)
     share.troubles = troubled(repository, condition, manifests.items()) | gone
     for ref, manifest in manifests.items():
         why = [reading.unread[key] for key in _needed(ref, manifest) if key in reading.unread]
