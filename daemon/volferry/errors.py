@@ -19,7 +19,9 @@
     │   ├── HelperImageError               no image for the helper can be had
     │   ├── HelperDied                     the helper ended before its work did
     │   └── CommandFailed                  a command in the helper failed
-    │       ├── NeverRead                  at a file that never ends
+    │       ├── BeginAgain                 all is to be listed and read again
+    │       │   ├── NeverRead              at a file that never ends
+    │       │   └── HiddenNames            a directory has names that `find` does not see
     │       └── Unfinished                 the volume holds the rest of what was interrupted
     ├── StoreError                     1   the store cannot be read or written
     │   ├── NoSuchStore
@@ -164,7 +166,15 @@ class Unfinished(CommandFailed):
     pass
 
 
-class NeverRead(CommandFailed):
+class BeginAgain(CommandFailed):
+    """By what is known of its file system now."""
+
+
+class HiddenNames(BeginAgain):
+    pass
+
+
+class NeverRead(BeginAgain):
     """Of a file that is read again and again, and never ends."""
 
     def __init__(self, path: bytes, message: str) -> None:

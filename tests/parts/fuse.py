@@ -1,7 +1,8 @@
 """A file system behind FUSE that fails, by a server of its own: what it says, the kernel passes on.
 
 It shows a directory as it is, to be read. Run with the directory, the mount point and a file of faults, each line as `fault` writes it: `lookup`, `readdir` (from so many names on), `opendir`,
-`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`.
+`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`. Two are lies instead: `kind` (the number is what directories call an entry, as in dirent.h) and `inode`
+(the number that directories give).
 """
 
 from __future__ import annotations
@@ -115,6 +116,13 @@ class _Server:
                 if name == call and os.fsdecode(b"/" + path).endswith(end) and offset >= int(first):
                     raise OSError(int(number), "")
 
+    def _lie(self, call: str, path: bytes) -> int | None:
+        try:
+            self._fail(call, path)
+        except OSError as error:
+            return error.errno
+        return None
+
     def _attributes(self, path: bytes) -> bytes:
         found = os.lstat(self._below + b"/" + path)
         times = [found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns]
@@ -163,7 +171,9 @@ class _Server:
                 if not found:
                     raise
                 break
-            each = _DIRENT.pack(at + 1, at + 1, len(name), 0) + name
+            child = (path + b"/" if path else b"") + name
+            inode, kind = (self._lie(call, child) for call in ("inode", "kind"))
+            each = _DIRENT.pack(at + 1 if inode is None else inode, at + 1, len(name), kind or 0) + name
             each += bytes(-len(each) % 8)
             if len(found) + len(each) > size:
                 break

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from volferry.archive.walk_script import walk_command
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,13 +46,16 @@ for tree in @trees@; do
     [ -d "$tree" ] && set -- "$@" -path "./$tree" -printf "$0" -prune -o
 done
 {
-    find . -noleaf ${one_file_system:+-xdev} "$@" @large@ -printf "$large" -o -printf "$0"
+    @find@
     printf '///status %d %s\0' "$?" "$(find . -maxdepth 0 -printf %F 2>/dev/null)"
 } |
 tr '/\001' '\001/' |
 { sort -z -S 64M -T "$spool" && printf '\001\001\001end\0'; } |
 tr '/\001' '\001/'
-""".replace("@trees@", f"{NEW_TREE} {OLD_TREE} {HALF_TREE}").replace("@large@", " ".join(_IS_LARGE))
+""".replace("@trees@", f"{NEW_TREE} {OLD_TREE} {HALF_TREE}")
+_FIND = 'find . -noleaf ${one_file_system:+-xdev} "$@" @large@ -printf "$large" -o -printf "$0"'.replace(
+    "@large@", " ".join(_IS_LARGE)
+)
 
 _CREATE = [
     "--create",
@@ -178,16 +183,20 @@ def list_command(
     written_back: bool = False,
     one_file_system: bool = False,
     not_walked: Sequence[str] = (),
+    distrusted: bool = False,
 ) -> list[str]:
     """Writes the sorted listing of `directory` to stdout; `sort` spills into `spool`.
 
     With `written_back`, pages that were written through a mapping go to the disk first: only after that does the next store into
     them change the file's times. With `one_file_system`, nothing below another file system's mount point is listed. Directories whose
-    path (`./a/b`) one of the POSIX extended regular expressions `not_walked` matches are listed, and nothing below them.
+    path (`./a/b`) one of the POSIX extended regular expressions `not_walked` matches are listed, and nothing below them. With `distrusted`, all names of the kernel are listed, whatever it calls them, by
+    volferry's Python, which takes longer.
     """
     flags = ["yes" if flag else "" for flag in (written_back, one_file_system)]
     prune = _pruned(not_walked, "-printf", LIST_FORMAT)
-    return ["sh", "-c", _LIST_SCRIPT, LIST_FORMAT, spool, directory, *flags, _LARGE_LIST_FORMAT, *prune]
+    walk = walk_command(one_file_system=one_file_system) if distrusted else []
+    script = _LIST_SCRIPT.replace("@find@", '"$@"' if distrusted else _FIND)
+    return ["sh", "-c", script, LIST_FORMAT, spool, directory, *flags, _LARGE_LIST_FORMAT, *walk, *prune]
 
 
 def _pruned(not_walked: Sequence[str], *action: str) -> list[str]:

@@ -8,9 +8,9 @@ from volferry.archive.commands import HALF_TREE, OWN_TREES, RESTORE_MARK, list_c
 from volferry.archive.findlog import FindLog
 from volferry.archive.index import file_blocks
 from volferry.archive.listing import ListingReader, path_of, split_records
-from volferry.errors import CommandFailed, RestoreMismatch
+from volferry.errors import CommandFailed, HiddenNames, RestoreMismatch
 from volferry.model import printable
-from volferry.operations.broken_off import note_broken_off
+from volferry.operations.broken_off import hidden_in, note_broken_off
 from volferry.operations.changes import ListingFile
 from volferry.operations.names import Names
 from volferry.operations.volume_listing import any_data
@@ -35,13 +35,22 @@ def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
 
 
 def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = False) -> ListingFile:
-    """`marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many. With `written_back`, as
+    """As it is, `marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many. With `written_back`, as
     in `list_command`, and files that are said to have no blocks are looked at.
     """
+    try:
+        return _list_place(place, path, marked=marked, written_back=written_back, distrusted=False)
+    except HiddenNames:
+        return _list_place(place, path, marked=marked, written_back=written_back, distrusted=True)
+
+
+def _list_place(
+    place: Place, path: Path, *, marked: bool, written_back: bool, distrusted: bool
+) -> ListingFile:
     log = FindLog()
     at = place.helper.now().timestamp()
     process = place.helper.start(
-        list_command(place.directory, place.helper.spool, written_back=written_back),
+        list_command(place.directory, place.helper.spool, written_back=written_back, distrusted=distrusted),
         on_stderr=log.line,
         bulk="stdout",
     )
@@ -64,7 +73,11 @@ def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = F
         process.wait()
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
     status = process.wait()
-    note_broken_off(place.helper, place.directory, reader.file_system, split_records(file_blocks(path)), log)
+    hidden = note_broken_off(
+        place.helper, place.directory, reader.file_system, split_records(file_blocks(path)), log
+    )
+    if hidden is not None and not distrusted:
+        raise HiddenNames(hidden_in(hidden))
     why = log.why_failed(status)
     if why is None and not entries:
         why = "it has no root directory"

@@ -22,8 +22,8 @@ from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
 from volferry.archive.tarstream import TarReader
 from volferry.archive.tree_scripts import NO_DATA, any_data_command, begin_command
-from volferry.errors import CommandFailed, Unfinished
-from volferry.operations.broken_off import note_broken_off
+from volferry.errors import CommandFailed, HiddenNames, Unfinished
+from volferry.operations.broken_off import hidden_in, note_broken_off
 from volferry.operations.names import Names
 from volferry.operations.streams import feeding
 
@@ -170,8 +170,11 @@ def list_volume(
     observer: Observer,
     *,
     one_file_system: bool = False,
+    distrusted: bool = False,
 ) -> Listing:
-    """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole but for what its findings name."""
+    """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole but for what its findings name; HiddenNames if it can only be
+    had whole as `distrusted`, which is as `list_command` has it.
+    """
     log = FindLog()
     walk = _Walk(one_file_system, excludes.not_walked)
     caches = _cache_directories(helper, volume, walk) if excludes.caches else set()
@@ -183,6 +186,7 @@ def list_volume(
             written_back=True,
             one_file_system=walk.one_file_system,
             not_walked=walk.not_walked,
+            distrusted=distrusted,
         ),
         on_stderr=log.line,
         bulk="stdout",
@@ -211,7 +215,7 @@ def list_volume(
             raise Unfinished(half_restored(helper, volume.name)) from None
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
     status = process.wait()
-    note_broken_off(
+    hidden = note_broken_off(
         helper,
         helper.directory(volume.name),
         reader.file_system,
@@ -219,6 +223,8 @@ def list_volume(
         log,
         one_file_system=one_file_system,
     )
+    if hidden is not None and not distrusted:
+        raise HiddenNames(hidden_in(hidden))
     _check(log, status, reader, listing)
     for note in log.notes:
         observer.note(note)

@@ -12,7 +12,7 @@ from volferry.archive.frames import Frame, ReusedGroup, encode_frames
 from volferry.archive.index import FrameLocation
 from volferry.archive.packs import PACK_BYTES, PackWriter
 from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
-from volferry.errors import NeverRead
+from volferry.errors import BeginAgain, HiddenNames, NeverRead
 from volferry.model import BackupRef, PackInfo, Volume, new_backup_id
 from volferry.operations.base import find_base
 from volferry.operations.patches import PatchedContent
@@ -113,6 +113,14 @@ class _Begun:
         pass
 
 
+@dataclass(slots=True)
+class Learned:
+    """What passes have found out of the volume's file system."""
+
+    never_read: list[bytes] = field(default_factory=list)  # paths of files that no program ends to read
+    distrusted: bool = False  # `find` does not see all names
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a pass over the volume needs."""
@@ -125,7 +133,7 @@ class Work:
     spool: Path
     observer: Observer
     dumps: Sequence[DumpFile]
-    never_read: list[bytes] = field(default_factory=list)  # paths of files that no program ends to read
+    learned: Learned = field(default_factory=Learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +164,8 @@ def read_volume(
     """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from.
 
     With `fingerprints`, these are taken of large files that are read. With those of the pass before (`known`), what changed since is
-    first taken into the spool, and `still` ends then. `own` is the id of the pass before. At a file that never ends, all is listed and read again without it,
-    and `still` goes on.
+    first taken into the spool, and `still` ends then. `own` is the id of the pass before. At a file that never ends, all is listed and read again without it, and where `find` does not see all names, in another
+    way; `still` goes on.
     """
     with ExitStack() as tried:
         tried.callback(still.end)
@@ -170,10 +178,13 @@ def read_volume(
             try:
                 found = tried.enter_context(attempt)
             except NeverRead as error:
-                if len(work.never_read) == _MOST_NEVER_READ or error.path in work.never_read:
+                never_read = work.learned.never_read
+                if len(never_read) == _MOST_NEVER_READ or error.path in never_read:
                     raise
-                work.never_read.append(error.path)
-                begun = _Begun(still)
+                never_read.append(error.path)
+            except HiddenNames:
+                work.learned.distrusted = True
+            begun = _Begun(still)
         yield found
 
 
@@ -188,7 +199,7 @@ def _attempt(
     known: Fingerprints | None,
     own: str,
 ) -> Iterator[Read]:
-    """As `read_volume`, but that `still` goes on at NeverRead."""
+    """As `read_volume`, but that `still` goes on at BeginAgain."""
     volume, observer, checkpoints = work.volume, work.observer, work.state.checkpoints
     base = find_base(
         work.repository,
@@ -215,6 +226,7 @@ def _attempt(
             work.dumps,
             observer,
             one_file_system=work.settings.one_file_system,
+            distrusted=work.learned.distrusted,
         )
         if not listing.read.entries:
             still.end()
@@ -232,7 +244,7 @@ def _attempt(
             try:
                 reading = VolumeReading(listing, checkpoint, work.dumps, observer)
                 reading.fingerprints = fingerprints
-                reading.leave_out(work.never_read)
+                reading.leave_out(work.learned.never_read)
                 if (
                     known is not None
                     and listing.read.entries
@@ -261,7 +273,7 @@ def _attempt(
                 checkpoint.finish()
                 yield Read(ref, base, listing, reading, assembly, packs, checkpoint, writer)
             except BaseException as error:
-                if not isinstance(error, NeverRead):
+                if not isinstance(error, BeginAgain):
                     still.end()  # first: what follows asks the store, which may be what failed
                 packs.abort()
                 writer.discard(but_packs=bool(packs.packs))
@@ -280,7 +292,7 @@ def _until_read(still: Stillness) -> Iterator[None]:
     try:
         still.begin()
         yield
-    except NeverRead:
+    except BeginAgain:
         raise
     except BaseException:
         still.end()
