@@ -24,6 +24,7 @@ from volferry.engine.image import host_root_filesystem
 from volferry.errors import CommandFailed
 from volferry.observer import Silent
 from volferry.operations.places import Place
+from volferry.operations.restore import is_empty
 from volferry.operations.transfer import Transfer
 from volferry.repository import Repository
 
@@ -180,6 +181,26 @@ def test_a_migration_takes_no_name_for_deleted_that_was_not_given(
     finally:
         for helper in helpers:
             helper.end()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
+@pytest.mark.parametrize("call", ["opendir", "readdir"])
+def test_a_volume_that_does_not_give_its_names_is_not_taken_for_an_empty_one(
+    volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path, call: str, number: int
+) -> None:
+    helper = cast("Any", LocalHelper(volume.data, tmp_path))
+    try:
+        assert not is_empty(helper, "")
+        faults.set(fault(call, number, "/"))
+        with pytest.raises(CommandFailed, match="looking into the volume failed: "):
+            is_empty(helper, "")
+        faults.set(fault("inode", 0, ""))
+        assert not is_empty(helper, "")
+        for each in below.iterdir():
+            shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+        assert is_empty(helper, "")
+    finally:
+        helper.end()
 
 
 def test_the_image_that_is_made_of_the_machines_programs_can_ask(tmp_path: Path) -> None:

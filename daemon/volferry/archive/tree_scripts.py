@@ -288,7 +288,7 @@ def kernel_names(path):
 # Of NUL-ended paths of directories, those whose names the kernel does not give to their end, though they are there: NUL-ended "<number of the error> <path>".
 # The kernel itself is asked: of "no such file", the C library makes the end of a directory that has been removed. What a server has removed may seem to
 # be there for as long as the kernel believes what it was told last, by default a second of FUSE and of CIFS. At the first directory of which programs do not see all names, it ends with
-# "0 <path>": where a name has the inode number 0; or where nothing was listed below, which a "/" behind its path says, names are there, and the directory above calls it something else.
+# "0 <path>": where a name has the inode number 0; or where nothing was listed below, which a "/" behind its path says, names are there, and the directory above calls it something else, or is not asked for.
 # With a second argument, those on other file systems than the first directory's are not looked into.
 NAMES_SCRIPT = f"""{_PATHS}{KERNEL_NAMES}
 import time
@@ -320,7 +320,7 @@ def has_hidden(path, nothing_below):
         any_name = True
         if not inode and is_any(path + b"/" + name if path else name):
             return True
-    return bool(any_name and nothing_below and path) and is_called_another(path)
+    return any_name and nothing_below and (not path or is_called_another(path))
 def is_there(path):
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)

@@ -6,9 +6,11 @@ and `tar`: what comes after that place is not in the listing, and nobody says so
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from volferry.archive.tree_scripts import is_foreign, names_command
+from volferry.errors import CommandFailed
 from volferry.model import printable
 from volferry.operations.streams import feeding
 
@@ -38,6 +40,19 @@ def note_broken_off(
         if is_foreign(file_system)
         else None
     )
+
+
+def has_names(helper: Helper, directory: str) -> bool:
+    """Whether any are there that `find` has not seen. Raises CommandFailed if that cannot be found out, though the directory is there. Does nothing where the
+    helper's image lacks volferry's Python.
+    """
+    errors: list[int] = []
+    hidden = _ask(helper, directory, [b"/"], lambda _, number: errors.append(number))
+    if errors:
+        raise CommandFailed(
+            f"looking into the volume failed: the root directory could not be listed to its end: {os.strerror(errors[0]).lower()}"
+        )
+    return hidden is not None
 
 
 def hidden_in(path: bytes) -> str:

@@ -30,6 +30,7 @@ from volferry.archive.widened import widened_stream
 from volferry.errors import CommandFailed
 from volferry.model import RestoreStats
 from volferry.observer import Silent
+from volferry.operations.broken_off import has_names
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in
 from volferry.operations.squashed import Ground, look
@@ -75,8 +76,11 @@ def flushing(helper: Helper, volume: str) -> Iterator[Callable[[], None]]:
 
 
 def is_empty(helper: Helper, volume: str) -> bool:
-    """Whether nothing is in the volume."""
-    return not run(helper, probe_command(helper.directory(volume)), "looking into the volume")
+    """Whether nothing is in the volume. Raises CommandFailed if its names cannot be read."""
+    directory = helper.directory(volume)
+    return not run(helper, probe_command(directory), "looking into the volume") and not has_names(
+        helper, directory
+    )
 
 
 def is_marked(helper: Helper, volume: str) -> bool:
