@@ -67,6 +67,7 @@ def align(
     missing: Callable[[int, Entry], None],
     reused_below: Callable[[int, Entry], bool] = lambda *_: False,
     as_listed: Callable[[Entry], bool] = lambda _: False,
+    is_unread: Callable[[Entry], bool] = lambda _: False,
     watch: Callable[[Entry, Member], Callable[[memoryview], None] | None] = lambda *_: None,
     apart: Apart | None = None,
 ) -> Iterator[tuple[int, memoryview]]:
@@ -77,14 +78,14 @@ def align(
     called with the pieces of a member's payload.
     Below a directory that was not read, or that another kind of thing was read for, no member is taken, and no hard link to one that
     is not taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed. So is a directory that is to be
-    stored `as_listed`, since `tar` cannot read it, and what is below it is taken.
+    stored `as_listed`, since `tar` cannot read it, and what is below it is taken; and one that `is_unread`, as `tar` itself has said, if a member of an entry below it arrives, or one is reused.
     `asked` has those of `apart`, too.
     `entry_asked` gives one of `asked` by its path; it is used sparingly.
     Raises CommandFailed if a member, or what it is a link to, was not asked for.
     """
     cutter = FrameCutter(reader.buffer)
     settle = _Settler(entry_asked)
-    lost = _Lost(stored, missing, reused_below, as_listed, anchor_missing=settle.keep_apart)
+    lost = _Lost(stored, missing, reused_below, as_listed, is_unread, anchor_missing=settle.keep_apart)
     current = ANCHOR
     others = _Others(apart, lost, settle, stored)
     for member in reader:
@@ -131,6 +132,7 @@ class _Lost:
         missing: Callable[[int, Entry], None],
         reused_below: Callable[[int, Entry], bool],
         as_listed: Callable[[Entry], bool],
+        is_unread: Callable[[Entry], bool],
         *,
         anchor_missing: Callable[[Entry], None],
     ) -> None:
@@ -139,6 +141,7 @@ class _Lost:
         self._missing = missing
         self._reused_below = reused_below
         self._as_listed = as_listed
+        self._is_unread = is_unread
         self._directory: bytes | None = None
         # Where `tar` has seen something whose bytes are in no member that is stored. It need not have had more names than one when it
         # was listed, nor be what was listed: links are made, and what is at a path changes, until it is read.
@@ -146,12 +149,18 @@ class _Lost:
         self._anchors: dict[bytes, bytes] = {}  # the inodes that they had when they were listed
         self._made: list[tuple[int, bytes]] = []
 
-    def add(self, group: int, entry: Entry) -> None:
-        """An entry that is not taken."""
+    def add(self, group: int, entry: Entry, following: bytes = b"") -> None:
+        """An entry that is not taken. `following` is the path of the next member of its stream, if it has none itself."""
         if group == ANCHOR:
             self._anchor_missing(entry)
         elif entry.kind == b"d":
-            if not self.covers(entry.path) and self._as_listed(entry):
+            if not self.covers(entry.path) and (
+                self._as_listed(entry)
+                or (
+                    (_is_below(following, entry.path) or self._reused_below(group, entry))
+                    and self._is_unread(entry)
+                )
+            ):
                 return self._make(group, entry)
             self._lose_directory(group, entry)
         return self._missing(group, entry)
@@ -201,7 +210,11 @@ class _Lost:
 
     def covers(self, path: bytes) -> bool:
         directory = self._directory
-        return directory is not None and path.startswith(directory + b"/" if directory else b"")
+        return directory is not None and (not directory or path.startswith(directory + b"/"))
+
+
+def _is_below(path: bytes, directory: bytes) -> bool:
+    return path.startswith(directory + b"/") if directory else path != b""
 
 
 class _Others:
@@ -221,7 +234,7 @@ class _Others:
         for group, entry in asked:
             if entry.path == member.path and not self._is_apart(entry):
                 return group, entry
-            self._add(group, entry)
+            self._add(group, entry, member.path)
         raise CommandFailed(f"reading the volume failed: tar sent {printable(member.path)!r} out of order")
 
     def rest(self, asked: Iterator[tuple[int, Entry]]) -> None:
@@ -231,9 +244,9 @@ class _Others:
     def _is_apart(self, entry: Entry) -> bool:
         return self._apart is not None and entry.path in self._apart.paths
 
-    def _add(self, group: int, entry: Entry) -> None:
+    def _add(self, group: int, entry: Entry, following: bytes = b"") -> None:
         if not self._is_apart(entry) or self._lost.covers(entry.path):
-            self._lost.add(group, entry)
+            self._lost.add(group, entry, following)
         elif group == ANCHOR:
             self._settle.remember(entry.path, entry.stat)
         else:

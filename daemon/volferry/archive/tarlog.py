@@ -7,6 +7,7 @@ whatever was being done.
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import READ_AGAIN
@@ -41,6 +42,8 @@ _READ_AGAIN = READ_AGAIN.encode()
 NEVER_READ = "could not be read: each time, its file system says that it was interrupted"
 
 _MOST_UNEXPLAINED = 20
+_TRIES = 100
+_PAUSE_SECONDS = 0.02
 
 
 class TarLog:
@@ -77,6 +80,14 @@ class TarLog:
         if len(self.unexplained) < _MOST_UNEXPLAINED:
             self.unexplained.append(line.decode("utf-8", "backslashreplace"))
 
+    def says_unread(self, path: bytes) -> bool:
+        """Whether an entry without a member could not be read, and is not gone. What `tar` says of it may arrive later than members that come next."""
+        for _ in range(_TRIES):
+            if path in self.gone or path in self.unreadable:
+                break
+            time.sleep(_PAUSE_SECONDS)
+        return path in self.unreadable and path not in self.gone
+
     def contradiction(self, missing: Container[bytes]) -> str | None:
         """A path of which `tar` said that it has no member, and there is one: then it was not understood. `missing` are the paths
         that have none.
@@ -96,6 +107,8 @@ class TarLog:
         return f"reading the volume failed: tar exited with status {status}: {why}"
 
     def _explained(self, path: bytes, message: bytes) -> bool:
+        if path.startswith(b"/"):  # the volume's own directory, which `tar` could not go into
+            return False
         if message in _PLAIN:
             self._say(path, message)
         elif shrank := _SHRANK.fullmatch(message):
@@ -140,6 +153,9 @@ class TarLog:
     def _not_begun(self, path: bytes, call: bytes, reason: bytes) -> None:
         if call != b"stat":
             self._without_member.add(path)
+            if path in self.some_was_read:  # of its attributes, and that is all
+                self.some_was_read.discard(path)
+                self.unreadable.pop(path, None)
         if reason in GONE:
             self.gone.add(path)
         else:

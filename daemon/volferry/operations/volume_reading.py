@@ -54,6 +54,9 @@ class VolumeReading:
         self._log = TarLog(checkpoint.doubt)
         self._missing: dict[bytes, None] = {}  # paths of what was to be read and is not taken, in order
         self._broken = 0  # directories below the root of which not all names are known
+        self._made: set[bytes] = (
+            set()
+        )  # paths of directories that `tar` did not read, and that are stored as they were listed
         self._newest_trusted = listing.trusted_seconds * NANOSECONDS
         self._groups = listing.groups()
         self._recorded = -1  # the entries of groups up to this one are in the checkpoint, if they are reused
@@ -236,8 +239,9 @@ class VolumeReading:
             entry_asked=self._listing.entry_asked,
             stored=self._stored,
             missing=self._note_missing,
-            reused_below=lambda group, entry: self._listing.reuses_below(group, entry.path),
+            reused_below=self._is_reused_below,
             as_listed=self._is_broken,
+            is_unread=self._is_unread,
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
             apart=Apart(
                 self._listing.apart, self._listing.names.later, same, opened, self._log.tear, self._log.spoil
@@ -248,6 +252,20 @@ class VolumeReading:
         broken = self._listing.is_broken(entry)
         self._broken += broken and bool(entry.path)
         return broken
+
+    def _is_reused_below(self, group: int, entry: Entry) -> bool:
+        reused = self._listing.reuses_below(group, entry.path)
+        if reused:
+            self._made.add(entry.path)
+        return reused
+
+    def _is_unread(self, entry: Entry) -> bool:
+        """Of a directory without a member."""
+        unread = self._log.says_unread(entry.path)
+        if unread:
+            self._made.add(entry.path)
+            self._broken += bool(entry.path)
+        return unread
 
     def _frames_patched(self, group: int) -> Iterator[tuple[int, memoryview]]:
         assert self._content is not None  # noqa: S101 -- no patches without it
@@ -328,7 +346,7 @@ class VolumeReading:
             raise CommandFailed(
                 f"reading the volume failed: its root directory {why.detail if why else 'is gone'}"
             )
-        if (contradiction := log.contradiction(self._missing)) is not None:
+        if (contradiction := log.contradiction(self._missing.keys() | self._made)) is not None:
             raise CommandFailed(f"reading the volume failed: {contradiction}")
         self._check_not_all_unreadable()
         for path in log.gone - self._missing.keys():
@@ -364,9 +382,8 @@ class VolumeReading:
         if not unreadable:
             return
         kinds = self.totals.kinds
-        not_read = sum(
-            path not in self._log.some_was_read and path not in self._missing for path in self._log.unreadable
-        )
+        passed = self._log.some_was_read | self._missing.keys() | self._made
+        not_read = sum(path not in passed for path in self._log.unreadable)
         whole = sum(kinds.values()) - kinds.get(b"d", 0) - not_read
         directories = kinds.get(b"d", 0) - 1 - self._broken
         listed = self._listing.read.kinds.keys() | self._listing.reused.kinds.keys()
