@@ -1,8 +1,8 @@
 """A file system behind FUSE that fails, by a server of its own: what it says, the kernel passes on.
 
 It shows a directory as it is, to be read. Run with the directory, the mount point and a file of faults, each line as `fault` writes it: `lookup`, `readdir` (from so many names on), `opendir`,
-`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`. Two are lies instead: `kind` (the number is what directories call an entry, as in dirent.h) and `inode`
-(the number that directories give).
+`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`. Four are lies instead: `kind` (the number is what directories call an entry, as in dirent.h), `inode`
+(the number that directories give), `number` (of all but directories, that a look at them gives), and `behind` (times are so many seconds older, and whole).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -126,8 +127,11 @@ class _Server:
     def _attributes(self, path: bytes) -> bytes:
         found = os.lstat(self._below + b"/" + path)
         times = [found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns]
+        if (behind := self._lie("behind", path)) is not None:
+            times = [(each // 10**9 - behind) * 10**9 for each in times]
+        number = None if stat.S_ISDIR(found.st_mode) else self._lie("number", path)
         return struct.pack(
-            "<6Q10I", found.st_ino, found.st_size, found.st_blocks, *(each // 10**9 for each in times), *(each % 10**9 for each in times),
+            "<6Q10I", found.st_ino if number is None else number, found.st_size, found.st_blocks, *(each // 10**9 for each in times), *(each % 10**9 for each in times),
             found.st_mode, found.st_nlink, found.st_uid, found.st_gid, found.st_rdev, found.st_blksize, 0,
         )  # fmt: skip
 

@@ -53,7 +53,6 @@ class Aligned:
             align(
                 TarReader(io.BytesIO(stream).readinto),
                 numbered(entries),
-                entry_asked=lambda path: next((entry for entry in entries if entry.path == path), None),
                 stored=self._store,
                 missing=lambda _, entry: self.vanished.append(entry.path),
             )
@@ -318,7 +317,6 @@ def test_a_link_to_a_file_in_the_place_of_a_directory_is_not_taken_without_it(tm
     for _ in align(
         TarReader(io.BytesIO(tar_of_what_is_left(tree, asked)).readinto),
         numbered(asked),
-        entry_asked=lambda path: next((entry for entry in asked if entry.path == path), None),
         stored=lambda _, entry: stored.append(entry.path),
         missing=lambda _, entry: missing.append(entry.path),
         reused_below=lambda _, entry: entry.path == b"D",
@@ -335,7 +333,6 @@ def anchored(tree: Path, entries: Sequence[Entry]) -> tuple[dict[bytes, Entry], 
     for _ in align(
         TarReader(io.BytesIO(tar_of_what_is_left(tree, entries)).readinto),
         iter([(ANCHOR if entry is entries[0] else 0, entry) for entry in entries]),
-        entry_asked=lambda _: None,
         stored=lambda _, entry: stored.update({entry.path: entry}),
         missing=lambda _, entry: missing.append(entry.path),
     ):

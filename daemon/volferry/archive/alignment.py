@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from volferry.archive.alone import AloneStream
+    from volferry.archive.alone import AloneStream, SeriesStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,10 @@ class Apart:
     same: Callable[
         [bytes, Sequence[Entry]], Container[bytes]
     ]  # the paths of those that are, of the one and its later names
-    opened: Callable[[int, Entry], AbstractContextManager[AloneStream]]
+    opened: Callable[[int, Entry], AbstractContextManager[AloneStream | SeriesStream]]
     torn: Callable[[bytes, str], object]
     unreadable: Callable[[bytes, str], object]
+    in_series: Callable[[Entry], bool] = lambda _: False  # whether it is one of them, though not of `paths`
 
 
 _TRIES = 3
@@ -62,7 +63,6 @@ def align(
     reader: TarReader,
     asked: Iterator[tuple[int, Entry]],
     *,
-    entry_asked: Callable[[bytes], Entry | None],
     stored: Callable[[int, Entry], None],
     missing: Callable[[int, Entry], None],
     reused_below: Callable[[int, Entry], bool] = lambda *_: False,
@@ -76,25 +76,28 @@ def align(
 
     Calls `stored` for each entry that the frames hold and `missing` for each that was not read, in order; what `watch` gives is
     called with the pieces of a member's payload.
-    Below a directory that was not read, or that another kind of thing was read for, no member is taken, and no hard link to one that
-    is not taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed. So is a directory that is to be
+    A hard link that is none by the listing (an inode number that was given anew, or that several files have) is read alone, and is missing without `apart`.
+    Below a directory that was not read, or that another kind of thing was read for, no member is taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed. So is a directory that is to be
     stored `as_listed`, since `tar` cannot read it, and what is below it is taken; and one that `is_unread`, as `tar` itself has said, if a member of an entry below it arrives, or one is reused.
     `asked` has those of `apart`, too.
-    `entry_asked` gives one of `asked` by its path; it is used sparingly.
-    Raises CommandFailed if a member, or what it is a link to, was not asked for.
+    Raises CommandFailed if a member was not asked for.
     """
     cutter = FrameCutter(reader.buffer)
-    settle = _Settler(entry_asked)
+    settle = _Settler()
     lost = _Lost(stored, missing, reused_below, as_listed, is_unread, anchor_missing=settle.keep_apart)
     current = ANCHOR
     others = _Others(apart, lost, settle, stored)
     for member in reader:
-        group, entry = others.before(member, asked)
+        while (found := others.before(member, asked)) is None:
+            yield from cutter.begin(None, last=len(member.header))
+            current = ANCHOR
+            yield from others.frames()
+        group, entry = found
         if others.wait:
             yield from cutter.begin(None, last=len(member.header))
             current = ANCHOR
             yield from others.frames()
-        taken = group if lost.take(group, entry, member) else ANCHOR
+        taken = group if others.take(group, entry, member) else ANCHOR
         made = lost.made()
         if taken != current or made:
             yield from cutter.begin(None if taken == ANCHOR else taken, last=len(member.header))
@@ -111,9 +114,8 @@ def align(
                 told(piece)
             if reader.buffer.is_nearly_full:
                 yield from cutter.certain()
-    others.rest(asked)
     yield from cutter.begin(None, last=BLOCK)
-    yield from others.frames()
+    yield from others.rest(asked)
     for number, header in lost.made():
         yield number, memoryview(header)
 
@@ -143,10 +145,6 @@ class _Lost:
         self._as_listed = as_listed
         self._is_unread = is_unread
         self._directory: bytes | None = None
-        # Where `tar` has seen something whose bytes are in no member that is stored. It need not have had more names than one when it
-        # was listed, nor be what was listed: links are made, and what is at a path changes, until it is read.
-        self._dropped: set[bytes] = set()
-        self._anchors: dict[bytes, bytes] = {}  # the inodes that they had when they were listed
         self._made: list[tuple[int, bytes]] = []
 
     def add(self, group: int, entry: Entry, following: bytes = b"") -> None:
@@ -168,26 +166,14 @@ class _Lost:
     def take(self, group: int, entry: Entry, member: Member) -> bool:
         """Whether the member is taken; anchors never are."""
         if group == ANCHOR:
-            self._anchors[entry.path] = entry.stat.inode
             return False
-        if self.covers(entry.path) or self._leads_astray(entry, member):
+        if self.covers(entry.path):
             self.add(group, entry)
         elif entry.kind == b"d" and member.typeflag != DIRECTORY and self._lose_directory(group, entry):
             self._missing(group, entry)
         else:
             return True
-        if member.typeflag not in {DIRECTORY, HARD_LINK}:
-            self._dropped.add(entry.path)
         return False
-
-    def _leads_astray(self, entry: Entry, member: Member) -> bool:
-        """Whether it is a hard link to what is not stored, or not as `tar` saw it: of an anchor, the bytes that it had when it was listed
-        are stored, which only those that were its names by then have had.
-        """
-        if member.typeflag != HARD_LINK:
-            return False
-        inode = entry.stat.inode
-        return member.target in self._dropped or self._anchors.get(member.target, inode) != inode
 
     def made(self, *, before: int | None = None) -> list[tuple[int, bytes]]:
         """Members that `tar` did not write, with their groups' numbers, which go before the next one, or before that group."""
@@ -229,20 +215,39 @@ class _Others:
         self._stored = stored
         self.wait: list[tuple[int, Entry]] = []  # to be read, each from its own stream
 
-    def before(self, member: Member, asked: Iterator[tuple[int, Entry]]) -> tuple[int, Entry]:
-        """The entry that `member` is the answer to. Raises CommandFailed."""
+    def before(self, member: Member, asked: Iterator[tuple[int, Entry]]) -> tuple[int, Entry] | None:
+        """The entry that `member` is the answer to; None if many are before it. Raises CommandFailed."""
         for group, entry in asked:
             if entry.path == member.path and not self._is_apart(entry):
                 return group, entry
             self._add(group, entry, member.path)
+            if len(self.wait) >= _MOST_NAMES:
+                return None
         raise CommandFailed(f"reading the volume failed: tar sent {printable(member.path)!r} out of order")
 
-    def rest(self, asked: Iterator[tuple[int, Entry]]) -> None:
+    def rest(self, asked: Iterator[tuple[int, Entry]]) -> Iterator[tuple[int, memoryview]]:
+        """As `frames`, of all that are left."""
         for group, entry in asked:
             self._add(group, entry)
+            if len(self.wait) >= _MOST_NAMES:
+                yield from self.frames()
+        yield from self.frames()
+
+    def take(self, group: int, entry: Entry, member: Member) -> bool:
+        """Whether the member is taken from the common stream. Of what came as a link and is none, nothing has been read."""
+        if not self._lost.take(group, entry, member):
+            return False
+        if member.typeflag != HARD_LINK or self._settle.are_one(entry, member.target):
+            return True
+        if self._apart is None:
+            self._lost.add(group, entry)
+        else:
+            self.wait.append((group, entry))
+        return False
 
     def _is_apart(self, entry: Entry) -> bool:
-        return self._apart is not None and entry.path in self._apart.paths
+        apart = self._apart
+        return apart is not None and (entry.path in apart.paths or apart.in_series(entry))
 
     def _add(self, group: int, entry: Entry, following: bytes = b"") -> None:
         if not self._is_apart(entry) or self._lost.covers(entry.path):
@@ -306,8 +311,7 @@ class _Settler:
     name says: so all names of a file are recorded alike.
     """
 
-    def __init__(self, entry_asked: Callable[[bytes], Entry | None]) -> None:
-        self._entry_asked = entry_asked
+    def __init__(self) -> None:
         # What was recorded of files that have more than one name, and of those that are not what was listed.
         self._recorded: dict[bytes, Stat] = {}
         self._inodes: set[bytes] = set()
@@ -326,6 +330,18 @@ class _Settler:
             return False
         own = {name: getattr(listed, name) for name in ("size", "mtime", "ctime", "links")}
         return first._replace(**own) == listed
+
+    def are_one(self, later: Entry, first: bytes) -> bool:
+        """Whether they were listed as names of one file, and the first is stored. What `tar` calls a link otherwise has an inode number that another file
+        had before it, or has, too; or it became a link after it was listed, which none but the next listing can tell from that.
+        """
+        recorded, listed = self._recorded.get(first), later.stat
+        return (
+            recorded is not None
+            and recorded.inode == listed.inode
+            and b"1" not in {recorded.links, listed.links}
+            and listed.kind != b"d"
+        )
 
     def keep_apart(self, anchor: Entry) -> None:
         """It is stored, and was not read: what has been another name of it is a file of its own."""
@@ -348,20 +364,14 @@ class _Settler:
 
     def _was_a_name_of_another(self, listed: Stat) -> bool:
         """Of files and symlinks; of other kinds, tar stores every name on its own."""
-        return listed.kind in {b"f", b"l"} and listed.inode in self._inodes
+        return listed.links != b"1" and listed.kind in {b"f", b"l"} and listed.inode in self._inodes
 
     def _read(self, listed: Stat, member: Member) -> Stat:
         """`listed` itself if the member says the same."""
         if member.typeflag == HARD_LINK:
-            first = self._first(member.target)
-            same = (
-                first.ctime == listed.ctime
-                and first.inode == listed.inode
-                and b"1" not in {first.links, listed.links}
-            )
-            return first._replace(
-                ctime=listed.ctime if same else UNTRUSTED, inode=listed.inode, links=listed.links
-            )
+            first = self._recorded[member.target]
+            ctime = listed.ctime if first.ctime == listed.ctime else UNTRUSTED
+            return first._replace(ctime=ctime, inode=listed.inode, links=listed.links)
         if not difference(listed, member):
             return listed
         kind = KIND_OF_TYPEFLAG.get(member.typeflag, b"?")
@@ -373,15 +383,4 @@ class _Settler:
             size=b"%d" % member.size if kind == b"f" else listed.size,
             mtime=time_text(member.mtime_ns),
             target=member.target if kind == b"l" else b"",
-        )
-
-    def _first(self, path: bytes) -> Stat:
-        """The record of the first name of a file."""
-        if (recorded := self._recorded.get(path)) is not None:
-            return recorded
-        # It had one name only when it was listed, and was read as it was listed.
-        if (entry := self._entry_asked(path)) is not None:
-            return entry.stat
-        raise CommandFailed(
-            f"reading the volume failed: tar sent a link to {printable(path)!r}, not asked for"
         )

@@ -1,4 +1,4 @@
-"""Reads a file with holes from a tar stream that holds nothing else.
+"""Reads single files from tar streams of their own: one with holes from a stream that holds nothing else, or any from one of files only.
 
 GNU tar writes the data of such a file region by region, by a map that it has made before. If the file is cut or grows meanwhile, or a read gives less
 than was asked for, its member has fewer or more bytes than the header says, and `tar` does not say so. In a common stream, whoever writes to the file would
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volferry.archive.frames import FrameCutter
+from volferry.archive.listing import walk_key
 from volferry.archive.sparse_map import SparseMap
 from volferry.archive.streambuffer import SEGMENT_BYTES, EndOfStream
 from volferry.archive.tarstream import HARD_LINK, Member, TarReader
@@ -96,6 +97,49 @@ class AloneStream:
                 buffer.keep(last=0)
         except EndOfStream:
             return empty
+
+
+class SeriesStream:
+    """The stream of many files without holes, each of which is asked for once, in the order of a tree walk."""
+
+    def __init__(self, read_into: Callable[[memoryview], int]) -> None:
+        self.reader = TarReader(read_into, segment_bytes=SEGMENT_BYTES)
+        self._cutter = FrameCutter(self.reader.buffer)
+        self._members = iter(self.reader)
+        self._next: Member | None = None
+
+    def member(self, path: bytes) -> Member | None:
+        """That of the path; None if there is none. Raises CommandFailed for one that this `tar` cannot write."""
+        while (member := self._ahead()) is not None and walk_key(member.path) < walk_key(path):
+            for _ in self._frames(member, None):
+                pass
+        if member is None or member.path != path:
+            return None
+        if member.typeflag == HARD_LINK or member.sparse:
+            raise CommandFailed(
+                f"reading the volume failed: tar did not send {printable(path)!r} as a file of its own"
+            )
+        return member
+
+    def frames(
+        self, member: Member, group: int, begun: Callable[[], object], _torn: Callable[[str], object]
+    ) -> Iterator[tuple[int, memoryview]]:
+        """As AloneStream's, of the member that was asked for last."""
+        begun()
+        yield from self._frames(member, group)
+
+    def _ahead(self) -> Member | None:
+        if self._next is None:
+            self._next = next(self._members, None)
+        return self._next
+
+    def _frames(self, member: Member, group: int | None) -> Iterator[tuple[int, memoryview]]:
+        self._next = None
+        yield from self._cutter.begin(group, last=len(member.header))
+        for _ in self.reader.payload():
+            if self.reader.buffer.is_nearly_full:
+                yield from self._cutter.certain()
+        yield from self._cutter.begin(None, last=0)
 
 
 def _is_whole(mapped: SparseMap, piece: memoryview, member: Member) -> bool:

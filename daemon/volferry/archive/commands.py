@@ -77,6 +77,8 @@ _CREATE = [
     "--files-from=-",
 ]
 
+# Fed names from stdin, `tar` takes two files with one inode number for one, even where each is said to have one name.
+_EACH_ALONE = ["--hard-dereference"]
 # Holes of a terabyte are some bytes, and should not become a record of a mebibyte.
 _WITH_HOLES = ["--sparse", "--blocking-factor=20"]
 
@@ -207,11 +209,15 @@ def _pruned(not_walked: Sequence[str], *action: str) -> list[str]:
     return ["-regextype", "posix-extended", "-type", "d", "(", *tests, ")", *action, "-prune", "-o"]
 
 
-def create_command(directory: str, *, holes: bool = False, watched: bool = False) -> list[str]:
+def create_command(
+    directory: str, *, holes: bool = False, watched: bool = False, links: bool = True
+) -> list[str]:
     """Reads NUL-ended paths (`.` for the root) from stdin, writes their tar stream to stdout. With `holes`, a file's holes are not
     read: then the stream must be of that file alone (alone.py). If it is `watched`, it ends at a file that can never be read, which a line with `READ_AGAIN` names.
+    Without `links`, no entry becomes a hard link to another.
     """
-    tar = ["tar", f"--directory={directory}", *_CREATE, *(_WITH_HOLES if holes else [])]
+    more = [*(_WITH_HOLES if holes else []), *([] if links else _EACH_ALONE)]
+    tar = ["tar", f"--directory={directory}", *_CREATE, *more]
     return ["sh", "-c", _WATCHED_SCRIPT, directory, *tar] if watched else tar
 
 

@@ -79,13 +79,7 @@ def dump_frames(dumps: Sequence[DumpFile], path: bytes, group: int) -> Iterator[
     (entry,) = (entry for entry in _entries(dumps) if entry.path == path)
     dump = next((each for each in dumps if each.entry.path == path), None)
     reader = TarReader(reading(_member(entry, dump)), segment_bytes=SEGMENT_BYTES)
-    yield from align(
-        reader,
-        iter([(group, entry)]),
-        entry_asked=lambda _: None,
-        stored=lambda *_: None,
-        missing=lambda *_: None,
-    )
+    yield from align(reader, iter([(group, entry)]), stored=lambda *_: None, missing=lambda *_: None)
 
 
 def _entries(dumps: Sequence[DumpFile]) -> Iterator[Entry]:

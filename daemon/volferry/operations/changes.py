@@ -59,6 +59,7 @@ class Changes:
     """In local files, NUL-ended paths, in the order of a tree walk; `.` is the root."""
 
     send: Path
+    series: Path  # what could be taken for another file (names.py): no member of it becomes a link
     clear: Path  # directories that are there already: attributes that they have no longer must go
     delete: list[bytes] = field(default_factory=list)  # each with all below it
     patch: list[LargeFile] = field(default_factory=list)  # which the target has, as they were
@@ -70,17 +71,22 @@ class Changes:
     def paths(self) -> Iterator[bytes]:
         return split_records(file_blocks(self.send))
 
+    @property
+    def paths_in_series(self) -> Iterator[bytes]:
+        return split_records(file_blocks(self.series))
+
 
 def changes_between(now: ListingFile, known: Known | None, directory: Path) -> Changes:
     """Without `known`, all is to be sent to a target that is empty."""
-    found = Changes(directory / "send", directory / "clear")
+    found = Changes(directory / "send", directory / "series", directory / "clear")
     linked = _linked(now, known) if known is not None else set()
     with ExitStack() as stack:
         walk = _Walk(
             found,
             stack.enter_context(found.send.open("wb")),
+            stack.enter_context(found.series.open("wb")),
             stack.enter_context(found.clear.open("wb")),
-            alone=now.names.holes | now.names.later.keys() | set(now.names.later.values()),
+            names=now.names,
             patches=now.holes,  # which pass over what is a hole
         )
         for record, before in _paired(now, known):
@@ -104,12 +110,21 @@ class _Walk:
     """Keeps the directories above, each of which is sent too where something in it is: writing there changes its time."""
 
     def __init__(
-        self, found: Changes, send: BinaryIO, clear: BinaryIO, *, alone: Container[bytes], patches: bool
+        self,
+        found: Changes,
+        send: BinaryIO,
+        series: BinaryIO,
+        clear: BinaryIO,
+        *,
+        names: Names,
+        patches: bool,
     ) -> None:
         self._found = found
-        self._alone = alone
+        self._alone: Container[bytes] = names.holes | names.later.keys() | set(names.later.values())
+        self._in_series = names.in_series
         self._patches = patches
         self._send = send
+        self._series = series
         self._clear = clear
         self._above: list[tuple[bytes, bytes]] = []  # prefix of what is below, record
         self._sent: list[bool] = []
@@ -159,7 +174,8 @@ class _Walk:
         if entry.path in self._alone:
             self._found.alone.append(entry)
         else:
-            self._send.write((entry.path or b".") + b"\0")
+            file = self._series if self._in_series(entry) else self._send
+            file.write((entry.path or b".") + b"\0")
         self._found.entries += 1
         self._found.source_bytes += entry.size
 

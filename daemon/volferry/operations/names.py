@@ -1,7 +1,7 @@
 """Names that were listed with one inode number: whether they are names of one file.
 
-`tar` takes them for that, and so does who restores. It is wrong where a file system makes its numbers of something longer (FUSE, 9p, SMB), so that two
-files may have the same. And of a file with holes, which is read alone, `tar` sees one name only.
+`tar` takes them for that, even where each is said to have one name, and so does who restores. It is wrong where a file system makes its numbers of something longer
+(FUSE, 9p, SMB), so that two files may have the same. And of a file with holes, which is read alone, `tar` sees one name only.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from volferry.archive.tree_scripts import DIGEST_BYTES, UNREADABLE, digest_comma
 from volferry.operations.streams import feeding, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from volferry.archive.listing import Entry
     from volferry.engine.helper import Helper
 
 _READ_BYTES = 1 << 16
 _LONGEST_PATH = 4000  # Linux takes none above 4096 bytes, "./" and an end included
+_SLOTS = 1 << 22
 _TRIES = 3  # it may have changed between the one name and the other
 
 
@@ -33,6 +34,33 @@ class Names:
         self.holes: set[bytes] = set()  # paths of large files with holes
         self.later: dict[bytes, bytes] = {}  # path -> the first path that was listed with its inode number
         self._inodes: set[bytes] = set()
+        self._met: _Numbers | None = None  # of all but directories, where two files may have one
+        self.any_links = False  # whether a name is left to `tar` that is not the first one of its file
+
+    def meet(self, records: Iterable[bytes]) -> None:
+        """All that is to be read, or to be a link's target."""
+        if self._met is None:
+            if not self.is_foreign:
+                return
+            self._met = _Numbers()
+        for record in records:
+            kind, _, _, _, _, _, _, inode, links, _ = record.partition(b"//")[2].split(b" ", 9)
+            if kind != b"d":
+                self._met.add(inode, times=1 if links == b"1" else 2)
+
+    def in_series(self, entry: Entry) -> bool:
+        """Whether it has one name, may have the inode number of another one, and is to be read by a `tar` that makes no links: by one more than the common one, if
+        that has to.
+        """
+        if not self.may_be_in_series or self._met is None or entry.path in self.holes:
+            return False
+        stat = entry.stat
+        return stat.links == b"1" and stat.kind != b"d" and self._met.has_twice(stat.inode)
+
+    @property
+    def may_be_in_series(self) -> bool:
+        """Whether any entry may be."""
+        return self.any_links and self._met is not None
 
     def add_holes(self, record: bytes) -> None:
         """A large file with holes; its other names come after it."""
@@ -48,6 +76,7 @@ class Names:
         if path == first_path:
             return True
         if meta == first_meta and inode not in self._inodes and not self._may_be_another(meta):
+            self.any_links = True
             return True
         self._inodes.add(inode)
         self.later[path] = first_path
@@ -97,6 +126,20 @@ class Names:
         """Whether two files may have one inode number and the same attributes: of a change time to the nanosecond, hardly ever."""
         changed = meta.split(b" ", 7)[6]
         return self.is_remote and not changed.partition(b".")[2].strip(b"0")
+
+
+class _Numbers:
+    """Which numbers came more than once, in memory that does not grow with them. It may be wrong about some that did not."""
+
+    def __init__(self) -> None:
+        self._times = bytearray(_SLOTS)
+
+    def add(self, number: bytes, *, times: int) -> None:
+        slot = hash(number) % _SLOTS
+        self._times[slot] = min(2, self._times[slot] + times)
+
+    def has_twice(self, number: bytes) -> bool:
+        return self._times[hash(number) % _SLOTS] > 1
 
 
 def _identities(helper: Helper, directory: str, paths: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -119,6 +119,8 @@ def _kept(records: Iterator[bytes], path: Path, names: Names | None, *, marked: 
                 continue  # a socket means nothing without the process that made it
             out.write(record + b"\0")
             entries += 1
+            if names is not None:
+                names.meet((record,))
             kind, _, _, _, size, _, _, inode, links, _ = meta.split(b" ", 9)
             if kind == b"f":
                 source_bytes += int(size)

@@ -52,13 +52,17 @@ def send(
     lists: AccessLists | None = None,
     widens: bool = False,
     watched: bool = False,
+    links: bool = True,
 ) -> Stream:
-    """Entries of the source, each alone, into the target; `watched` as in `create_command`. With `log`, which gets them all, complaints about what its file system cannot
+    """Entries of the source, without what is below them, into the target; `watched` and `links` as in `create_command`. With `log`, which gets them all, complaints about what its file system cannot
     hold are no reason to fail; `lists` gets the stream, too. If it `widens`, directories come as `widened_stream` gives them.
     """
     said, lines = TarLog(), Lines()
     reading = source.helper.start(
-        create_command(source.directory, watched=watched), stdin=True, on_stderr=said.line, bulk="stdout"
+        create_command(source.directory, watched=watched, links=links),
+        stdin=True,
+        on_stderr=said.line,
+        bulk="stdout",
     )
     writing = _writing(target, lines, log)
     look = lists.look if log is not None and lists is not None else None

@@ -110,21 +110,11 @@ class Transfer:
         if changes.clear.stat().st_size:
             self._clear(changes)
         self._observer.phase("sending", total_bytes=changes.source_bytes, total_entries=changes.entries)
-        ends = (self._source, self._target)
-        alone = list(self._send_alone(now.names, changes.alone))
+        streams = list(self._send_alone(now.names, changes.alone))
+        if changes.series.stat().st_size:
+            streams.append(self._send(changes.paths_in_series, now.names, links=False))
         # Last, for it has the directories above: writing there changes their times.
-        streams = [
-            *alone,
-            send(
-                *ends,
-                changes.paths,
-                self._observer,
-                log=self.log,
-                lists=self._lists,
-                widens=self._ground.squashed,
-                watched=now.names.is_foreign,
-            ),
-        ]
+        streams.append(self._send(changes.paths, now.names, links=now.names.any_links))
         block_bytes, unread = self._blocks.send(changes.patch, keep=not last)
         self._doubted = dict(unread)
         for each in streams:
@@ -133,6 +123,19 @@ class Transfer:
         self._known = Known(now.path, now.trusted_seconds, self._doubted.keys())
         sent_bytes = sum(each.stream_bytes for each in streams)
         return Sent(changes.entries, len(changes.delete), sent_bytes + block_bytes)
+
+    def _send(self, paths: Iterator[bytes], names: Names, *, links: bool) -> Stream:
+        return send(
+            self._source,
+            self._target,
+            paths,
+            self._observer,
+            log=self.log,
+            lists=self._lists,
+            widens=self._ground.squashed,
+            watched=names.is_foreign,
+            links=links,
+        )
 
     def _send_alone(self, names: Names, entries: Sequence[Entry]) -> Iterator[Stream]:
         source, target = self._source, self._target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
 from volferry.archive.alignment import ANCHOR
@@ -105,13 +106,15 @@ class Listing:
         """Paths of those of them that are not in the common stream."""
         return self.names.holes | self.names.later.keys() | self.unread_anchors
 
-    def paths_asked(self) -> Iterator[bytes]:
-        """The same as `tar` takes them, in the common stream."""
+    def paths_asked(self, *, in_series: bool = False) -> Iterator[bytes]:
+        """The same as `tar` takes them, in the common stream, or in that of what is read in series."""
         left_out = self.apart | self.endless
         return (
             entry.path or b"."
             for _, entry in self.asked()
-            if entry.path not in left_out and not self.is_broken(entry)
+            if entry.path not in left_out
+            and not self.is_broken(entry)
+            and self.names.in_series(entry) == in_series
         )
 
     def is_broken(self, entry: Entry) -> bool:
@@ -276,8 +279,10 @@ def _plan_groups(
             elif is_read:
                 if group.linked:
                     listing.add_names(group, planner)
+                anchors = planner.plan.anchors.get(group.number, ())
+                listing.names.meet(chain(anchors, group.records))
                 listing.read.add(len(group.records), group.source_bytes, group.kinds)
-                for record in planner.plan.anchors.get(group.number, ()):
+                for record in anchors:
                     to_read.write(b"%d %s\0" % (ANCHOR, record))
                 prefix = b"%d " % group.number
                 to_read.writelines(prefix + record + b"\0" for record in group.records)
@@ -382,7 +387,7 @@ def _signed(helper: Helper, directory: str, sizes: Mapping[bytes, int]) -> Itera
 
 def _signed_as_tar_has_them(helper: Helper, directory: str, paths: Iterable[bytes]) -> list[bytes]:
     """For an image without Python: each file is read whole."""
-    process = helper.start(create_command(directory), stdin=True, on_stderr=lambda _: None)
+    process = helper.start(create_command(directory, links=False), stdin=True, on_stderr=lambda _: None)
     found = []
     with feeding(process, paths):
         reader = TarReader(process.read_into)

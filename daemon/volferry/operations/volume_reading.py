@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from volferry.archive.alignment import ANCHOR, Apart, align, names_of_one
-from volferry.archive.alone import AloneStream
-from volferry.archive.commands import create_command
+from volferry.archive.alone import AloneStream, SeriesStream
 from volferry.archive.dumps import DumpFile, dump_frames
 from volferry.archive.frames import ReusedGroup
 from volferry.archive.listing import NANOSECONDS, UNTRUSTED, Entry, nanoseconds, parse_record
@@ -22,7 +21,7 @@ from volferry.errors import CommandFailed, NeverRead
 from volferry.model import Finding, Volume, printable
 from volferry.operations.ends import leave_out_endless, look_at_ends
 from volferry.operations.patches import PatchedContent, take_patches
-from volferry.operations.streams import feeding
+from volferry.operations.tars import Tars
 from volferry.operations.volume_listing import Totals
 
 if TYPE_CHECKING:
@@ -63,6 +62,7 @@ class VolumeReading:
         self._ready: deque[int] = deque()  # of those, and of dumps, the groups that have not been passed on
         self._dump_paths: dict[int, bytes] = {}
         self._captured: Path | None = None
+        self._captured_series: Path | None = None
         # Of what has no member in the common stream; None for a name of a file that has an earlier one.
         self._captured_apart: dict[bytes, Path | None] = {}
         self._content: PatchedContent | None = None
@@ -119,9 +119,13 @@ class VolumeReading:
             self._content = content
         self._captured = spool / "captured"
         leave_out_endless(helper, directory, self._listing, self._log)
-        process = self._tar(helper, directory)
-        with feeding(process, self._listing.paths_asked()):
+        tars = self._tars(helper, directory)
+        with tars.common() as process:
             self._capture(process, self._captured)
+        if tars.has_series:
+            self._captured_series = spool / "captured-series"
+            with tars.series() as process:
+                self._capture(process, self._captured_series)
         names = self._listing.names
         for first, some in names_of_one(self._listing.asked_apart(), names.later):
             entries = [entry for _, entry in some]
@@ -130,7 +134,7 @@ class VolumeReading:
                 path = None if entry.path in same else spool / f"captured.{len(self._captured_apart)}"
                 self._captured_apart[entry.path] = path
                 if path is not None:
-                    self._capture(self._tar_alone(helper, directory, entry), path)
+                    self._capture(tars.alone(entry), path)
         look_at_ends(helper, directory, self._listing, self._log)
 
     def _capture(self, process: Process, path: Path) -> None:
@@ -139,20 +143,8 @@ class VolumeReading:
                 file.write(data)
         self._check(process.wait())
 
-    def _tar(self, helper: Helper, directory: str, *, holes: bool = False) -> Process:
-        return helper.start(
-            create_command(directory, holes=holes, watched=self._listing.names.is_foreign),
-            stdin=True,
-            on_stderr=self._log.line,
-            bulk="stdout",
-        )
-
-    def _tar_alone(self, helper: Helper, directory: str, entry: Entry) -> Process:
-        process = self._tar(helper, directory, holes=entry.path in self._listing.names.holes)
-        with suppress(BrokenPipeError):  # its status says why
-            process.write(entry.path + b"\0")
-            process.close_stdin()
-        return process
+    def _tars(self, helper: Helper, directory: str) -> Tars:
+        return Tars(helper, directory, self._listing, self._log.line, self._check)
 
     def frames(
         self, helper: Helper, volume: Volume, *, on_end: Callable[[], object]
@@ -177,13 +169,13 @@ class VolumeReading:
     def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
         directory = helper.directory(volume.name)
         leave_out_endless(helper, directory, self._listing, self._log)
-        process = self._tar(helper, directory)
-        with feeding(process, self._listing.paths_asked()):
+        tars = self._tars(helper, directory)
+        with tars.common() as process, tars.series_stream() as series:
             reader = TarReader(process.read_into, segment_bytes=SEGMENT_BYTES)
             try:
                 yield from self._aligned(
                     reader,
-                    partial(self._opened_alone, helper, directory),
+                    partial(self._opened_alone, tars, series),
                     partial(self._listing.names.same, helper, directory),
                 )
             except CommandFailed:
@@ -192,21 +184,36 @@ class VolumeReading:
                 if reader.at_end:
                     self._check(process.wait())
                 raise
-            self.read_bytes += reader.bytes_read
+            self.read_bytes += reader.bytes_read + (series.reader.bytes_read if series else 0)
             self._check(process.wait())
         look_at_ends(helper, directory, self._listing, self._log)
 
     def _frames_captured(self) -> Iterator[tuple[int, memoryview]]:
         assert self._captured is not None  # noqa: S101 -- that is when this is called
-        with self._captured.open("rb", buffering=0) as file:
-            reader = TarReader(lambda view: file.readinto(view) or 0, segment_bytes=SEGMENT_BYTES)
+        with ExitStack() as stack:
+
+            def opened(path: Path) -> Callable[[memoryview], int]:
+                file = stack.enter_context(path.open("rb", buffering=0))
+                return lambda view: file.readinto(view) or 0
+
+            reader = TarReader(opened(self._captured), segment_bytes=SEGMENT_BYTES)
+            series = SeriesStream(opened(self._captured_series)) if self._captured_series else None
             same = {path for path, captured in self._captured_apart.items() if captured is None}
-            yield from self._aligned(reader, self._opened_capture, lambda *_: same)
-            self.read_bytes += reader.bytes_read
+            yield from self._aligned(reader, partial(self._opened_capture, series), lambda *_: same)
+            self.read_bytes += reader.bytes_read + (series.reader.bytes_read if series else 0)
 
     @contextmanager
-    def _opened_capture(self, _group: int, entry: Entry) -> Iterator[AloneStream]:
-        path = self._captured_apart[entry.path]
+    def _opened_capture(
+        self, series: SeriesStream | None, _group: int, entry: Entry
+    ) -> Iterator[AloneStream | SeriesStream]:
+        if series is not None and self._listing.names.in_series(entry):
+            yield series
+            return
+        path = self._captured_apart.get(entry.path)
+        if entry.path not in self._captured_apart:
+            self._log.spoil(
+                entry.path, "could not be read: it became, for `tar`, another name of a file meanwhile"
+            )
         if path is None:  # its earlier name could not be read, which is said of that
             yield AloneStream(io.BytesIO(END_OF_ARCHIVE).readinto)
             return
@@ -217,9 +224,12 @@ class VolumeReading:
 
     @contextmanager
     def _opened_alone(
-        self, helper: Helper, directory: str, _group: int, entry: Entry
-    ) -> Iterator[AloneStream]:
-        process = self._tar_alone(helper, directory, entry)
+        self, tars: Tars, series: SeriesStream | None, _group: int, entry: Entry
+    ) -> Iterator[AloneStream | SeriesStream]:
+        if series is not None and self._listing.names.in_series(entry):
+            yield series
+            return
+        process = tars.alone(entry)
         stream = AloneStream(process.read_into)
         yield stream
         while process.read(_READ_BYTES):
@@ -230,13 +240,12 @@ class VolumeReading:
     def _aligned(
         self,
         reader: TarReader,
-        opened: Callable[[int, Entry], AbstractContextManager[AloneStream]],
+        opened: Callable[[int, Entry], AbstractContextManager[AloneStream | SeriesStream]],
         same: Callable[[bytes, Sequence[Entry]], Container[bytes]],
     ) -> Iterator[tuple[int, memoryview]]:
         return align(
             reader,
             self._listing.asked(),
-            entry_asked=self._listing.entry_asked,
             stored=self._stored,
             missing=self._note_missing,
             reused_below=self._is_reused_below,
@@ -244,7 +253,13 @@ class VolumeReading:
             is_unread=self._is_unread,
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
             apart=Apart(
-                self._listing.apart, self._listing.names.later, same, opened, self._log.tear, self._log.spoil
+                self._listing.apart,
+                self._listing.names.later,
+                same,
+                opened,
+                self._log.tear,
+                self._log.spoil,
+                in_series=self._listing.names.in_series,
             ),
         )
 
@@ -272,11 +287,7 @@ class VolumeReading:
         patch = self._listing.patched[group]
         reader = self._content.reader(patch)
         yield from align(
-            reader,
-            iter([(group, patch.entry)]),
-            entry_asked=lambda _: None,
-            stored=lambda *_: None,
-            missing=lambda *_: None,
+            reader, iter([(group, patch.entry)]), stored=lambda *_: None, missing=lambda *_: None
         )
         self.read_bytes += reader.bytes_read
 
