@@ -266,7 +266,11 @@ def lost(
             newest[place] = ref
     # Once more: it may have ended meanwhile, and a share may leave out a name for a moment.
     return {
-        ref: Trouble({manifest_key(ref): NO_MANIFEST}, next_step=next_step_of_manifest(ref, (), ()))
+        ref: Trouble(
+            {manifest_key(ref): NO_MANIFEST},
+            next_step=f"{next_step_of_manifest(ref, (), ())}; if nobody needs its backups, delete "
+            f"indexes/{encode_name(ref.host)}/{encode_name(ref.volume)} by hand",
+        )
         for place, ref in newest.items()
         if not any(repository.refs(host=place[0], volume=place[1]))
     }

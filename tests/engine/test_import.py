@@ -345,8 +345,9 @@ def test_a_volume_that_a_container_uses_meanwhile_is_not_taken_for_whole(
     running.outcome().fails_with(volume, str(user.name), "stop it")
     world.cli("backup", volume).fails_with(volume)
     user.remove(force=True)
-    again = world.cli("import", str(archive(tmp_path / "it.tar", source)), "--into", volume).exits(0)
-    assert "begins anew" in again.stderr
+    path = str(archive(tmp_path / "it.tar", source))
+    world.cli("import", path, "--into", volume).fails_with("whatever was written since", "--replace")
+    world.cli("import", path, "--into", volume, "--replace").exits(0)
     world.cli("backup", volume).exits(0)
 
 
@@ -372,10 +373,14 @@ def test_killed_it_is_named_and_begins_anew_when_it_is_run_again(
     world.cli("backup", volume).fails_with("interrupted import", "`volferry import`")
     status = world.cli("status").exits(1)
     (line,) = [line for line in status.stderr.splitlines() if line.startswith(f"volferry: {volume}: ")]
-    assert f"`volferry import {pipe} --into {volume}`" in line
-    # Nor is it taken for somebody else's data, whichever archive it is now.
-    again = world.cli("import", str(path), "--into", volume).exits(0)
-    assert f"volume {volume} holds the rest of an interrupted import" in again.stderr
+    assert f"`volferry import {pipe} --into {volume} --replace" in line
+    # A service may have written to it since.
+    world.cli("import", str(path), "--into", volume).fails_with(
+        "the rest of an interrupted import", "--replace"
+    )
+    assert (world.data(volume) / "rest").exists()
+    # Whichever archive it is now.
+    world.cli("import", str(path), "--into", volume, "--replace").exits(0)
     assert not (world.data(volume) / "rest").exists()
     status = world.cli("status").exits(1)  # for the backup that was refused
     assert not status.complaints
@@ -391,7 +396,8 @@ def test_the_rest_of_a_restore_is_not_deleted_by_an_import(
     volume = world.filled(one="mine")
     for text in ("host/volume@20261123T222016Z-0dd092", "import of something", ""):
         (world.data(volume) / RESTORE_MARK).write_text(text)
-        world.cli("import", str(path), "--into", volume).fails_with(volume, "holds data")
+        for option in ((), ("--replace",)):
+            world.cli("import", str(path), "--into", volume, *option).fails_with(volume, "holds data")
     assert (world.data(volume) / "one").read_text() == "mine"
 
 

@@ -285,6 +285,27 @@ class TestWhatIsFound:
             found.append(nights.kinds())
         assert found == [[], ["rewritten"], ["rewritten"], [], [], [], []]
 
+    def test_so_is_one_of_which_a_large_file_stays_and_is_repacked(self, nights: Nights) -> None:
+        nights.write(1, 2_000_000, suffix=".static")
+        nights.make_old()
+        kinds = []
+        for _ in range(9):
+            nights.write(20, 300_000)
+            kinds.append(nights.kinds())
+        assert kinds.count(["rewritten"]) <= 2
+        assert kinds[4:] == [[]] * 5
+
+    def test_directories_alone_of_which_one_was_unread(self, nights: Nights, faults: Path) -> None:
+        for name in ("a", "b"):
+            (nights.volume.data / name).mkdir()
+        nights.back_up()
+        nights.volume.environment = environment(
+            faults, fault("open", errno.EACCES, "/b"), fault("open", errno.EACCES, "b")
+        )
+        assert nights.kinds() == ["unreadable"]
+        nights.volume.environment = {}
+        assert nights.kinds() == []
+
     def test_a_change_that_stays_is_found_every_night(self, nights: Nights) -> None:
         nights.write(30)
         good = nights.back_up().ref
@@ -639,7 +660,15 @@ class TestWhatIsHeld:
             nights.copy(replica)
             assert nights.prune(replica).hold is not None
             assert good in list(replica.refs())
-        # One that a person has accepted there is nobody's to take back.
+        # Nor is it accepted in the first store again by mending that from the replica.
+        accept(nights.repository, ref, "host")
+        nights.copy(replica)
+        withdraw(nights.repository, ref)
+        copy_volume(
+            replica, nights.repository, "host", "vol", keep=lambda _: DAILY, source_cache=None, target_cache=None, observer=Silent(),
+        )  # fmt: skip
+        assert accepted_ids(nights.repository, "host", "vol") == set()
+        # One that a person has accepted there, too, is nobody's to take back.
         accept(replica, ref, "host")
         nights.copy(replica)
         assert accepted_ids(replica, "host", "vol") == {ref.id}

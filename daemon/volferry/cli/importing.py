@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 import time
 from contextlib import ExitStack, contextmanager
@@ -72,6 +73,13 @@ def import_volume(
             help="Leave out so many leading parts of the names in a tar; or take only what is below PATH.",
         ),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="First delete what an interrupted import has left in the volume, and whatever was written to it since.",
+        ),
+    ] = False,
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label of the new volume.")
     ] = None,
@@ -99,7 +107,7 @@ def import_volume(
         )
         if strip is not None and not isinstance(found, Archive):
             raise UsageError("--strip is for archives: a directory's names are already below it")
-        filling = _Filling(into, labels, _command(source, container, strip, into))
+        filling = _Filling(into, labels, _command(source, container, strip, into, engine), replace=replace)
         report = _imported(session, run, settings, found, _strip(strip), filling)
     if json:
         print_json(report.document)
@@ -118,13 +126,18 @@ class _Filling:
     into: str
     labels: dict[str, str]
     command: str
+    replace: bool
 
 
-def _command(source: str | None, container: str | None, strip: str | None, into: str) -> str:
-    """As a person types it, for the next time: labels are on the volume by then."""
-    which = [source] if source is not None else ["--container", container or ""]
+def _command(
+    source: str | None, container: str | None, strip: str | None, into: str, engine: str | None
+) -> str:
+    """As a person types it, for the next time, wherever that is: labels are on the volume by then."""
+    here = os.path.abspath(source) if source is not None and os.path.isfile(source) else source  # noqa: PTH100, PTH113 -- as text
+    which = [here] if here is not None else ["--container", container or ""]
     stripped = ["--strip", strip] if strip is not None else []
-    return shlex.join(["volferry", "import", *which, *stripped, "--into", into])
+    there = ["--engine", engine] if engine is not None else []
+    return shlex.join(["volferry", "import", *which, *stripped, "--into", into, "--replace", *there])
 
 
 @dataclass(slots=True)
@@ -353,6 +366,11 @@ def _target(
         again = not new and not is_empty(helper, into)
         if again and not is_rest_of_import(helper, into):
             raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")
+        # A service may have written to it since, and whoever writes to it may have made the mark.
+        if again and not filling.replace:
+            raise VolumeNotEmpty(
+                f"volume {into} holds the rest of an interrupted import: --replace deletes that, and whatever was written since, and begins anew"
+            )
         directory = helper.directory(into)
         check(Place(helper, directory))
         try:
@@ -365,14 +383,11 @@ def _target(
                 # Half of it must not be taken for the whole, whatever happens to us.
                 ground = begin(helper, into, IMPORT)
                 if again:
-                    say(
-                        f"volume {into} holds the rest of an interrupted import, which is deleted: it begins anew"
-                    )
                     run_there(helper, empty_command(directory), "emptying the volume")
                 yield Place(helper, directory), ground
         except BaseException:
             if not new:
                 say(
-                    f"volume {into}, which was there and empty, may hold a part of it: the import, run again, begins anew"
+                    f"volume {into}, which was there and empty, may hold a part of it: the same import, with --replace, begins anew"
                 )
             raise

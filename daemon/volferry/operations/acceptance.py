@@ -255,7 +255,9 @@ def accept(repository: Repository, ref: BackupRef, by: str) -> bool:
         "accepted_by": by,
     }
     if ref.id in accepted_ids(repository, ref.host, ref.volume):
-        return False
+        if not _copied_from(repository, ref):
+            return False
+        withdraw(repository, ref)  # from now on, it is this store's own
     _put(repository, ref, seal(document))
     return True
 
@@ -284,20 +286,22 @@ def copy_accepted(source: Repository, target: Repository, refs: Iterable[BackupR
     StoreError.
     """
     refs = sorted(refs, key=lambda ref: ref.id)
-    if not refs:
+    if not refs or source.id == target.id:  # of a copy by other tools, the store itself knows better
         return
     host, volume = refs[0].host, refs[0].volume
     there, here = accepted_ids(source, host, volume), accepted_ids(target, host, volume)
     for ref in refs:
         if ref.id in there - here:
             document = unseal(get(source.store, accepted_key(ref)))
-            _put(target, ref, seal(document | {"copied_from": source.id}))
-        elif ref.id in here - there and _was_copied(source, target, ref):
+            if document.get("copied_from") != target.id:  # or it was taken back there since
+                _put(target, ref, seal(document | {"copied_from": source.id}))
+        elif ref.id in here - there and _copied_from(target, ref) == source.id:
             withdraw(target, ref)
 
 
-def _was_copied(source: Repository, target: Repository, ref: BackupRef) -> bool:
+def _copied_from(repository: Repository, ref: BackupRef) -> object:
+    """The id of the store that it was copied from; None if a person has accepted it here."""
     try:
-        return unseal(get(target.store, accepted_key(ref))).get("copied_from") == source.id
+        return unseal(get(repository.store, accepted_key(ref))).get("copied_from")
     except (NoSuchObject, ValueError):
-        return False
+        return None

@@ -153,7 +153,7 @@ def _compared(
         return _finding("shrunk", gone, manifest, reference)
     if not _is_new(manifest, reference) or _always_changes(repository, manifest, measure, listings):
         return None
-    changed = _rewritten(manifest, reference, listings, excludes)
+    changed = _rewritten(manifest, listings.new, reference, listings, excludes)
     return _finding("rewritten", changed, manifest, reference) if changed else None
 
 
@@ -251,7 +251,8 @@ def _gone_since_unread(repository: Repository, manifest: Manifest, reference: Ma
     if more <= 0 or is_suspicious(reference):
         return ""
     more_bytes = max(reference.counts.unread_bytes - manifest.counts.unread_bytes, 0)
-    there = _Size(then.entries + more, then.files + more, then.source_bytes + more_bytes)
+    # Of what kind they were is not known; directories are among the entries already.
+    there = _Size(then.entries + more, then.files, then.source_bytes + more_bytes)
     gone = _gone(manifest, reference, there)
     return (
         "" if gone and reference.id in accepted_ids(repository, manifest.host, manifest.volume.name) else gone
@@ -288,26 +289,46 @@ def _always_changes(
         if not (
             len(since) > 1
             and all(any(finding.kind == "rewritten" for finding in each.findings) for each in since)
-            and _share(manifest.packs, since[0].id) >= _GONE
-            and _share(since[0].packs, since[1].id) >= _GONE
+            and _changed_wholly(manifest, since[0], listings, listings.new)
+            and _changed_wholly(since[0], since[1], listings)
         ):
             return False
     elif reference.base is None:
         return False
     if reference.base is not None:
-        if not _shares_nothing_with_its_base(reference):
-            return False
         try:
             base = repository.manifest(BackupRef(reference.host, reference.volume.name, reference.base))
         except NoSuchObject:  # it was forgotten
-            pass
+            if not _shares_nothing_with_its_base(reference):
+                return False
         except RepositoryError:
             return False
         else:
+            if not _changed_wholly(reference, base, listings):
+                return False
             if not since or base.base is not None:
-                return _shares_nothing_with_its_base(base)
+                return _changed_since_its_base(repository, base, listings)
     next_one = measure.later[-1] if measure.later else manifest
     return _was_new(reference, listings, next_one.listed_at - reference.listed_at)
+
+
+def _changed_since_its_base(repository: Repository, manifest: Manifest, listings: _Listings) -> bool:
+    if manifest.base is None or _shares_nothing_with_its_base(manifest):
+        return manifest.base is not None
+    try:
+        base = repository.manifest(BackupRef(manifest.host, manifest.volume.name, manifest.base))
+    except (NoSuchObject, RepositoryError):
+        return False
+    return _changed_wholly(manifest, base, listings)
+
+
+def _changed_wholly(newer: Manifest, older: Manifest, listings: _Listings, files: Path | None = None) -> bool:
+    """Whether nearly all stored bytes are new ones, or nearly all files others: of a few that stay, the bytes may be most of it, and are stored anew now and then, where
+    little of their pack is needed any longer. `files` is the listing of the newer one, if that is not stored yet.
+    """
+    if _share(newer.packs, older.id) >= _GONE:
+        return True
+    return bool(_rewritten(newer, files or listings.of(newer), older, listings, None))
 
 
 def _was_new(reference: Manifest, listings: _Listings, between: timedelta) -> bool:
@@ -327,13 +348,13 @@ def _shares_nothing_with_its_base(manifest: Manifest) -> bool:
 
 
 def _rewritten(
-    manifest: Manifest, reference: Manifest, listings: _Listings, excludes: Excludes | None
+    manifest: Manifest, files: Path, reference: Manifest, listings: _Listings, excludes: Excludes | None
 ) -> str:
-    """How many files have another content, by size and time, or another name; empty if that is not suspicious. Owners,
+    """How many files have another content, by size and time, or another name; empty if that is not suspicious. `files` is the listing of the newer one. Owners,
     modes and change times count for nothing: of a volume that was restored or migrated, all of the latter are others.
     """
     total = same = 0
-    new = _contents(_records(manifest, listings.new, None), dumps=True)
+    new = _contents(_records(manifest, files, None), dumps=True)
     key, content = next(new, (None, b""))
     older = _records(reference, listings.of(reference), excludes)
     for wanted, before in _contents(older, dumps=not reference.dumps):

@@ -101,7 +101,7 @@ def unfinished_paths(helper: Helper, volume: str) -> tuple[UnfinishedPaths, ...]
 def rest_of(text: str) -> tuple[str, str]:
     """What the work was that has left such a mark, and what completes it."""
     if text == IMPORT:
-        return "import", "the same `volferry import`, run again, begins anew"
+        return "import", "the same `volferry import`, with --replace, begins anew"
     if text.startswith(MIGRATION):
         return "migration", "the same `volferry migrate`, run again, goes on from there"
     return "restore", _RESTORE_COMPLETES
