@@ -20,7 +20,7 @@
     │   ├── HelperDied                     the helper ended before its work did
     │   └── CommandFailed                  a command in the helper failed
     │       ├── BeginAgain                 all is to be listed and read again
-    │       │   ├── NeverRead              at a file that never ends
+    │       │   ├── NeverRead              at an entry at which `tar` does not go on
     │       │   └── HiddenNames            a directory has names that `find` does not see
     │       └── Unfinished                 the volume holds the rest of what was interrupted
     ├── StoreError                     1   the store cannot be read or written
@@ -45,6 +45,11 @@ A message says what happened, to what, and what to do; it is one line, since a p
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Not an error: done, with something that a person should look at (as restic's 3).
 FINDINGS_EXIT_CODE = 3
@@ -175,11 +180,11 @@ class HiddenNames(BeginAgain):
 
 
 class NeverRead(BeginAgain):
-    """Of a file that is read again and again, and never ends."""
+    """Of entries at which `tar` does not go on, by their paths, each with what it is called then."""
 
-    def __init__(self, path: bytes, message: str) -> None:
+    def __init__(self, details: Mapping[bytes, str], message: str) -> None:
         super().__init__(message)
-        self.path = path
+        self.details = details
 
 
 class StoreError(VolferryError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.parts import local_helper
-from tests.parts.faults import fault
+from tests.parts.faults import built_library, environment, fault
 from tests.parts.fuse import through_fuse
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
@@ -202,3 +202,52 @@ def test_the_status_of_who_is_watched_is_its_own(tmp_path: Path) -> None:
     assert time.monotonic() - began < 1.5
     assert done.returncode == 2
     assert b"missing" in done.stderr
+
+
+def test_a_link_whose_target_takes_too_much_memory_costs_only_itself(
+    repository: Repository, volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path
+) -> None:
+    for name in ("link", "dir/link", "other link"):
+        (below / name).symlink_to("target")
+    faults.set(fault("readlink", errno.ENOMEM, "/link"))
+    for _ in range(2):
+        stats = volume.back_up(repository)
+        assert sorted((each.kind, each.path) for each in stats.findings) == [
+            ("unreadable", b"dir/link"),
+            ("unreadable", b"link"),
+        ]
+        expected = {
+            name: content for name, content in present(below).items() if name not in {"link", "dir/link"}
+        }
+        assert stored(repository, stats.ref, tmp_path / "spool") == expected
+    faults.set()
+    assert volume.back_up(repository).findings == ()
+
+
+@pytest.mark.parametrize("call", ["llistxattr", "lgetxattr"])
+@pytest.mark.parametrize("place", ["dir/odder", "dir", ""])
+@pytest.mark.parametrize("warm", [False, True])
+def test_attributes_that_never_fit_cost_only_their_file(
+    monkeypatch: pytest.MonkeyPatch,
+    repository: Repository,
+    below: Path,
+    tmp_path: Path,
+    call: str,
+    place: str,
+    warm: bool,
+) -> None:
+    if warm:
+        monkeypatch.setattr(local_helper, "MOVING", Warm(lambda: None))
+    os.setxattr(below / place, "user.key", b"value")
+    volume = LocalVolume(below, tmp_path / "state")
+    ends = [f"/{place}"] if place else ["/below", "/below/."]
+    volume.environment = environment(
+        built_library(tmp_path), *(fault(call, errno.ERANGE, end) for end in ends)
+    )
+    stats = volume.back_up(repository)
+    (finding,) = stats.findings
+    assert (finding.kind, finding.path.decode()) == ("unreadable", place)
+    expected = {
+        name: content for name, content in present(below).items() if name != "dir/odder" or place != name
+    }
+    assert stored(repository, stats.ref, tmp_path / "spool") == expected

@@ -38,6 +38,7 @@ _SUMMARY = (
     b"tar: Error exit delayed from previous errors",
 )
 
+_OUT_OF_MEMORY = "tar: memory exhausted"
 _READ_AGAIN = READ_AGAIN.encode()
 NEVER_READ = "could not be read: each time, its file system says that it was interrupted"
 
@@ -64,6 +65,11 @@ class TarLog:
         # From which byte on the member of a file may hold zeros in place of what was not read; negative: so many bytes before its end.
         self.zeros_from: dict[bytes, int] = {}
         self._without_member: set[bytes] = set()
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """It may be of one entry, which is not named."""
+        return _OUT_OF_MEMORY in self.unexplained
 
     @property
     def doubted(self) -> set[bytes]:

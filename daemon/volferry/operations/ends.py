@@ -10,11 +10,12 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from volferry.archive.alignment import ANCHOR
+from volferry.archive.exhausting_script import exhausting_command
 from volferry.archive.tree_scripts import end_command
 from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from volferry.archive.tarlog import TarLog
     from volferry.engine.helper import Helper
@@ -81,6 +82,19 @@ def look_at_ends(helper: Helper, directory: str, listing: Listing, log: TarLog) 
             if end.more:
                 log.some_was_read.add(end.path)
                 log.spoil(end.path, end.detail)
+
+
+def exhausting(helper: Helper, directory: str, asked: Callable[[], Iterable[bytes]]) -> dict[bytes, str]:
+    """Of entries by their paths: those at which `tar` ends, since it takes what a file system says of them for want of memory."""
+    process = helper.start(exhausting_command(directory), stdin=True, on_stderr=lambda _: None, bulk="stdout")
+    with feeding(process, asked()):
+        answer = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
+    process.wait()
+    found = (record.partition(b" ") for record in answer.split(b"\0")[:-1])
+    return {
+        b"" if path == b"." else path: f"could not be read: {os.strerror(int(number)).lower()}"
+        for number, _, path in found
+    }
 
 
 def _files_asked(listing: Listing) -> Iterator[tuple[bytes, int]]:

@@ -117,7 +117,9 @@ class _Begun:
 class Learned:
     """What passes have found out of the volume's file system."""
 
-    never_read: list[bytes] = field(default_factory=list)  # paths of files that no program ends to read
+    never_read: dict[bytes, str] = field(
+        default_factory=dict
+    )  # by path, entries at which `tar` does not go on
     distrusted: bool = False  # `find` does not see all names
 
 
@@ -164,12 +166,12 @@ def read_volume(
     """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from.
 
     With `fingerprints`, these are taken of large files that are read. With those of the pass before (`known`), what changed since is
-    first taken into the spool, and `still` ends then. `own` is the id of the pass before. At a file that never ends, all is listed and read again without it, and where `find` does not see all names, in another
+    first taken into the spool, and `still` ends then. `own` is the id of the pass before. At an entry at which `tar` does not go on, all is listed and read again without it, and where `find` does not see all names, in another
     way; `still` goes on.
     """
     with ExitStack() as tried:
         tried.callback(still.end)
-        begun = still
+        begun, tries = still, 0
         found: Read | None = None
         while found is None:
             attempt = _attempt(
@@ -178,10 +180,10 @@ def read_volume(
             try:
                 found = tried.enter_context(attempt)
             except NeverRead as error:
-                never_read = work.learned.never_read
-                if len(never_read) == _MOST_NEVER_READ or error.path in never_read:
+                tries += 1
+                if tries > _MOST_NEVER_READ or error.details.keys() <= work.learned.never_read.keys():
                     raise
-                never_read.append(error.path)
+                work.learned.never_read.update(error.details)
             except HiddenNames:
                 work.learned.distrusted = True
             begun = _Begun(still)

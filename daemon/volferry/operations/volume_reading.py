@@ -19,13 +19,13 @@ from volferry.archive.tarlog import NEVER_READ, TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed, NeverRead
 from volferry.model import Finding, Volume, printable
-from volferry.operations.ends import leave_out_endless, look_at_ends
+from volferry.operations.ends import exhausting, leave_out_endless, look_at_ends
 from volferry.operations.patches import PatchedContent, take_patches
 from volferry.operations.tars import Tars
 from volferry.operations.volume_listing import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -69,18 +69,19 @@ class VolumeReading:
         self.fingerprints: Fingerprints | None = (
             None  # of large files that are read, where somebody wants them
         )
+        self._exhausting: Callable[[], dict[bytes, str]] = dict
         self._read = Totals()
         self.read_bytes = 0
         self.findings: list[Finding] = []
         self.findings_total = 0
         self.unreadable = 0  # of these
 
-    def leave_out(self, never_read: Iterable[bytes]) -> None:
-        """Paths of files that cannot be read, which would hold up all others."""
-        for path in never_read:
+    def leave_out(self, never_read: Mapping[bytes, str]) -> None:
+        """Entries by their paths that cannot be read, each with the reason, and would hold up all others."""
+        for path, detail in never_read.items():
             if self._listing.entry_asked(path) is not None:
                 self._listing.endless.add(path)
-                self._log.spoil(path, NEVER_READ)
+                self._log.spoil(path, detail)
 
     @property
     def totals(self) -> Totals:
@@ -118,6 +119,7 @@ class VolumeReading:
             self._listing.patched = {asked[patch.entry.path]: patch for patch in patches}
             self._content = content
         self._captured = spool / "captured"
+        self._exhausting = partial(exhausting, helper, directory, self._listing.paths_asked)
         leave_out_endless(helper, directory, self._listing, self._log)
         tars = self._tars(helper, directory)
         with tars.common() as process:
@@ -168,6 +170,7 @@ class VolumeReading:
 
     def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
         directory = helper.directory(volume.name)
+        self._exhausting = partial(exhausting, helper, directory, self._listing.paths_asked)
         leave_out_endless(helper, directory, self._listing, self._log)
         tars = self._tars(helper, directory)
         with tars.common() as process, tars.series_stream() as series:
@@ -415,5 +418,7 @@ class VolumeReading:
     def _check(self, status: int) -> None:
         if (why := self._log.why_failed(status)) is not None:
             if self._log.never_read:
-                raise NeverRead(self._log.never_read, why)
+                raise NeverRead({self._log.never_read: NEVER_READ}, why)
+            if self._log.is_out_of_memory and (details := self._exhausting()):
+                raise NeverRead(details, why)
             raise CommandFailed(why)
