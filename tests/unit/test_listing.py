@@ -21,6 +21,7 @@ from volferry.archive.listing import (
     time_text,
     walk_key,
 )
+from volferry.archive.tree_scripts import any_data_command, is_foreign, is_remote
 from volferry.errors import CommandFailed
 
 if TYPE_CHECKING:
@@ -214,3 +215,26 @@ def test_a_clock_that_lags_widens_what_is_not_trusted_whatever_other_times_there
         reader = ListingReader([whole(*records, status=b"0 " + file_system)], listed_at=listed_at)
         assert len(list(reader.records())) == len(changes)
         assert reader.trusted_seconds == listed_at - least - 2
+
+
+def test_of_several_file_systems_the_least_trustworthy_decides() -> None:
+    record = b"file//f 644 0 0 1 1.0000000000 999.0000000000 5 1  1"
+    for file_systems, expected in (
+        (b"ext4 xfs ext4", 998),
+        (b"ext4 nfs4", 998 - 3600),
+        (b"fuse ext4", 998 - 3600),
+    ):
+        reader = ListingReader([whole(record, status=b"0 " + file_systems)], listed_at=1000)
+        assert len(list(reader.records())) == 1
+        assert reader.trusted_seconds == expected
+    kinds = {
+        "ext4": (False, False),
+        "ext4 xfs": (False, False),
+        "ext4 nfs4": (False, True),
+        "ext4 fuse.some": (True, True),
+        "": (True, True),
+        " ext4": (True, True),
+    }
+    assert {each: (is_remote(each), is_foreign(each)) for each in kinds} == kinds
+    assert any_data_command("/", "ext4 xfs")[-1] == "trust"
+    assert any_data_command("/", "ext4 fuse")[-1] == "/"

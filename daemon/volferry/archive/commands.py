@@ -36,18 +36,28 @@ END_RECORD = b"///end"
 
 # "/" and byte 1 change places while `sort` compares: "/" is then below every other byte that a name can hold, so
 # that byte order is the order of a tree walk (a directory, then everything below it, then its next sibling).
-# The exit status of `find` goes first, with the type of the file system; the end record is written only if `sort` succeeded.
+# The exit status of `find` goes first, with the types of the file systems: that of the directory, and those of all mounts below it. The end record is written only if
+# `sort` succeeded. A path with a blank stands in mountinfo as another text: then all mounts count, and none is synced.
 _LIST_SCRIPT = r"""
 spool=$1 written_back=$3 one_file_system=$4 large=$5
-cd "$2" || exit 1
+cd -P "$2" || exit 1
 shift 5
 [ -z "$written_back" ] || sync -f .
+types=$(find . -maxdepth 0 -printf %F 2>/dev/null)
+case $PWD in *[![:graph:]]* | *\\*) here= ;; *) here=${PWD%/} ;; esac
+[ -n "$one_file_system" ] || while read -r _ _ _ _ point rest; do
+    case $point in "$here"/?*) ;; *) continue ;; esac
+    rest=${rest#* - }
+    types="$types ${rest%% *}"
+    [ -z "$written_back" ] || [ -z "$here" ] ||
+        ({ cd -P "$(printf %b "$point")" && : <.; } 2>/dev/null && sync -f .)
+done </proc/self/mountinfo
 for tree in @trees@; do
     [ -d "$tree" ] && set -- "$@" -path "./$tree" -printf "$0" -prune -o
 done
 {
     @find@
-    printf '///status %d %s\0' "$?" "$(find . -maxdepth 0 -printf %F 2>/dev/null)"
+    printf '///status %d %s\0' "$?" "$types"
 } |
 tr '/\001' '\001/' |
 { sort -z -S 64M -T "$spool" && printf '\001\001\001end\0'; } |

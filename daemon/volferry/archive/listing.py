@@ -152,7 +152,8 @@ class ListingReader:
         self._unallocated = unallocated
         self._sparse = sparse
         self.find_status = 0  # 1: something could not be looked at, and `find` has named it
-        self.file_system = ""  # as `find -printf %F` has it
+        # As `find -printf %F` has it; behind a blank each, those of mounts below the directory.
+        self.file_system = ""
         # Of entries that did not change later than `listed_at`, in seconds since the epoch; where another clock sets it.
         self._newest_change = 0
 
@@ -171,7 +172,7 @@ class ListingReader:
                 raise CommandFailed(
                     f"listing the volume failed: `find` exited with status {self.find_status}"
                 )
-            other_clock = self.file_system not in _OWN_CLOCK
+            other_clock = not self._has_own_clock
             for record in _each_once(records):
                 if record.startswith(b"///"):
                     if record != END_RECORD or next(records, None) is not None:
@@ -202,16 +203,23 @@ class ListingReader:
         return stored
 
     @property
+    def _has_own_clock(self) -> bool:
+        return _OWN_CLOCK.issuperset(self.file_system.split(" "))
+
+    @property
     def trusted_seconds(self) -> int:
         """An entry that changed at this second or later may have changed once more without another time. Known once all records were
         read.
 
         A server's clock may be behind that of the engine, by no more than its newest change time is: up to an hour, entries within
         2 seconds of that one are not trusted either. A time after `listed_at` is from a clock that was wrong, and bounds nothing.
+        Of several file systems, nothing tells whose the newest change is: then it is an hour.
         """
         trusted = int(self._listed_at - CHANGED_WITHIN_SECONDS)
-        if self.file_system in _OWN_CLOCK:
+        if self._has_own_clock:
             return trusted
+        if " " in self.file_system:
+            return trusted - _MOST_LAG_SECONDS
         lagging = max(self._newest_change - CHANGED_WITHIN_SECONDS, trusted - _MOST_LAG_SECONDS)
         return min(trusted, lagging)
 

@@ -27,19 +27,22 @@ UNREADABLE = b"!"
 # They know where data is even before it is written back. Of others, such as zfs and what is behind FUSE, not all do.
 TRUE_HOLES = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 
-# Whether the file system of the directory at hand is one of these: of any other, all of a file is read.
+# Whether the file system of the directory at hand, and those of all mounts below it, are among these: of any other, all of a file is read.
 HOLES_SCRIPT = rf"""
 def holes_are_true():
-    here, longest, found = os.getcwdb() + b"/", 0, b""
+    here, longest, found, below = os.getcwdb().rstrip(b"/") + b"/", 0, b"", set()
     with open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
             parts = line.split(b" ")
             point = parts[4].rstrip(b"/") + b"/"
             for code in (b"040", b"011", b"012", b"043", b"134"):  # as proc(5) has spaces and the like
                 point = point.replace(b"\\" + code, bytes([int(code, 8)]))
+            kind = os.fsdecode(parts[parts.index(b"-") + 1])
             if here.startswith(point) and len(point) >= longest:
-                longest, found = len(point), parts[parts.index(b"-") + 1]
-    return os.fsdecode(found) in {sorted(TRUE_HOLES)}
+                longest, found = len(point), kind
+            elif point.startswith(here):
+                below.add(kind)
+    return {{found, *below}}.issubset({sorted(TRUE_HOLES)})
 """
 
 _PATHS = r"""
@@ -357,13 +360,15 @@ print(bytes[0], found.f_favail if found.f_files else -1, bytes[1], bytes[2])
 
 
 def is_remote(file_system: str) -> bool:
-    """Of a file system by its name, as `find -printf %F` has it: whether neither the length of its reads nor its inode numbers are to be relied on."""
-    return not file_system or file_system.startswith(_REMOTE)
+    """Of file systems by their names, as `find -printf %F` has them, with blanks between: whether neither the length of reads nor the inode numbers of any of them are
+    to be relied on.
+    """
+    return any(not each or each.startswith(_REMOTE) for each in file_system.split(" "))
 
 
 def is_foreign(file_system: str) -> bool:
-    """Of a file system by its name, as above: whether it may pass on whatever a server says, as one that lies upon another may do, too."""
-    return file_system not in _OF_THE_KERNEL
+    """Of file systems, as above: whether one may pass on whatever a server says, as one that lies upon another may do, too."""
+    return not _OF_THE_KERNEL.issuperset(file_system.split(" "))
 
 
 def python_command(script: str, *arguments: str) -> list[str]:
@@ -396,5 +401,6 @@ def begin_command(directory: str, begin: bytes) -> list[str]:
 
 
 def any_data_command(directory: str, file_system: str) -> list[str]:
-    """The file system as `find -printf %F` has it."""
-    return python_command(ANY_DATA_SCRIPT, directory, *(["trust"] if file_system in TRUE_HOLES else []))
+    """The file systems as above."""
+    trusted = TRUE_HOLES.issuperset(file_system.split(" "))
+    return python_command(ANY_DATA_SCRIPT, directory, *(["trust"] if trusted else []))

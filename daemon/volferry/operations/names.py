@@ -29,7 +29,7 @@ class Names:
     """The entries of a listing that the common `tar` does not read: files with holes, and names that volferry looks at once more in their turn."""
 
     def __init__(self, file_system: Callable[[], str] = lambda: "") -> None:
-        """`file_system` gives its name as `find -printf %F` has it, known once a name is added."""
+        """`file_system` gives the names of all file systems of the volume, as ListingReader has them, known once a name is added."""
         self._file_system = file_system
         self.holes: set[bytes] = set()  # paths of large files with holes
         self.later: dict[bytes, bytes] = {}  # path -> the first path that was listed with its inode number
@@ -89,12 +89,12 @@ class Names:
 
     @property
     def is_remote(self) -> bool:
-        """As `is_remote`, of the volume's file system."""
+        """As `is_remote`, of the volume's file systems."""
         return is_remote(self._file_system())
 
     @property
     def is_foreign(self) -> bool:
-        """As `is_foreign`, of the volume's file system."""
+        """As `is_foreign`, of the volume's file systems."""
         return is_foreign(self._file_system())
 
     def same(self, helper: Helper, directory: str, first: bytes, later: Sequence[Entry]) -> set[bytes]:
