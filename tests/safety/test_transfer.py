@@ -240,7 +240,7 @@ def test_a_difference_is_found(what: str) -> None:
 def test_half_of_something_is_no_source() -> None:
     with way() as made:
         (made.source / ".volferry-restore-in-progress").touch()
-        with pytest.raises(CommandFailed, match="the rest of an interrupted restore or migration"):
+        with pytest.raises(CommandFailed, match="the rest of an interrupted restore, import or migration"):
             made.transfer.run()
 
 
