@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from volferry.layout import ref_of_manifest
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
+
+    from volferry.model import BackupRef
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS manifests (
@@ -63,10 +67,14 @@ class ManifestCache:
         except (sqlite3.Error, OSError):
             return {}
 
+    def refs(self, prefix: str) -> set[BackupRef]:
+        """Of all manifests that are known, of the keys that start with `prefix`."""
+        return {ref for key in self.all(prefix) if (ref := ref_of_manifest(key)) is not None}
+
     def update(
         self, new: Mapping[str, bytes], gone: Iterable[str], written: Mapping[str, datetime] | None = None
     ) -> None:
-        """Keeps what was fetched, with the times of the objects, and forgets what is not in the store any longer."""
+        """Keeps what was fetched, with the times of the objects, and forgets what is `gone` for good."""
         gone = list(gone)
         if not new and not gone:
             return

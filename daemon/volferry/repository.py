@@ -219,9 +219,8 @@ class Repository:
                 for ref, fetched in zip(missing, pool.map(self._fetched, missing), strict=True):
                     found[ref], new[infos[ref].key] = fetched
         if cache is not None:
-            # Of one volume on all hosts, not all that the prefix covers was looked at.
-            gone = () if host is None and volume is not None else known.keys() - written.keys()
-            cache.update({key: data for key, data in new.items() if data}, gone, written)
+            # What is gone is kept: it may be lost, and who has forgotten it says so.
+            cache.update({key: data for key, data in new.items() if data}, (), written)
         return sorted(found.items(), key=lambda each: _order(each[0]))
 
     def _fetched(self, ref: BackupRef) -> tuple[Manifest | RepositoryError | StoreError, bytes]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.parts.faults import fault
@@ -322,6 +322,7 @@ def listed(files: Sequence[tuple[int, bool]]) -> list[tuple[bytes, bytes, int]]:
     ]
 
 
+@settings(deadline=None)
 @given(files=FILES)
 def test_no_tar_meets_two_files_that_it_would_take_for_one(files: list[tuple[int, bool]]) -> None:
     names, firsts = Names(lambda: "fuse.some"), dict[bytes, bytes]()
@@ -337,6 +338,7 @@ def test_no_tar_meets_two_files_that_it_would_take_for_one(files: list[tuple[int
             assert met.setdefault(inode, file) == file
 
 
+@settings(deadline=None)
 @given(files=FILES)
 def test_what_tar_calls_a_link_has_its_own_bytes_nonetheless(files: list[tuple[int, bool]]) -> None:
     """On any file system, and whatever the listing said of the numbers."""

@@ -45,7 +45,7 @@ shift 5
 [ -z "$written_back" ] || sync -f .
 types=$(find . -maxdepth 0 -printf %F 2>/dev/null)
 case $PWD in *[![:graph:]]* | *\\*) here= ;; *) here=${PWD%/} ;; esac
-[ -n "$one_file_system" ] || while read -r _ _ _ _ point rest; do
+[ -n "$one_file_system" ] || [ ! -r /proc/self/mountinfo ] || while read -r _ _ _ _ point rest; do
     case $point in "$here"/?*) ;; *) continue ;; esac
     rest=${rest#* - }
     types="$types ${rest%% *}"

@@ -11,7 +11,14 @@ import typer
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption, check_hosts
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, local_time_text, size_text, table
-from volferry.errors import FINDINGS_EXIT_CODE, NoSuchObject, StoreError, UsageError, VolferryError
+from volferry.errors import (
+    FINDINGS_EXIT_CODE,
+    NoSuchBackup,
+    NoSuchObject,
+    StoreError,
+    UsageError,
+    VolferryError,
+)
 from volferry.model import BackupRef
 
 if TYPE_CHECKING:
@@ -239,9 +246,8 @@ def forget(
 ) -> int:
     """Forget single backups. The newest of a volume always stays; `volferry prune` frees the room."""
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    refs = [
-        _not_held(session, _older(session, name)) for name in names
-    ]  # all of them, before any is forgotten
+    # All of them are looked at before any is forgotten.
+    refs = [_chosen(session, name) for name in names]
     repository = session.repository
     done: list[BackupRef] = []
     failed: list[dict[str, str]] = []
@@ -269,6 +275,25 @@ def _older(session: Session, name: str) -> BackupRef:
     if not newer:
         raise UsageError(f"{ref} is the newest backup of its volume, which always stays")
     return ref
+
+
+def _chosen(session: Session, name: str) -> BackupRef:
+    try:
+        return _not_held(session, _older(session, name))
+    except NoSuchBackup:
+        if (ref := _lost(session, name)) is None:
+            raise
+        return ref
+
+
+def _lost(session: Session, name: str) -> BackupRef | None:
+    """The backup of that name, if its manifest is lost."""
+    from volferry.layout import parse_backup_name  # noqa: PLC0415
+
+    wanted = parse_backup_name(name)
+    host = wanted.host or session.host
+    refs = session.repository.refs(host=host, volume=wanted.volume)
+    return next((ref for ref in session.lost(refs, host, wanted.volume) if ref.id == wanted.id_start), None)
 
 
 def _not_held(session: Session, ref: BackupRef) -> BackupRef:
@@ -301,6 +326,7 @@ def _not_held(session: Session, ref: BackupRef) -> BackupRef:
 
 
 def _forget(session: Session, repository: Repository, ref: BackupRef) -> None:
+    from volferry.layout import manifest_key  # noqa: PLC0415
     from volferry.operations.acceptance import drop  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
@@ -308,5 +334,6 @@ def _forget(session: Session, repository: Repository, ref: BackupRef) -> None:
         try:
             repository.forget(ref)
             drop(repository, ref)
+            session.manifest_cache(repository).update({}, [manifest_key(ref)])
         except StoreError as error:
             raise StoreError(f"it stays: {error}") from error

@@ -137,11 +137,20 @@ class Session:
         wanted = parse_backup_name(name)
         host = wanted.host or self.host
         try:
-            return self.repository.resolve(wanted, host=host)
+            found = self.repository.resolve(wanted, host=host)
         except NoSuchBackup:
-            for trouble in self.lost((), host, wanted.volume).values():
-                raise NoSuchBackup(f"{trouble.text}: {self.typed(trouble.next_step)}") from None
+            for ref, trouble in self.lost((), host, wanted.volume).items():
+                if ref.id.startswith(wanted.id_start or ""):
+                    raise NoSuchBackup(f"{trouble.text}: {self.typed(trouble.next_step)}") from None
             raise
+        if wanted.id_start is None:
+            refs = self.repository.refs(host=host, volume=wanted.volume)
+            for ref, trouble in self.lost(refs, host, wanted.volume).items():
+                if ref.id > found.id:  # an older one in its place would be no answer
+                    raise NoSuchBackup(
+                        f"{trouble.text}: {self.typed(trouble.next_step)}; the newest that has one is {found.id}"
+                    )
+        return found
 
     def lost(
         self,
@@ -150,11 +159,20 @@ class Session:
         volume: str | None = None,
         repository: Repository | None = None,
     ) -> dict[BackupRef, Trouble]:
-        """As `lost` of damage.py, in this store or another one, without what runs of this machine have begun."""
+        """As `lost` of damage.py, in this store or another one, by what this machine knows."""
         from volferry.damage import lost  # noqa: PLC0415
+        from volferry.layout import manifests_prefix  # noqa: PLC0415
 
         repository = repository or self.repository
-        return lost(repository, refs, host, volume, unfinished=partial(self.is_unfinished, repository))
+        known = self.manifest_cache(repository).refs(manifests_prefix(host, volume))
+        return lost(
+            repository,
+            refs,
+            host,
+            volume,
+            known={ref for ref in known if volume in {None, ref.volume}},
+            unfinished=partial(self.is_unfinished, repository),
+        )
 
     def is_unfinished(self, repository: Repository, ref: BackupRef) -> bool:
         """Whether a run of this machine has begun the backup, and not ended it."""

@@ -15,8 +15,9 @@ from volferry.cli.text import count_text
 from volferry.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
 
+    from volferry.damage import Trouble
     from volferry.model import BackupRef
     from volferry.operations.verify import Verified
 
@@ -80,7 +81,7 @@ def verify(
             if problem and problem not in said:
                 said.add(problem)
                 say(problem)
-            if result.unread:
+            if result.unread and ref not in gone:
                 cache.update({}, [manifest_key(ref)])  # `list` and `prune` shall see it, too
             for finding in result.findings:
                 say(f"volferry: {ref}: {finding}")
@@ -133,12 +134,9 @@ def _next_steps(session: Session, results: list[Verified]) -> Iterator[str]:
             yield f"{host}/{volume}: its newest backup, {newest.id}, is not hurt"
 
 
-def _next_steps_of_gone(gone: Iterable[BackupRef]) -> Iterator[str]:
-    from volferry.damage import NO_MANIFEST, next_step_of_manifest  # noqa: PLC0415
-    from volferry.layout import manifest_key  # noqa: PLC0415
-
-    for ref in gone:
-        yield f"{ref.host}/{ref.volume}: {manifest_key(ref)} {NO_MANIFEST}: {next_step_of_manifest(ref, (), ())}"
+def _next_steps_of_gone(gone: Mapping[BackupRef, Trouble]) -> Iterator[str]:
+    for ref, trouble in gone.items():
+        yield f"{ref.host}/{ref.volume}: {trouble.text}: {trouble.next_step}"
 
 
 def _who(session: Session) -> str:
@@ -151,18 +149,18 @@ def _who(session: Session) -> str:
 
 def _chosen(
     session: Session, name: str | None, *, everything: bool, all_hosts: bool
-) -> tuple[list[BackupRef], list[BackupRef]]:
+) -> tuple[list[BackupRef], Mapping[BackupRef, Trouble]]:
     """Those that are to be verified, and those whose manifests are gone with all of their volumes'."""
     from volferry.operations.prune import newest_of  # noqa: PLC0415
 
     if name is not None:
         ref = session.backup_ref(name)
         if not everything:
-            return [ref], []
+            return [ref], {}
         if "@" in name:
             raise UsageError("--all and the id of one backup exclude each other")
-        return list(session.repository.refs(host=ref.host, volume=ref.volume)), []
+        return list(session.repository.refs(host=ref.host, volume=ref.volume)), {}
     host = None if all_hosts else session.host
     refs = list(session.repository.refs(host=host))
     newest = newest_of(refs)
-    return [ref for ref in refs if everything or ref in newest], list(session.lost(refs, host))
+    return [ref for ref in refs if everything or ref in newest], session.lost(refs, host)

@@ -19,6 +19,7 @@ from volferry.layout import (
     files_key,
     frames_key,
     manifest_key,
+    manifests_prefix,
     needed_objects,
     pack_key,
     ref_of_manifest,
@@ -114,6 +115,8 @@ def prune_volume(
         result.freed_bytes += sum(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )
+    if cache is not None:
+        _look_for_lost(repository, result, cache, seen, unfinished=unfinished, dry_run=dry_run)
     if not seen:
         result.lost = next(iter(damage.lost(repository, (), host, volume, unfinished=unfinished)), None)
     gone = set(result.forgotten)
@@ -123,6 +126,32 @@ def prune_volume(
     if marks and not dry_run:
         _forget_marks(repository, result, marks, [*packs, *indexes], seen)
     return result
+
+
+def _look_for_lost(
+    repository: Repository,
+    result: Pruning,
+    cache: ManifestCache,
+    seen: set[str],
+    *,
+    unfinished: Callable[[BackupRef], bool],
+    dry_run: bool,
+) -> None:
+    """Manifests that this machine has read before, that nobody has forgotten, for their indexes are there, and that are gone: a problem. The others that
+    are gone are known no longer.
+    """
+    forgotten = [manifest_key(ref) for ref in result.forgotten]
+    known = cache.refs(manifests_prefix(result.host, result.volume))
+    gone = {ref for ref in known if manifest_key(ref) not in seen}
+    found = (
+        damage.lost(repository, known - gone, result.host, result.volume, known=gone, unfinished=unfinished)
+        if gone
+        else {}
+    )
+    for trouble in found.values():
+        result.problems.append(f"{trouble.text}: {trouble.next_step}")
+    if not dry_run:
+        cache.update({}, [*forgotten, *(manifest_key(ref) for ref in gone - found.keys())])
 
 
 def _judge(

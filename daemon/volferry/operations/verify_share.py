@@ -21,7 +21,7 @@ from volferry.errors import (
     StoreError,
     StoreUnreachable,
 )
-from volferry.layout import manifest_key, needed_objects, ref_of_manifest
+from volferry.layout import manifest_key, manifests_prefix, needed_objects, ref_of_manifest
 from volferry.operations.prune import newest_of
 from volferry.operations.verify import wrong_object
 from volferry.repository import Repository
@@ -144,7 +144,8 @@ def verify_share(
     for each in chosen:
         reading.read(each, needed[each.key])
         observer.advance(done_bytes=share.read_bytes, done_entries=0)
-    gone = lost(repository, [*manifests, *share.unreadable], host, unfinished=unfinished)
+    known = cache.refs(manifests_prefix(host, None)) if cache is not None else ()
+    gone = lost(repository, [*manifests, *share.unreadable], host, known=known, unfinished=unfinished)
     share.troubles = troubled(repository, condition, manifests.items()) | gone
     for ref, manifest in manifests.items():
         why = [reading.unread[key] for key in _needed(ref, manifest) if key in reading.unread]
