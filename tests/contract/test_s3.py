@@ -14,7 +14,7 @@ import pytest
 from volferry.errors import ConfigError, ObjectExists, ObjectLocked, StoreError, StoreUnreachable, UsageError
 from volferry.store_config import ObjectLock, Secret, StoreConfig
 from volferry.stores import s3, s3_client
-from volferry.stores.base import get, put
+from volferry.stores.base import get, put, write_whole
 from volferry.stores.s3 import S3Store
 
 if TYPE_CHECKING:
@@ -223,6 +223,25 @@ def test_object_lock_keeps_what_is_stored_and_is_extended(locking_server: S3Serv
     with pytest.raises(ObjectLocked, match=r"packs/object in the store .* is locked until 20"):
         store.delete("packs/object")
     assert store.size("packs/object") == size
+
+
+@pytest.mark.parametrize("size", [100, 6 << 20], ids=["small", "in parts"])
+def test_what_is_locked_is_not_replaced_and_what_is_not_takes_up_no_room_afterwards(
+    locking_server: S3Server, size: int
+) -> None:
+    bucket = locking_server.bucket(locked=True)
+    store = locked(locking_server, 1, bucket)
+    put(store, "object", b"locked")
+    with pytest.raises(ObjectLocked, match=r"object in the store .* is locked until 20"):
+        store.create("object", replaces=True)
+    assert get(store, "object") == b"locked"
+    client = locking_server.client()
+    client.put_object(Bucket=bucket, Key="x/other", Body=b"x")  # without a lock
+    write_whole(store.create("other", replaces=True), bytes(size))
+    assert store.size("other") == size
+    versions = client.list_object_versions(Bucket=bucket, Prefix="x/other")
+    assert len(versions.get("Versions", [])) == 1
+    assert versions.get("DeleteMarkers", []) == []
 
 
 def test_a_lock_that_has_ended_lets_go_of_the_room(locking_server: S3Server) -> None:

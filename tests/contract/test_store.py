@@ -290,6 +290,24 @@ def test_what_is_to_be_replaced_is(store: Store, place: Place, size: int) -> Non
     assert get(store, "a/b") == new
 
 
+@pytest.mark.parametrize("size", [0, 1000, 17 << 20])
+@pytest.mark.parametrize("ends", ["commit", "abort"])
+def test_what_a_writer_replaces_is_there_until_the_new_one_is(
+    store: Store, place: Place, size: int, ends: str
+) -> None:
+    put(store, "a/b", b"old")
+    new = os.urandom(size)
+    writer = store.create("a/b", replaces=True)
+    writer.write(new)
+    assert get(store, "a/b") == b"old"
+    if ends == "commit":
+        writer.commit()
+    writer.abort()
+    assert get(store, "a/b") == (new if ends == "commit" else b"old")
+    assert keys(store) == ["a/b"]
+    assert place.unfinished() == 0
+
+
 def test_of_two_writers_of_one_key_the_second_fails(store: Store) -> None:
     first, second = store.create("a"), store.create("a")
     first.write(b"first")

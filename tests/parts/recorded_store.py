@@ -45,9 +45,9 @@ class RecordedStore:
     def read_bytes(self, kind: str = "") -> int:
         return sum(call.read_bytes for call in self.of("open", kind))
 
-    def create(self, key: str) -> ObjectWriter:
+    def create(self, key: str, *, replaces: bool = False) -> ObjectWriter:
         self._record("create", key)
-        return self.store.create(key)
+        return self.store.create(key, replaces=replaces)
 
     def replace(self, key: str, data: bytes) -> None:
         self._record("replace", key)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.operations.verify import Verified
+    from volferry.stores.base import ObjectWriter
 
 
 @dataclass
@@ -467,6 +468,11 @@ def test_what_is_damaged_and_locked_in_a_copy_is_a_matter_of_its_backup_alone(la
 
         def __getattr__(self, name: str) -> object:
             return getattr(self._store, name)
+
+        def create(self, key: str, *, replaces: bool = False) -> ObjectWriter:
+            if replaces:
+                raise ObjectLocked(f"{key} is locked")
+            return self._store.create(key)
 
         def delete(self, key: str) -> None:
             raise ObjectLocked(f"{key} is locked")

@@ -1,8 +1,8 @@
 """Sends backups of one volume from one store to another, as they are: what is missing there, manifest last.
 
 Objects never change, so what is there with its size is there; what a copy that was stopped has sent stays, and the next
-one goes on from it. A manifest that is damaged there is the one object that is overwritten: were it deleted first, its backup would be gone
-if the copy died then.
+one goes on from it. What is damaged there, or not to be relied on, is replaced in one step, by what was read to its end and is whole: were it
+deleted first, and the source failed or the copy died then, what could be had of it would be gone.
 """
 
 from __future__ import annotations
@@ -274,30 +274,23 @@ class _Sender:
 
     def _send(self, key: str, expected: ObjectDigest) -> None:
         store = self._target.store
-        if key in self._sizes and (
-            wrong := digested(self._blocks(key), algorithm=expected.digest).difference(expected)
-        ):
-            raise DamagedObject(key, wrong)  # what is left of it over there is better than nothing
-        if key in self._sizes:  # of another size, which is damage, or not to be relied on
-            try:
-                store.delete(key)
-            except ObjectLocked as error:
-                if key in self._condition.marks:  # a matter of this backup, and of no other
-                    raise DamagedObject(
-                        key, f"verify found it so, and it cannot be mended yet: {error}"
-                    ) from error
-                if expected.other_size(store.size(key)):
-                    raise
-                with self._lock:  # nobody can delete it
-                    self._sizes[key] = expected.stored_bytes
-                return
-        writer = store.create(key)
         try:
-            # What was deleted is sent, whatever becomes of the others.
-            blocks = self._blocks(key, stops=key not in self._sizes)
-            found = digested(blocks, writer.write, algorithm=expected.digest)
+            # Of another size, which is damage, or not to be relied on.
+            writer = store.create(key, replaces=key in self._sizes)
+        except ObjectLocked as error:
+            if key in self._condition.marks:  # a matter of this backup, and of no other
+                raise DamagedObject(
+                    key, f"verify found it so, and it cannot be mended yet: {error}"
+                ) from error
+            if expected.other_size(store.size(key)):
+                raise
+            with self._lock:  # nobody can delete it
+                self._sizes[key] = expected.stored_bytes
+            return
+        try:
+            found = digested(self._blocks(key), writer.write, algorithm=expected.digest)
             if wrong := found.difference(expected):
-                raise DamagedObject(key, wrong)
+                raise DamagedObject(key, wrong)  # what is left of it over there is better than nothing
             try:
                 writer.commit()
             except ObjectExists:
@@ -318,9 +311,9 @@ class _Sender:
             except StoreError:  # a doubt from now on, until the object is read
                 break
 
-    def _blocks(self, key: str, *, stops: bool = True) -> Iterator[bytes]:
+    def _blocks(self, key: str) -> Iterator[bytes]:
         for block in self._source.blocks(key):
-            if stops and self._stop.is_set():
+            if self._stop.is_set():
                 raise StoreError(f"sending {key} was stopped")
             with self._lock:
                 self._done_bytes += len(block)

@@ -32,13 +32,15 @@ def validate_key(key: str) -> str:
 
 
 class ObjectWriter(Protocol):
-    """A new object. It exists once `commit` has returned, on stable storage, and not at all after `abort`."""
+    """A new object. It exists once `commit` has returned, on stable storage, and not at all after `abort`: what it replaces is there
+    until then, whole.
+    """
 
     def write(self, data: bytes) -> None:
         """Raises StoreError: disk full, no permission, server gone."""
 
     def commit(self) -> None:
-        """Raises ObjectExists if there is an object of that key: nothing is ever overwritten."""
+        """Raises ObjectExists if there is an object of that key, unless the writer `replaces` it."""
 
     def abort(self) -> None:
         """Drops what was written. Never raises; may be called at any time, also after `commit`."""
@@ -69,8 +71,10 @@ class Store(Protocol):
     def place(self) -> str:
         """Where it is. A copy of a store has its id: what was read in one place says nothing of another."""
 
-    def create(self, key: str) -> ObjectWriter:
-        """Begins a new object."""
+    def create(self, key: str, *, replaces: bool = False) -> ObjectWriter:
+        """Begins a new object. With `replaces`, it takes the place of one that is there, in one step, at the end. Raises ObjectLocked
+        for one that may not be deleted yet.
+        """
 
     def replace(self, key: str, data: bytes) -> None:
         """Puts a small object in place of a damaged one. At any moment there is the one or the other, whole."""

@@ -84,13 +84,10 @@ class LocalStore:
         """Tries its file system. Raises StoreError where that cannot keep a store safely."""
         return probe(self._root)
 
-    def create(self, key: str) -> LocalWriter:
-        return self._begin(key, replaces=False)
-
     def replace(self, key: str, data: bytes) -> None:
-        write_whole(self._begin(key, replaces=True), data)
+        write_whole(self.create(key, replaces=True), data)
 
-    def _begin(self, key: str, *, replaces: bool) -> LocalWriter:
+    def create(self, key: str, *, replaces: bool = False) -> LocalWriter:
         validate_key(key)
         if not self._was_there:
             try:

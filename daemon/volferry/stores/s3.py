@@ -88,8 +88,10 @@ class S3Store:
             arguments=self._new_object_arguments,
         )
 
-    def create(self, key: str) -> S3Writer:
-        return S3Writer(self._transfers, self._name(key), key)
+    def create(self, key: str, *, replaces: bool = False) -> S3Writer:
+        version = self._version(key, "write") if replaces else None
+        then = partial(self._delete_older, key, version) if version else None
+        return S3Writer(self._transfers, self._name(key), key, replaces=replaces, then=then)
 
     def replace(self, key: str, data: bytes) -> None:
         write_whole(S3Writer(self._transfers, self._name(key), key, replaces=True), data)
@@ -121,25 +123,44 @@ class S3Store:
         yield from sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
+        version = self._version(key, "delete")
+        if version is not None:
+            self._delete(key, version)
+
+    def _version(self, key: str, action: str) -> dict[str, str] | None:
+        """The one that is there, for a request about it, or nothing where there are no locks; None if none is there. Raises ObjectLocked."""
+        if self._settings.object_lock is None:
+            return {}
+        head = self._head(key, action)
+        if head is None:
+            return None
+        until = head.get("ObjectLockRetainUntilDate")
+        if (until is not None and until > datetime.now(UTC)) or head.get("ObjectLockLegalHoldStatus") == "ON":
+            why = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "by a legal hold"
+            raise ObjectLocked(f"{key} in the store {self.url} is locked {why}")
+        # Without a version, only a marker would be put over what takes up room.
+        return {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
+
+    def _delete_older(self, key: str, version: dict[str, str]) -> None:
+        """A version that takes up room behind the one that has replaced it. Raises StoreError."""
+        head = self._head(key, "write")
+        if head is not None and head.get("VersionId") not in {None, version["VersionId"]}:
+            self._delete(key, version)
+
+    def _head(self, key: str, action: str) -> Any:
+        """None if there is no such object."""
         name = self._name(key)
-        version: dict[str, str] = {}
-        if self._settings.object_lock is not None:
-            try:
-                head: Any = self._server.call(
-                    f"delete {key}", lambda client: client.head_object(Bucket=self._bucket, Key=name)
-                )
-            except ClientError as error:
-                if error_code(error) in MISSING:
-                    return
-                raise self._server.error(f"delete {key}", error) from error
-            until = head.get("ObjectLockRetainUntilDate")
-            if (until is not None and until > datetime.now(UTC)) or head.get(
-                "ObjectLockLegalHoldStatus"
-            ) == "ON":
-                why = f"until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "by a legal hold"
-                raise ObjectLocked(f"{key} in the store {self.url} is locked {why}")
-            # Without a version, only a marker would be put over what takes up room.
-            version = {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
+        try:
+            return self._server.call(
+                f"{action} {key}", lambda client: client.head_object(Bucket=self._bucket, Key=name)
+            )
+        except ClientError as error:
+            if error_code(error) in MISSING:
+                return None
+            raise self._server.error(f"{action} {key}", error) from error
+
+    def _delete(self, key: str, version: dict[str, str]) -> None:
+        name = self._name(key)
         try:
             self._server.call(
                 f"delete {key}", lambda client: client.delete_object(Bucket=self._bucket, Key=name, **version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,13 +61,24 @@ class _PartBody(BytesIO):
 class S3Writer:
     """Implements `ObjectWriter`. Memory: `parallel_parts` + 1 parts."""
 
-    def __init__(self, transfers: Transfers, name: str, key: str, *, replaces: bool = False) -> None:
-        """With `replaces`, an object of that key is overwritten: in a bucket with versions, by a newer one."""
+    def __init__(
+        self,
+        transfers: Transfers,
+        name: str,
+        key: str,
+        *,
+        replaces: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """With `replaces`, an object of that key is overwritten: in a bucket with versions, by a newer one. `then` tidies up once the
+        object is there, and may fail.
+        """
         self._transfers = transfers
         self._server = transfers.server
         self._name = name  # in the bucket
         self._key = key
         self._replaces = replaces
+        self._then = then
         self._waiting: list[memoryview] = []  # pieces of the next part
         self._waiting_bytes = 0
         self._beginning: Future[str] | None = None
@@ -102,6 +114,9 @@ class S3Writer:
             self._ended = True
         finally:
             self.abort()
+        if self._then is not None:
+            with suppress(StoreError):
+                self._then()
 
     def abort(self) -> None:
         if self._ended:
