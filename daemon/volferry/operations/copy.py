@@ -103,6 +103,7 @@ def copy_volume(
         if ref in there and isinstance(manifest, Manifest)
         for key in needed_objects(ref, manifest)
     }
+    named = _Named.by(there, manifests)
     sender = _Sender(source, target, condition, observer, needed)
     for ref in sorted(manifests, key=lambda each: each.id):
         if ref not in wanted and ref not in there:
@@ -112,11 +113,19 @@ def copy_volume(
         if why := _in_the_way(target, there.get(ref), manifests[ref]):
             result.failed[str(ref)] = why
             continue
+        if otherwise := named.otherwise(ref, manifests[ref]):
+            key, other = otherwise
+            result.failed[str(ref)] = (
+                f"its manifest says of {key} otherwise than that of {other} in {target.store.url}: nothing of it is sent; "
+                "if it is the other one that is wrong, `volferry forget` it there"
+            )
+            continue
         try:
             sender.send(ref, manifests[ref], there.get(ref))
         except (RepositoryError, NoSuchObject) as error:
             result.failed[str(ref)] = str(error)
             continue
+        named.add(ref, manifests[ref])
         if ref in there:
             result.there += 1
         else:
@@ -128,6 +137,40 @@ def copy_volume(
 
 
 _Found: TypeAlias = Manifest | RepositoryError | StoreError  # a manifest, or what is wrong with it
+
+
+class _Named:
+    """What the manifests of the target say of the objects there, which is the truth: a source that somebody has broken into may say
+    anything, and would have good packs of other backups replaced.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[ObjectDigest, BackupRef]] = {}
+
+    @classmethod
+    def by(cls, there: Mapping[BackupRef, _Found], in_source: Mapping[BackupRef, Manifest]) -> _Named:
+        """Where the target's own is damaged, the source's is heard, unless it is against the others."""
+        named = cls()
+        for ref, found in there.items():
+            if isinstance(found, Manifest):
+                named.add(ref, found)
+        for ref, found in there.items():
+            manifest = None if isinstance(found, Manifest) else in_source.get(ref)
+            if manifest is not None and named.otherwise(ref, manifest) is None:
+                named.add(ref, manifest)
+        return named
+
+    def add(self, ref: BackupRef, manifest: Manifest) -> None:
+        for key, content in needed_objects(ref, manifest).items():
+            self._found.setdefault(key, {}).setdefault(content, ref)
+
+    def otherwise(self, ref: BackupRef, manifest: Manifest) -> tuple[str, BackupRef] | None:
+        """An object that is something else by the manifest of another backup, which is named, too."""
+        for key, content in needed_objects(ref, manifest).items():
+            for said, by in self._found.get(key, {}).items():
+                if said != content:
+                    return key, by
+        return None
 
 
 def _in_the_way(target: Repository, found: _Found | None, manifest: Manifest) -> str:
