@@ -12,7 +12,7 @@ from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.unit.test_copied_store import content, copied
 from tests.unit.test_damage import Lab, flip, lab  # noqa: F401 -- a fixture
 from volferry.damage import mark
-from volferry.errors import StoreError
+from volferry.errors import NoSuchObject, StoreError
 from volferry.layout import manifest_key, pack_key
 from volferry.observer import Silent
 from volferry.operations.copy import Copying, copy_volume
@@ -131,3 +131,29 @@ def test_a_copy_that_is_killed_at_any_moment_leaves_each_object_as_it_was_or_as_
             break
     assert step > 10
     assert {key: contents.objects[key][0] for key in good} == good
+
+
+def test_a_manifest_that_is_listed_and_not_to_be_had_is_not_there_already(lab: Lab) -> None:  # noqa: F811
+    key = manifest_key(lab.back_up())
+    replica = lab.replica()
+    before = content(lab.directory / "replica")
+
+    class Ghost:
+        def __init__(self, store: Store) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._store, name)
+
+        def open(self, wanted: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
+            if wanted == key:
+                raise NoSuchObject(f"{key} is missing from the store {self._store.url}")
+            return self._store.open(wanted, offset=offset, length=length)
+
+    replica.store = Ghost(replica.store)  # type: ignore[assignment]
+    result = copy(lab.repository, replica)
+    (why,) = result.failed.values()
+    assert why.startswith(f"{key} is missing from the store ")
+    assert why.endswith("run it again")
+    assert (result.there, result.copied) == (0, [])
+    assert content(lab.directory / "replica") == before

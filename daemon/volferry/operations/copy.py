@@ -178,7 +178,9 @@ def _in_the_way(target: Repository, found: _Found | None, manifest: Manifest) ->
     if isinstance(found, Manifest):
         other = found != manifest
         return f"{target.store.url} has another backup of this name: nothing is overwritten" if other else ""
-    return "" if found is None or isinstance(found, DamagedObject | NoSuchObject) else str(found)
+    if isinstance(found, NoSuchObject):  # forgotten meanwhile, or not to be had at the moment
+        return f"{found}, and is listed there: nothing of it is sent, run it again"
+    return "" if found is None or isinstance(found, DamagedObject) else str(found)
 
 
 def _manifest_of(repository: Repository, ref: BackupRef) -> _Found:
