@@ -6,17 +6,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import NoSuchStore, StoreError, StoreGone, UnknownStore, VolferryError, reason
-from volferry.repository import MARKER_KEY, Repository
+from volferry.repository import Repository
 from volferry.stores.local import LocalStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.stores.base import Store
+
+
+_PROBES = "probes/"
+_PROBE_LEFT_FOR = timedelta(days=1)
 
 
 class KnownStores:
@@ -94,12 +101,29 @@ def are_one_place(source: Repository, target: Repository) -> bool:
         return True
     if isinstance(source.store, LocalStore) and isinstance(target.store, LocalStore):
         return target.store.is_at(source.store)
-    # A bucket may be reached by two names. It is the bucket that gives an object its time, at which nothing else is likely to be copied.
-    made = [
-        [int(info.modified.timestamp()) for info in repository.store.list(MARKER_KEY)]
-        for repository in (source, target)
-    ]
-    return made[0] == made[1]
+    return _sees_a_probe_of(source.store, target.store)
+
+
+def _sees_a_probe_of(source: Store, target: Store) -> bool:
+    """A bucket may be reached by two names, or be mounted. Times and sizes tell nothing: tools that copy a bucket keep them. Where a mount
+    sees a new object late, what is replaced in it is replaced by the same bytes.
+    """
+    key = f"{_PROBES}{secrets.token_hex(16)}"
+    target.put_unlocked(key, b"")
+    try:
+        return any(info.key == key for info in source.list(_PROBES))
+    finally:
+        with suppress(StoreError):  # whoever may not delete leaves a few of them
+            _remove_probes(target, key)
+
+
+def _remove_probes(store: Store, own: str) -> None:
+    """One's own, and those of runs that were killed. Raises StoreError."""
+    store.delete(own)
+    oldest = store.now() - _PROBE_LEFT_FOR
+    for info in store.list(_PROBES):
+        if info.modified < oldest:
+            store.delete(info.key)
 
 
 def _id_in(path: Path) -> str | None:

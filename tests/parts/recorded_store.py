@@ -53,6 +53,10 @@ class RecordedStore:
         self._record("replace", key)
         self.store.replace(key, data)
 
+    def put_unlocked(self, key: str, data: bytes) -> None:
+        self._record("put_unlocked", key)
+        self.store.put_unlocked(key, data)
+
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
         call = self._record("open", key)
         return RecordedReader(self.store.open(key, offset=offset, length=length), call)

@@ -4,6 +4,7 @@ counts as read of the other.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -13,20 +14,25 @@ import pytest
 
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.unit.test_damage import Lab, flip, lab  # noqa: F401 -- a fixture
+from volferry.errors import StoreError
 from volferry.known_stores import are_one_place
 from volferry.layout import manifest_key
 from volferry.manifest_cache import ManifestCache
 from volferry.observer import Silent
 from volferry.operations.verify_share import Share, verify_share
 from volferry.repository import Repository
+from volferry.store_config import ObjectLock
 from volferry.stores import local
+from volferry.stores.base import get
 from volferry.stores.local import LocalStore
+from volferry.stores.s3 import S3Store
 from volferry.verification_log import VerificationLog
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.parts.cli import Outcome
+    from tests.parts.s3_servers import Servers
 
 OF_HOST = ("--host", "host")
 
@@ -116,15 +122,79 @@ def test_a_copy_is_another_place_though_its_files_are_the_same(lab: Lab) -> None
     assert not are_one_place(copy, lab.repository)
 
 
-def test_a_bucket_of_two_names_is_one_place_by_when_its_store_was_made() -> None:
+def test_a_bucket_of_two_names_is_one_place_and_a_copy_is_another_also_with_the_same_times() -> None:
     clock = Clock()
     contents = Contents("bucket", clock)
     one, _ = Repository.open_or_create(MemoryStore(contents))
     same = Repository(MemoryStore(Contents("alias", clock, contents.objects)), one.id)
     copy = Contents("copy", clock, {key: (data, clock.look()) for key, (data, _) in contents.objects.items()})
+    with_times = Contents("replicated", clock, dict(contents.objects))
+    before = dict(contents.objects)
     assert are_one_place(one, same)
     assert are_one_place(one, Repository.open(MemoryStore(contents)))
-    assert not are_one_place(one, Repository.open(MemoryStore(copy)))
+    for each in (copy, with_times):
+        other = Repository.open(MemoryStore(each))
+        assert not are_one_place(one, other)
+        assert not are_one_place(other, one)
+    assert (contents.objects, with_times.objects) == (before, before), "no probe is left"
+
+
+def test_what_a_killed_run_has_left_of_its_probe_goes_a_day_later() -> None:
+    clock = Clock()
+    contents = Contents("bucket", clock)
+    one, _ = Repository.open_or_create(MemoryStore(contents))
+    copy = Repository.open(MemoryStore(Contents("copy", clock, dict(contents.objects))))
+    before = dict(contents.objects)
+    one.store.put_unlocked("probes/left", b"")
+    assert not are_one_place(copy, one)
+    assert "probes/left" in contents.objects
+    clock.now += timedelta(days=2)
+    assert not are_one_place(copy, one)
+    assert contents.objects == before
+
+
+def test_whoever_may_not_delete_can_copy_all_the_same(lab: Lab) -> None:  # noqa: F811
+    lab.back_up()
+    bucket = Contents("bucket", Clock())
+    for name, data in content(lab.store).items():
+        bucket.objects[name] = (data, bucket.clock.look())
+
+    def refuse(what: str) -> None:
+        if what.startswith("delete"):
+            raise StoreError("permission denied")
+
+    append_only = Repository.open(MemoryStore(bucket, refuse))
+    assert not are_one_place(lab.repository, append_only)
+    assert are_one_place(append_only, Repository(MemoryStore(bucket), append_only.id))
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["bucket", "with Object Lock"])
+def test_a_copy_of_a_bucket_that_has_its_times_is_no_bucket(
+    tmp_path: Path, s3_server: Servers, *, locked: bool
+) -> None:
+    """As `aws s3 sync` and `rclone` make one."""
+    server = s3_server("moto")
+    bucket = server.bucket(locked=locked)
+    lock = ObjectLock(mode="governance", days=1) if locked else None
+    store = S3Store(server.settings(f"s3://{bucket}", object_lock=lock))
+    there, _ = Repository.open_or_create(store)
+    copy = tmp_path / "copy"
+    for info in store.list(""):
+        (copy / info.key).parent.mkdir(parents=True, exist_ok=True)
+        (copy / info.key).write_bytes(get(store, info.key))
+        os.utime(copy / info.key, (info.modified.timestamp(), info.modified.timestamp()))
+    here = Repository.open(LocalStore(copy))
+    before = content(copy), [info.key for info in store.list("")]
+    assert not are_one_place(here, there)
+    assert not are_one_place(there, here)
+    assert (content(copy), [info.key for info in store.list("")]) == before
+    versions = server.client().list_object_versions(Bucket=bucket)
+    assert len(versions["Versions"]) == len(before[1]), "nor does a locked one take up room"
+    # By another name of the endpoint it is the same bucket.
+    other = server.endpoint.replace("127.0.0.1", "localhost")
+    alias = S3Store(server.settings(f"s3://{bucket}", object_lock=lock, endpoint=other))
+    assert store.place != alias.place
+    assert are_one_place(Repository.open(alias), there)
 
 
 def test_manifests_of_one_place_are_not_taken_for_those_of_its_copy(lab: Lab) -> None:  # noqa: F811

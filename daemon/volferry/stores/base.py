@@ -79,6 +79,9 @@ class Store(Protocol):
     def replace(self, key: str, data: bytes) -> None:
         """Puts a small object in place of a damaged one. At any moment there is the one or the other, whole."""
 
+    def put_unlocked(self, key: str, data: bytes) -> None:
+        """Writes a small object that is soon deleted again: the store was told to keep others from that."""
+
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> ObjectReader:
         """Reads from `offset`, `length` bytes or to the end."""
 

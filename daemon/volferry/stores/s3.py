@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from volferry.errors import ObjectLocked, StoreError, UsageError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key, validate_key, write_whole
-from volferry.stores.s3_client import MISSING, GarbledResponse, Server, error_code
+from volferry.stores.s3_client import MISSING, GarbledResponse, Server, base64_text, error_code, md5
 from volferry.stores.s3_reader import S3Reader
 from volferry.stores.s3_transfer import Abilities, Knowledge, Transfers
 from volferry.stores.s3_writer import S3Writer, abort_upload
@@ -95,6 +95,27 @@ class S3Store:
 
     def replace(self, key: str, data: bytes) -> None:
         write_whole(S3Writer(self._transfers, self._name(key), key, replaces=True), data)
+
+    def put_unlocked(self, key: str, data: bytes) -> None:
+        name = self._name(key)
+        arguments = {
+            argument: value
+            for argument, value in self._new_object_arguments().items()
+            if not argument.startswith("ObjectLock")
+        }
+        try:
+            self._server.call(
+                f"write {key}",
+                lambda client: client.put_object(
+                    Bucket=self._bucket,
+                    Key=name,
+                    Body=data,
+                    ContentMD5=base64_text(md5(data)),  # buckets that lock by themselves ask for it
+                    **arguments,
+                ),
+            )
+        except ClientError as error:
+            raise self._server.error(f"write {key}", error) from error
 
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> S3Reader:
         return S3Reader(self._transfers, self._name(key), key, offset, length)
