@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,8 @@ from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.safety.test_early_ends import Warm
 from tests.safety.test_read_faults import present, stored
-from volferry.archive import listing
+from volferry.archive import listing, patch_scripts, tree_scripts
+from volferry.archive.blocks import CONTENT_SCRIPT
 from volferry.archive.commands import READ_AGAIN, create_command
 from volferry.errors import CommandFailed
 from volferry.observer import Silent
@@ -26,7 +28,7 @@ from volferry.operations.transfer import Transfer
 from volferry.repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.parts.fuse import Faults
@@ -151,6 +153,69 @@ def test_a_warm_backup_leaves_it_out_of_both_passes(
     expected = present(below)
     del expected["dir/odder"], expected["dir/zzz"]
     assert stored(repository, stats.ref, tmp_path / "spool") == expected
+
+
+@pytest.mark.parametrize("offset", [0, 1, 5 << 20])
+@pytest.mark.parametrize("call", ["read", "open"])
+def test_a_large_file_that_changed_in_places_does_not_hold_up_the_second_pass(
+    monkeypatch: pytest.MonkeyPatch,
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    tmp_path: Path,
+    call: str,
+    offset: int,
+) -> None:
+    """Nor its header, which `tar` gives."""
+
+    def between() -> None:
+        with large.open("r+b") as file:
+            file.write(b"changed")
+        faults.set(fault(call, errno.EINTR, "/large", offset if call == "read" else 0))
+
+    large = below / "dir" / "large"
+    large.write_bytes(os.urandom(9 << 20))
+    monkeypatch.setattr(local_helper, "MOVING", Warm(between))
+    stats = volume.back_up(repository)
+    assert [(each.kind, each.path) for each in stats.findings] == [("unreadable", b"dir/large")]
+    expected, kept = present(below), stored(repository, stats.ref, tmp_path / "spool")
+    assert (
+        expected.pop("dir/large")[: 4 << 20 if offset > 1 and call == "read" else 0]
+        == kept.pop("dir/large", b"")[: 4 << 20]
+    )
+    assert kept == expected
+
+
+def _asked(path: bytes, *numbers: int) -> bytes:
+    return len(path).to_bytes(4, "big") + path + b"".join(each.to_bytes(8, "big") for each in numbers)
+
+
+PATH = b"dir/odd one"
+SCRIPTS: dict[str, tuple[Callable[[str], list[str]], bytes, bytes]] = {
+    "digest": (tree_scripts.digest_command, PATH + b"\0", b"!" + bytes(16)),
+    "any data": (lambda directory: tree_scripts.any_data_command(directory, "fuse"), PATH + b"\0", b"1"),
+    "begin": (lambda directory: tree_scripts.begin_command(directory, b"begin"), PATH + b"\0", b""),
+    "end": (tree_scripts.end_command, b"1 " + PATH + b"\0", b"%d " % errno.EINTR),
+    "fingerprint": (patch_scripts.fingerprint_command, _asked(PATH, 1 << 15), b"\xff" * 8),
+    "changed": (patch_scripts.changed_command, _asked(PATH, 1 << 15, 0, 9, 0), b"X"),
+    "content": (lambda directory: tree_scripts.python_command(CONTENT_SCRIPT, directory), PATH, b""),
+}
+
+
+@pytest.mark.parametrize("call", ["read", "open"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_that_reads_files_ends(
+    monkeypatch: pytest.MonkeyPatch, volume: LocalVolume, faults: Faults, name: str, call: str
+) -> None:
+    monkeypatch.setattr(tree_scripts, "PYTHON", sys.executable)
+    command, asked, answer = SCRIPTS[name]
+    faults.set(fault(call, errno.EINTR, "one"))
+    done = subprocess.run(
+        command(str(volume.data)), input=asked, capture_output=True, timeout=20, check=False
+    )
+    assert done.stdout.startswith(answer)
+    assert len(done.stdout) <= max(len(answer), 40)
 
 
 def test_a_migration_fails_and_does_not_wait_for_ever(

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128_digest
 
+from volferry.archive.commands import MOST_EMPTY_READS
+from volferry.archive.read_script import READ_SCRIPT
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -115,8 +118,9 @@ class _Hasher:
 # the file, before its first block; `B`, number (8), length (4) and content of each block that is another one now, or a new one;
 # `E`, the file's size (8) and modification time (nanoseconds, 16, signed) once it was read, or `X` where it cannot be read, or does not
 # end where its size says.
-COMPARE_SCRIPT = r"""
-import os, sys
+COMPARE_SCRIPT = rf"""
+import os, sys, time
+{READ_SCRIPT}
 from xxhash import xxh3_128_digest as digest
 block, tar = int(sys.argv[1]), sys.argv[3:]
 os.chdir(sys.argv[2])
@@ -127,9 +131,37 @@ def number():
     return int.from_bytes(source.read(8), "big")
 def fill(file, offset):
     size = 0
-    while size < len(memory) and (more := os.preadv(file, [view[size:]], offset + size)):
+    while size < len(memory) and (more := read_into(file, view[size:], offset + size)):
         size += more
     return size
+def reads(process):
+    try:
+        with open(f"/proc/{{process}}/io") as lines:
+            return [int(next(lines).split()[1]) for _ in range(3)]
+    except (OSError, StopIteration):
+        return None
+def begin_of(stream, process):
+    # The first megabyte of what it writes. Raises OSError if it reads again and again, and never comes to a byte.
+    said, first = b"", None
+    os.set_blocking(stream, False)
+    while len(said) < 1 << 20:
+        for _ in range(1000):
+            try:
+                more = os.read(stream, 1 << 20)
+                break
+            except BlockingIOError:
+                time.sleep(0.002)
+        else:
+            now = reads(process)
+            if now is None or first is None or now[:2] != first[:2]:
+                first = now
+            elif now[2] - first[2] > {MOST_EMPTY_READS}:
+                raise OSError("its reads are interrupted without end")
+            continue
+        if not more:
+            break
+        said += more
+    return said
 def header(path):
     paths, give = os.pipe()
     os.write(give, path + b"\0")
@@ -141,23 +173,24 @@ def header(path):
     process = os.posix_spawnp(tar[0], tar, os.environ, file_actions=ends)
     for end in (paths, stream, complaints):
         os.close(end)
-    said = b""
-    while len(said) < 1 << 20 and (more := os.read(take, 1 << 20)):
-        said += more
-    os.kill(process, 9)  # while it still writes: of a closed pipe it would complain
-    os.waitpid(process, 0)
-    os.close(take)
     with os.fdopen(hear, "rb") as lines:
+        try:
+            said = begin_of(take, process)
+        finally:
+            os.kill(process, 9)  # while it still writes: of a closed pipe it would complain
+            os.waitpid(process, 0)
+            os.close(take)
         # What there is of the content is read below.
         if any(b": File shrank by " not in line for line in lines):
             raise OSError("the header lacks what tar could not read")
     return said
 def part(path, first, last, digests):
-    if not first:
-        said = header(path)
-        out.write(b"H" + len(said).to_bytes(4, "big") + said)
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    file = open_file(path)
     try:
+        if not first:
+            read_into(file, view[:1], 0)  # this shows sooner than `tar` that it cannot be read
+            said = header(path)
+            out.write(b"H" + len(said).to_bytes(4, "big") + said)
         at = first
         known = first + len(digests) // 16
         read = first * block
@@ -191,14 +224,17 @@ out.flush()
 """
 
 # Writes the file that the second argument names, as it is now, to stdout.
-CONTENT_SCRIPT = r"""
+CONTENT_SCRIPT = f"""
 import os, sys
+{READ_SCRIPT}
 os.chdir(sys.argv[1])
 path = sys.stdin.buffer.read()
-file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+file = open_file(path)
 memory = bytearray(1 << 20)
 view = memoryview(memory)
-while size := os.readv(file, [memory]):
+at = 0
+while size := read_into(file, view, at):
+    at += size
     left = view[:size]
     while left:
         left = left[os.write(1, left):]

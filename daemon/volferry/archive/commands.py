@@ -94,6 +94,7 @@ _WITH_HOLES = ["--sparse", "--blocking-factor=20"]
 
 # Runs a program that reads files. Where a file system says each time that a read was interrupted, programs try again, and never end. Reads that never come to a byte show
 # that, and that the program waits for nothing: however slow a server is, a read that has not ended does not count.
+MOST_EMPTY_READS = 10_000
 READ_AGAIN = "volferry: read again and again: "
 _WATCHED_SCRIPT = r"""
 exec 3<&0
@@ -110,7 +111,7 @@ exec 3<&- </dev/null >/dev/null
         { { read -r _ got && read -r _ put && read -r _ calls; } <"/proc/$reading/io"; } 2>/dev/null || exit
         if [ "$got $put" != "$last" ]; then
             last="$got $put" first=$calls
-        elif [ "$((calls - first))" -gt 10000 ]; then
+        elif [ "$((calls - first))" -gt @most@ ]; then
             path=$(find "/proc/$reading/fd" -xtype f -printf %l)
             printf '@read again@%s\n' "${path#"$0"/}" >&2
             kill "$reading"
@@ -123,7 +124,7 @@ wait "$reading"
 status=$?
 kill "$watching" 2>/dev/null
 exit "$status"
-""".replace("@read again@", READ_AGAIN)
+""".replace("@read again@", READ_AGAIN).replace("@most@", str(MOST_EMPTY_READS))
 
 _EXTRACT = [
     "--extract",

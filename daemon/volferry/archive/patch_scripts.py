@@ -7,6 +7,7 @@ Numbers are big-endian. A block has a size of its own for each file, so that the
 from __future__ import annotations
 
 from volferry.archive import tree_scripts
+from volferry.archive.read_script import READ_SCRIPT
 
 DIGEST_BYTES = 16
 _LEAST_BLOCK_BYTES = 32 << 10
@@ -19,6 +20,7 @@ from xxhash import xxh3_128_digest as digest
 os.chdir(sys.argv[1])
 """
     + tree_scripts.HOLES_SCRIPT
+    + READ_SCRIPT
     + r"""
 UNSUPPORTED = """
     + tree_scripts.UNSUPPORTED
@@ -37,7 +39,7 @@ def number(size):
 def fill(file, view, offset):
     size = 0
     while size < len(view):
-        more = os.preadv(file, [view[size:]], offset + size)
+        more = read_into(file, view[size:], offset + size)
         if not more:
             raise OSError("it ends before its size says")
         size += more
@@ -86,7 +88,7 @@ FINGERPRINT_SCRIPT = f"""{_COMMON}
 def digests(path, block):
     view = buffer(block)
     found = bytearray()
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    file = open_file(path)
     try:
         zero = digest(bytes(block))
         size = os.fstat(file).st_size
@@ -120,7 +122,7 @@ while length := source.read(4):
 CHANGED_SCRIPT = f"""{_COMMON}
 def part(path, block, first, last, digests):
     view = buffer(block)
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    file = open_file(path)
     try:
         known = first + len(digests) // 16
         zeros = bytes(block)

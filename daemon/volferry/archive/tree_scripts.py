@@ -4,6 +4,8 @@ room there is. For the Python of the helper's image, which has `os` and xxhash a
 
 from __future__ import annotations
 
+from volferry.archive.read_script import READ_SCRIPT
+
 # Where the images that can do this have it: volferry's own, and the one that is made of the machine's programs.
 PYTHON = "/opt/volferry/bin/python3"
 # What one has to say that fails is one line, as that of any other command.
@@ -72,7 +74,7 @@ for path in paths():
 # For each NUL-ended path on stdin, 17 bytes on stdout: "=" and the XXH3-128 digest of its extended attributes (but the SELinux label, which is
 # the mount's) and, of a regular file, its content; "!" and zeros if these cannot be read, or not to the end that its size says. Blocks of nothing but zeros are passed over, and true
 # holes not read: it makes no difference what of them is on the disk. With a second argument, of the attributes alone.
-DIGEST_SCRIPT = f"""{_PATHS}{HOLES_SCRIPT}
+DIGEST_SCRIPT = f"""{_PATHS}{HOLES_SCRIPT}{READ_SCRIPT}
 from xxhash import xxh3_128
 out = sys.stdout.buffer
 block = 1 << 20
@@ -93,7 +95,7 @@ def content(file, found):
         wanted = min(block, end - at)
         size = 0
         while size < wanted:
-            more = os.preadv(file, [view[size:wanted]], at + size)
+            more = read_into(file, view[size:wanted], at + size)
             if not more:
                 raise OSError("it ends before its size says")
             size += more
@@ -101,7 +103,7 @@ def content(file, found):
             found.update(b"%d " % at)
             found.update(view[:size])
         at += size
-    if os.preadv(file, [view[:1]], end) or os.fstat(file).st_size != end:
+    if read_into(file, view[:1], end) or os.fstat(file).st_size != end:
         raise OSError("it does not end where its size says")
     found.update(b"%d" % end)
 def digest(path):
@@ -117,7 +119,7 @@ def digest(path):
             value = os.getxattr(path, name, follow_symlinks=False)
             found.update(b"%s %d " % (os.fsencode(name), len(value)) + value)
     if len(sys.argv) == 2 and stat.S_ISREG(os.lstat(path).st_mode):
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open_file(path)
         try:
             content(file, found)
         finally:
@@ -135,14 +137,14 @@ out.flush()
 # looked at to its end though it is there. Where the number of blocks is wrong, the place of the first data may be so too, so each is read to its end. With
 # a second argument, the file system is one of `TRUE_HOLES`: of a file above 64 MiB, which may be a disk of a terabyte, its word is taken, but for both ends.
 # What was read is not kept in memory: the pages of a large hole would drive out those that services need.
-ANY_DATA_SCRIPT = f"""{_PATHS}
+ANY_DATA_SCRIPT = f"""{_PATHS}{READ_SCRIPT}
 block = 1 << 20
 memory = bytearray(block)
-view = [memoryview(memory)]
+view = memoryview(memory)
 zeros = bytes(block)
 def has_data(path):
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open_file(path)
     except FileNotFoundError:
         return False
     try:
@@ -152,7 +154,7 @@ def has_data(path):
         if error.errno != 6:
             return True
         at, end = 0, os.fstat(file).st_size
-        while size := os.preadv(file, view, at):
+        while size := read_into(file, view, at):
             if memory != zeros if size == block else memory[:size].strip(b"\\0"):
                 return True
             at += size
@@ -182,17 +184,17 @@ _REMOTE = ("fuse", "9p", "cifs", "smb")
 
 # Of the NUL-ended paths on stdin, writes those of regular files that begin with the second argument. No more of a file is read, however large it
 # is; and what has come into the place of one holds nothing up.
-BEGIN_SCRIPT = f"""{_PATHS}
+BEGIN_SCRIPT = f"""{_PATHS}{READ_SCRIPT}
 begin = os.fsencode(sys.argv[2])
 out = sys.stdout.buffer
 def begins(path):
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    file = open_file(path)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return False
-        found = b""
-        while len(found) < len(begin) and (more := os.read(file, len(begin) - len(found))):
-            found += more
+        found, size = memoryview(bytearray(len(begin))), 0
+        while size < len(begin) and (more := read_into(file, found[size:], size)):
+            size += more
         return found == begin
     finally:
         os.close(file)
@@ -205,31 +207,17 @@ for path in paths():
 out.flush()
 """
 
-_MOST_INTERRUPTIONS = 1000
-
 # Of NUL-ended "<bytes> <path>", whether the regular file there can be read so many bytes before its end, and ends there. Answers, NUL-ended,
 # "<what> <place> <path>": "=", "-" where nothing is at that place any longer, "+" where more follows than the size says, or the number of an error. A file
-# whose size is another one by then is "=": it has changed. Python's own read would go on for ever where the answer is always that it was interrupted.
-END_SCRIPT = f"""{_PATHS}
-try:
-    import ctypes
-    library = ctypes.CDLL(None, use_errno=True)
-    pread = getattr(library, "pread64", None) or library.pread
-    memory = ctypes.create_string_buffer(1)
-    def any_at(file, at):
-        for _ in range({_MOST_INTERRUPTIONS}):
-            if (size := pread(file, memory, 1, ctypes.c_int64(at))) >= 0:
-                return size
-            if ctypes.get_errno() != 4:
-                break
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-except ImportError:
-    def any_at(file, at):
-        return os.pread(file, 1, at)
+# whose size is another one by then is "=": it has changed.
+END_SCRIPT = f"""{_PATHS}{READ_SCRIPT}
+memory = bytearray(1)
+def any_at(file, at):
+    return read_into(file, memory, at)
 out = sys.stdout.buffer
 def look(path, before):
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open_file(path)
     except OSError as error:
         return error.errno, 0
     at = 0
