@@ -120,6 +120,22 @@ def test_a_file_that_never_ends_costs_only_itself(
     assert stored(repository, healed.ref, tmp_path / "spool") == present(below)
 
 
+def test_it_is_left_out_whatever_it_is_called(
+    repository: Repository, volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path
+) -> None:
+    every = bytes(byte for byte in range(1, 256) if byte not in b"/end")
+    directory = os.fsencode(below) + b"/two\nlines\n"
+    os.mkdir(directory)  # noqa: PTH102 -- bytes
+    with open(directory + b"/" + every + b"end", "wb") as file:  # noqa: PTH123
+        file.write(b"content")
+    faults.set(interrupted("end"))
+    stats = volume.back_up(repository)
+    assert [(each.kind, each.path) for each in stats.findings] == [
+        ("unreadable", b"two\nlines\n/" + every + b"end")
+    ]
+    assert stored(repository, stats.ref, tmp_path / "spool").keys() >= {"aaa", "other"}
+
+
 def test_packs_of_what_was_read_before_it_are_used(
     repository: Repository, volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path
 ) -> None:

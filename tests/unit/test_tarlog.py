@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from tests.unit.real_trees import ENVIRONMENT, NASTY_NAMES, at, names
-from volferry.archive.commands import create_command
+from volferry.archive.commands import READ_AGAIN, create_command
 from volferry.archive.complaints import unquote
 from volferry.archive.tarlog import TarLog
 
@@ -54,6 +54,12 @@ def test_a_name_that_tar_quoted_is_unquoted_to_what_it_was(tmp_path: Path) -> No
 @given(names)
 def test_octal_escapes_are_unquoted_whatever_follows(name: bytes) -> None:
     assert unquote(b'"' + b"".join(b"\\%03o" % byte for byte in name) + b'"') == name
+
+
+@given(names)
+def test_the_file_that_is_read_again_and_again_is_known_in_one_line(name: bytes) -> None:
+    line = READ_AGAIN.encode() + b"/volumes/one//" + (b"/volumes/one/" + name).replace(b"\n", b"\0")
+    assert logged(line).never_read == name
 
 
 def test_entries_that_are_gone_are_no_surprise(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ _EACH_ALONE = ["--hard-dereference"]
 _WITH_HOLES = ["--sparse", "--blocking-factor=20"]
 
 # Runs a program that reads files. Where a file system says each time that a read was interrupted, programs try again, and never end. Reads that never come to a byte show
-# that, and that the program waits for nothing: however slow a server is, a read that has not ended does not count.
+# that, and that the program waits for nothing: however slow a server is, a read that has not ended does not count. The line that names the file has the directory, "//" and the file's whole
+# path, in which NUL stands for a newline.
 MOST_EMPTY_READS = 10_000
 READ_AGAIN = "volferry: read again and again: "
 _WATCHED_SCRIPT = r"""
@@ -112,8 +113,11 @@ exec 3<&- </dev/null >/dev/null
         if [ "$got $put" != "$last" ]; then
             last="$got $put" first=$calls
         elif [ "$((calls - first))" -gt @most@ ]; then
-            path=$(find "/proc/$reading/fd" -xtype f -printf %l)
-            printf '@read again@%s\n' "${path#"$0"/}" >&2
+            {
+                printf '@read again@%s//' "$0"
+                find "/proc/$reading/fd" -xtype f -printf %l -quit | tr '\n' '\0'
+                echo
+            } >&2
             kill "$reading"
             exit
         fi

@@ -80,7 +80,8 @@ class TarLog:
         if not line or line in _SUMMARY:
             return
         if line.startswith(_READ_AGAIN):
-            self.never_read = line.removeprefix(_READ_AGAIN)
+            directory, _, path = line.removeprefix(_READ_AGAIN).partition(b"//")
+            self.never_read = path.replace(b"\0", b"\n").removeprefix(directory + b"/")
         if (named := _NAMED.fullmatch(line)) and self._explained(asked(unquote(named[1])), named[2]):
             return
         if len(self.unexplained) < _MOST_UNEXPLAINED:
