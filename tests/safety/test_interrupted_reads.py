@@ -120,6 +120,25 @@ def test_a_file_that_never_ends_costs_only_itself(
     assert stored(repository, healed.ref, tmp_path / "spool") == present(below)
 
 
+def test_one_with_holes_and_several_names_costs_only_itself(
+    repository: Repository, volume: LocalVolume, below: Path, faults: Faults
+) -> None:
+    """It is read by a `tar` of its own."""
+    with (below / "bad").open("wb") as file:
+        file.write(os.urandom(50_000))
+        file.seek(19_000_000)
+        file.write(b"end")
+    for name in ("dir/bad", "zbad"):
+        os.link(below / "bad", below / name)
+    faults.set(interrupted("bad"))
+    stats = volume.back_up(repository)
+    assert sorted((each.kind, each.path) for each in stats.findings) == [
+        ("unreadable", b"bad"),
+        ("unreadable", b"dir/bad"),
+        ("unreadable", b"zbad"),
+    ]
+
+
 def test_it_is_left_out_whatever_it_is_called(
     repository: Repository, volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path
 ) -> None:

@@ -103,8 +103,8 @@ class Listing:
 
     @property
     def apart(self) -> set[bytes]:
-        """Paths of those of them that are not in the common stream."""
-        return self.names.holes | self.names.later.keys() | self.unread_anchors
+        """Paths of those of them that are not in the common stream, and have a member elsewhere, or need none."""
+        return (self.names.holes | self.names.later.keys()) - self.endless | self.unread_anchors
 
     def paths_asked(self, *, in_series: bool = False) -> Iterator[bytes]:
         """The same as `tar` takes them, in the common stream, or in that of what is read in series."""

@@ -234,7 +234,12 @@ class VolumeReading:
             return
         process = tars.alone(entry)
         stream = AloneStream(process.read_into)
-        yield stream
+        try:
+            yield stream
+        except CommandFailed:
+            if stream.reader.at_end:  # it broke off, as the common one does
+                self._check(process.wait())
+            raise
         while process.read(_READ_BYTES):
             pass
         self.read_bytes += stream.reader.bytes_read
