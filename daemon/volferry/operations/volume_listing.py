@@ -7,29 +7,21 @@ from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
 from volferry.archive.alignment import ANCHOR
-from volferry.archive.commands import (
-    HALF_TREE,
-    OWN_TREES,
-    RESTORE_MARK,
-    create_command,
-    find_command,
-    list_command,
-)
+from volferry.archive.commands import HALF_TREE, OWN_TREES, RESTORE_MARK, list_command
 from volferry.archive.dumps import DumpFile, with_dumps
-from volferry.archive.excludes import CACHE_SIGNATURE, CACHE_TAG, Excludes, LeftOut, without_excluded
+from volferry.archive.excludes import Excludes, LeftOut, without_excluded
 from volferry.archive.findlog import FindLog
 from volferry.archive.groups import split_groups
 from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
-from volferry.archive.tarstream import TarReader
-from volferry.archive.tree_scripts import NO_DATA, any_data_command, begin_command
+from volferry.archive.tree_scripts import NO_DATA, any_data_command
 from volferry.errors import CommandFailed, HiddenNames, Unfinished
 from volferry.operations.broken_off import hidden_in, note_broken_off
+from volferry.operations.cache_directories import cache_directories
 from volferry.operations.names import Names
-from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -43,7 +35,6 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _LISTING_PROGRESS_GROUPS = 256
 _MOST_MET = 1 << 14
-_LARGEST_READ_TAG = 1 << 20  # that is read whole where no less of it can be
 _MARK_RECORD = RESTORE_MARK.encode() + b"//"
 _OWN_PREFIX = b".volferry-"
 _HALF_RECORD = HALF_TREE.encode() + b"//d "
@@ -180,7 +171,16 @@ def list_volume(
     """
     log = FindLog()
     walk = _Walk(one_file_system, excludes.not_walked)
-    caches = _cache_directories(helper, volume, walk) if excludes.caches else set()
+    caches = (
+        cache_directories(
+            helper,
+            helper.directory(volume.name),
+            one_file_system=walk.one_file_system,
+            not_walked=walk.not_walked,
+        )
+        if excludes.caches
+        else set()
+    )
     listing = Listing(spool / "listing", spool / "to-read", helper.now(), planner.plan, bool(dumps))
     process = helper.start(
         list_command(
@@ -353,52 +353,6 @@ def any_data(helper: Helper, directory: str, paths: Path, file_system: str) -> b
         pass
     answer = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
     return process.wait() != 0 or answer != NO_DATA
-
-
-def _cache_directories(helper: Helper, volume: Volume, walk: _Walk) -> set[bytes]:
-    """Directories with a tag that begins as it should."""
-    directory = helper.directory(volume.name)
-    find = find_command(
-        directory, CACHE_TAG.decode(), one_file_system=walk.one_file_system, not_walked=walk.not_walked
-    )
-    process = helper.start(find, on_stderr=lambda _: None)
-    sizes = {}
-    for record in split_records(iter(lambda: process.read(_READ_BYTES), b"")):
-        size, _, path = record.partition(b" ")
-        sizes[path] = int(size)
-    process.wait()
-    tags = _signed(helper, directory, sizes) if sizes else []
-    return {path.rpartition(b"/")[0] for path in tags}
-
-
-def _signed(helper: Helper, directory: str, sizes: Mapping[bytes, int]) -> Iterable[bytes]:
-    """Of files called as tags are, by path, those with the signature."""
-    process = helper.start(
-        begin_command(directory, CACHE_SIGNATURE), stdin=True, on_stderr=lambda _: None, bulk="stdout"
-    )
-    with feeding(process, sizes):
-        found = b"".join(iter(lambda: process.read(_READ_BYTES), b""))
-    if process.wait() == 0:
-        return found.split(b"\0")[:-1]
-    return _signed_as_tar_has_them(
-        helper, directory, [path for path, size in sizes.items() if size <= _LARGEST_READ_TAG]
-    )
-
-
-def _signed_as_tar_has_them(helper: Helper, directory: str, paths: Iterable[bytes]) -> list[bytes]:
-    """For an image without Python: each file is read whole."""
-    process = helper.start(create_command(directory, links=False), stdin=True, on_stderr=lambda _: None)
-    found = []
-    with feeding(process, paths):
-        reader = TarReader(process.read_into)
-        for member in reader:
-            begin = b""
-            for piece in reader.payload():
-                begin += bytes(piece[: len(CACHE_SIGNATURE) - len(begin)])
-            if begin == CACHE_SIGNATURE:
-                found.append(member.path)
-    process.wait()
-    return found
 
 
 def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer) -> Iterator[bytes]:
