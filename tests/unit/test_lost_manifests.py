@@ -54,12 +54,13 @@ def test_the_key_of_an_index_names_its_backup(volume: str) -> None:
         (("prune", "--dry-run"), 3),
         (("show", "vol"), 1),
         (("export", "vol"), 1),
+        (("copy", "--to", "{directory}/another"), 1),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_whoever_looks_hears_of_it(lab: Lab, gone: BackupRef, command: tuple[str, ...], code: int) -> None:  # noqa: F811
     before = sorted(path for path in lab.store.rglob("*.zst"))
-    done = lab.cli(*command, "--host", "host").exits(code)
+    done = lab.cli(*(part.format(directory=lab.directory) for part in command), "--host", "host").exits(code)
     assert f"{manifest_key(gone)} {NO_MANIFEST}" in done.stderr
     assert "put it back from a copy of the store (`volferry copy --store COPY --to STORE`)" in done.stderr
     assert "or `volferry backup vol" in done.stderr

@@ -57,7 +57,7 @@ def copy(
     targets = _targets(session, to)
     chosen = _chosen(session, names or [], all_hosts=all_hosts)
     done: list[tuple[str, Copying]] = []
-    failed: list[dict[str, str]] = []
+    failed = _lost(session, all_hosts=all_hosts) if not names else []
     for target in targets:
         try:
             repository = _target(session, target, new_store=new_store)
@@ -114,6 +114,15 @@ def _chosen(
         for ref in session.repository.refs(host=None if all_hosts else session.host):
             found[ref.host, ref.volume, None] = None
     return list(found)
+
+
+def _lost(session: Session, *, all_hosts: bool) -> list[dict[str, str]]:
+    """Backups without their manifests, which nobody can copy; each is reported."""
+    host = None if all_hosts else session.host
+    gone = session.lost(session.repository.refs(host=host), host)
+    for ref, trouble in gone.items():
+        say(f"volferry: {ref}: {trouble.text}: {session.typed(trouble.next_step)}")
+    return [{"backup": str(ref), "error": trouble.text} for ref, trouble in gone.items()]
 
 
 def _target(session: Session, name: str, *, new_store: bool) -> Repository:
