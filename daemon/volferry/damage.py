@@ -305,7 +305,10 @@ def next_step(ref: BackupRef, whole: Iterable[BackupRef]) -> str:
     """
     others = [each.id for each in whole if (each.host, each.volume) == (ref.host, ref.volume)]
     newest = max(others, default="")
-    step = f"{backup_command(ref)} makes a whole one of what the volume still has"
+    step = (
+        f"{backup_command(ref)} makes a whole one of what the volume still has; "
+        "`volferry copy --store COPY --to STORE` mends it from a copy of the store"
+    )
     if newest > ref.id:
         return f"{newest} is newer, and whole"
     return f"{step}; {newest} is older, and whole" if newest else step
