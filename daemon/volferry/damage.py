@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from volferry.archive.manifest import FORMAT_VERSION
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import DamagedObject, NoSuchObject, ObjectExists, ObjectLocked, StoreError
-from volferry.layout import encode_name, manifest_key, needed_objects, ref_of_index
+from volferry.layout import encode_name, manifest_key, needed_objects
 from volferry.stores.base import get, put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from volferry.archive.manifest import Manifest
@@ -33,9 +33,6 @@ _PACK = ".tar.zst"
 _MANIFEST = ".json"
 _MOST_BYTES = 64 << 10  # of a mark
 _FETCHES_AT_ONCE = 16
-NO_MANIFEST = "is missing, and no other manifest of the volume is there"
-LOST_MANIFEST = "is missing, and its index is there"
-_INDEX_OBJECTS = 2  # of one backup
 
 
 def mark_key(info: ObjectInfo) -> str:
@@ -239,64 +236,6 @@ def troubled(
     for ref, trouble in found.items():
         trouble.next_step = next_step(ref, whole)
     return found
-
-
-def lost(
-    repository: Repository,
-    refs: Iterable[BackupRef],
-    host: str | None = None,
-    volume: str | None = None,
-    *,
-    known: Iterable[BackupRef] = (),
-    unfinished: Callable[[BackupRef], bool] = lambda _: False,
-) -> dict[BackupRef, Trouble]:
-    """Backups that have an index and no manifest among `refs`, all that were listed of the host and volume: those that are `known` to have had one, and that nobody has
-    forgotten, for the index goes with that; and of a volume without any manifest the newest, which is never forgotten. That may be a first backup that ends at
-    this moment, or that died at the very end, too: which of these are `unfinished`, its own machine knows.
-    """
-    refs = set(refs)
-    known = set(known) - refs
-    there = {(ref.host, ref.volume) for ref in refs}
-    below = "" if host is None else f"{encode_name(host)}/"
-    below += f"{encode_name(volume)}/" if host is not None and volume is not None else ""
-    newest: dict[tuple[str, str], BackupRef] = {}
-    objects: dict[BackupRef, int] = {}
-    for info in repository.store.list(f"indexes/{below}"):
-        ref = ref_of_index(info.key)
-        if ref is None or volume not in {None, ref.volume} or unfinished(ref):
-            continue
-        place = ref.host, ref.volume
-        if ref in known:
-            objects[ref] = objects.get(ref, 0) + 1
-        if place not in there and (place not in newest or newest[place].id < ref.id):
-            newest[place] = ref
-    # Once more: it may have ended meanwhile, and a share may leave out a name for a moment.
-    found = {
-        ref: NO_MANIFEST
-        for place, ref in newest.items()
-        if not any(repository.refs(host=place[0], volume=place[1]))
-    }
-    for ref in sorted(known, key=lambda each: each.id):
-        if objects.get(ref) == _INDEX_OBJECTS and ref not in found and not _has_manifest(repository, ref):
-            found[ref] = LOST_MANIFEST
-    return {
-        ref: Trouble({manifest_key(ref): why}, next_step=_step_of_lost(ref, refs))
-        for ref, why in found.items()
-    }
-
-
-def _has_manifest(repository: Repository, ref: BackupRef) -> bool:
-    try:
-        repository.store.size(manifest_key(ref))
-    except NoSuchObject:
-        return False
-    return True
-
-
-def _step_of_lost(ref: BackupRef, refs: Iterable[BackupRef]) -> str:
-    step = next_step_of_manifest(ref, refs, ())
-    forget = f"`volferry forget {ref}`"
-    return step if forget in step else f"{step}; {forget} if nobody needs it"
 
 
 def next_step(ref: BackupRef, whole: Iterable[BackupRef]) -> str:

@@ -40,8 +40,8 @@ class ManifestCache:
         self._place = f"{place}\n" if place else ""  # before each key
 
     def all(self, prefix: str, written: Mapping[str, datetime] | None = None) -> dict[str, bytes]:
-        """What is known, by key, of the keys that start with `prefix`. A row of which a bit has changed is not; nor one of an object that `written`
-        has, and of another time.
+        """The known manifests whose keys start with `prefix`, by key. Leaves out rows of which a bit has changed, and those of objects for which `written` has another
+        time.
         """
         if not self._path.exists():
             return {}
@@ -69,7 +69,18 @@ class ManifestCache:
 
     def refs(self, prefix: str) -> set[BackupRef]:
         """Of all manifests that are known, of the keys that start with `prefix`."""
-        return {ref for key in self.all(prefix) if (ref := ref_of_manifest(key)) is not None}
+        if not self._path.exists():
+            return set()
+        wanted = f"{self._place}{prefix}"
+        try:
+            with self._opened() as database:
+                rows = database.execute(
+                    "SELECT key FROM manifests WHERE key >= ? AND key < ?", (wanted, f"{wanted[:-1]}0")
+                )
+                keys = [key.removeprefix(self._place) for (key,) in rows if isinstance(key, str)]
+        except (sqlite3.Error, OSError):
+            return set()
+        return {ref for key in keys if (ref := ref_of_manifest(key)) is not None}
 
     def update(
         self, new: Mapping[str, bytes], gone: Iterable[str], written: Mapping[str, datetime] | None = None

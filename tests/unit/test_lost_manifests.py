@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.test_damage import lab  # noqa: F401 -- a fixture
-from volferry.damage import NO_MANIFEST, lost
 from volferry.layout import files_key, frames_key, manifest_key, ref_of_index
+from volferry.lost_manifests import NO_MANIFEST, lost
 from volferry.model import BackupRef
 
 if TYPE_CHECKING:

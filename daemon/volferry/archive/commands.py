@@ -87,7 +87,7 @@ _CREATE = [
     "--files-from=-",
 ]
 
-# Fed names from stdin, `tar` takes two files with one inode number for one, even where each is said to have one name.
+# Without this option, `tar` with names from stdin stores the second of two files with the same inode number as a link to the first, whatever their numbers of links are.
 _EACH_ALONE = ["--hard-dereference"]
 # Holes of a terabyte are some bytes, and should not become a record of a mebibyte.
 _WITH_HOLES = ["--sparse", "--blocking-factor=20"]

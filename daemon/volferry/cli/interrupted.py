@@ -1,4 +1,4 @@
-"""What `volferry status` says of interrupted work: services that are still down, restores and imports that have begun, and of runs that were refused because of them."""
+"""Lines of `volferry status` about interrupted work: services that are still down, restores and imports that broke off, and runs that were refused because of them."""
 
 from __future__ import annotations
 

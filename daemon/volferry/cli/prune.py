@@ -131,8 +131,9 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
 
 def _report(session: Session, result: Pruning) -> None:
     """On stderr: what a person should look at."""
-    from volferry.damage import NO_MANIFEST, next_step, next_step_of_manifest  # noqa: PLC0415
+    from volferry.damage import next_step, next_step_of_manifest  # noqa: PLC0415
     from volferry.layout import manifest_key, ref_of_manifest  # noqa: PLC0415
+    from volferry.lost_manifests import NO_MANIFEST  # noqa: PLC0415
     from volferry.retention import BEFORE_GAP  # noqa: PLC0415
 
     if result.hold is not None:

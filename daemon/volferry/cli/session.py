@@ -159,9 +159,9 @@ class Session:
         volume: str | None = None,
         repository: Repository | None = None,
     ) -> dict[BackupRef, Trouble]:
-        """As `lost` of damage.py, in this store or another one, by what this machine knows."""
-        from volferry.damage import lost  # noqa: PLC0415
+        """As `lost` of lost_manifests.py, in this store or another one, by what this machine knows."""
         from volferry.layout import manifests_prefix  # noqa: PLC0415
+        from volferry.lost_manifests import lost  # noqa: PLC0415
 
         repository = repository or self.repository
         known = self.manifest_cache(repository).refs(manifests_prefix(host, volume))
@@ -194,7 +194,7 @@ class Session:
 
     @contextmanager
     def advising(self, ref: BackupRef) -> Iterator[None]:
-        """What to do is in the error for what is missing or damaged of a backup."""
+        """Adds the next step to an error about a missing or damaged object of the backup."""
         try:
             yield
         except (DamagedObject, NoSuchObject) as error:

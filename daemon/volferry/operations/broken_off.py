@@ -1,7 +1,7 @@
 """Looks for directories whose names the kernel does not give to their end, though it seems so.
 
 Where a file system says "no such file" in the middle of a directory, the C library takes that for the end of a directory that has been removed, and so do `find`
-and `tar`: what comes after that place is not in the listing, and nobody says so. Nor does anybody where it calls a directory something else: `find` does not walk it.
+and `tar`: they leave out the names after that place, without an error. Nor does `find` walk a directory that its file system calls something else, and it reports no error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def has_names(helper: Helper, directory: str) -> bool:
 
 
 def hidden_in(path: bytes) -> str:
-    """What is wrong with a listing without them."""
+    """The message about a listing that lacks them."""
     return f"listing the volume failed: {printable(path) or 'the root directory'!r} has names that programs do not see"
 
 

@@ -140,8 +140,8 @@ _Found: TypeAlias = Manifest | RepositoryError | StoreError  # a manifest, or wh
 
 
 class _Named:
-    """What the manifests of the target say of the objects there, which is the truth: a source that somebody has broken into may say
-    anything, and would have good packs of other backups replaced.
+    """Sizes and digests of the target's objects, by the target's own manifests. These count, and not the source's: an attacker who can write the source
+    could otherwise have good packs of other backups replaced.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Names that were listed with one inode number: whether they are names of one file.
 
-`tar` takes them for that, even where each is said to have one name, and so does who restores. It is wrong where a file system makes its numbers of something longer
-(FUSE, 9p, SMB), so that two files may have the same. And of a file with holes, which is read alone, `tar` sees one name only.
+`tar` takes them for names of one file, whatever their numbers of links are, and so does whoever restores. That is wrong where a file system makes its numbers of something longer
+(FUSE, 9p, SMB), so that two files may have the same one. Of a file with holes, which is read alone, `tar` sees one name only.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from volferry.layout import (
     pack_key,
     ref_of_manifest,
 )
+from volferry.lost_manifests import lost
 from volferry.model import BackupRef, Volume, VolumeUse, age_of, is_backup_id
 from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, may_be_accepted
 from volferry.retention import Verdict, judge
@@ -115,10 +116,7 @@ def prune_volume(
         result.freed_bytes += sum(
             sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
         )
-    if cache is not None:
-        _look_for_lost(repository, result, cache, seen, unfinished=unfinished, dry_run=dry_run)
-    if not seen:
-        result.lost = next(iter(damage.lost(repository, (), host, volume, unfinished=unfinished)), None)
+    _look_for_lost(repository, result, cache, seen, unfinished=unfinished, dry_run=dry_run)
     gone = set(result.forgotten)
     result.hollow = [ref for ref in result.hollow if ref not in gone]
     result.damaged = [ref for ref in result.damaged if ref not in gone]
@@ -131,26 +129,28 @@ def prune_volume(
 def _look_for_lost(
     repository: Repository,
     result: Pruning,
-    cache: ManifestCache,
+    cache: ManifestCache | None,
     seen: set[str],
     *,
     unfinished: Callable[[BackupRef], bool],
     dry_run: bool,
 ) -> None:
-    """Manifests that this machine has read before, that nobody has forgotten, for their indexes are there, and that are gone: a problem. The others that
-    are gone are known no longer.
+    """A manifest that this machine has read before, and that is gone though its index is there, is a problem: nobody has forgotten it. The cache drops the others
+    that are gone.
     """
-    forgotten = [manifest_key(ref) for ref in result.forgotten]
-    known = cache.refs(manifests_prefix(result.host, result.volume))
-    gone = {ref for ref in known if manifest_key(ref) not in seen}
-    found = (
-        damage.lost(repository, known - gone, result.host, result.volume, known=gone, unfinished=unfinished)
-        if gone
-        else {}
-    )
-    for trouble in found.values():
-        result.problems.append(f"{trouble.text}: {trouble.next_step}")
-    if not dry_run:
+    known = cache.refs(manifests_prefix(result.host, result.volume)) if cache is not None else set()
+    listed = {ref for key in seen if (ref := ref_of_manifest(key)) is not None}
+    gone = known - listed
+    found: dict[BackupRef, damage.Trouble] = {}
+    if gone or not seen:
+        found = lost(repository, listed, result.host, result.volume, known=gone, unfinished=unfinished)
+    if not seen:
+        result.lost = next(iter(found), None)
+    result.problems += [
+        f"{trouble.text}: {trouble.next_step}" for ref, trouble in found.items() if ref in gone
+    ]
+    if cache is not None and not dry_run:
+        forgotten = [manifest_key(ref) for ref in result.forgotten]
         cache.update({}, [*forgotten, *(manifest_key(ref) for ref in gone - found.keys())])
 
 

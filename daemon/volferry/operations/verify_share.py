@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from volferry.archive.manifest import Manifest
-from volferry.damage import Condition, lost, remember, troubled
+from volferry.damage import Condition, remember, troubled
 from volferry.errors import (
     DamagedObject,
     NoSuchObject,
@@ -22,6 +22,7 @@ from volferry.errors import (
     StoreUnreachable,
 )
 from volferry.layout import manifest_key, manifests_prefix, needed_objects, ref_of_manifest
+from volferry.lost_manifests import lost
 from volferry.operations.prune import newest_of
 from volferry.operations.verify import wrong_object
 from volferry.repository import Repository
