@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.parts.faults import fault
-from tests.parts.fuse import through_fuse
 from tests.parts.local_helper import LocalHelper, LocalVolume
-from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.safety.test_read_faults import present, stored
-from volferry.archive import listing
 from volferry.archive.commands import NEW_TREE, list_command
 from volferry.archive.excludes import Excludes
 from volferry.archive.findlog import FindLog
@@ -26,13 +23,14 @@ from volferry.engine.image import host_root_filesystem
 from volferry.observer import Silent
 from volferry.operations.places import Place
 from volferry.operations.transfer import Transfer
-from volferry.repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.parts.fuse import Faults
+    from volferry.repository import Repository
+
+pytestmark = pytest.mark.usefixtures("trusting")
 
 # As in dirent.h.
 FIFO, DIRECTORY, REGULAR, SYMLINK = 1, 4, 8, 10
@@ -47,16 +45,6 @@ LIES = [
 
 
 @pytest.fixture
-def repository() -> Repository:
-    return Repository.open_or_create(MemoryStore(Contents("store", Clock())))[0]
-
-
-@pytest.fixture(autouse=True)
-def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
-
-
-@pytest.fixture
 def below(tmp_path: Path) -> Path:
     below = tmp_path / "below"
     (below / "dir" / "sub" / "deep").mkdir(parents=True)
@@ -66,18 +54,6 @@ def below(tmp_path: Path) -> Path:
         (below / name).write_text(name)
     (below / "link").symlink_to("target")
     return below
-
-
-@pytest.fixture
-def faults(below: Path, tmp_path: Path) -> Iterator[Faults]:
-    with through_fuse(below, tmp_path / "data") as faults:
-        yield faults
-
-
-@pytest.fixture
-def volume(faults: Faults, tmp_path: Path) -> LocalVolume:
-    del faults
-    return LocalVolume(tmp_path / "data", tmp_path / "state")
 
 
 @pytest.mark.parametrize("lies", LIES)

@@ -13,37 +13,27 @@ import pytest
 
 from tests.parts import local_helper
 from tests.parts.faults import built_library, environment, fault
-from tests.parts.fuse import through_fuse
 from tests.parts.local_helper import LocalHelper, LocalVolume
-from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.safety.test_early_ends import Warm
 from tests.safety.test_read_faults import present, stored
-from volferry.archive import listing, patch_scripts, tree_scripts
+from volferry.archive import patch_scripts, tree_scripts
 from volferry.archive.blocks import CONTENT_SCRIPT
 from volferry.archive.commands import READ_AGAIN, create_command
 from volferry.errors import CommandFailed
 from volferry.observer import Silent
 from volferry.operations.places import Place
 from volferry.operations.transfer import Transfer
-from volferry.repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.parts.fuse import Faults
+    from volferry.repository import Repository
+
+pytestmark = pytest.mark.usefixtures("trusting")
 
 SIZE = 3 << 20
-
-
-@pytest.fixture(autouse=True)
-def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return Repository.open_or_create(MemoryStore(Contents("store", Clock())))[0]
 
 
 @pytest.fixture
@@ -53,17 +43,6 @@ def below(tmp_path: Path) -> Path:
     for name in ("aaa", "dir/odd one", "dir/odder", "dir/zzz", "other"):
         (below / name).write_bytes(os.urandom(SIZE if "odd" in name else 10_000))
     return below
-
-
-@pytest.fixture
-def faults(below: Path, tmp_path: Path) -> Iterator[Faults]:
-    with through_fuse(below, tmp_path / "data") as faults:
-        yield faults
-
-
-@pytest.fixture
-def volume(faults: Faults, tmp_path: Path) -> LocalVolume:
-    return LocalVolume(tmp_path / "data", tmp_path / "state")
 
 
 def interrupted(name: str, offset: int = 0) -> str:

@@ -10,29 +10,20 @@ import pytest
 
 from tests.parts.faults import built_library, environment, fault
 from tests.parts.local_helper import LocalHelper, LocalVolume
-from tests.parts.memory_store import Clock, Contents, MemoryStore
 from tests.safety.test_early_ends import Warm
 from tests.safety.test_read_faults import present, stored
-from volferry.archive import listing
 from volferry.errors import CommandFailed
 from volferry.observer import Silent
 from volferry.operations.verify import Verifier
-from volferry.repository import Repository
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from volferry.repository import Repository
+
+pytestmark = pytest.mark.usefixtures("trusting")
+
 NUMBERS = [errno.EIO, errno.EBUSY]
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return Repository.open_or_create(MemoryStore(Contents("store", Clock())))[0]
-
-
-@pytest.fixture(autouse=True)
-def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "CHANGED_WITHIN_SECONDS", -3600)
 
 
 @pytest.fixture
