@@ -16,7 +16,7 @@ from tests.parts.faults import fault
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.safety.test_read_faults import present, stored
 from volferry.archive.excludes import Excludes
-from volferry.archive.tree_scripts import names_command
+from volferry.archive.names_script import names_command
 from volferry.engine.image import host_root_filesystem
 from volferry.errors import CommandFailed
 from volferry.observer import Silent

@@ -47,7 +47,7 @@ def holes_are_true():
     return {{found, *below}}.issubset({sorted(TRUE_HOLES)})
 """
 
-_PATHS = r"""
+PATHS = r"""
 import os, stat, sys
 os.chdir(sys.argv[1])
 def paths():
@@ -59,7 +59,7 @@ def paths():
 
 # Takes all extended attributes, ACLs among them, from the NUL-ended paths on stdin; of what is not there, and of what the kernel
 # gives nobody, none.
-CLEAR_SCRIPT = f"""{_PATHS}
+CLEAR_SCRIPT = f"""{PATHS}
 for path in paths():
     try:
         for name in os.listxattr(path, follow_symlinks=False):
@@ -74,7 +74,7 @@ for path in paths():
 # For each NUL-ended path on stdin, 17 bytes on stdout: "=" and the XXH3-128 digest of its extended attributes (but the SELinux label, which is
 # the mount's) and, of a regular file, its content; "!" and zeros if these cannot be read, or not to the end that its size says. Blocks of nothing but zeros are passed over, and true
 # holes not read: it makes no difference what of them is on the disk. With a second argument, of the attributes alone.
-DIGEST_SCRIPT = f"""{_PATHS}{HOLES_SCRIPT}{READ_SCRIPT}
+DIGEST_SCRIPT = f"""{PATHS}{HOLES_SCRIPT}{READ_SCRIPT}
 from xxhash import xxh3_128
 out = sys.stdout.buffer
 block = 1 << 20
@@ -137,7 +137,7 @@ out.flush()
 # looked at to its end though it is there. Where the number of blocks is wrong, the place of the first data may be so too, so each is read to its end. With
 # a second argument, the file system is one of `TRUE_HOLES`: of a file above 64 MiB, which may be a disk of a terabyte, its word is taken, but for both ends.
 # What was read is not kept in memory: the pages of a large hole would drive out those that services need.
-ANY_DATA_SCRIPT = f"""{_PATHS}{READ_SCRIPT}
+ANY_DATA_SCRIPT = f"""{PATHS}{READ_SCRIPT}
 block = 1 << 20
 memory = bytearray(block)
 view = memoryview(memory)
@@ -184,7 +184,7 @@ _REMOTE = ("fuse", "9p", "cifs", "smb")
 
 # Of the NUL-ended paths on stdin, writes those of regular files that begin with the second argument. No more of a file is read, however large it
 # is; and what has come into the place of one holds nothing up.
-BEGIN_SCRIPT = f"""{_PATHS}{READ_SCRIPT}
+BEGIN_SCRIPT = f"""{PATHS}{READ_SCRIPT}
 begin = os.fsencode(sys.argv[2])
 out = sys.stdout.buffer
 def begins(path):
@@ -210,7 +210,7 @@ out.flush()
 # Of NUL-ended "<bytes> <path>", whether the regular file there can be read so many bytes before its end, and ends there. Answers, NUL-ended,
 # "<what> <place> <path>": "=", "-" where nothing is at that place any longer, "+" where more follows than the size says, or the number of an error. A file
 # whose size is another one by then is "=": it has changed.
-END_SCRIPT = f"""{_PATHS}{READ_SCRIPT}
+END_SCRIPT = f"""{PATHS}{READ_SCRIPT}
 memory = bytearray(1)
 def any_at(file, at):
     return read_into(file, memory, at)
@@ -249,94 +249,6 @@ _OF_THE_KERNEL = frozenset({
     "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "nilfs2", "ntfs3", "ramfs", "reiserfs", "tmpfs", "xfs", "zfs",
 })  # fmt: skip
 
-# A directory's names as the kernel itself gives them, each with its inode number and its kind (0: unknown, 4: a directory); what is the
-# end of a directory for the C library may be an error.
-KERNEL_NAMES = r"""
-import ctypes
-library = ctypes.CDLL(None, use_errno=True)
-getdents = getattr(library, "getdents64", None) or library.getdents
-memory = ctypes.create_string_buffer(1 << 16)
-def kernel_names(path):
-    # Python's own would ask for ever where the answer is always that it was interrupted.
-    directory = library.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if directory < 0:
-        raise OSError(ctypes.get_errno(), "")
-    try:
-        while (size := getdents(directory, memory, len(memory))) > 0:
-            found, at = memory.raw, 0
-            while at < size:
-                end = at + int.from_bytes(found[at + 16 : at + 18], sys.byteorder)
-                name = found[at + 19 : found.index(0, at + 19)]
-                if name not in (b".", b".."):
-                    yield int.from_bytes(found[at : at + 8], sys.byteorder), found[at + 18], name
-                at = end
-        if size:
-            raise OSError(ctypes.get_errno(), "")
-    finally:
-        os.close(directory)
-"""
-
-# Of NUL-ended paths of directories, those whose names the kernel does not give to their end, though they are there: NUL-ended "<number of the error> <path>".
-# The kernel itself is asked: of "no such file", the C library makes the end of a directory that has been removed. What a server has removed may seem to
-# be there for as long as the kernel believes what it was told last, by default a second of FUSE and of CIFS. At the first directory of which programs do not see all names, it ends with
-# "0 <path>": where a name has the inode number 0; or where nothing was listed below, which a "/" behind its path says, names are there, and the directory above calls it something else, or is not asked for.
-# With a second argument, those on other file systems than the first directory's are not looked into.
-NAMES_SCRIPT = f"""{_PATHS}{KERNEL_NAMES}
-import time
-device = os.lstat(".").st_dev if len(sys.argv) > 2 else None
-def is_any(path):
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass
-    return True
-above, others = None, set()
-def is_called_another(path):
-    global above, others
-    directory, _, name = path.rpartition(b"/")
-    if directory != above:
-        above, others = directory, set()
-        try:
-            others.update(name for _, kind, name in kernel_names(directory or b".") if kind not in (0, 4))
-        except OSError:
-            pass
-    return name in others
-def has_hidden(path, nothing_below):
-    if device is not None and os.lstat(path or b".").st_dev != device:
-        return False
-    any_name = False
-    for inode, _, name in kernel_names(path or b"."):
-        any_name = True
-        if not inode and is_any(path + b"/" + name if path else name):
-            return True
-    return any_name and nothing_below and (not path or is_called_another(path))
-def is_there(path):
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-broken = []
-for path in paths():
-    path, nothing_below = path.rstrip(b"/"), path.endswith(b"/")
-    try:
-        if has_hidden(path, nothing_below):
-            sys.stdout.buffer.write(b"0 %s\\0" % path)
-            broken.clear()
-            break
-    except OSError as error:
-        broken.append((error.errno, path))
-if broken:
-    time.sleep(1.5)
-for number, path in broken:
-    if is_there(path or b"."):
-        sys.stdout.buffer.write(b"%d %s\\0" % (number, path))
-sys.stdout.buffer.flush()
-"""
-
 # Writes how many bytes, and how many entries (-1: any number), may still be written to the file system of the first argument, the
 # bytes that it has in all, and the free ones with those that are kept for root.
 ROOM_SCRIPT = """
@@ -374,10 +286,6 @@ def digest_command(directory: str, *, content: bool = True) -> list[str]:
 
 def end_command(directory: str) -> list[str]:
     return [PYTHON, "-I", "-c", END_SCRIPT, directory]
-
-
-def names_command(directory: str, *, one_file_system: bool = False) -> list[str]:
-    return [PYTHON, "-I", "-c", NAMES_SCRIPT, directory, *(["one"] if one_file_system else [])]
 
 
 def room_command(directory: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from volferry.archive.tree_scripts import KERNEL_NAMES, python_command
+from volferry.archive.names_script import KERNEL_NAMES
+from volferry.archive.tree_scripts import python_command
 
 # Writes what `find . -printf` does with the formats of commands.py, and says what it does, for the directory at hand. Each entry is asked what it is, whatever its directory calls it,
 # and names without an inode number count: `find` goes into nothing that is called a file, and the C library hides names of number 0. The first argument is not empty where

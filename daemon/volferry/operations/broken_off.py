@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from volferry.archive.tree_scripts import is_foreign, names_command
+from volferry.archive.names_script import names_command
+from volferry.archive.tree_scripts import is_foreign
 from volferry.errors import CommandFailed
 from volferry.model import printable
 from volferry.operations.streams import feeding
