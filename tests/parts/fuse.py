@@ -1,7 +1,7 @@
 """A file system behind FUSE that fails, by a server of its own: what it says, the kernel passes on.
 
 It shows a directory as it is, to be read. Run with the directory, the mount point and a file of faults, each line as `fault` writes it: `lookup`, `readdir` (from so many names on), `opendir`,
-`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`. Four are lies instead: `kind` (the number is what directories call an entry, as in dirent.h), `inode`
+`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`. Five are lies instead: `end` (a directory has no more names than so many), `kind` (the number is what directories call an entry, as in dirent.h), `inode`
 (the number that directories give), `number` (of all but directories, that a look at them gives), and `behind` (times are so many seconds older, and whole).
 """
 
@@ -117,9 +117,9 @@ class _Server:
                 if name == call and os.fsdecode(b"/" + path).endswith(end) and offset >= int(first):
                     raise OSError(int(number), "")
 
-    def _lie(self, call: str, path: bytes) -> int | None:
+    def _lie(self, call: str, path: bytes, offset: int = 0) -> int | None:
         try:
-            self._fail(call, path)
+            self._fail(call, path, offset)
         except OSError as error:
             return error.errno
         return None
@@ -174,6 +174,8 @@ class _Server:
             except OSError:
                 if not found:
                     raise
+                break
+            if self._lie("end", path, at) is not None:
                 break
             child = (path + b"/" if path else b"") + name
             inode, kind = (self._lie(call, child) for call in ("inode", "kind"))

@@ -7,7 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -15,7 +17,8 @@ import pytest
 from tests.parts.faults import fault
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.safety.test_read_faults import present, stored
-from volferry.archive.excludes import Excludes
+from volferry.archive.commands import NEW_TREE
+from volferry.archive.excludes import CACHE_SIGNATURE, Excludes
 from volferry.archive.names_script import names_command
 from volferry.engine.image import host_root_filesystem
 from volferry.errors import CommandFailed
@@ -25,6 +28,7 @@ from volferry.operations.restore import is_empty
 from volferry.operations.transfer import Transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.parts.fuse import Faults
@@ -125,6 +129,135 @@ def test_directories_that_are_deleted_meanwhile_are_not_called_broken(
     assert stored(repository, stats.ref, tmp_path / "spool").keys() >= {"file000", "link"}
 
 
+@pytest.fixture
+def on_asking(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], list[list[str]]]:
+    """Makes something happen between a listing and the question for the names; returns the listings' commands."""
+
+    def set_up(happens: Callable[[], object]) -> list[list[str]]:
+        real, listings = LocalHelper.start, []
+
+        def start(helper: LocalHelper, command: list[str], **more: Any) -> Any:
+            if any("falls_short" in part for part in command):
+                happens()
+            elif any("///status" in part for part in command):
+                listings.append(command)
+            return real(helper, command, **more)
+
+        monkeypatch.setattr(LocalHelper, "start", start)
+        return listings
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("place", "at"), [*(("dir", at) for at in PLACES), *((place, 40) for place in ("", "dir/sub")), ("", 2)]
+)
+@pytest.mark.parametrize("call", ["readdir", "end"])
+def test_names_that_are_denied_once_are_listed(
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    tmp_path: Path,
+    on_asking: Callable[[Callable[[], object]], list[list[str]]],
+    place: str,
+    at: int,
+    call: str,
+) -> None:
+    fill(below / place)
+    faults.set(fault(call, errno.ENOENT, f"/{place}", at))
+    listings = on_asking(faults.set)
+    stats = volume.back_up(repository)
+    assert stats.findings == ()
+    assert stored(repository, stats.ref, tmp_path / "spool") == present(below)
+    assert len(listings) == 2
+
+
+def test_a_directory_that_is_listed_short_again_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch,
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    tmp_path: Path,
+) -> None:
+    fill(below / "dir")
+    real = LocalHelper.start
+
+    def start(helper: LocalHelper, command: list[str], **more: Any) -> Any:
+        if any("///status" in part for part in command):
+            faults.set(fault("end", 0, "/dir", 40))
+        elif any("falls_short" in part for part in command):
+            faults.set()
+        return real(helper, command, **more)
+
+    monkeypatch.setattr(LocalHelper, "start", start)
+    stats = volume.back_up(repository)
+    (finding,) = stats.findings
+    assert (finding.kind, finding.path) == ("unreadable", b"dir")
+    assert "fewer names than it has" in finding.detail
+    assert stored(repository, stats.ref, tmp_path / "spool").keys() >= {"dir/file000", "link"}
+    monkeypatch.setattr(LocalHelper, "start", real)
+    healed = volume.back_up(repository)
+    assert healed.findings == ()
+    assert stored(repository, healed.ref, tmp_path / "spool") == present(below)
+
+
+def test_a_directory_that_is_made_anew_meanwhile_is_not_called_broken(
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    on_asking: Callable[[Callable[[], object]], list[list[str]]],
+) -> None:
+    again = threading.Timer(0.7, fill_anew, [below / "dir"])
+
+    def remove() -> None:
+        shutil.rmtree(below / "dir")
+        again.start()
+
+    on_asking(remove)
+    stats = volume.back_up(repository)
+    again.join()
+    assert {finding.kind for finding in stats.findings} <= {"vanished", "torn"}
+
+
+def fill_anew(directory: Path) -> None:
+    directory.mkdir()
+    fill(directory, 10)
+
+
+def test_names_that_come_meanwhile_are_no_reason_to_list_again(
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    on_asking: Callable[[Callable[[], object]], list[list[str]]],
+) -> None:
+    listings = on_asking(lambda: fill(below / "dir", 20))
+    assert volume.back_up(repository).findings == ()
+    assert len(listings) == 1
+
+
+def test_names_that_are_listed_and_left_out_are_not_missed(
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    on_asking: Callable[[Callable[[], object]], list[list[str]]],
+) -> None:
+    for name in ("dir/sub/a.log", "b.log"):
+        (below / name).write_text(name)
+    for name in ("cache", "dir/cache", "dir/walked but excluded", NEW_TREE):
+        (below / name).mkdir()
+        fill(below / name, 3)
+    (below / "cache" / "CACHEDIR.TAG").write_bytes(CACHE_SIGNATURE)
+    os.link(below / "b.log", below / "dir" / "another")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(below / "dir" / "socket"))
+        volume.settings["excludes"] = Excludes(("*.log", "dir/cache", "walked?but excluded"), caches=True)
+        listings = on_asking(lambda: None)
+        assert volume.back_up(repository).findings == ()
+    assert len(listings) == 1
+
+
 def test_what_is_excluded_is_not_looked_into(
     repository: Repository, volume: LocalVolume, faults: Faults
 ) -> None:
@@ -159,6 +292,31 @@ def test_a_migration_takes_no_name_for_deleted_that_was_not_given(
             helper.end()
 
 
+def test_a_migration_brings_names_that_were_denied_once(
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    tmp_path: Path,
+    on_asking: Callable[[Callable[[], object]], list[list[str]]],
+) -> None:
+    fill(below / "dir", 60)
+    target = tmp_path / "target"
+    target.mkdir()
+    for each in ("spool", "spool.s", "spool.t"):
+        (tmp_path / each).mkdir()
+    helpers = [LocalHelper(volume.data, tmp_path / "spool.s"), LocalHelper(target, tmp_path / "spool.t")]
+    source, other = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
+    transfer = Transfer(source, other, tmp_path / "spool", Silent())
+    faults.set(fault("readdir", errno.ENOENT, "/dir", 40))
+    on_asking(faults.set)
+    try:
+        transfer.run()
+        assert present(target) == present(below)
+    finally:
+        for helper in helpers:
+            helper.end()
+
+
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
 @pytest.mark.parametrize("call", ["opendir", "readdir"])
 def test_a_volume_that_does_not_give_its_names_is_not_taken_for_an_empty_one(
@@ -183,6 +341,9 @@ def test_the_image_that_is_made_of_the_machines_programs_can_ask(tmp_path: Path)
     """As it is in the helper: with nothing around it."""
     subprocess.run(["tar", "-x"], input=host_root_filesystem(), cwd=tmp_path, check=True)
     done = subprocess.run(
-        ["chroot", tmp_path, *names_command("/")], input=b"\0opt\0missing\0", capture_output=True, check=False
+        ["chroot", tmp_path, *names_command("/")],
+        input=b"9 - - \x009 - - opt\x009 - - missing\0",
+        capture_output=True,
+        check=False,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"")

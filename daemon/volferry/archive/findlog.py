@@ -55,13 +55,12 @@ class FindLog:
         return None
 
     def breaks_off(self, path: bytes, number: int) -> None:
-        """Of a directory that is there, with the number of the error."""
+        """Of a directory that is there, with the number of the error, or -1 if it gave fewer names than it has."""
+        why = os.strerror(number).lower() if number > 0 else "it gave fewer names than it has"
         known = self.findings.get(path)
         if known is not None and known.kind == "vanished":
             del self.findings[path]
-        self._add(
-            Finding("unreadable", path, f"could not be listed to its end: {os.strerror(number).lower()}")
-        )
+        self._add(Finding("unreadable", path, f"could not be listed to its end: {why}"))
 
     def _explained(self, line: bytes) -> bool:
         if named := _NAMED.fullmatch(line):

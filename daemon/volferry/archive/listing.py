@@ -38,6 +38,11 @@ def walk_key(path: bytes) -> bytes:
     return path.translate(_SWAP)
 
 
+def times_of(meta: bytes) -> bytes:
+    """Both times of a record's fields after the path, with a blank between."""
+    return b" ".join(meta.split(b" ", 7)[5:7])
+
+
 def is_reserved(path: bytes) -> bool:
     """Whether it is where dumps are."""
     return path == RESERVED or path.startswith(RESERVED + b"/")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from volferry.archive.tree_scripts import PATHS, PYTHON
+from volferry.archive.tree_scripts import PATHS, python_command
 
 # A directory's names as the kernel itself gives them, each with its inode number and its kind (0: unknown, 4: a directory); what is the
 # end of a directory for the C library may be an error.
@@ -31,14 +31,26 @@ def kernel_names(path):
         os.close(directory)
 """
 
-# Of NUL-ended paths of directories, those whose names the kernel does not give to their end, though they are there: NUL-ended "<number of the error> <path>".
-# The kernel itself is asked: of "no such file", the C library makes the end of a directory that has been removed. What a server has removed may seem to
-# be there for as long as the kernel believes what it was told last, by default a second of FUSE and of CIFS. At the first directory of which programs do not see all names, it ends with
-# "0 <path>": where a name has the inode number 0; or where nothing was listed below, which a "/" behind its path says, names are there, and the directory above calls it something else, or is not asked for.
-# With a second argument, those on other file systems than the first directory's are not looked into.
+# Takes NUL-ended "<names> <change times> <path>" of directories, as `directory_line` writes them, and answers with NUL-ended "<answer> <path>". The kernel itself is asked: of "no such file",
+# the C library makes the end of a directory that has been removed.
+# - The number of an error: its names are not given to their end, though it is there.
+# - -1: it has more names than were listed, and did not change since.
+# - 0, and that is the last one: it has names that were not listed, which another way of listing may find. One has the inode number 0; or nothing was listed below, and the directory above
+#   calls it something else, or is not asked for; or it has more names than were listed. Not with a third argument, with which all were listed in that other way.
+# What a server has removed may seem to be there for as long as the kernel believes what it was told last, by default a second of FUSE and of CIFS: before an answer that depends on it, there is
+# a pause, and the directory is asked once more. Names that nothing can be found out of do not count: the listing has said that of each.
+# With a second argument, directories on other file systems than the first one's are not looked into.
 NAMES_SCRIPT = f"""{PATHS}{KERNEL_NAMES}
 import time
-device = os.lstat(".").st_dev if len(sys.argv) > 2 else None
+device = os.lstat(".").st_dev if sys.argv[2] else None
+is_last = bool(sys.argv[3])
+def answer(number, path):
+    sys.stdout.buffer.write(b"%d %s\\0" % (number, path))
+    if not number:
+        sys.stdout.buffer.flush()
+        sys.exit()
+def at(directory, name):
+    return directory + b"/" + name if directory else name
 def is_any(path):
     try:
         os.lstat(path)
@@ -58,15 +70,19 @@ def is_called_another(path):
         except OSError:
             pass
     return name in others
-def has_hidden(path, nothing_below):
-    if device is not None and os.lstat(path or b".").st_dev != device:
-        return False
-    any_name = False
+def is_walked(path):
+    return device is None or os.lstat(path or b".").st_dev == device
+def seems_right(path, listed):
+    if not is_walked(path):
+        return True
+    number = 0
     for inode, _, name in kernel_names(path or b"."):
-        any_name = True
-        if not inode and is_any(path + b"/" + name if path else name):
-            return True
-    return any_name and nothing_below and (not path or is_called_another(path))
+        number += 1
+        if not inode and not is_last and is_any(at(path, name)):
+            answer(0, path)
+    if not is_last and number and not listed and (not path or is_called_another(path)):
+        answer(0, path)
+    return number <= listed
 def is_there(path):
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
@@ -74,24 +90,50 @@ def is_there(path):
         return False
     except OSError:
         return True
-broken = []
-for path in paths():
-    path, nothing_below = path.rstrip(b"/"), path.endswith(b"/")
+def is_known(path):
     try:
-        if has_hidden(path, nothing_below):
-            sys.stdout.buffer.write(b"0 %s\\0" % path)
-            broken.clear()
-            break
-    except OSError as error:
-        broken.append((error.errno, path))
-if broken:
+        os.lstat(path)
+    except OSError:
+        return False
+    return True
+def times(path):
+    found = os.lstat(path)
+    return b" ".join(b"%d.%09d0" % divmod(each, 10**9) for each in (found.st_mtime_ns, found.st_ctime_ns))
+def falls_short(path, listed, then):
+    if not is_walked(path):
+        return False
+    names = {{name for _, _, name in kernel_names(path or b".")}}
+    return len(names) > listed and sum(is_known(at(path, name)) for name in names) > listed and times(path or b".") == then
+def parts(line):
+    listed, mtime, ctime, path = line.split(b" ", 3)
+    return path, int(listed), mtime + b" " + ctime
+doubtful = []
+for line in paths():
+    path, listed, _ = parts(line)
+    try:
+        if not seems_right(path, listed):
+            doubtful.append(line)
+    except OSError:
+        doubtful.append(line)
+if doubtful:
     time.sleep(1.5)
-for number, path in broken:
-    if is_there(path or b"."):
-        sys.stdout.buffer.write(b"%d %s\\0" % (number, path))
+for line in doubtful:
+    path, listed, then = parts(line)
+    try:
+        if falls_short(path, listed, then):
+            answer(-1 if is_last else 0, path)
+    except OSError as error:
+        if is_there(path or b"."):
+            answer(error.errno, path)
 sys.stdout.buffer.flush()
 """
 
 
-def names_command(directory: str, *, one_file_system: bool = False) -> list[str]:
-    return [PYTHON, "-I", "-c", NAMES_SCRIPT, directory, *(["one"] if one_file_system else [])]
+def directory_line(names: int, times: bytes, path: bytes) -> bytes:
+    """A line for `names_command`: how many names were listed, and when the directory changed, as a record has its times."""
+    return b"%d %s %s" % (names, times, path)
+
+
+def names_command(directory: str, *, one_file_system: bool = False, is_last: bool = False) -> list[str]:
+    """With `is_last`, there is no other way of listing left."""
+    return python_command(NAMES_SCRIPT, directory, "yes" if one_file_system else "", "yes" if is_last else "")

@@ -1,4 +1,4 @@
-"""Looks for directories whose names the kernel does not give to their end, though it seems so.
+"""Looks for directories of which not all names were listed, though it seems so.
 
 Where a file system says "no such file" in the middle of a directory, the C library takes that for the end of a directory that has been removed, and so do `find`
 and `tar`: they leave out the names after that place, without an error. Nor does `find` walk a directory that its file system calls something else, and it reports no error.
@@ -7,40 +7,110 @@ and `tar`: they leave out the names after that place, without an error. Nor does
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from volferry.archive.names_script import names_command
+from volferry.archive.commands import OWN_TREES
+from volferry.archive.excludes import LeftOut
+from volferry.archive.index import file_blocks
+from volferry.archive.listing import split_records, times_of
+from volferry.archive.names_script import directory_line, names_command
 from volferry.archive.tree_scripts import is_foreign
-from volferry.errors import CommandFailed
+from volferry.errors import CommandFailed, HiddenNames
 from volferry.model import printable
 from volferry.operations.streams import feeding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from typing import BinaryIO
 
     from volferry.archive.findlog import FindLog
+    from volferry.archive.listing import ListingReader
     from volferry.engine.helper import Helper
 
 _READ_BYTES = 1 << 16
 
 
-def note_broken_off(
-    helper: Helper,
-    directory: str,
-    file_system: str,
-    records: Iterable[bytes],
-    log: FindLog,
-    *,
-    one_file_system: bool = False,
-) -> bytes | None:
-    """Of a listing's records, once it is whole. Returns the path of the first directory with names that `find` does not see, if there is one: nothing is noted then.
-    Nothing is asked where the helper's image lacks volferry's Python.
-    """
-    return (
-        _ask(helper, directory, _directories(records), log.breaks_off, one_file_system=one_file_system)
-        if is_foreign(file_system)
-        else None
-    )
+class NamesListed:
+    """Counts the names of each directory while a volume is listed, in a local file. Of file systems that are not asked, it counts nothing."""
+
+    def __init__(self, path: Path, reader: ListingReader) -> None:
+        self._path = path
+        self._reader = reader
+
+    def records(self, left_out: LeftOut | None = None) -> Iterator[bytes]:
+        """The reader's. A directory that is `left_out` before the next one is taken is not asked, nor is one that is never walked."""
+        records = self._reader.records()
+        left_out = left_out or LeftOut()
+        above: list[_Directory] = []
+        with self._path.open("wb") as out:
+            for record in records:
+                if not is_foreign(self._reader.file_system):
+                    yield record
+                    yield from records
+                    return
+                path, _, meta = record.partition(b"//")
+                while above and above[-1].path and not path.startswith(above[-1].path + b"/"):
+                    above.pop().write(out)
+                if above:
+                    above[-1].names += 1
+                if not meta.startswith(b"d "):
+                    yield record
+                    continue
+                before = left_out.entries
+                yield record
+                is_asked = left_out.entries == before and path not in OWN_TREES
+                above.append(_Directory(path, times_of(meta), is_asked))
+            while above:
+                above.pop().write(out)
+
+    def note_missing(
+        self,
+        helper: Helper,
+        directory: str,
+        log: FindLog,
+        *,
+        one_file_system: bool = False,
+        is_last: bool = False,
+    ) -> None:
+        """Once all records were taken: `log` gets the directories that break off. Raises HiddenNames, without `is_last`, if there are names that another
+        way of listing may find. Nothing is asked where the helper's image lacks volferry's Python.
+        """
+        unreadable = {path for path, finding in log.findings.items() if finding.kind == "unreadable"}
+        lines = (
+            line
+            for line in split_records(file_blocks(self._path))
+            if not unreadable or line.split(b" ", 3)[3] not in unreadable
+        )
+        first = next(lines, None)
+        if first is None:
+            return
+        hidden = _ask(
+            helper,
+            directory,
+            chain([first], lines),
+            log.breaks_off,
+            one_file_system=one_file_system,
+            is_last=is_last,
+        )
+        if hidden is not None:
+            raise HiddenNames(
+                f"listing the volume failed: {printable(hidden) or 'the root directory'!r} has names that were not listed"
+            )
+
+
+@dataclass(slots=True)
+class _Directory:
+    path: bytes
+    times: bytes
+    is_asked: bool
+    names: int = 0
+
+    def write(self, out: BinaryIO) -> None:
+        if self.is_asked:
+            out.write(directory_line(self.names, self.times, self.path) + b"\0")
 
 
 def has_names(helper: Helper, directory: str) -> bool:
@@ -48,7 +118,9 @@ def has_names(helper: Helper, directory: str) -> bool:
     helper's image lacks volferry's Python.
     """
     errors: list[int] = []
-    hidden = _ask(helper, directory, [b"/"], lambda _, number: errors.append(number))
+    hidden = _ask(
+        helper, directory, [directory_line(0, b"- -", b"")], lambda _, number: errors.append(number)
+    )
     if errors:
         raise CommandFailed(
             f"looking into the volume failed: the root directory could not be listed to its end: {os.strerror(errors[0]).lower()}"
@@ -56,27 +128,24 @@ def has_names(helper: Helper, directory: str) -> bool:
     return hidden is not None
 
 
-def hidden_in(path: bytes) -> str:
-    """The message about a listing that lacks them."""
-    return f"listing the volume failed: {printable(path) or 'the root directory'!r} has names that programs do not see"
-
-
 def _ask(
     helper: Helper,
     directory: str,
-    directories: Iterable[bytes],
+    lines: Iterable[bytes],
     breaks_off: Callable[[bytes, int], object],
     *,
     one_file_system: bool = False,
+    is_last: bool = False,
 ) -> bytes | None:
+    """Returns the path of a directory with names that were not listed."""
     process = helper.start(
-        names_command(directory, one_file_system=one_file_system),
+        names_command(directory, one_file_system=one_file_system, is_last=is_last),
         stdin=True,
         on_stderr=lambda _: None,
         bulk="stdout",
     )
     rest, hidden = b"", None
-    with feeding(process, directories):
+    with feeding(process, lines):
         while more := process.read(_READ_BYTES):
             *answers, rest = (rest + more).split(b"\0")
             for answer in answers:
@@ -87,18 +156,3 @@ def _ask(
                     breaks_off(path, int(number))
     process.wait()
     return hidden
-
-
-def _directories(records: Iterable[bytes]) -> Iterator[bytes]:
-    """Their paths, with a "/" behind those with nothing below."""
-    last = None
-    for record in records:
-        if last is not None:
-            yield last if record.startswith(last + b"/" if last else b"") else last + b"/"
-            last = None
-        if b"//d " in record:  # or in the target of a link
-            path, _, meta = record.partition(b"//")
-            if meta.startswith(b"d "):
-                last = path
-    if last is not None:
-        yield last + b"/"

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from volferry.archive.commands import HALF_TREE, OWN_TREES, RESTORE_MARK, list_command
 from volferry.archive.findlog import FindLog
-from volferry.archive.index import file_blocks
-from volferry.archive.listing import ListingReader, path_of, split_records
+from volferry.archive.listing import ListingReader, path_of
 from volferry.errors import CommandFailed, HiddenNames, RestoreMismatch
 from volferry.model import printable
-from volferry.operations.broken_off import hidden_in, note_broken_off
+from volferry.operations.broken_off import NamesListed
 from volferry.operations.changes import ListingFile
 from volferry.operations.names import Names
 from volferry.operations.volume_listing import any_data
@@ -65,7 +64,8 @@ def _list_place(
                 unallocated=lambda record: found.write(path_of(record) + b"\0"),
                 sparse=names.add_holes if names is not None else lambda _: None,
             )
-            entries, source_bytes = _kept(reader.records(), path, names, marked=marked)
+            names_listed = NamesListed(path.with_name(f"{path.name}.names"), reader)
+            entries, source_bytes = _kept(names_listed.records(), path, names, marked=marked)
             any_unallocated = found.tell() > 0
     except CommandFailed as error:
         for _ in blocks:  # what nobody reads would never end
@@ -73,11 +73,7 @@ def _list_place(
         process.wait()
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
     status = process.wait()
-    hidden = note_broken_off(
-        place.helper, place.directory, reader.file_system, split_records(file_blocks(path)), log
-    )
-    if hidden is not None and not distrusted:
-        raise HiddenNames(hidden_in(hidden))
+    names_listed.note_missing(place.helper, place.directory, log, is_last=distrusted)
     why = log.why_failed(status)
     if why is None and not entries:
         why = "it has no root directory"

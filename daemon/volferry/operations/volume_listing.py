@@ -15,8 +15,8 @@ from volferry.archive.groups import split_groups
 from volferry.archive.index import file_blocks, group_bytes, parse_groups
 from volferry.archive.listing import Entry, ListingReader, is_reserved, parse_record, path_of, split_records
 from volferry.archive.tree_scripts import NO_DATA, any_data_command
-from volferry.errors import CommandFailed, HiddenNames, Unfinished
-from volferry.operations.broken_off import hidden_in, note_broken_off
+from volferry.errors import CommandFailed, Unfinished
+from volferry.operations.broken_off import NamesListed
 from volferry.operations.cache_directories import cache_directories
 from volferry.operations.names import Names
 
@@ -202,8 +202,9 @@ def list_volume(
         blocks, listed_at=listing.at.timestamp(), unallocated=pointed_out[0].add, sparse=pointed_out[1].add
     )
     listing.names = Names(lambda: reader.file_system)
+    names_listed = NamesListed(spool / "names", reader)
     try:
-        records = _of_interest(reader.records(), listing, observer)
+        records = _of_interest(names_listed.records(listing.left_out), listing, observer)
         if excludes:
             records = without_excluded(records, excludes, cache_directories=caches, left_out=listing.left_out)
         with unallocated.path.open("wb") as unallocated.file:
@@ -218,16 +219,9 @@ def list_volume(
             raise Unfinished(half_restored(helper, volume.name)) from None
         raise CommandFailed(f"{error}{': ' + log.unexplained[0] if log.unexplained else ''}") from error
     status = process.wait()
-    hidden = note_broken_off(
-        helper,
-        helper.directory(volume.name),
-        reader.file_system,
-        _listed(listing),
-        log,
-        one_file_system=one_file_system,
+    names_listed.note_missing(
+        helper, helper.directory(volume.name), log, one_file_system=one_file_system, is_last=distrusted
     )
-    if hidden is not None and not distrusted:
-        raise HiddenNames(hidden_in(hidden))
     _check(log, status, reader, listing)
     for note in log.notes:
         observer.note(note)
@@ -239,13 +233,6 @@ def list_volume(
         )
     listing.names.end(holes=listing.holes)
     return listing
-
-
-def _listed(listing: Listing) -> Iterator[bytes]:
-    """The records of what is in the volume."""
-    for number, records in listing.groups():
-        if number not in listing.dumped:
-            yield from records
 
 
 def _check(log: FindLog, status: int, reader: ListingReader, listing: Listing) -> None:
