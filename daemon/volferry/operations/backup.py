@@ -28,7 +28,7 @@ from volferry.archive.manifest import (
 )
 from volferry.checkpoint import remove_checkpoints
 from volferry.index_cache import IndexFiles
-from volferry.model import BackupStats, Finding, Volume, printable
+from volferry.model import IN_MEMORY, BackupStats, Finding, Volume, printable
 from volferry.operations.suspicion import suspicion
 from volferry.operations.volume_pass import MOVING, Work, read_volume
 
@@ -78,17 +78,15 @@ def backup_volume(
     work = Work(volume, helper, repository, settings, state, spool, observer, [dump.file for dump in dumps])
     earlier = _Cost()
     known: Fingerprints | None = None
-    own = ""
     listed_first: list[Finding] = []  # the kernel says once what it could not write
     if still.warm and not settings.full:
         # Its packs and their checkpoint are the base of what follows, as if it had died.
         known = Fingerprints(spool / "fingerprints")
         with read_volume(work, started_at, MOVING, full=False, fingerprints=known) as found:
             known.finish()
-            own = found.ref.id
             listed_first = found.listing.of_all
             earlier = _Cost(found.reading.read_bytes, sum(pack.stored_bytes for pack in found.packs.packs))
-    with read_volume(work, started_at, still, full=settings.full, known=known, own=own) as found:
+    with read_volume(work, started_at, still, full=settings.full, known=known) as found:
         # What is left to do needs the store, and the store alone.
         helper.release()
         observer.phase("storing")
@@ -133,7 +131,7 @@ def _with_findings_of_all(
             observer=work.observer,
         )
         found_of_all += [finding] if finding is not None else []
-    found_of_all += _volatile(work.volume)
+    found_of_all += _volatile(work.volume, found.listing.file_system)
     found_of_all += [*listed_first, *found.listing.of_all][:1]
     for each in found_of_all:
         work.observer.finding(each)
@@ -145,9 +143,12 @@ def _with_findings_of_all(
     return stats, msgspec.structs.replace(manifest, findings=findings, findings_total=total)
 
 
-def _volatile(volume: Volume) -> list[Finding]:
+def _volatile(volume: Volume, file_system: str) -> list[Finding]:
     if volume.in_memory:
         return [Finding("volatile", b"", "is in memory, and empty once its last container stops")]
+    # Of one without options, it is where the engine itself has its data.
+    if volume.options and IN_MEMORY.intersection(file_system.split(" ")[:1]):
+        return [Finding("volatile", b"", "is in memory, and empty once the machine restarts")]
     return []
 
 

@@ -15,7 +15,7 @@ from volferry.layout import files_key, frames_key
 from volferry.model import MOST_AHEAD, age_of, is_pack_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from volferry.archive.index import FrameLocation
@@ -117,9 +117,9 @@ def find_base(
     excludes: Excludes,
     spool: Path,
     observer: Observer,
-    own: str = "",
+    own: Container[str] = (),
 ) -> Base:
-    """The base of the next backup; `own` is the pass before, of the same run. Whatever cannot be used is said and done without: then more is read, no less is
+    """The base of the next backup; `own` are the ids of earlier passes of the same run. Whatever cannot be used is said and done without: then more is read, no less is
     backed up. Raises StoreError only if the store cannot even be listed.
     """
     base = Base()
@@ -155,7 +155,7 @@ def find_base(
             continue
         try:
             base.add(checkpoint, usable, reuse_groups=checkpoint.excludes == excludes)
-            if checkpoint.directory.name != own:
+            if checkpoint.directory.name not in own:
                 observer.note("going on from where an interrupted run ended")
         except (ValueError, OSError) as error:
             observer.note(f"what an interrupted run has left cannot be used: {error}")

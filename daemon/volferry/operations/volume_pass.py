@@ -121,6 +121,7 @@ class Learned:
         default_factory=dict
     )  # by path, entries at which `tar` does not go on
     distrusted: bool = False  # `find` does not see all names
+    passes: set[str] = field(default_factory=set)  # ids of those so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +162,11 @@ def read_volume(
     full: bool,
     fingerprints: Fingerprints | None = None,
     known: Fingerprints | None = None,
-    own: str = "",
 ) -> Iterator[Read]:
     """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from.
 
     With `fingerprints`, these are taken of large files that are read. With those of the pass before (`known`), what changed since is
-    first taken into the spool, and `still` ends then. `own` is the id of the pass before. At an entry at which `tar` does not go on, all is listed and read again without it, and where `find` does not see all names, in another
+    first taken into the spool, and `still` ends then. At an entry at which `tar` does not go on, all is listed and read again without it, and where `find` does not see all names, in another
     way; `still` goes on.
     """
     with ExitStack() as tried:
@@ -174,9 +174,7 @@ def read_volume(
         begun, tries = still, 0
         found: Read | None = None
         while found is None:
-            attempt = _attempt(
-                work, started_at, begun, full=full, fingerprints=fingerprints, known=known, own=own
-            )
+            attempt = _attempt(work, started_at, begun, full=full, fingerprints=fingerprints, known=known)
             try:
                 found = tried.enter_context(attempt)
             except NeverRead as error:
@@ -199,7 +197,6 @@ def _attempt(
     full: bool,
     fingerprints: Fingerprints | None,
     known: Fingerprints | None,
-    own: str,
 ) -> Iterator[Read]:
     """As `read_volume`, but that `still` goes on at BeginAgain."""
     volume, observer, checkpoints = work.volume, work.observer, work.state.checkpoints
@@ -212,9 +209,10 @@ def _attempt(
         excludes=work.settings.excludes,
         spool=work.spool,
         observer=observer,
-        own=own,
+        own=work.learned.passes,
     )
     ref = BackupRef(work.settings.host, volume.name, new_backup_id(started_at, newest=base.newest))
+    work.learned.passes.add(ref.id)
     planner = Planner(base, full=full)  # before the wait: it reads ahead
     observer.phase("listing")
     running = work.helper.wait()
