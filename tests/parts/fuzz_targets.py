@@ -27,7 +27,7 @@ from volferry.errors import CommandFailed, UsageError, VolferryError
 from volferry.layout import accepted_key, manifest_key, needed_objects, parse_backup_name, ref_of_manifest
 from volferry.model import BackupRef, is_backup_id, is_pack_name, time_of_id
 from volferry.operations.acceptance import accepted_ids, is_suspicious
-from volferry.operations.prune import is_hollow, volume_of
+from volferry.operations.verdicts import is_hollow, volume_of
 from volferry.repository import MARKER_KEY, Repository
 from volferry.stores.base import is_valid_key
 

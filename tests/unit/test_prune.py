@@ -27,7 +27,8 @@ from volferry.model import BackupRef
 from volferry.observer import Silent
 from volferry.operations.acceptance import accept
 from volferry.operations.copy import copy_volume
-from volferry.operations.prune import Pruning, judged, prune_volume
+from volferry.operations.prune import Pruning, prune_volume
+from volferry.operations.verdicts import judged
 from volferry.operations.verify import Verifier
 from volferry.repository import Repository
 from volferry.retention import Keep, Within

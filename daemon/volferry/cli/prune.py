@@ -304,7 +304,7 @@ def _not_held(session: Session, ref: BackupRef) -> BackupRef:
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
     from volferry.damage import Condition  # noqa: PLC0415
     from volferry.operations.acceptance import HELD, READ, find_hold  # noqa: PLC0415
-    from volferry.operations.prune import unsound_of  # noqa: PLC0415
+    from volferry.operations.verdicts import unsound_of  # noqa: PLC0415
 
     repository = session.repository
     found = repository.manifests(host=ref.host, volume=ref.volume, cache=session.manifest_cache(repository))

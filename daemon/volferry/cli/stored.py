@@ -43,7 +43,7 @@ def stored_of_host(session: Session, done: Mapping[str, str], *, needs_store: bo
     from volferry.archive.manifest import Manifest  # noqa: PLC0415
     from volferry.damage import Condition, Trouble, next_step_of_manifest, troubled  # noqa: PLC0415
     from volferry.layout import manifest_key  # noqa: PLC0415
-    from volferry.operations.prune import newest_of  # noqa: PLC0415
+    from volferry.operations.verdicts import newest_of  # noqa: PLC0415
 
     try:
         repository, host = session.repository, session.host

@@ -151,7 +151,7 @@ def _chosen(
     session: Session, name: str | None, *, everything: bool, all_hosts: bool
 ) -> tuple[list[BackupRef], Mapping[BackupRef, Trouble]]:
     """Those that are to be verified, and those whose manifests are gone with all of their volumes'."""
-    from volferry.operations.prune import newest_of  # noqa: PLC0415
+    from volferry.operations.verdicts import newest_of  # noqa: PLC0415
 
     if name is not None:
         ref = session.backup_ref(name)

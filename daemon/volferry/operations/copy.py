@@ -27,7 +27,7 @@ from volferry.errors import (
 from volferry.interrupts import held_back
 from volferry.layout import manifest_key, needed_objects
 from volferry.operations.acceptance import DEFAULT_HOLD, copy_accepted, find_hold, may_be_accepted
-from volferry.operations.prune import judged, unsound_of, volume_of
+from volferry.operations.verdicts import judged, unsound_of, volume_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

@@ -23,7 +23,7 @@ from volferry.errors import (
 )
 from volferry.layout import manifest_key, manifests_prefix, needed_objects, ref_of_manifest
 from volferry.lost_manifests import lost
-from volferry.operations.prune import newest_of
+from volferry.operations.verdicts import newest_of
 from volferry.operations.verify import wrong_object
 from volferry.repository import Repository
 from volferry.schedule import is_believed
