@@ -213,17 +213,13 @@ def test_prune_without_a_policy_says_that_all_stay(lab: Lab) -> None:
         (2, "2 packs of the newest backup are damaged or missing ({} …)"),
     ],
 )
-def test_the_next_backup_says_which_packs_it_cannot_build_upon(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, lost: int, said: str
-) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr(Silent, "note", lambda _, line: notes.append(line))
+def test_the_next_backup_says_which_packs_it_cannot_build_upon(lab: Lab, lost: int, said: str) -> None:
     first = lab.back_up()
     for pack in lab.packs(first)[:lost]:
         pack.unlink()
     lab.back_up()
     name = lab.packs(first)[0].name.removesuffix(".tar.zst")
-    assert f"{said.format(name)}: read again" in notes
+    assert f"{said.format(name)}: read again" in lab.volume.notes
 
 
 def test_without_a_mark_it_would_have_been_built_upon(lab: Lab) -> None:
