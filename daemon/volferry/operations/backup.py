@@ -172,8 +172,8 @@ def _stats(
         + sum(digest.stored_bytes for digest in digests),
         seconds=round(time.monotonic() - started, 3),
         downtime_seconds=downtime_seconds,
-        findings=tuple(found.reading.findings),
-        findings_total=found.reading.findings_total,
+        findings=tuple(found.reading.account.findings),
+        findings_total=found.reading.account.findings_total,
         dumps=tuple(dump.file.name for dump in dumps),
     )
 
@@ -241,7 +241,7 @@ def _manifest(
             stored_bytes=stats.stored_bytes,
             unread_entries=unread_entries,
             unread_bytes=unread_bytes,
-            unreadable=found.reading.unreadable,
+            unreadable=found.reading.account.unreadable,
         ),
         excluded=ExcludedPart(
             patterns=work.settings.excludes.patterns,

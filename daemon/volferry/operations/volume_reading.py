@@ -13,14 +13,13 @@ from volferry.archive.alone import AloneStream, SeriesStream
 from volferry.archive.dumps import DumpFile, dump_frames
 from volferry.archive.frames import ReusedGroup
 from volferry.archive.listing import NANOSECONDS, UNTRUSTED, Entry, nanoseconds, parse_record
-from volferry.archive.manifest import MOST_FINDINGS
 from volferry.archive.streambuffer import SEGMENT_BYTES
 from volferry.archive.tarlog import NEVER_READ, TarLog
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.errors import CommandFailed, NeverRead
-from volferry.model import Finding, Volume, printable
 from volferry.operations.ends import exhausting, leave_out_endless, look_at_ends
 from volferry.operations.patches import PatchedContent, take_patches
+from volferry.operations.reading_account import ReadingAccount
 from volferry.operations.tars import Tars
 from volferry.operations.volume_listing import Totals
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from volferry.checkpoint import CheckpointWriter
     from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
+    from volferry.model import Volume
     from volferry.observer import Observer
     from volferry.operations.volume_listing import Listing
 
@@ -51,11 +51,7 @@ class VolumeReading:
         self._checkpoint = checkpoint
         self._observer = observer
         self._log = TarLog(checkpoint.doubt)
-        self._missing: dict[bytes, None] = {}  # paths of what was to be read and is not taken, in order
-        self._broken = 0  # directories below the root of which not all names are known
-        self._made: set[bytes] = (
-            set()
-        )  # paths of directories that `tar` did not read, and that are stored as they were listed
+        self.account = ReadingAccount(listing, self._log, observer)
         self._newest_trusted = listing.trusted_seconds * NANOSECONDS
         self._groups = listing.groups()
         self._recorded = -1  # the entries of groups up to this one are in the checkpoint, if they are reused
@@ -72,9 +68,6 @@ class VolumeReading:
         self._exhausting: Callable[[], dict[bytes, str]] = dict
         self._read = Totals()
         self.read_bytes = 0
-        self.findings: list[Finding] = []
-        self.findings_total = 0
-        self.unreadable = 0  # of these
 
     def leave_out(self, never_read: Mapping[bytes, str]) -> None:
         """Entries by their paths that cannot be read, each with the reason, and would hold up all others."""
@@ -166,7 +159,8 @@ class VolumeReading:
         last = len(self._listing.plan.sources)
         yield from self._others_before(last)
         yield last, END_OF_ARCHIVE
-        self._settle()
+        captured = self._captured_apart.items()
+        self.account.settle(self.totals.kinds, {path for path, capture in captured if capture is None})
 
     def _frames_read(self, helper: Helper, volume: Volume) -> Iterator[tuple[int, memoryview]]:
         directory = helper.directory(volume.name)
@@ -255,10 +249,10 @@ class VolumeReading:
             reader,
             self._listing.asked(),
             stored=self._stored,
-            missing=self._note_missing,
-            reused_below=self._is_reused_below,
-            as_listed=self._is_broken,
-            is_unread=self._is_unread,
+            missing=self.account.note_missing,
+            reused_below=self.account.is_reused_below,
+            as_listed=self.account.is_broken,
+            is_unread=self.account.is_unread,
             watch=self.fingerprints.watch if self.fingerprints is not None else lambda *_: None,
             apart=Apart(
                 self._listing.apart,
@@ -270,25 +264,6 @@ class VolumeReading:
                 in_series=self._listing.names.in_series,
             ),
         )
-
-    def _is_broken(self, entry: Entry) -> bool:
-        broken = self._listing.is_broken(entry)
-        self._broken += broken and bool(entry.path)
-        return broken
-
-    def _is_reused_below(self, group: int, entry: Entry) -> bool:
-        reused = self._listing.reuses_below(group, entry.path)
-        if reused:
-            self._made.add(entry.path)
-        return reused
-
-    def _is_unread(self, entry: Entry) -> bool:
-        """Of a directory without a member."""
-        unread = self._log.says_unread(entry.path)
-        if unread:
-            self._made.add(entry.path)
-            self._broken += bool(entry.path)
-        return unread
 
     def _frames_patched(self, group: int) -> Iterator[tuple[int, memoryview]]:
         assert self._content is not None  # noqa: S101 -- no patches without it
@@ -351,74 +326,6 @@ class VolumeReading:
         self._read.add(1, size, {entry.kind: 1})
         if self._read.entries % _PROGRESS_ENTRIES == 0 or size > _READ_BYTES:
             self._observer.advance(done_bytes=self._read.source_bytes, done_entries=self._read.entries)
-
-    def _note_missing(self, _group: int, entry: Entry) -> None:
-        self._missing[entry.path] = None
-
-    def _settle(self) -> None:
-        """What is missing or in doubt, once `tar` has said all that it had to say of it. Raises CommandFailed if there is nothing to be
-        called a backup, or if it was not understood.
-        """
-        log, listing = self._log, self._listing
-        if b"" in self._missing:
-            why = log.unreadable.get(b"")
-            raise CommandFailed(
-                f"reading the volume failed: its root directory {why.detail if why else 'is gone'}"
-            )
-        if (contradiction := log.contradiction(self._missing.keys() | self._made)) is not None:
-            raise CommandFailed(f"reading the volume failed: {contradiction}")
-        self._check_not_all_unreadable()
-        for path in log.gone - self._missing.keys():
-            log.tear(path, "was gone when it had been read")
-        for finding in listing.findings.values():
-            self._found(finding)
-        for path in self._missing:
-            if path in listing.findings:
-                continue
-            self._found(log.unreadable.get(path) or self._why_missing(path))
-        for finding in (*log.unreadable.values(), *log.torn.values()):
-            if finding.path not in self._missing and finding.path not in listing.findings:
-                self._found(finding)
-
-    def _why_missing(self, path: bytes) -> Finding:
-        if path in self._captured_apart and self._captured_apart[path] is None:
-            first = printable(self._listing.names.later[path])
-            return Finding(
-                "unreadable", path, f"is another name of {first!r}, which changed while it was read"
-            )
-        above = path
-        while b"/" in above:
-            above = above.rpartition(b"/")[0]
-            if above in self._log.unreadable:
-                return Finding("unreadable", path, "is in a directory that could not be read")
-        return Finding("vanished", path, "was listed, and gone when it was to be read")
-
-    def _check_not_all_unreadable(self) -> None:
-        """Raises CommandFailed if nothing but directories was read, and not because nothing else is there."""
-        unreadable = self._log.unreadable | {
-            path: finding for path, finding in self._listing.findings.items() if finding.kind == "unreadable"
-        }
-        if not unreadable:
-            return
-        kinds = self.totals.kinds
-        passed = self._log.some_was_read | self._missing.keys() | self._made
-        not_read = sum(path not in passed for path in self._log.unreadable)
-        whole = sum(kinds.values()) - kinds.get(b"d", 0) - not_read
-        directories = kinds.get(b"d", 0) - 1 - self._broken
-        listed = self._listing.read.kinds.keys() | self._listing.reused.kinds.keys()
-        if whole > 0 or (directories > 0 and listed == {b"d"}):
-            return
-        first = next(iter(unreadable.values()))
-        raise CommandFailed(
-            f"reading the volume failed: nothing of it could be read; the first: {printable(first.path)!r} {first.detail}"
-        )
-
-    def _found(self, finding: Finding) -> None:
-        self.findings_total += 1
-        self.unreadable += finding.kind == "unreadable"
-        if len(self.findings) < MOST_FINDINGS:
-            self.findings.append(finding)
-            self._observer.finding(finding)
 
     def _check(self, status: int) -> None:
         if (why := self._log.why_failed(status)) is not None:
