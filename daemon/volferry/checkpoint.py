@@ -17,12 +17,13 @@ from blake3 import blake3
 from volferry.archive.digests import digested
 from volferry.archive.excludes import Excludes
 from volferry.archive.index import distrusted, file_blocks, group_bytes, parse_frames, parse_groups
+from volferry.archive.listing import path_of, walk_key
 from volferry.archive.sealed import seal, unseal
-from volferry.errors import VolferryError, reason
-from volferry.model import PackInfo, is_backup_id, is_pack_name
+from volferry.errors import CommandFailed, VolferryError, reason
+from volferry.model import PackInfo, is_backup_id, is_pack_name, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -82,18 +83,20 @@ class CheckpointWriter:
             raise _cannot_write(directory, error) from error
         self._group = -1
         self._records: list[bytes] = []
+        self._last: tuple[int, bytes | None] = (-1, None)  # group and place in the walk of the last entry
         self._is_in_doubt: Exception | None = None
 
     def entry(self, group: int, record: bytes) -> None:
-        """The next entry that was read; groups come in order."""
+        """The next entry that was read. Raises CommandFailed, once the group ends, if it does not come in the order of the walk: such an index would be damaged."""
         if group != self._group:
             self._flush_group()
             self._group = group
         self._records.append(record)
 
     def group(self, number: int, records: list[bytes]) -> None:
-        """The next group, as a whole."""
+        """The next group, as a whole. Raises as `entry` does."""
         self._flush_group()
+        self._check_order(number, [records[0], records[-1]] if len(records) > 1 else records)
         self._write(self._groups, group_bytes(number, records))
 
     def doubt(self, path: bytes) -> None:
@@ -144,8 +147,20 @@ class CheckpointWriter:
 
     def _flush_group(self) -> None:
         if self._records:
+            self._check_order(self._group, self._records)
             self._write(self._groups, group_bytes(self._group, self._records))
             self._records = []
+
+    def _check_order(self, group: int, records: Sequence[bytes]) -> None:
+        last_group, last = self._last
+        for record in records:
+            key = walk_key(path_of(record))
+            if group <= last_group or (last is not None and key <= last):
+                raise CommandFailed(
+                    f"storing the volume failed: {printable(path_of(record))!r} came out of order"
+                )
+            last = key
+        self._last = group, last
 
     def _write(self, file: _GrowingFile, data: bytes) -> None:
         try:

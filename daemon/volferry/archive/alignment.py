@@ -78,32 +78,30 @@ def align(
     called with the pieces of a member's payload.
     A hard link that is none by the listing (an inode number that was given anew, or that several files have) is read alone, and is missing without `apart`.
     Below a directory that was not read, or that another kind of thing was read for, no member is taken. If there are reused entries below it (`reused_below`), the directory is stored all the same, as it was listed. So is a directory that is to be
-    stored `as_listed`, since `tar` cannot read it, and what is below it is taken; and one that `is_unread`, as `tar` itself has said, if a member of an entry below it arrives, or one is reused.
+    stored `as_listed`, since `tar` cannot read it, and one that `is_unread`, as `tar` itself has said; what is below it is taken.
     `asked` has those of `apart`, too.
     Raises CommandFailed if a member was not asked for.
     """
     cutter = FrameCutter(reader.buffer)
     settle = _Settler()
-    lost = _Lost(stored, missing, reused_below, as_listed, is_unread, anchor_missing=settle.keep_apart)
+    wait: list[tuple[int, Entry]] = []
+    lost = _Lost(wait, missing, reused_below, as_listed, is_unread, anchor_missing=settle.keep_apart)
     current = ANCHOR
-    others = _Others(apart, lost, settle, stored)
+    others = _Others(wait, apart, lost, settle, stored)
     for member in reader:
         while (found := others.before(member, asked)) is None:
             yield from cutter.begin(None, last=len(member.header))
             current = ANCHOR
             yield from others.frames()
         group, entry = found
-        if others.wait:
+        if wait:
             yield from cutter.begin(None, last=len(member.header))
             current = ANCHOR
             yield from others.frames()
         taken = group if others.take(group, entry, member) else ANCHOR
-        made = lost.made()
-        if taken != current or made:
+        if taken != current:
             yield from cutter.begin(None if taken == ANCHOR else taken, last=len(member.header))
             current = taken
-        for number, header in made:
-            yield number, memoryview(header)
         if group == ANCHOR:
             settle.remember(entry.path, entry.stat)
         elif taken != ANCHOR:
@@ -116,8 +114,6 @@ def align(
                 yield from cutter.certain()
     yield from cutter.begin(None, last=BLOCK)
     yield from others.rest(asked)
-    for number, header in lost.made():
-        yield number, memoryview(header)
 
 
 class _Lost:
@@ -130,7 +126,7 @@ class _Lost:
 
     def __init__(
         self,
-        stored: Callable[[int, Entry], None],
+        wait: list[tuple[int, Entry]],
         missing: Callable[[int, Entry], None],
         reused_below: Callable[[int, Entry], bool],
         as_listed: Callable[[Entry], bool],
@@ -139,29 +135,23 @@ class _Lost:
         anchor_missing: Callable[[Entry], None],
     ) -> None:
         self._anchor_missing = anchor_missing
-        self._stored = stored
+        self._wait = wait
         self._missing = missing
         self._reused_below = reused_below
         self._as_listed = as_listed
         self._is_unread = is_unread
         self._directory: bytes | None = None
-        self._made: list[tuple[int, bytes]] = []
 
-    def add(self, group: int, entry: Entry, following: bytes = b"") -> None:
-        """An entry that is not taken. `following` is the path of the next member of its stream, if it has none itself."""
+    def add(self, group: int, entry: Entry) -> None:
+        """An entry that is not taken."""
         if group == ANCHOR:
             self._anchor_missing(entry)
         elif entry.kind == b"d":
-            if not self.covers(entry.path) and (
-                self._as_listed(entry)
-                or (
-                    (_is_below(following, entry.path) or self._reused_below(group, entry))
-                    and self._is_unread(entry)
-                )
-            ):
-                return self._make(group, entry)
+            if not self.covers(entry.path) and (self._as_listed(entry) or self._is_unread(entry)):
+                self._wait.append((group, entry))
+                return
             self._lose_directory(group, entry)
-        return self._missing(group, entry)
+        self._missing(group, entry)
 
     def take(self, group: int, entry: Entry, member: Member) -> bool:
         """Whether the member is taken; anchors never are."""
@@ -175,53 +165,45 @@ class _Lost:
             return True
         return False
 
-    def made(self, *, before: int | None = None) -> list[tuple[int, bytes]]:
-        """Members that `tar` did not write, with their groups' numbers, which go before the next one, or before that group."""
-        made = [each for each in self._made if before is None or each[0] < before]
-        self._made = self._made[len(made) :]
-        return made
-
     def _lose_directory(self, group: int, entry: Entry) -> bool:
         """Returns whether it is stored as it was listed."""
         if not self.covers(entry.path):
             self._directory = entry.path
         if not self._reused_below(group, entry):
             return False
-        self._make(group, entry)
+        self._wait.append((group, entry))
         return True
-
-    def _make(self, group: int, entry: Entry) -> None:
-        self._made.append((group, directory_member(entry)))
-        self._stored(group, Entry(entry.path, b" ".join(entry.stat._replace(ctime=UNTRUSTED))))
 
     def covers(self, path: bytes) -> bool:
         directory = self._directory
         return directory is not None and (not directory or path.startswith(directory + b"/"))
 
 
-def _is_below(path: bytes, directory: bytes) -> bool:
-    return path.startswith(directory + b"/") if directory else path != b""
-
-
 class _Others:
     """Entries that come before the next member of the common stream, and have none there."""
 
     def __init__(
-        self, apart: Apart | None, lost: _Lost, settle: _Settler, stored: Callable[[int, Entry], None]
+        self,
+        wait: list[tuple[int, Entry]],
+        apart: Apart | None,
+        lost: _Lost,
+        settle: _Settler,
+        stored: Callable[[int, Entry], None],
     ) -> None:
+        """`wait` is for those that come next, in order: what is to be read from a stream of its own, and directories, which are stored as they were listed."""
+        self._wait = wait
         self._apart = apart
         self._lost = lost
         self._settle = settle
         self._stored = stored
-        self.wait: list[tuple[int, Entry]] = []  # to be read, each from its own stream
 
     def before(self, member: Member, asked: Iterator[tuple[int, Entry]]) -> tuple[int, Entry] | None:
         """The entry that `member` is the answer to; None if many are before it. Raises CommandFailed."""
         for group, entry in asked:
             if entry.path == member.path and not self._is_apart(entry):
                 return group, entry
-            self._add(group, entry, member.path)
-            if len(self.wait) >= _MOST_NAMES:
+            self._add(group, entry)
+            if len(self._wait) >= _MOST_NAMES:
                 return None
         raise CommandFailed(f"reading the volume failed: tar sent {printable(member.path)!r} out of order")
 
@@ -229,7 +211,7 @@ class _Others:
         """As `frames`, of all that are left."""
         for group, entry in asked:
             self._add(group, entry)
-            if len(self.wait) >= _MOST_NAMES:
+            if len(self._wait) >= _MOST_NAMES:
                 yield from self.frames()
         yield from self.frames()
 
@@ -242,33 +224,34 @@ class _Others:
         if self._apart is None:
             self._lost.add(group, entry)
         else:
-            self.wait.append((group, entry))
+            self._wait.append((group, entry))
         return False
 
     def _is_apart(self, entry: Entry) -> bool:
         apart = self._apart
         return apart is not None and (entry.path in apart.paths or apart.in_series(entry))
 
-    def _add(self, group: int, entry: Entry, following: bytes = b"") -> None:
+    def _add(self, group: int, entry: Entry) -> None:
         if not self._is_apart(entry) or self._lost.covers(entry.path):
-            self._lost.add(group, entry, following)
+            self._lost.add(group, entry)
         elif group == ANCHOR:
             self._settle.remember(entry.path, entry.stat)
         else:
-            self.wait.append((group, entry))
+            self._wait.append((group, entry))
 
     def frames(self) -> Iterator[tuple[int, memoryview]]:
-        """Of those that wait, with the members that `tar` did not write, in the order of their groups."""
-        wait, self.wait = self.wait, []
-        if self._apart is None:
-            return
-        for first, names in names_of_one(wait, self._apart.later):
+        """Of those that wait, with the members that `tar` did not write."""
+        wait = self._wait.copy()
+        self._wait.clear()
+        later = self._apart.later if self._apart is not None else {}
+        for first, names in names_of_one(wait, later):
             may_be = [entry for _, entry in names if first and self._settle.may_be_same(first, entry)]
-            same = self._apart.same(first, may_be) if may_be else ()
+            same = self._apart.same(first, may_be) if self._apart is not None and may_be else ()
             for group, entry in names:
-                for number, header in self._lost.made(before=group):
-                    yield number, memoryview(header)
-                if entry.path in same:
+                if entry.kind == b"d":
+                    yield group, memoryview(directory_member(entry))
+                    self._stored(group, Entry(entry.path, b" ".join(entry.stat._replace(ctime=UNTRUSTED))))
+                elif entry.path in same:
                     link = _link(entry, first)
                     yield group, memoryview(link.header)
                     self._store(group, entry, link)

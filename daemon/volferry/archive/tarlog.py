@@ -45,6 +45,7 @@ NEVER_READ = "could not be read: each time, its file system says that it was int
 _MOST_UNEXPLAINED = 20
 _TRIES = 100
 _PAUSE_SECONDS = 0.02
+_MOST_PAUSES = 10 * _TRIES  # of one stream, in which very many entries may be gone
 
 
 class TarLog:
@@ -65,6 +66,7 @@ class TarLog:
         # From which byte on the member of a file may hold zeros in place of what was not read; negative: so many bytes before its end.
         self.zeros_from: dict[bytes, int] = {}
         self._without_member: set[bytes] = set()
+        self._pauses = _MOST_PAUSES
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -90,8 +92,9 @@ class TarLog:
     def says_unread(self, path: bytes) -> bool:
         """Whether an entry without a member could not be read, and is not gone. What `tar` says of it may arrive later than members that come next."""
         for _ in range(_TRIES):
-            if path in self.gone or path in self.unreadable:
+            if path in self.gone or path in self.unreadable or not self._pauses:
                 break
+            self._pauses -= 1
             time.sleep(_PAUSE_SECONDS)
         return path in self.unreadable and path not in self.gone
 

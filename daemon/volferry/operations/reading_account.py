@@ -111,6 +111,8 @@ class ReadingAccount:
         if whole > 0 or (directories > 0 and listed == {b"d"}):
             return
         first = next(iter(unreadable.values()))
+        if not first.path:
+            raise CommandFailed(f"reading the volume failed: its root directory {first.detail}")
         raise CommandFailed(
             f"reading the volume failed: nothing of it could be read; the first: {printable(first.path)!r} {first.detail}"
         )
