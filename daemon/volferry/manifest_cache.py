@@ -1,4 +1,4 @@
-"""Manifests that were read before, kept in the state directory: they never change, so none is fetched twice.
+"""Manifests that were read before, kept in the state directory: they never change, so none is fetched twice. Of those that were only written, it knows the names.
 
 Packs are deleted by what manifests name, and SQLite has no checksums: each row has a digest of its key and its bytes. Nor is a row believed of an object that
 was written since, as by somebody who edited it.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from volferry.layout import ref_of_manifest
+from volferry.layout import manifest_key, ref_of_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -57,7 +57,7 @@ class ManifestCache:
                 found = {
                     key.removeprefix(self._place): (data, time)
                     for key, data, digest, time in rows
-                    if _is_whole(key, data, digest)
+                    if _is_whole(key, data, digest) and data
                 }
                 return {
                     key: data
@@ -81,6 +81,10 @@ class ManifestCache:
         except (sqlite3.Error, OSError):
             return set()
         return {ref for key in keys if (ref := ref_of_manifest(key)) is not None}
+
+    def note(self, ref: BackupRef) -> None:
+        """Of a backup that this machine has just made: from now on, it is among `refs`."""
+        self.update({manifest_key(ref): b""}, ())
 
     def update(
         self, new: Mapping[str, bytes], gone: Iterable[str], written: Mapping[str, datetime] | None = None

@@ -70,6 +70,29 @@ def test_what_a_killed_backup_has_begun_is_ended_by_the_next(world: World, serve
     assert server.unfinished(bucket) == 0
 
 
+def test_a_backup_that_this_machine_has_made_is_missed(world: World) -> None:
+    """Nobody has listed anything before."""
+    volume = world.filled()
+    ids = []
+    for number in range(3):
+        (world.data(volume) / "one").write_text(f"{number}" * 100_000)
+        ids.append(world.cli("backup", volume, "--json").exits(0).json["backups"][0]["id"])
+    before = snapshot(world.data(volume))
+    for lost in (ids[0], ids[2]):
+        (path,) = (each for each in world.objects("manifests") if each.stem == lost)
+        path.unlink()
+    world.cli("restore", volume, "--replace").fails_with(f"{ids[2]}.json is missing")
+    assert_same(before, snapshot(world.data(volume)))
+    packs = world.objects("packs")
+    (world.data(volume) / "one").write_text("another")
+    world.cli.backup(volume)
+    for command, code in (("list", 1), ("prune", 3)):
+        done = world.cli.having(VOLFERRY_PRUNE__GRACE="0h")(command).exits(code)
+        for lost in (ids[0], ids[2]):
+            assert f"{lost}.json is missing" in done.stderr
+    assert {*packs} <= {*world.objects("packs")}
+
+
 def two_stores(world: World, directory: Path) -> World:
     config = directory / "volferry.toml"
     config.write_text(

@@ -20,11 +20,13 @@ from tests.safety.test_read_faults import present, stored
 from volferry.archive.commands import NEW_TREE
 from volferry.archive.excludes import CACHE_SIGNATURE, Excludes
 from volferry.archive.names_script import names_command
+from volferry.archive.probe_scripts import PROBE_NAME
 from volferry.engine.image import host_root_filesystem
 from volferry.errors import CommandFailed
 from volferry.observer import Silent
 from volferry.operations.places import Place
 from volferry.operations.restore import is_empty
+from volferry.operations.same_data import holds_something
 from volferry.operations.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -328,11 +330,18 @@ def test_a_volume_that_does_not_give_its_names_is_not_taken_for_an_empty_one(
         faults.set(fault(call, number, "/"))
         with pytest.raises(CommandFailed, match="looking into the volume failed: "):
             is_empty(helper, "")
+        with pytest.raises(CommandFailed, match="looking into the volume failed: "):
+            holds_something(helper, helper.directory(""))
         faults.set(fault("inode", 0, ""))
         assert not is_empty(helper, "")
+        assert holds_something(helper, helper.directory(""))
         for each in below.iterdir():
             shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
         assert is_empty(helper, "")
+        assert not holds_something(helper, helper.directory(""))
+        faults.set()
+        (below / f"{PROBE_NAME}x").touch()
+        assert not holds_something(helper, helper.directory(""))
     finally:
         helper.end()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.test_damage import lab  # noqa: F401 -- a fixture
+from volferry.history import Record
 from volferry.layout import files_key, frames_key, manifest_key, ref_of_index
 from volferry.lost_manifests import NO_MANIFEST, lost
 from volferry.model import BackupRef
@@ -186,3 +187,33 @@ def test_an_older_backup_is_no_answer_where_the_newest_has_lost_its_manifest(lab
     lab.cli("show", f"host/vol@{older.id}").exits(0)
     lab.cli("forget", f"host/vol@{newest.id}").exits(0)
     lab.cli("show", "host/vol").exits(0)
+
+
+def test_an_older_manifest_that_is_lost_is_no_fault_of_the_newest_backup(lab: Lab) -> None:  # noqa: F811
+    refs = []
+    for number in range(2):
+        (lab.volume.data / f"file{number}").write_text("content")
+        with Record(lab.directory / "state", f"run{number}", "host", "vol") as record:
+            stats = lab.volume.back_up(lab.repository)
+            record.made(stats, [])
+        refs.append(stats.ref)
+        time.sleep(1)
+    lab.cli("list", "--host", "host").exits(0)
+    (lab.store / manifest_key(refs[0])).unlink()
+    for command in (("status",), ("verify", "vol"), ("verify", "vol", "--all")):
+        said = lab.cli(*command, "--host", "host").exits(1).stderr
+        assert f"{manifest_key(refs[0])} is missing" in said
+        assert refs[1].id not in said.replace(f"restore host/vol@{refs[1].id}", "")
+
+
+def test_a_copy_is_missed_that_this_machine_has_made(lab: Lab) -> None:  # noqa: F811
+    ref = lab.back_up()
+    copy = lab.directory / "copied"
+    lab.cli("copy", "--to", str(copy), "--host", "host").exits(0)
+    lab.back_up()
+    lab.cli("copy", "--to", str(copy), "--host", "host").exits(0)
+    (copy / manifest_key(ref)).unlink()
+    elsewhere = lab.cli.at(store=copy, state=lab.directory / "elsewhere")
+    elsewhere("list", "--host", "host").exits(0)
+    done = lab.cli("list", "--host", "host", "--store", str(copy)).exits(1)
+    assert f"{manifest_key(ref)} is missing" in done.stderr

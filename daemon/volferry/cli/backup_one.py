@@ -156,6 +156,7 @@ def back_up_one(
                         f"{volume.name}: what was stored so far stays, and the same command goes on from there"
                     )
             raise
+        session.manifest_cache(repository).note(stats.ref)
         try:
             still.await_health()
         finally:

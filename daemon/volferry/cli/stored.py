@@ -58,7 +58,7 @@ def stored_of_host(session: Session, done: Mapping[str, str], *, needs_store: bo
                 key = manifest_key(ref)
                 troubles[ref] = Trouble({key: str(manifest).removeprefix(f"{key} ")}, next_step=step)
         gone = session.lost(refs, host)
-        there = {ref.volume: ref for ref in [*newest_of(refs), *gone]}
+        there = {ref.volume: ref for ref in newest_of([*refs, *gone])}
         for volume, backup in done.items():
             if volume not in there or backup > there[volume].id:
                 ref = BackupRef(host, volume, backup)

@@ -150,16 +150,17 @@ def _who(session: Session) -> str:
 def _chosen(
     session: Session, name: str | None, *, everything: bool, all_hosts: bool
 ) -> tuple[list[BackupRef], Mapping[BackupRef, Trouble]]:
-    """Those that are to be verified, and those whose manifests are gone with all of their volumes'."""
+    """Those that are to be verified, and those whose manifests are gone."""
     from volferry.operations.verdicts import newest_of  # noqa: PLC0415
 
     if name is not None:
         ref = session.backup_ref(name)
-        if not everything:
-            return [ref], {}
         if "@" in name:
-            raise UsageError("--all and the id of one backup exclude each other")
-        return list(session.repository.refs(host=ref.host, volume=ref.volume)), {}
+            if everything:
+                raise UsageError("--all and the id of one backup exclude each other")
+            return [ref], {}
+        refs = list(session.repository.refs(host=ref.host, volume=ref.volume))
+        return refs if everything else [ref], session.lost(refs, ref.host, ref.volume)
     host = None if all_hosts else session.host
     refs = list(session.repository.refs(host=host))
     newest = newest_of(refs)

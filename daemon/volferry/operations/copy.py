@@ -130,6 +130,8 @@ def copy_volume(
             result.there += 1
         else:
             result.copied.append(ref)
+            if target_cache is not None:
+                target_cache.note(ref)
     result.sent_bytes, result.mended, result.manifests = sender.sent_bytes, sender.mended, sender.manifests
     both = [ref for ref in manifests if ref in there or ref in result.copied]
     copy_accepted(source, target, [ref for ref in both if may_be_accepted(manifests[ref])])

@@ -134,7 +134,7 @@ def _look_for_lost(
     unfinished: Callable[[BackupRef], bool],
     dry_run: bool,
 ) -> None:
-    """A manifest that this machine has read before, and that is gone though its index is there, is a problem: nobody has forgotten it. The cache drops the others
+    """A manifest that this machine has written, or read before, and that is gone though its index is there, is a problem: nobody has forgotten it. The cache drops the others
     that are gone.
     """
     known = cache.refs(manifests_prefix(result.host, result.volume)) if cache is not None else set()

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from volferry.archive.commands import probe_command
 from volferry.archive.probe_scripts import (
     PROBE_NAME,
     holds_command,
@@ -19,6 +20,7 @@ from volferry.archive.probe_scripts import (
 )
 from volferry.errors import CommandFailed, VolferryError
 from volferry.interrupts import held_back
+from volferry.operations.broken_off import has_names
 from volferry.operations.streams import run
 
 if TYPE_CHECKING:
@@ -55,8 +57,12 @@ def look_alike(reading: Helper, source: str, writing: Helper, target: str) -> bo
 
 
 def holds_something(helper: Helper, directory: str) -> bool:
-    """What a killed `find_overlap` has left there is nothing."""
-    return bool(run(helper, holds_command(directory), "looking into the volume"))
+    """What a killed `find_overlap` has left there is nothing. Raises CommandFailed, also if the names there cannot be read."""
+    looking = "looking into the volume"
+    if run(helper, holds_command(directory), looking):
+        return True
+    # Of what is left, some names were given.
+    return not run(helper, probe_command(directory), looking) and has_names(helper, directory)
 
 
 def find_overlap(
