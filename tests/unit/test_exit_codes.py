@@ -58,7 +58,20 @@ def test_a_store_that_is_yet_to_be_made_is_no_fault_of_the_daemons_host(cli: Cli
 
 
 @pytest.mark.parametrize(
-    "url", ["nosuch://x", "ftp://host/x", "s3://", "s3:///prefix", "file://host/x", "", " "]
+    "url",
+    [
+        "nosuch://x",
+        "ftp://host/x",
+        "s3://",
+        "s3:///prefix",
+        "s3:/bucket/prefix",
+        "s3:bucket",
+        "nas:/backups",
+        "file://host/x",
+        "file:/srv/x",
+        "",
+        " ",
+    ],
 )
 def test_a_place_that_can_be_none_is_mistyped_wherever_it_is_typed(lab: Lab, url: str) -> None:  # noqa: F811
     lab.back_up()
@@ -67,6 +80,7 @@ def test_a_place_that_can_be_none_is_mistyped_wherever_it_is_typed(lab: Lab, url
     copied = lab.cli("copy", "--host", "host", "--to", str(other), "--to", url)
     copied.fails_with(url.strip() or "empty", code=2)
     assert not other.exists()
+    assert not url.strip() or not Path(url.partition("/")[0]).exists()
 
 
 def test_a_mistyped_volume_is_no_reason_to_prune_nothing_without_a_word(lab: Lab) -> None:  # noqa: F811

@@ -3,7 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from volferry.errors import UsageError
 from volferry.store_config import StoreConfig
 from volferry.stores.factory import open_store
 
@@ -23,3 +26,14 @@ def test_a_bucket_is_at_an_endpoint() -> None:
 
 def test_a_home_that_there_is_not_is_no_error() -> None:
     assert StoreConfig(url="~nobody-of-that-name/x").place == str(Path("~nobody-of-that-name/x").absolute())
+
+
+@given(
+    st.from_regex(r"[A-Za-z][A-Za-z0-9+.-]{0,8}:(/?[a-z0-9]{1,8}){0,3}", fullmatch=True).filter(
+        lambda url: "//" not in url
+    )
+)
+def test_a_url_with_a_slash_too_few_is_no_directory_unless_it_is_meant(url: str) -> None:
+    with pytest.raises(UsageError, match="looks like a URL"):
+        open_store(url)
+    assert open_store(f"./{url}").url == str(Path.cwd() / url)

@@ -7,21 +7,20 @@ it from being overwritten where the server knows that, a HEAD in the moment befo
 from __future__ import annotations
 
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 from botocore.exceptions import ClientError
 
-from volferry.errors import ObjectLocked, StoreError, UsageError
+from volferry.errors import ObjectLocked, StoreError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key, validate_key, write_whole
+from volferry.stores.places import bucket_of
 from volferry.stores.s3_client import MISSING, GarbledResponse, Server, base64_text, error_code, md5
 from volferry.stores.s3_reader import S3Reader
 from volferry.stores.s3_transfer import Abilities, Knowledge, Transfers
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
     from volferry.store_config import StoreConfig
 
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
 _RANGES_AT_ONCE = 4
 # Uploads of other machines that nothing was heard of for so long are those of dead runs.
 _FOREIGN_UPLOAD = timedelta(days=1)
@@ -55,7 +53,8 @@ class S3Store:
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Raises UsageError for a URL that cannot be one."""
-        self._bucket, self._prefix = _place(settings.url)
+        place = bucket_of(settings.url)
+        self._bucket, self._prefix = place.name, place.prefix
         self._settings = settings
         self._state = state
         self._note = note
@@ -354,19 +353,6 @@ class S3Store:
     @property
     def _memory(self) -> Path | None:
         return self._place_in_state / "server.json" if self._place_in_state else None
-
-
-def _place(url: str) -> tuple[str, str]:
-    """Bucket, and prefix with its slash at the end. Raises UsageError."""
-    parts = urlsplit(url)
-    if not _BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
-        raise UsageError(f"store {url!r}: use s3://BUCKET or s3://BUCKET/PREFIX")
-    prefix = unquote(parts.path).strip("/")
-    if prefix and not is_valid_key(prefix):
-        raise UsageError(
-            f"store {url!r}: a prefix has letters, digits and - _ . ~ %, in parts separated by /"
-        )
-    return parts.netloc, f"{prefix}/" if prefix else ""
 
 
 def _in(days: int) -> datetime:
