@@ -75,7 +75,9 @@ def test_a_store_that_is_yet_to_be_made_is_no_fault_of_the_daemons_host(cli: Cli
 )
 def test_a_place_that_can_be_none_is_mistyped_wherever_it_is_typed(lab: Lab, url: str) -> None:  # noqa: F811
     lab.back_up()
-    lab.cli("prune", "--host", "host", "--store", url).fails_with(url.strip() or "empty", code=2)
+    for command in (("prune",), ("backup", "vol"), ("status",), ("volumes",)):
+        done = lab.cli(*command, "--host", "host", "--store", url)
+        done.fails_with(url.strip() or "empty", code=2)
     other = lab.directory / "other"
     copied = lab.cli("copy", "--host", "host", "--to", str(other), "--to", url)
     copied.fails_with(url.strip() or "empty", code=2)

@@ -89,6 +89,7 @@ def backup(
     if binds and not container:
         raise UsageError("--binds is for --container: the bind mounts of which container?")
     session = Session.load(config=config, store=store, engine=engine, host=host)
+    session.check_place()
     missing: dict[str, str] = {}
     volumes = chosen_volumes(
         session.engine,

@@ -56,8 +56,8 @@ class OpenedStore:
 
     def repository(self) -> Repository:
         if self._repository is None:
-            store = self._session.store
             self.failed = True
+            store = self._session.store
             self._repository, new = self._session.known_stores.open_or_create(
                 store, self._session.config.store_config.endpoint, new_store=self._new_store
             )

@@ -68,6 +68,12 @@ class Session:
 
         return open_store(self.config.store_config, state=self.config.state_dir, note=say)
 
+    def check_place(self) -> None:
+        """Raises UsageError for a path or URL at which no store can be: before anything is done, and without what a store needs."""
+        from volferry.stores.places import place_of  # noqa: PLC0415
+
+        place_of(self.config.store_config.url)
+
     @cached_property
     def repository(self) -> Repository:
         """Raises UnknownStore if there is none yet, StoreGone if there is none any longer."""

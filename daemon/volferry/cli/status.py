@@ -49,6 +49,7 @@ def status(
     if health:
         return _health(_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
+    session.check_place()
     history = History(session.config.state_dir, session.config.store_config.place)
     now = datetime.now(UTC)
     history.settle(now)

@@ -48,6 +48,8 @@ def volumes(
     from volferry.engine.volumes import list_volumes, unprotected, volume_sizes  # noqa: PLC0415
 
     session = Session.load(config=config, store=store, engine=engine, host=host)
+    if store is not None:
+        session.check_place()
     found = [volume for volume in list_volumes(session.engine) if everything or not volume.anonymous]
     try:
         sizes = volume_sizes(session.engine)
