@@ -126,6 +126,21 @@ def test_every_key_is_described(key: str) -> None:
     assert re.search(rf"^\| `{re.escape(key)}` \| `{variable}` \|", page, re.MULTILINE)
 
 
+def test_the_units_of_spans_are_described() -> None:
+    page = (PROJECT / "docs" / "configuration.md").read_text()
+    said = page.partition("- **`prune.grace`**")[2].partition("\n- **")[0]
+    shown = re.findall(r"`(\d\w*)`", said)
+    assert shown
+    for span in shown:
+        assert value_of({"grace": span, "hold": span}, PruneConfig).grace == span
+    for unit, word in (("y", "years"), ("m", "months"), ("d", "days"), ("h", "hours")):
+        assert value_of({"grace": f"1{unit}"}, PruneConfig).grace
+        assert word in said
+    with pytest.raises(ValueError, match="a span has"):
+        value_of({"grace": "90s"}, PruneConfig)
+    assert "no minutes or seconds" in said
+
+
 @pytest.mark.parametrize("key", list(Rule.__struct_fields__))
 def test_every_key_of_a_rule_is_described(key: str) -> None:
     assert f"`{key}`" in (PROJECT / "docs" / "configuration.md").read_text()
