@@ -177,15 +177,19 @@ class Repository:
         others = sorted({ref.host for ref in self.refs(volume=name.volume)} - {host})
         if others:
             return f"{message}; there are some from {', '.join(others)}: use {others[0]}/{name.volume}"
-        from difflib import get_close_matches  # noqa: PLC0415 -- only needed for the hint
-
-        volumes = sorted({ref.volume for ref in self.refs(host=host)})
-        close = get_close_matches(name.volume, volumes, n=1)
+        near = self.near(name.volume, host)
         return (
-            f"{message}: did you mean {close[0]!r}?"
-            if close
+            f"{message}: did you mean {near!r}?"
+            if near
             else f"{message}; `volferry list` shows what there is"
         )
+
+    def near(self, volume: str, host: str | None) -> str | None:
+        """The volume with backups, of one host or of any, whose name comes nearest to what was typed."""
+        from difflib import get_close_matches  # noqa: PLC0415 -- only needed for the hint
+
+        close = get_close_matches(volume, sorted({ref.volume for ref in self.refs(host=host)}), n=1)
+        return close[0] if close else None
 
     def manifest(self, ref: BackupRef) -> Manifest:
         """Raises DamagedObject, NewerFormat, NoSuchObject."""

@@ -94,6 +94,21 @@ def test_a_mistyped_volume_is_no_reason_to_prune_nothing_without_a_word(lab: Lab
     lab.cli(*prune, "small").exits(0)
 
 
+def test_a_mistyped_volume_is_listed_as_nothing_with_the_name_that_was_meant(lab: Lab) -> None:  # noqa: F811
+    lab.volume.name = "small"
+    lab.back_up()
+    of_host = ("--host", "host")
+    nothing = "No backups of smal from host host"
+    for command in (("smal", *of_host), ("host/smal", *of_host)):
+        listed = lab.cli("list", *command).exits(0).stdout
+        assert listed.startswith(nothing)
+        assert listed.endswith("Did you mean 'small'?\n")
+    assert "Did you mean 'small'?" in lab.cli("list", "smal", "--all-hosts").exits(0).stdout
+    assert "`volferry list` shows those" in lab.cli("list", "other", *of_host).exits(0).stdout
+    assert "There are some from: host " in lab.cli("list", "small", "--host", "hos").exits(0).stdout
+    assert "There are some from: host " in lab.cli("list", "hos/smal").exits(0).stdout
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 @pytest.mark.parametrize("kind", ["directory", "fifo"])
 def test_an_export_takes_the_place_of_files_alone(

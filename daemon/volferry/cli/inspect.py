@@ -205,7 +205,12 @@ def _stores(
 
 def _nothing(session: Session, volume: str | None, host: str | None) -> str:
     message = f"No backups{f' of {volume}' if volume else ''}{f' from host {host}' if host else ''} in {session.store.url}."
-    others = [other for other in session.repository.hosts() if other != host] if host else []
+    repository = session.repository
+    others = sorted({ref.host for ref in repository.refs(volume=volume)} - {host}) if host else []
+    if volume and not others:
+        if near := repository.near(volume, host):
+            return f"{message} Did you mean {near!r}?"
+        others = [other for other in repository.hosts() if other != host] if host else []
     if others:
         return f"{message} There are some from: {', '.join(others)} (--host, --all-hosts)."
     return session.typed(f"{message} `volferry list` shows those of all volumes.") if volume else message
