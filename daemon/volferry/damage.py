@@ -78,6 +78,9 @@ class Trouble:
     def __bool__(self) -> bool:
         return bool(self.missing or self.damaged)
 
+    def is_about(self, key: str) -> bool:
+        return key in self.missing or key in self.damaged
+
     @property
     def text(self) -> str:
         """The first one by name, with what is wrong with it, and how many more there are."""
@@ -272,9 +275,14 @@ def next_step_of_manifest(ref: BackupRef, others: Iterable[BackupRef], whole: It
     )
 
 
-def next_step_of_index(ref: BackupRef) -> str:
-    """The same, where an object of the index has just been found damaged, which nobody else knows yet."""
-    return f"`volferry verify --read {ref}` marks it, and the next backup is whole again"
+def next_step_of_unmarked(ref: BackupRef, key: str) -> str:
+    """The same, where a pack or an object of the index has just been found damaged, which nobody else knows yet."""
+    then = (
+        "the next backup reads anew what was in it"
+        if key.endswith(_PACK)
+        else "the next backup is whole again"
+    )
+    return f"`volferry verify --read {ref}` marks it, and {then}"
 
 
 def backup_command(ref: BackupRef) -> str:

@@ -89,6 +89,40 @@ def test_a_damaged_index_is_marked_by_the_next_step(lab: Lab, key: object, verb:
     lab.cli("verify", "--read", *OF_HOST).exits(0)
 
 
+@pytest.mark.parametrize("verb", ["restore", "export"])
+def test_a_pack_that_is_marked_is_healed_by_the_next_step(lab: Lab, verb: str) -> None:  # noqa: F811
+    first = lab.back_up()
+    lab.replica()
+    hurt, other = lab.packs(first)[:2]
+    flip(hurt)
+    where = {"restore": ("--to", str(lab.directory / "target")), "export": ("-o", str(lab.directory / "out"))}
+
+    def fails() -> str:
+        done = lab.cli(verb, str(first), *OF_HOST, "--store", str(lab.store), *where[verb])
+        done.exits(1)
+        (line,) = [line for line in done.complaints if f"{hurt.name} is damaged" in line]
+        assert "paths that do not need it can still be restored" in line
+        return line
+
+    assert f"`volferry verify --read {first} --store {lab.store}` marks it" in fails()
+    lab.cli("verify", "--read", str(first), *OF_HOST).exits(1)
+    marked = fails()
+    assert "verify --read" not in marked
+    assert f"`volferry backup vol --store {lab.store}` on host makes a whole one" in marked
+    assert "`volferry copy --store COPY --to STORE` mends it" in marked
+    second = lab.back_up()
+    assert f"{second.id} is newer, and whole" in fails()
+    lab.cli("copy", "--store", str(lab.directory / "replica"), "--to", str(lab.store), *OF_HOST).exits(0)
+    lab.cli(verb, str(first), *OF_HOST, *where[verb]).exits(0)
+    shutil.rmtree(lab.directory / "target", ignore_errors=True)
+    (lab.directory / "out").unlink(missing_ok=True)
+    # Of two that are damaged, the one that is met is not the one that is marked.
+    flip(other)
+    lab.cli("verify", "--read", str(first), *OF_HOST).exits(1)
+    flip(hurt)
+    assert "marks it" in fails()
+
+
 def test_a_damaged_marker_can_be_put_back(lab: Lab) -> None:  # noqa: F811
     lab.back_up()
     lab.replica()

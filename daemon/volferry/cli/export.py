@@ -51,7 +51,7 @@ def export(
         raise UsageError("a tar would not look well on a terminal: give a file with -o, or a pipe")
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
-    with session.run() as run:
+    with session.run() as run, session.advising(ref):
         backup = session.backup_reader(ref, run.spool)
         with TerminalObserver(ref.volume) as observer, opened_output(output, replace=force) as file:
             total = (

@@ -114,7 +114,7 @@ def restore(
     session = Session.load(config=config, store=store, engine=engine, host=host)
     ref = session.backup_ref(name)
     safety = Safety.of(session.store.url, prove_first=prove_first)
-    with session.run() as run:
+    with session.run() as run, session.advising(ref):
         if to is None:
             session.bring_back()
             session.reap(run)

@@ -210,7 +210,7 @@ class Session:
     def next_step(self, ref: BackupRef, error: VolferryError | None = None) -> str:
         """Where a backup is not whole, as `error` says; empty where the store cannot say."""
         from volferry.archive.manifest import Manifest  # noqa: PLC0415
-        from volferry.damage import Condition, next_step_of_index, next_step_of_manifest, troubled  # noqa: PLC0415
+        from volferry.damage import Condition, next_step_of_manifest, next_step_of_unmarked, troubled  # noqa: PLC0415
         from volferry.layout import manifest_key  # noqa: PLC0415
 
         repository = self.repository
@@ -225,10 +225,14 @@ class Session:
                 return next_step_of_manifest(ref, found, whole)
         except VolferryError:
             return ""
-        if ref in troubles:
-            return troubles[ref].next_step
-        is_of_index = isinstance(error, DamagedObject) and error.key.startswith("indexes/")
-        return next_step_of_index(ref) if is_of_index else ""
+        trouble = troubles.get(ref)
+        step = trouble.next_step if trouble else ""
+        if not isinstance(error, DamagedObject):
+            return step
+        of_pack = error.key.startswith("packs/")
+        if (of_pack or error.key.startswith("indexes/")) and not (trouble and trouble.is_about(error.key)):
+            step = next_step_of_unmarked(ref, error.key)
+        return f"{step}; paths that do not need it can still be restored" if of_pack else step
 
     @contextmanager
     def run(self) -> Iterator[Run]:

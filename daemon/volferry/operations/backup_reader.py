@@ -160,7 +160,7 @@ class BackupReader(BackupIndex):
     ) -> Generator[bytes, None, None]:
         with (
             closing(self._stored_frames(locations, on_stored)) as stored_frames,
-            closing(decode_frames(stored_frames, damaged=self._damaged)) as decoded,
+            closing(decode_frames(stored_frames, damaged=DamagedObject)) as decoded,
         ):
             yield from decoded
 
@@ -192,21 +192,13 @@ class BackupReader(BackupIndex):
                     for location in run:
                         stored = _exactly(reader, location.stored_bytes)
                         if len(stored) != location.stored_bytes:
-                            raise self._damaged(key, "it is cut off")
+                            raise DamagedObject(key, "it is cut off")
                         self.fetched_bytes += len(stored)
                         on_stored(location, stored)
                         again = partial(self._fetched_again, key, location)
                         yield StoredFrame(key, location.digest, location.raw_bytes, stored, again)
         except (StoreError, DamagedObject) as error:
             yield error  # in its turn: the frames before it are good
-
-    def _damaged(self, pack: str, wrong: str) -> DamagedObject:
-        return DamagedObject(
-            pack,
-            wrong,
-            f"`volferry verify --read {self.ref}` marks it, and the next backup reads anew what was in it; "
-            "paths that do not need it can still be restored",
-        )
 
     def _range(self, run: list[FrameLocation]) -> ObjectRange:
         return ObjectRange(
