@@ -372,6 +372,29 @@ def test_status_ends_with_1_after_a_run_that_failed_as_long_as_its_volume_is_the
     assert "failed" in world.cli("status").exits(0).stdout
 
 
+def test_status_knows_schedules_and_volumes_where_the_store_is_gone(
+    world: World, config: Path, tmp_path: Path
+) -> None:
+    del config
+    due, other, removed = world.volume("due", labels=DUE), world.volume("other"), world.volume("removed")
+    world.cli.backup(due, other)
+    never = world.volume("never", labels=DUE)
+    for volume in (other, removed):
+        (world.data(volume) / ".volferry-restore-in-progress").touch()
+        world.cli("backup", volume).exits(1)
+    world.remove(removed)
+    world.store.rename(tmp_path / "elsewhere")
+    status = world.cli("status").exits(1)
+    rows = {line.split()[0]: line for line in status.stdout.splitlines()}
+    assert rows[due].endswith(" ?")
+    assert rows[never].endswith(" ?")
+    assert rows[other].endswith(" not scheduled")
+    (gone,) = [line for line in status.stdout.splitlines() if line.startswith(f"{removed}: ")]
+    assert "the volume is gone since" in gone
+    assert "it holds" not in gone
+    assert len([line for line in status.complaints if "there was a store at" in line]) == 1
+
+
 def test_status_says_what_runs_and_what_was_interrupted(world: World, config: Path) -> None:
     del config
     volume = world.volume(labels=DUE)

@@ -6,6 +6,7 @@ import http.client
 import os
 import socket
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,7 +55,9 @@ def status(
     now = datetime.now(UTC)
     history.settle(now)
     last = history.last()
-    appointments, wrong, there, trouble = _appointments(session, history, now)
+    outlook = _outlook(session, history, now)
+    due, wrong, there = outlook.due, outlook.wrong, outlook.there
+    engine_answers, trouble = not outlook.engine_trouble, outlook.trouble
     # A place that somebody types and of which nothing is known is mistyped; the configured store is made by the first backup.
     done = {
         name: run.backup
@@ -65,14 +68,13 @@ def status(
     troubles, unknown = stored.troubles, stored.unknown
     accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now)
-    due = {each.volume: each for each in appointments}
     restores = {name: begun for name in there if (begun := begun_restore(session.state_of_content(name)))}
-    names = sorted({*last, *due, *wrong, *restores, *(ref.volume for ref in troubles)})
-    down, journal_trouble = _still_down(session, engine_answers=not trouble)
+    names = sorted({*last, *outlook.scheduled, *wrong, *restores, *(ref.volume for ref in troubles)})
+    down, journal_trouble = _still_down(session, engine_answers=engine_answers)
     past = {
         name: text
         for name, run in last.items()
-        if (text := _past(session, run, gone=not trouble and name not in there and not _is_bind(name)))
+        if (text := _past(session, run, gone=engine_answers and name not in there and not _is_bind(name)))
     }
     recent = history.recent(_RECENT)
     running = [run for run in last.values() if run.outcome == "running"]
@@ -108,10 +110,11 @@ def status(
             }
         )
     else:
-        _print(names, last, due, wrong, past, accepted, now)
+        following = {name: _next(outlook, name, now) for name in names}
+        _print(names, last, following, wrong, past, accepted)
         for line in verifying.lines(now):
             print(line)
-    if appointments and answers is False:
+    if outlook.scheduled and answers is False:
         say(
             f"no daemon answers at {session.config.daemon.listen}: where none runs, nothing is backed up on schedule (`volferry daemon`)"
         )
@@ -135,7 +138,7 @@ def status(
         for name, run in last.items()
     )
     half = any(not each.running for each in restores.values())
-    bad = trouble or unknown or wrong or failed or half or any(each.late for each in appointments)
+    bad = trouble or unknown or wrong or failed or half or any(each.late for each in due.values())
     return 1 if bad or down or journal_trouble or troubles or verifying.bad else 0
 
 
@@ -180,21 +183,40 @@ def _listens(config: Path | None) -> Listen:
         return load_config(accepted).daemon.listen
 
 
-def _appointments(
-    session: Session, history: History, now: datetime
-) -> tuple[list[Appointment], dict[str, str], set[str], str]:
-    """Appointments, wrong settings by volume, volumes that there are, and why none of it is known."""
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """What is to be backed up, and when."""
+
+    there: set[str] = field(default_factory=set)  # the engine's volumes
+    scheduled: set[str] = field(default_factory=set)  # those that have a schedule
+    wrong: dict[str, str] = field(default_factory=dict)  # settings, by volume
+    due: dict[str, Appointment] = field(default_factory=dict)
+    engine_trouble: str = ""  # why nothing of this is known
+    store_trouble: str = ""  # why nothing is known to be due
+
+    @property
+    def trouble(self) -> str:
+        return self.engine_trouble or self.store_trouble
+
+
+def _outlook(session: Session, history: History, now: datetime) -> _Outlook:
     from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
     try:
-        view = view_of(session, list_volumes(session.engine), history, [])
+        volumes = list_volumes(session.engine)
     except VolferryError as error:
-        return [], {}, set(), str(error)
-    scheduled, wrong = scheduled_of(view.volumes, session.config)
-    agenda = Agenda(zone_of(session.config))
+        return _Outlook(engine_trouble=str(error))
+    there = {volume.name for volume in volumes}
+    scheduled, wrong = scheduled_of(volumes, session.config)
+    try:
+        view = view_of(session, volumes, history, [])
+    except VolferryError as error:
+        return _Outlook(there, {each.volume for each in scheduled}, wrong, store_trouble=str(error))
     jitter = session.config.daemon.jitter.delta
-    there = {volume.name for volume in view.volumes}
-    return agenda.appointments(scheduled, view.newest, view.seen, now, jitter=jitter), wrong, there, ""
+    agenda = Agenda(zone_of(session.config))
+    appointments = agenda.appointments(scheduled, view.newest, view.seen, now, jitter=jitter)
+    due = {each.volume: each for each in appointments}
+    return _Outlook(there, set(due), wrong, due)
 
 
 def _document(run: PastRun) -> dict[str, Any]:
@@ -221,18 +243,17 @@ def _document(run: PastRun) -> dict[str, Any]:
 def _print(
     names: list[str],
     last: dict[str, PastRun],
-    due: dict[str, Appointment],
+    following: dict[str, str],
     wrong: dict[str, str],
     past: dict[str, str],
     accepted: set[str],
-    now: datetime,
 ) -> None:
     if not names:
         print("Nothing was backed up on this machine yet, and no volume has a schedule.")
         return
     rows = []
     for name in names:
-        run, next_run = last.get(name), due.get(name)
+        run = last.get(name)
         good = run is not None and run.good
         rows.append(
             (
@@ -242,7 +263,7 @@ def _print(
                 duration_text(run.seconds) if run and good else "-",
                 size_text(run.stored_bytes) if run and good else "-",
                 duration_text(run.downtime_seconds) if run and run.downtime_seconds else "-",
-                _next(next_run, now),
+                following[name],
             )
         )
     print(table(("VOLUME", "LAST RUN", "HOW", "TOOK", "STORED", "DOWN", "NEXT"), rows, right=(3, 4, 5)))
@@ -255,9 +276,11 @@ def _print(
             print(f"{name}: {'accepted: ' if name in accepted and name not in wrong else ''}{error}{then}")
 
 
-def _next(found: Appointment | None, now: datetime) -> str:
+def _next(outlook: _Outlook, name: str, now: datetime) -> str:
+    found = outlook.due.get(name)
     if found is None:
-        return "not scheduled"
+        unknown = outlook.engine_trouble or (outlook.store_trouble and name in outlook.scheduled)
+        return "?" if unknown else "not scheduled"
     when = "now" if found.at <= now else local_time_text(found.at)
     return f"{when} (late)" if found.late else when
 
