@@ -57,6 +57,28 @@ def test_a_store_that_is_yet_to_be_made_is_no_fault_of_the_daemons_host(cli: Cli
     cli("verify", "--share", "--host", "host").exits(0)
 
 
+@pytest.mark.parametrize("place", ["environment", "configuration"])
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_a_mistyped_store_is_no_machine_without_backups(
+    lab: Lab,  # noqa: F811
+    place: str,
+    json: tuple[str, ...],
+) -> None:
+    lab.back_up()
+    lab.cli("verify", "--share", "--host", "host").exits(0)
+    assert "Verified: " in lab.cli("status", "--host", "host").stdout
+    mistyped = str(lab.directory / "mistyped")
+    if place == "environment":
+        cli = lab.cli.at(store=lab.directory / "mistyped")
+    else:
+        config = lab.directory / "volferry.toml"
+        config.write_text(f'[stores.main]\nurl = "{mistyped}"\n')
+        cli = lab.cli.having(VOLFERRY_CONFIG=str(config), VOLFERRY_STORE="")
+    status = cli("status", "--host", "host", *json)
+    status.fails_with("there is no volferry store at", mistyped, code=2)
+    assert status.stdout == ""
+
+
 @pytest.mark.parametrize(
     "url",
     [

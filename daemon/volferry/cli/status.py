@@ -58,13 +58,14 @@ def status(
     outlook = _outlook(session, history, now)
     due, wrong, there = outlook.due, outlook.wrong, outlook.there
     engine_answers, trouble = not outlook.engine_trouble, outlook.trouble
-    # A place that somebody types and of which nothing is known is mistyped; the configured store is made by the first backup.
+    # A place of which nothing is known is mistyped, where it is typed or another one is known; a machine's first store is made by its first backup.
+    needs_store = not last and (store is not None or not session.known_stores.empty)
     done = {
         name: run.backup
         for name, run in last.items()
         if run.good and run.backup and run.store and name in there and run.host == session.host
     }
-    stored = stored_of_host(session, done, needs_store=store is not None and not last)
+    stored = stored_of_host(session, done, needs_store=needs_store)
     troubles, unknown = stored.troubles, stored.unknown
     accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now)
