@@ -22,20 +22,26 @@ CREATE TABLE IF NOT EXISTS since (store TEXT PRIMARY KEY, at REAL NOT NULL) WITH
 CREATE TABLE IF NOT EXISTS objects (store TEXT, key TEXT, at REAL NOT NULL, PRIMARY KEY (store, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shares (store TEXT, host TEXT, at REAL NOT NULL, PRIMARY KEY (store, host)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS told (store TEXT, what TEXT, PRIMARY KEY (store, what)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS volumes (
-    volume TEXT PRIMARY KEY, host TEXT NOT NULL, oldest REAL, hurt INTEGER NOT NULL
+CREATE TABLE IF NOT EXISTS states (
+    store TEXT, volume TEXT, host TEXT NOT NULL, oldest REAL, hurt INTEGER NOT NULL, PRIMARY KEY (store, volume)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS runs (
+CREATE TABLE IF NOT EXISTS outcomes (
     number INTEGER PRIMARY KEY,
+    store TEXT NOT NULL,
     began REAL NOT NULL,
     ended REAL NOT NULL,
     outcome TEXT NOT NULL,
     objects INTEGER NOT NULL,
     read_bytes INTEGER NOT NULL,
     total_bytes INTEGER NOT NULL,
-    error TEXT NOT NULL
+    error TEXT NOT NULL,
+    listed INTEGER NOT NULL
 );
 """
+_RUNS = (
+    "SELECT began, ended, outcome, objects, read_bytes, total_bytes, error, listed FROM outcomes "
+    "WHERE (?1 = '' OR store = ?1) "
+)
 
 VerifyOutcome = Literal["good", "hurt", "failed"]
 
@@ -51,6 +57,7 @@ class VerifyRun:
     read_bytes: int
     total_bytes: int  # of all that backups need
     error: str
+    listed: bool = False  # of one that is `hurt`: a LIST of the store, with its marks, shows all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,15 @@ class VolumeState:
 
 
 class VerificationLog:
-    """Of one state directory. A `store` is a `Repository.place`. Whatever is wrong with its file, it is as if it were empty."""
+    """Of one state directory. Whatever is wrong with its file, it is as if it were empty.
 
-    def __init__(self, state_directory: Path) -> None:
+    Runs, and the states of volumes, are kept as those of `place`, the place of a store, and only those of it are given; all of them where it is empty.
+    A `store` is a `Repository.place`.
+    """
+
+    def __init__(self, state_directory: Path, place: str = "") -> None:
         self._path = state_directory / _FILE
+        self.place = place
 
     def since(self, store: str, now: datetime) -> datetime:
         """When a share of the store was asked for first, which may be now."""
@@ -109,43 +121,39 @@ class VerificationLog:
 
     def keep_run(self, run: VerifyRun) -> None:
         self._write(
-            "INSERT INTO runs (began, ended, outcome, objects, read_bytes, total_bytes, error) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO outcomes (store, began, ended, outcome, objects, read_bytes, total_bytes, error, listed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (run.began.timestamp(), run.ended.timestamp(), run.outcome, run.objects, run.read_bytes,
-                 run.total_bytes, run.error)
+                (self.place, run.began.timestamp(), run.ended.timestamp(), run.outcome, run.objects, run.read_bytes,
+                 run.total_bytes, run.error, run.listed)
             ],
         )  # fmt: skip
-        self._write("DELETE FROM runs WHERE number <= (SELECT max(number) FROM runs) - ?", [(_KEPT_RUNS,)])
+        self._write(
+            "DELETE FROM outcomes WHERE number <= (SELECT max(number) FROM outcomes) - ?", [(_KEPT_RUNS,)]
+        )
 
     def recent(self, count: int) -> list[VerifyRun]:
         """The newest ones, newest last."""
-        rows = self._read(
-            "SELECT began, ended, outcome, objects, read_bytes, total_bytes, error FROM runs ORDER BY number DESC LIMIT ?",
-            count,
-        )
+        rows = self._read(f"{_RUNS} ORDER BY number DESC LIMIT ?2", self.place, count)
         return [_run(row) for row in reversed(rows)]
 
     def last_done(self) -> VerifyRun | None:
         """The newest one that read all of its share."""
-        rows = self._read(
-            "SELECT began, ended, outcome, objects, read_bytes, total_bytes, error FROM runs "
-            "WHERE outcome <> 'failed' ORDER BY number DESC LIMIT 1"
-        )
+        rows = self._read(f"{_RUNS} AND outcome <> 'failed' ORDER BY number DESC LIMIT 1", self.place)
         return _run(rows[0]) if rows else None
 
     def keep_volumes(self, host: str, volumes: Mapping[str, VolumeState]) -> None:
         """In place of what was known of all of the host's."""
-        self._write("DELETE FROM volumes WHERE host = ?", [(host,)])
+        self._write("DELETE FROM states WHERE store = ? AND host = ?", [(self.place, host)])
         self._write(
-            "INSERT OR REPLACE INTO volumes VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)",
             [
-                (volume, host, state.oldest.timestamp() if state.oldest else None, state.hurt)
+                (self.place, volume, host, state.oldest.timestamp() if state.oldest else None, state.hurt)
                 for volume, state in volumes.items()
             ],
         )
 
     def volumes(self) -> dict[str, VolumeState]:
-        rows = self._read("SELECT volume, oldest, hurt FROM volumes")
+        rows = self._read("SELECT volume, oldest, hurt FROM states WHERE (?1 = '' OR store = ?1)", self.place)
         return {
             volume: VolumeState(None if oldest is None else _time(oldest), hurt)
             for volume, oldest, hurt in rows
@@ -182,7 +190,8 @@ class VerificationLog:
 
 
 def _run(row: tuple[object, ...]) -> VerifyRun:
-    began, ended, *rest = row
+    began, ended, *between, listed = row
+    rest = (*between, bool(listed))
     return VerifyRun(_time(began), _time(ended), *rest)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from volferry.cli.verify_share import read_share
 from volferry.config import Config
 from volferry.damage import Condition, mark
 from volferry.errors import DamagedObject, NoSuchStore, StoreError, StoreGone, StoreUnreachable
-from volferry.layout import files_key, frames_key, manifest_key, needed_objects, pack_key
+from volferry.layout import files_key, frames_key, manifest_key, needed_objects, pack_key, parse_backup_name
 from volferry.observer import Silent
 from volferry.operations.verify_share import Candidate, Share, choose, verify_share
 from volferry.repository import Repository
@@ -265,6 +265,7 @@ def test_what_cannot_be_read_keeps_nothing_else_from_being_read_and_is_told_unti
     assert {key for key in days.log.read_at(lab.repository.place) if " " not in key} == needs - set(bad)
     for share in shares[2:]:
         assert "input/output error" in share.wrong[first]
+        assert not share.listed  # so that no status takes it for mended
     assert lab.marks() == []  # it may be readable tomorrow
     lab.repository.store = store
     days.share()
@@ -423,6 +424,62 @@ def test_a_store_that_was_only_seen_and_is_gone_is_a_failure_of_the_share(tmp_pa
         share_of(state, tmp_path / "mistyped")
     log = VerificationLog(state)
     assert [each.outcome for each in log.recent(9)] == ["good", "good", "failed", "failed"]
+
+
+def test_runs_and_states_are_of_the_store_that_is_asked_for(tmp_path: Path) -> None:
+    here, there = VerificationLog(tmp_path, "here"), VerificationLog(tmp_path, "there")
+    runs = [VerifyRun(NOW, NOW + number * DAY, "hurt", 1, 2, 3, "", listed=number == 1) for number in (0, 1)]
+    for log, run in zip((here, there), runs, strict=True):
+        log.keep_run(run)
+        log.keep_volumes("host", {"vol": VolumeState(NOW, run.listed)})
+    assert (here.recent(9), there.recent(9)) == ([runs[0]], [runs[1]])
+    assert (here.last_done(), there.last_done()) == (runs[0], runs[1])
+    assert (here.volumes(), there.volumes()) == (
+        {"vol": VolumeState(NOW, 0)}, {"vol": VolumeState(NOW, 1)}
+    )  # fmt: skip
+    assert VerificationLog(tmp_path).recent(9) == runs
+
+
+def verified_line(lab: Lab, *store: str) -> str:  # noqa: F811
+    status = lab.cli("status", "--host", "host", *store)
+    return "".join(line for line in status.stdout.splitlines() if line.startswith("Verified: "))
+
+
+def test_the_line_of_status_is_of_the_store_that_is_asked_for(lab: Lab) -> None:  # noqa: F811
+    lab.back_up()
+    lab.replica()
+    replica = ("--store", str(lab.directory / "replica"))
+    lab.cli("verify", "--share", "--host", "host").exits(0)
+    assert ", good, " in verified_line(lab)
+    assert verified_line(lab, *replica) == ""
+    lab.packs(lab.repository.resolve(parse_backup_name("vol"), host="host"), "replica")[0].unlink()
+    lab.cli("verify", "--share", "--host", "host", *replica).exits(1)
+    assert ", hurt, " in verified_line(lab, *replica)
+    assert ", good, " in verified_line(lab)
+
+
+@pytest.mark.parametrize("hurt", ["missing", "damaged", "manifest"])
+def test_status_says_that_what_a_share_found_was_mended(lab: Lab, hurt: str) -> None:  # noqa: F811
+    over = "no backup is hurt any longer"
+    first = lab.back_up()
+    lab.replica()
+    victim = lab.store / manifest_key(first) if hurt == "manifest" else lab.packs(first)[0]
+    if hurt == "missing":
+        victim.unlink()
+    else:
+        flip(victim)
+    cli = lab.cli.having(VOLFERRY_VERIFY__DAYS="1")
+    cli("verify", "--share", "--host", "host").exits(0, 1)
+    a_day_passes(lab.directory / "state")
+    cli("verify", "--share", "--host", "host").exits(1)
+    line = verified_line(lab)
+    assert ", hurt, " in line
+    assert over not in line
+    replica = ("--store", str(lab.directory / "replica"))
+    lab.cli("copy", "--host", "host", *replica, "--to", str(lab.store)).exits(0)
+    line = verified_line(lab)
+    assert ", hurt, " in line
+    assert line.endswith(f"; {over}")
 
 
 def test_a_replica_that_is_gone_is_no_failure_of_the_store_in_use(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class _Daemon:
         _configure_log(settings.config)
         self._log: Log = structlog.get_logger()
         self.history = History(settings.config.state_dir, settings.config.store_config.place)
-        self.verified = VerificationLog(settings.config.state_dir)
+        self.verified = VerificationLog(settings.config.state_dir, settings.config.store_config.place)
         self._surroundings = EngineAndStore(
             lambda: self._config, self.history, lambda: self._wake.put(("changed", None)), self._log
         )
@@ -276,7 +276,7 @@ class _Daemon:
             self._log.error("the configuration is not used, the one before stays", error=str(error))
         else:
             _configure_log(self._config)
-            self.history.store = self._config.store_config.place
+            self.history.store = self.verified.place = self._config.store_config.place
             self._loop.agenda.zone = zone_of(self._config)
             self._digest_due = None
             self._surroundings.close()

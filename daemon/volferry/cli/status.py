@@ -68,7 +68,7 @@ def status(
     stored = stored_of_host(session, done, needs_store=needs_store)
     troubles, unknown = stored.troubles, stored.unknown
     accepted = accepted_volumes(session, last.values())
-    verifying = VerifyStatus(session, now)
+    verifying = VerifyStatus(session, now, stored)
     restores = {name: begun for name in there if (begun := begun_restore(session.state_of_content(name)))}
     names = sorted({*last, *outlook.scheduled, *wrong, *restores, *(ref.volume for ref in troubles)})
     down, journal_trouble = _still_down(session, engine_answers=engine_answers)

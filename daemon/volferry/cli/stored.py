@@ -92,10 +92,15 @@ def accepted_volumes(session: Session, runs: Iterable[PastRun]) -> set[str]:
 class VerifyStatus:
     """Of what the daemon, or `verify --share`, reads again."""
 
-    def __init__(self, session: Session, now: datetime) -> None:
-        log = VerificationLog(session.config.state_dir)
+    def __init__(self, session: Session, now: datetime, stored: StoredOfHost) -> None:
+        log = VerificationLog(session.config.state_dir, session.config.store_config.place)
         recent = log.recent(1)
         self.last: VerifyRun | None = recent[0] if recent else None
+        # By the store as it is now: of those that the share found, each was mended or forgotten since.
+        self.over = bool(
+            self.last and self.last.outcome == "hurt" and self.last.listed
+            and not stored.unknown and not stored.troubles
+        )  # fmt: skip
         self._volumes = log.volumes()
         self._schedule = session.config.verify.schedule
         self._due: Due | None = None
@@ -136,6 +141,7 @@ class VerifyStatus:
                 "read_bytes": last.read_bytes,
                 "total_bytes": last.total_bytes,
                 "error": last.error,
+                "over": self.over,
             }
             if last
             else None,
@@ -151,6 +157,7 @@ class VerifyStatus:
             found.append(
                 f"Verified: {local_time_text(last.began)}, {last.outcome}, {size_text(last.read_bytes)} "
                 f"of {size_text(last.total_bytes)} read{f': {last.error}' if last.error else ''}"
+                f"{'; no backup is hurt any longer' if self.over else ''}"
             )
         if self._due is not None:
             when = "now" if self._due.at <= now else local_time_text(self._due.at)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def read_share(session: Session, *, json: bool) -> int:
     """Raises VolferryError where the store cannot be read; that is in the log, too."""
-    log = VerificationLog(session.config.state_dir)
+    log = VerificationLog(session.config.state_dir, session.config.store_config.place)
     began = datetime.now(UTC)
     # What was read of a replica is remembered, and says nothing of the store that backups are made in.
     main = session.config.store_config.replica_of is None
@@ -59,7 +59,8 @@ def _report(
     if main:
         first = next((f"{ref}: {why}" for ref, why in wrong.items()), "")
         outcome = VerifyRun(
-            began, datetime.now(UTC), "hurt" if wrong else "good", share.read, share.read_bytes, share.total_bytes, first
+            began, datetime.now(UTC), "hurt" if wrong else "good", share.read, share.read_bytes, share.total_bytes, first,
+            listed=share.listed,
         )  # fmt: skip
         log.keep_run(outcome)
         log.keep_volumes(session.host, share.volumes)

@@ -91,6 +91,7 @@ class Share:
     unreadable: dict[BackupRef, str] = field(default_factory=dict)
     volumes: dict[str, VolumeState] = field(default_factory=dict)
     problem: str = ""  # why what was found could not be remembered in the store
+    listed: bool = False  # a LIST of the store, with its marks and manifests, shows all that is wrong
 
     @property
     def wrong(self) -> dict[BackupRef, str]:
@@ -152,6 +153,8 @@ def verify_share(
         why = [reading.unread[key] for key in _needed(ref, manifest) if key in reading.unread]
         if why and ref not in share.troubles:
             share.unreadable[ref] = f"{why[0]} (and {len(why) - 1} more)" if len(why) > 1 else why[0]
+    unmarked = [ref for ref in share.unreadable if manifest_key(ref) not in wrong_manifests]
+    share.listed = not (unmarked or share.problem)
     share.volumes = _volumes(manifests, share, read_at)
     if is_due:
         log.keep_share(repository.place, host, now)
