@@ -110,15 +110,9 @@ def copy_volume(
             continue
         if only is not None and ref != only:
             continue
-        if why := _in_the_way(target, there.get(ref), manifests[ref]):
+        why = _in_the_way(target, there.get(ref), manifests[ref])
+        if why := why or named.why_not(ref, manifests[ref], target):
             result.failed[str(ref)] = why
-            continue
-        if otherwise := named.otherwise(ref, manifests[ref]):
-            key, other = otherwise
-            result.failed[str(ref)] = (
-                f"its manifest says of {key} otherwise than that of {other} in {target.store.url}: nothing of it is sent; "
-                "if it is the other one that is wrong, `volferry forget` it there"
-            )
             continue
         try:
             sender.send(ref, manifests[ref], there.get(ref))
@@ -165,6 +159,16 @@ class _Named:
     def add(self, ref: BackupRef, manifest: Manifest) -> None:
         for key, content in needed_objects(ref, manifest).items():
             self._found.setdefault(key, {}).setdefault(content, ref)
+
+    def why_not(self, ref: BackupRef, manifest: Manifest, target: Repository) -> str:
+        """Why a backup with that manifest is not brought there; empty if nothing is against it."""
+        if (found := self.otherwise(ref, manifest)) is None:
+            return ""
+        key, other = found
+        return (
+            f"its manifest says of {key} otherwise than that of {other} in {target.store.url}: nothing of it is sent; "
+            "if it is the other one that is wrong, `volferry forget` it there"
+        )
 
     def otherwise(self, ref: BackupRef, manifest: Manifest) -> tuple[str, BackupRef] | None:
         """An object that is something else by the manifest of another backup, which is named, too."""
