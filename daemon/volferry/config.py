@@ -187,6 +187,14 @@ class Config(Section, frozen=True):
         """The store to use: `store`, else the first of `stores`, else the default directory."""
         return self.named_store(self.store_name or self.store)
 
+    def why_unknown(self, name: str) -> str:
+        """What is wrong with the name of a store, where `stores` has names; empty for one of these, and for a path or URL."""
+        if not self.stores or name in self.stores or not re.fullmatch(_STORE_NAME, name):
+            return ""
+        close = get_close_matches(name, self.stores, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.stores)}"
+        return f"there is no store {name!r}: {hint} (a directory is ./{name})"
+
     def named_store(self, name: str | None) -> StoreConfig:
         """The store of that name, path or URL."""
         if name is not None and name in self.stores:
@@ -292,11 +300,8 @@ def contradictions(config: Config) -> Iterator[str]:
             yield f"engine: {error}"
         except EngineUnreachable:  # not a matter of the configuration
             pass
-    if config.stores and config.store is not None and config.store not in config.stores:
-        close = get_close_matches(config.store, config.stores, n=1)
-        if re.fullmatch(_STORE_NAME, config.store):
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(config.stores)}"
-            yield f"store: there is no store {config.store!r}: {hint} (a directory is ./{config.store})"
+    if config.store is not None and (unknown := config.why_unknown(config.store)):
+        yield f"store: {unknown}"
     if config.stores and config.store_name is None and config.store is None:
         yield "stores: each is a replica of another: one of them is the primary, without replica_of"
     for name, store in config.stores.items():

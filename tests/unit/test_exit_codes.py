@@ -107,6 +107,20 @@ def test_a_place_that_can_be_none_is_mistyped_wherever_it_is_typed(lab: Lab, url
     assert not url.strip() or not Path(url.partition("/")[0]).exists()
 
 
+def test_the_mistyped_name_of_a_store_is_no_new_directory(lab: Lab) -> None:  # noqa: F811
+    lab.back_up()
+    config = lab.directory / "volferry.toml"
+    config.write_text(
+        f'[stores.main]\nurl = "{lab.store}"\n[stores.offsite]\nurl = "{lab.directory}/offsite"\n'
+    )
+    cli = lab.cli.having(VOLFERRY_CONFIG=str(config), VOLFERRY_STORE="main")
+    done = cli("copy", "--host", "host", "--to", "offsit")
+    done.fails_with("there is no store 'offsit': did you mean 'offsite'? (a directory is ./offsit)", code=2)
+    assert not Path("offsit").exists()
+    cli("copy", "--host", "host", "--to", "offsite").exits(0)
+    assert (lab.directory / "offsite").exists()
+
+
 def test_a_mistyped_volume_is_no_reason_to_prune_nothing_without_a_word(lab: Lab) -> None:  # noqa: F811
     lab.volume.name = "small"
     lab.back_up()

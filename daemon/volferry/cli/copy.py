@@ -98,6 +98,8 @@ def _targets(session: Session, typed: list[str] | None) -> list[str]:
     for target in typed or ():
         if not target.strip():
             raise UsageError("--to is empty")
+        if unknown := session.config.why_unknown(target):
+            raise UsageError(f"--to: {unknown}")
         session.named_store(target)
     return targets
 
