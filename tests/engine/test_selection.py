@@ -240,6 +240,17 @@ def test_doctor_tries_everything_and_leaves_nothing(world: World) -> None:
     assert "1 backup" in world.cli("doctor").exits(0).stdout
 
 
+def test_doctor_does_not_call_a_store_good_that_lacks_something(world: World) -> None:
+    volume = world.filled()
+    world.cli.backup(volume)
+    (pack,) = world.objects("packs")
+    pack.unlink()
+    (check,) = (each for each in world.cli("doctor", "--json").exits(1).json["checks"] if not each["ok"])
+    assert check["name"] == "store"
+    assert f"/{volume}@" in check["detail"]
+    assert "cannot be restored as a whole" in check["detail"]
+
+
 def test_doctor_tries_each_directory_of_the_configuration(world: World) -> None:
     (world.directory / "file").write_text("mine")
     file = world.directory / "volferry.toml"

@@ -12,7 +12,7 @@ from volferry import __version__
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json
 from volferry.cli.text import count_text, size_text
-from volferry.errors import NoSuchStore, VolferryError
+from volferry.errors import DamagedObject, NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -120,24 +120,37 @@ def _other_directories(session: Session) -> list[str]:
     ]
 
 
+def _not_whole(session: Session, repository: Repository) -> set[BackupRef]:
+    """Backups that lack something, by the LISTs of the store. Raises StoreError."""
+    from volferry.archive.manifest import Manifest  # noqa: PLC0415
+    from volferry.damage import Condition, troubled  # noqa: PLC0415
+
+    manifests = repository.manifests(cache=session.manifest_cache(repository))
+    refs = [ref for ref, _ in manifests]
+    hurt = {ref for ref, found in manifests if isinstance(found, DamagedObject)}
+    backups = [(ref, found) for ref, found in manifests if isinstance(found, Manifest)]
+    hurt |= troubled(repository, Condition.of(repository), backups).keys() if backups else set()
+    return hurt | session.lost(refs, repository=repository).keys()
+
+
 def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
     """The store in use, or another one of the configuration."""
     from volferry.stores.local import LocalStore  # noqa: PLC0415
 
     store = session.store if name is None else session.named_store(name)
     repository: Repository | None = None
-    gone: Collection[BackupRef] = ()
+    hurt: Collection[BackupRef] = ()
     try:
         repository = session.repository if name is None else session.named_repository(name)
-        refs = list(repository.refs())
-        holds = count_text(len(refs), "backup")
-        gone = session.lost(refs, repository=repository)
+        holds = count_text(sum(1 for _ in repository.refs()), "backup")
+        hurt = _not_whole(session, repository)
     except NoSuchStore:
         holds = f"nothing there yet, the first {'backup' if name is None else 'copy'} makes it"
-    if gone:
+    if hurt:
+        others = f" and {len(hurt) - 1} more" if len(hurt) > 1 else ""
         raise VolferryError(
-            f"{store.url}: {holds}, and no manifest of {count_text(len(gone), 'volume')} whose packs are there ({min(gone, key=str)}): "
-            "`volferry list --all-hosts` names them"
+            f"{store.url}: {holds}, and {min(hurt, key=str)}{others} cannot be restored as a whole: "
+            f"`volferry list --all-hosts{'' if name is None else f' --store {name}'}` says why"
         )
     if isinstance(store, LocalStore):
         found = store.probe()
