@@ -356,3 +356,20 @@ def test_the_image_that_is_made_of_the_machines_programs_can_ask(tmp_path: Path)
         check=False,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"")
+
+
+def test_a_question_that_gets_no_answer_is_no_good_one(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, volume: LocalVolume
+) -> None:
+    """Of scripts that say only what is wrong, one that was killed would have found nothing."""
+    real = LocalHelper.start
+    for script in ("falls_short", "any_at(file, size)"):
+
+        def start(helper: LocalHelper, command: list[str], *, script: str = script, **more: Any) -> Any:
+            killed = any(script in part for part in command)
+            return real(helper, ["sh", "-c", "kill -9 $$"] if killed else command, **more)
+
+        monkeypatch.setattr(LocalHelper, "start", start)
+        with pytest.raises(CommandFailed, match="failed: status -9"):
+            volume.back_up(repository)
+    assert list(repository.refs()) == []

@@ -40,7 +40,12 @@ def kernel_names(path):
 # What a server has removed may seem to be there for as long as the kernel believes what it was told last, by default a second of FUSE and of CIFS: before an answer that depends on it, there is
 # a pause, and the directory is asked once more. Names that nothing can be found out of do not count: the listing has said that of each.
 # With a second argument, directories on other file systems than the first one's are not looked into.
-NAMES_SCRIPT = f"""{PATHS}{KERNEL_NAMES}
+NAMES_SCRIPT = f"""{PATHS}
+try:
+    import ctypes
+except ImportError:  # nobody can be asked
+    sys.exit()
+{KERNEL_NAMES}
 import time
 device = os.lstat(".").st_dev if sys.argv[2] else None
 is_last = bool(sys.argv[3])

@@ -285,7 +285,7 @@ def digest_command(directory: str, *, content: bool = True) -> list[str]:
 
 
 def end_command(directory: str) -> list[str]:
-    return [PYTHON, "-I", "-c", END_SCRIPT, directory]
+    return python_command(END_SCRIPT, directory)
 
 
 def room_command(directory: str) -> list[str]:

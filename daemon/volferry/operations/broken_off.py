@@ -19,7 +19,7 @@ from volferry.archive.names_script import directory_line, names_command
 from volferry.archive.tree_scripts import is_foreign
 from volferry.errors import CommandFailed, HiddenNames
 from volferry.model import printable
-from volferry.operations.streams import feeding
+from volferry.operations.streams import Lines, answered, feeding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -138,10 +138,11 @@ def _ask(
     is_last: bool = False,
 ) -> bytes | None:
     """Returns the path of a directory with names that were not listed."""
+    said = Lines()
     process = helper.start(
         names_command(directory, one_file_system=one_file_system, is_last=is_last),
         stdin=True,
-        on_stderr=lambda _: None,
+        on_stderr=said.add,
         bulk="stdout",
     )
     rest, hidden = b"", None
@@ -154,5 +155,5 @@ def _ask(
                     hidden = path
                 else:
                     breaks_off(path, int(number))
-    process.wait()
+    answered(process.wait(), said, "asking the volume's directories for their names")
     return hidden

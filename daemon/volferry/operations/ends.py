@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from volferry.archive.alignment import ANCHOR
 from volferry.archive.exhausting_script import exhausting_command
 from volferry.archive.tree_scripts import end_command
-from volferry.operations.streams import feeding
+from volferry.operations.streams import Lines, answered, feeding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,9 +44,10 @@ class OddEnd(NamedTuple):
 
 def odd_ends(helper: Helper, directory: str, files: Iterable[tuple[bytes, int]]) -> Iterator[OddEnd]:
     """Of files by their paths, each looked at so many bytes before its end: those that do not end where their sizes say. None where the helper's image
-    lacks volferry's Python.
+    lacks volferry's Python. Raises CommandFailed.
     """
-    process = helper.start(end_command(directory), stdin=True, on_stderr=lambda _: None, bulk="stdout")
+    lines = Lines()
+    process = helper.start(end_command(directory), stdin=True, on_stderr=lines.add, bulk="stdout")
     rest = b""
     with feeding(process, (b"%d %s" % (before, path) for path, before in files)):
         while more := process.read(_READ_BYTES):
@@ -55,7 +56,7 @@ def odd_ends(helper: Helper, directory: str, files: Iterable[tuple[bytes, int]])
                 what, place, path = record.split(b" ", 2)
                 if what != b"=":
                     yield OddEnd(path, int(place), what == b"+", int(what) if what.isdigit() else 0)
-    process.wait()
+    answered(process.wait(), lines, "looking whether files end where their sizes say")
 
 
 def leave_out_endless(helper: Helper, directory: str, listing: Listing, log: TarLog) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 _FEED_BYTES = 16 << 10
 _MOST_LINES = 20
+_NO_PROGRAM = {126, 127}  # as shells and engines have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +294,12 @@ class Lines:
 def checked(status: int, lines: Lines, what: str) -> None:
     if status:
         raise CommandFailed(f"{what} failed: {lines.kept[0] if lines.kept else f'status {status}'}")
+
+
+def answered(status: int, lines: Lines, what: str) -> None:
+    """As `checked`, of a script whose silence would be taken for an answer; without a word where the helper's image lacks the Python that runs it."""
+    if status not in _NO_PROGRAM:
+        checked(status, lines, what)
 
 
 def feeding(process: Process, paths: Iterable[bytes]) -> AbstractContextManager[None]:
