@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 from contextlib import ExitStack
@@ -283,6 +284,27 @@ def test_what_fails_before_the_exchange_leaves_all_as_it_was(small: Case) -> Non
     with pytest.raises(VolumeInUse):
         restore_beside(small.backup(), "v", helper=small.helper(), observer=Silent(), check_free=check)
     assert seen(small.below) == before
+
+
+@pytest.mark.parametrize("empty_first", [False, True])
+def test_what_fails_in_place_leaves_the_mode_of_the_root(small: Case, empty_first: bool) -> None:
+    small.below.chmod(0o555)
+
+    def check() -> None:
+        raise VolumeInUse("volume v is in use by db: stop it first")
+
+    with pytest.raises(VolumeInUse):
+        restore_backup(
+            small.backup(),
+            "v",
+            helper=small.helper(),
+            observer=Silent(),
+            empty_first=empty_first,
+            check_free=check,
+        )
+    assert stat.S_IMODE(small.below.stat().st_mode) == 0o555
+    assert_warned(_emptied(small))
+    assert seen(small.below) == seen(small.source)
 
 
 def test_what_cannot_be_put_there_leaves_the_modes_of_directories(small: Case) -> None:

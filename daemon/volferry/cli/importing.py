@@ -382,9 +382,10 @@ def _target(
             ):
                 # Half of it must not be taken for the whole, whatever happens to us.
                 ground = begin(helper, into, IMPORT)
-                if again:
-                    run_there(helper, empty_command(directory), "emptying the volume")
-                yield Place(helper, directory), ground
+                with ground.given_back(helper, directory):
+                    if again:
+                        run_there(helper, empty_command(directory), "emptying the volume")
+                    yield Place(helper, directory), ground
         except BaseException:
             if not new:
                 say(

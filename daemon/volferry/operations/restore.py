@@ -179,25 +179,26 @@ def restore_backup(
     started = time.monotonic()
     directory = helper.directory(volume)
     ground = begin(helper, volume, str(backup.ref))
-    if empty_first:
-        observer.phase("emptying the volume")
-        run(helper, empty_command(directory), "emptying the volume")
-    counts = backup.manifest.volume_counts
-    observer.phase("restoring", total_bytes=counts.tar_bytes)
-    with flushing(helper, volume) as all_written:
-        root, log = extract(backup.volume_stream(), directory, ground, helper=helper, observer=observer)
-        all_written()
-        observer.phase("comparing", total_entries=counts.entries)
-        differing = check_restored(
-            ground.expected(backup.volume_entries()),
-            entries_below(helper, directory),
-            observer,
-            times_refused="time" in log.refused,
-            set_modes=modes_in(helper, directory),
-        )
-        ground.set_modes(helper, directory, backup.volume_entries(), log)
-    check_free()
-    unmark(helper, volume)
+    with ground.given_back(helper, directory):
+        if empty_first:
+            observer.phase("emptying the volume")
+            run(helper, empty_command(directory), "emptying the volume")
+        counts = backup.manifest.volume_counts
+        observer.phase("restoring", total_bytes=counts.tar_bytes)
+        with flushing(helper, volume) as all_written:
+            root, log = extract(backup.volume_stream(), directory, ground, helper=helper, observer=observer)
+            all_written()
+            observer.phase("comparing", total_entries=counts.entries)
+            differing = check_restored(
+                ground.expected(backup.volume_entries()),
+                entries_below(helper, directory),
+                observer,
+                times_refused="time" in log.refused,
+                set_modes=modes_in(helper, directory),
+            )
+            ground.set_modes(helper, directory, backup.volume_entries(), log)
+        check_free()
+        unmark(helper, volume)
     # Taking the mark away has changed the time of the root.
     extract(iter([root + END_OF_ARCHIVE]), directory, helper=helper, observer=Silent())
     return stats_of(backup, volume, started, warnings_of(log, differing, observer))

@@ -58,6 +58,16 @@ class Ground:
         if self.root_mode:
             run(helper, set_mode_command(directory, self.root_mode), "writing the volume")
 
+    @contextmanager
+    def given_back(self, helper: Helper, directory: str) -> Iterator[None]:
+        """Where what is done on it fails."""
+        try:
+            yield
+        except BaseException:
+            with suppress(VolferryError):  # the first error says more
+                self.give_back(helper, directory)
+            raise
+
 
 class KeptModes:
     """Of directories that were there before, and stay: something is to be written below them."""
