@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from volferry.archive.foreign_tar import member_record
 from volferry.archive.listing import Entry, paired, walk_key
 from volferry.operations.comparison import IMPORTED, check_held
-from volferry.operations.squashed import Ground
+from volferry.operations.squashed import USUAL_GROUND, Ground
 
 if TYPE_CHECKING:
     import tarfile
@@ -31,7 +31,6 @@ _KINDS = {
     b"6": b"p",
     b"S": b"f",
 }
-_FIRM = Ground()
 _HARD_LINK = b"1"  # a name of an entry: all else was said of the other one
 
 
@@ -75,7 +74,7 @@ class ArchiveMembers:
         *,
         times_refused: bool,
         set_modes: SetModes | None = None,
-        ground: Ground = _FIRM,
+        ground: Ground = USUAL_GROUND,
     ) -> dict[str, str]:
         """How many of what there is have another owner, mode or time, by kind. Raises RestoreMismatch where something is missing or
         differs in anything else.
@@ -90,7 +89,7 @@ class ArchiveMembers:
 
     def directories(self, found: Iterable[Entry]) -> Iterator[Entry]:
         """Those that are where they belong, as they are in the archive."""
-        for expected, actual in self._pairs(found, _FIRM):
+        for expected, actual in self._pairs(found, USUAL_GROUND):
             if expected is not None and actual is not None and expected.kind == actual.kind == b"d":
                 yield expected
 

@@ -33,7 +33,7 @@ from volferry.observer import Silent
 from volferry.operations.broken_off import has_names
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in
-from volferry.operations.squashed import Ground, look
+from volferry.operations.squashed import USUAL_GROUND, Ground, look
 from volferry.operations.streams import Lines, checked, counted, cut_off, give, run
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ _SYNCING = "writing the volume to the disk"
 _LONGEST_MARK = 64 << 10
 _LOOKED_BYTES = 16 << 20
 _OWN_NAMES = frozenset({RESTORE_MARK.encode(), *OWN_TREES})
-_FIRM = Ground()
 
 
 def sync(helper: Helper, volume: str) -> None:
@@ -231,7 +230,12 @@ def warnings_of(log: ExtractLog, differing: Mapping[str, str], observer: Observe
 
 
 def extract(
-    pieces: Iterator[bytes], directory: str, ground: Ground = _FIRM, *, helper: Helper, observer: Observer
+    pieces: Iterator[bytes],
+    directory: str,
+    ground: Ground = USUAL_GROUND,
+    *,
+    helper: Helper,
+    observer: Observer,
 ) -> tuple[bytes, ExtractLog]:
     """Puts a tar stream into a directory of the helper; whoever writes much has it `flushing`. Returns the header of its first member, and what tar had to say: owners, modes
     and times that the file system does not take are no failure. On another `ground` than the usual one, directories lack their own modes.

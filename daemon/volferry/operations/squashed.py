@@ -69,6 +69,9 @@ class Ground:
             raise
 
 
+USUAL_GROUND = Ground()
+
+
 class KeptModes:
     """Of directories that were there before, and stay: something is to be written below them."""
 

@@ -12,7 +12,7 @@ from volferry.errors import CommandFailed
 from volferry.operations.directory_modes import modes_in
 from volferry.operations.place_listing import list_place
 from volferry.operations.restore import unmark, warnings_of
-from volferry.operations.squashed import Ground
+from volferry.operations.squashed import USUAL_GROUND, Ground
 from volferry.operations.streams import counted, give, run
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from volferry.operations.places import Place
 
 _END = len(END_OF_ARCHIVE)
-_FIRM = Ground()
 # What is no matter: such names are where they belong nonetheless.
 _EXPECTED = (b"tar: Removing leading", b"tar: A lone zero block")
 
@@ -41,7 +40,7 @@ def import_tar(
     spool: Path,
     observer: Observer,
     check_free: Callable[[], None] = lambda: None,
-    ground: Ground = _FIRM,
+    ground: Ground = USUAL_GROUND,
 ) -> tuple[str, ...]:
     """All of it is on the disk when it returns, and the mark of what is not whole is gone from `volume`. Returns a line for each kind of
     thing that the file system could not hold as it was. `members` gets those of `archive` while it is read.

@@ -27,7 +27,7 @@ from volferry.operations.directory_modes import modes_in
 from volferry.operations.ends import ENDLESS_BYTES, odd_ends
 from volferry.operations.place_digests import compared
 from volferry.operations.place_listing import list_place, list_source
-from volferry.operations.squashed import Ground
+from volferry.operations.squashed import USUAL_GROUND, Ground
 from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from volferry.operations.places import Place
     from volferry.operations.streams import Stream
 
-_FIRM = Ground()
 _READ_BYTES = 1 << 20
 
 
@@ -63,7 +62,7 @@ class Transfer:
         observer: Observer,
         *,
         lesser: bool = False,
-        ground: Ground = _FIRM,
+        ground: Ground = USUAL_GROUND,
     ) -> None:
         """`lesser`: what the target's file system cannot hold is counted, in `log` and `differing`, and no reason to fail. On another
         `ground` than the usual one, directories get their own modes by `set_modes`.
