@@ -203,7 +203,7 @@ def test_fingerprints_are_the_same_however_the_content_comes(tmp_path: Path, pie
     step = pieces if pieces > 100 else 4096 + pieces
     for start in range(0, len(padded), step):
         told(padded[start : start + step])
-    known.finish()
+    known.close()
     found = known.of(b"file")
     assert found is not None
     blocks = [content[start : start + BLOCK_BYTES] for start in range(0, size, BLOCK_BYTES)]

@@ -69,7 +69,7 @@ class Fingerprints:
         self._found[path] = Fingerprint(size, self._offset)
         self._offset += len(digests)
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """All of them are there."""
         self._file.close()
 

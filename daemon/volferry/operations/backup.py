@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -82,8 +83,7 @@ def backup_volume(
     if still.warm and not settings.full:
         # Its packs and their checkpoint are the base of what follows, as if it had died.
         known = Fingerprints(spool / "fingerprints")
-        with read_volume(work, started_at, MOVING, full=False, fingerprints=known) as found:
-            known.finish()
+        with closing(known), read_volume(work, started_at, MOVING, full=False, fingerprints=known) as found:
             listed_first = found.listing.of_all
             earlier = _Cost(found.reading.read_bytes, sum(pack.stored_bytes for pack in found.packs.packs))
     with read_volume(work, started_at, still, full=settings.full, known=known) as found:
