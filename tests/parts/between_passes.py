@@ -32,6 +32,6 @@ def paused_after(function: Callable[..., Any], place: Path) -> Callable[..., Any
 
 if __name__ == "__main__":
     directory = Path(sys.argv.pop(1))
-    Fingerprints.finish = paused_after(Fingerprints.finish, directory / "first")  # type: ignore[method-assign]
+    Fingerprints.close = paused_after(Fingerprints.close, directory / "first")  # type: ignore[method-assign]
     VolumeReading.capture = paused_after(VolumeReading.capture, directory / "second")  # type: ignore[method-assign]
     run()
