@@ -35,6 +35,7 @@
     └── RepositoryError                1   what the store holds does not give what was asked for
         ├── NoSuchBackup
         ├── AmbiguousBackup
+        ├── SuspiciousBackup               one that nobody has named is not put in place of data
         ├── NoSuchPath                     a backup does not hold it
         ├── DamagedObject                  bytes that are not those that were written
         ├── NewerFormat                    written by a later version of volferry
@@ -232,6 +233,10 @@ class NoSuchBackup(RepositoryError):
 
 
 class AmbiguousBackup(RepositoryError):
+    pass
+
+
+class SuspiciousBackup(RepositoryError):
     pass
 
 

@@ -62,3 +62,45 @@ def test_accepting_can_be_taken_back(world: World) -> None:
     assert world.cli("accept", volume, "--undo").code == 0
     assert world.cli("accept", volume, "--undo").code == 2
     assert world.cli("backup", volume).code == 3
+
+
+def test_a_suspicious_backup_replaces_data_only_if_it_is_named(world: World) -> None:
+    volume = world.filled()
+    good, emptied = _then_emptied(world, volume)
+    (world.data(volume) / "precious").write_text("new")
+
+    refused = world.cli("restore", volume, "--replace").exits(1)
+    assert f"volume {volume} holds data, and the newest backup is shrunk: from " in refused.complaints[0]
+    for ref in (good, emptied):
+        assert f"`volferry restore {ref} --replace`" in refused.complaints[0]
+    into = world.cli("restore", volume, "--into", volume, "--replace").exits(1)
+    assert f"`volferry restore {good} --into {volume} --replace`" in into.complaints[0]
+    assert [path.name for path in world.data(volume).iterdir()] == ["precious"]
+
+    note = f"; the last one that is not: `volferry restore {good}`"
+    made = world.cli("restore", volume, "--into", f"{volume}-new").exits(0)
+    assert "this backup is shrunk: from " in made.stderr
+    assert note in made.stderr
+    assert note in world.cli("restore", emptied, "--replace").exits(0).stderr
+    assert not list(world.data(volume).iterdir())
+    assert note in world.cli("restore", volume, "--replace").exits(0).stderr  # it holds nothing any longer
+    assert "is not:" not in world.cli("restore", good, "--replace").exits(0).stderr
+    world.cli("accept", volume).exits(0)
+    assert "is not:" not in world.cli("restore", volume, "--replace").exits(0).stderr
+    assert not list(world.data(volume).iterdir())
+
+
+def _then_emptied(world: World, volume: str) -> tuple[str, str]:
+    """Names of a good backup and of the one after it."""
+    world.cli("backup", volume).exits(0)
+    for path in world.data(volume).iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    world.cli("backup", volume).exits(3)
+    emptied, good = sorted(
+        (
+            f"{each['host']}/{each['volume']}@{each['id']}"
+            for each in world.cli("list", volume, "--json").json["backups"]
+        ),
+        reverse=True,
+    )
+    return good, emptied

@@ -19,6 +19,7 @@ from volferry.cli.options import (
     StoreOption,
     every_label,
 )
+from volferry.cli.restore_doubt import Doubt, doubt_about
 from volferry.cli.restore_selected import (
     Report,
     Safety,
@@ -122,6 +123,7 @@ def restore(
         selection = selected(backup, paths or [], glob=glob, dump=dump)
         if selection is None and dump is None:
             safety = safety.with_marks(session, backup)
+        doubt = doubt_about(session, backup, name, deletes_none=to is not None or selection is not None)
         if dump is not None and to is not None:
             report = restore_dump(backup, dump, to, replace=replace)
         elif to is not None:
@@ -129,7 +131,7 @@ def restore(
             report = restore_to(backup, selection, to, replace=replace, safety=safety)
         else:
             report = _into_volume(
-                session, backup, selection, into, run, wishes, replace=replace, safety=safety
+                session, backup, selection, into, run, wishes, replace=replace, safety=safety, doubt=doubt
             )
     if json:
         print_json(report.document)
@@ -156,6 +158,7 @@ def _into_volume(
     *,
     replace: bool,
     safety: Safety,
+    doubt: Doubt | None,
 ) -> Report:
     """Raises UsageError for what is of no volume and is to go into none."""
     ref = backup.ref
@@ -167,7 +170,15 @@ def _into_volume(
     target = into or ref.volume
     if selection is None:
         stats = _restore(
-            session, backup, target, run, wishes, replace=replace, named=into is not None, safety=safety
+            session,
+            backup,
+            target,
+            run,
+            wishes,
+            replace=replace,
+            named=into is not None,
+            safety=safety,
+            doubt=doubt,
         )
     else:
         stats = restore_selected(
@@ -216,7 +227,9 @@ def _restore(
     replace: bool,
     named: bool,
     safety: Safety,
+    doubt: Doubt | None,
 ) -> RestoreStats:
+    """`doubt` is about a backup that nobody may want in place of what the volume holds."""
     from volferry.operations.restore import is_marked, mark_text  # noqa: PLC0415
     from volferry.operations.unfinished_paths import rest_of  # noqa: PLC0415
 
@@ -224,6 +237,8 @@ def _restore(
         if not found.empty and not replace:
             rest = rest_of(mark_text(found.helper, target))[0] if is_marked(found.helper, target) else ""
             raise VolumeNotEmpty(_not_empty(target, named=named, rest=rest))
+        if doubt is not None:
+            doubt.check(target, replaces=not found.empty, named=named)
         with found.recorded(backup.ref) as changes:
             return _put(backup, target, found, safety, changes)
 

@@ -21,7 +21,7 @@ from volferry.stores.base import get, put
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from volferry.archive.manifest import Manifest
+    from volferry.archive.manifest import FindingPart, Manifest
     from volferry.repository import Repository
 
 DEFAULT_HOLD = Within("30d")
@@ -58,7 +58,12 @@ class Hold:
 
 def is_suspicious(manifest: Manifest) -> bool:
     """By its findings, whether it was accepted or not."""
-    return any(finding.kind in _SUSPICIOUS for finding in manifest.findings)
+    return suspicion_in(manifest) is not None
+
+
+def suspicion_in(manifest: Manifest) -> FindingPart | None:
+    """The finding of the volume as a whole by which it is suspicious."""
+    return next((finding for finding in manifest.findings if finding.kind in _SUSPICIOUS), None)
 
 
 def may_be_accepted(manifest: Manifest) -> bool:
@@ -109,6 +114,22 @@ def find_hold(
         for backup_id, reason in each.reasons.items():
             reasons[backup_id] = min(reason, reasons.get(backup_id, reason), key=_BY_WEIGHT.index)
     return replace(main, reasons=reasons)
+
+
+def last_good_before(
+    ref: BackupRef,
+    manifests: Mapping[BackupRef, Manifest],
+    *,
+    accepted: Collection[str],
+    unsound: Collection[BackupRef] = (),
+) -> BackupRef | None:
+    """Of the backups of one volume that are whole, the newest before this one that is not suspicious, or was accepted."""
+    good = [
+        each
+        for each, manifest in manifests.items()
+        if each.id < ref.id and each not in unsound and (each.id in accepted or not is_suspicious(manifest))
+    ]
+    return max(good, key=lambda each: each.id, default=None)
 
 
 @dataclass(frozen=True, slots=True)
