@@ -58,7 +58,7 @@ def lost(
         if objects.get(ref) == _INDEX_OBJECTS and ref not in found and not _has_manifest(repository, ref):
             found[ref] = LOST_MANIFEST
     return {
-        ref: Trouble({manifest_key(ref): why}, next_step=_step_of_lost(ref, refs))
+        ref: Trouble({manifest_key(ref): why}, next_step=next_step_of_lost(ref, refs, why))
         for ref, why in found.items()
     }
 
@@ -71,7 +71,10 @@ def _has_manifest(repository: Repository, ref: BackupRef) -> bool:
     return True
 
 
-def _step_of_lost(ref: BackupRef, refs: Iterable[BackupRef]) -> str:
+def next_step_of_lost(ref: BackupRef, refs: Iterable[BackupRef], why: str = NO_MANIFEST) -> str:
+    """For the person who reads of it. A copy that was interrupted looks like that, too: it sends the manifest last."""
     step = next_step_of_manifest(ref, refs, ())
+    if why == NO_MANIFEST:
+        step = f"`volferry copy --store SOURCE --to STORE` completes a copy that was interrupted; else {step}"
     forget = f"`volferry forget {ref}`"
     return step if forget in step else f"{step}; {forget} if nobody needs it"

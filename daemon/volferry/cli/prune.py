@@ -131,9 +131,9 @@ def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tup
 
 def _report(session: Session, result: Pruning) -> None:
     """On stderr: what a person should look at."""
-    from volferry.damage import next_step, next_step_of_manifest  # noqa: PLC0415
+    from volferry.damage import next_step  # noqa: PLC0415
     from volferry.layout import manifest_key, ref_of_manifest  # noqa: PLC0415
-    from volferry.lost_manifests import NO_MANIFEST  # noqa: PLC0415
+    from volferry.lost_manifests import NO_MANIFEST, next_step_of_lost  # noqa: PLC0415
     from volferry.retention import BEFORE_GAP  # noqa: PLC0415
 
     if result.hold is not None:
@@ -171,7 +171,7 @@ def _report(session: Session, result: Pruning) -> None:
         step = f": {session.typed(session.next_step(unread))}" if unread is not None else ""
         say(f"volferry: {result.volume}: no pack is deleted: {problem}{step}")
     if result.lost is not None and not result.problems:
-        step = next_step_of_manifest(result.lost, (), ())
+        step = next_step_of_lost(result.lost, ())
         say(session.typed(f"volferry: {result.volume}: {manifest_key(result.lost)} {NO_MANIFEST}: {step}"))
 
 

@@ -18,6 +18,7 @@ from volferry.archive.manifest import Manifest
 from volferry.damage import Condition
 from volferry.errors import (
     DamagedObject,
+    Interrupted,
     NoSuchObject,
     ObjectExists,
     ObjectLocked,
@@ -318,9 +319,11 @@ class _Sender:
                 for future in as_completed(futures):
                     future.result()
                     self._observer.advance(done_bytes=self._done_bytes, done_entries=0)
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                if isinstance(error, Interrupted) and self.sent_bytes:
+                    self._observer.note("what was sent so far stays, and the same command goes on from there")
                 raise
 
     def _send(self, key: str, expected: ObjectDigest) -> None:
