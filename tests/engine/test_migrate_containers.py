@@ -77,6 +77,21 @@ def migrate(world: World, there: World, *arguments: str) -> dict[str, Any]:
     return found
 
 
+def test_the_plan_names_whoever_is_stopped(world: World, there: World) -> None:
+    read, written = world.filled(), world.filled()
+    reader = world.container(read, volumes=[f"{read}:/data:ro", f"{written}:/more"])
+    idle = world.container(read, "stopped", volumes=[f"{read}:/data:ro"])
+    to = there.engine.docker_host
+    command = ("migrate", read, written, "--to", to, "--with-containers")
+    plan = world.cli(*command, "--dry-run", "--json").exits(0).json
+    assert [each["stopped"] for each in plan["volumes"]] == [[reader.name], [reader.name]]
+    table = world.cli(*command, "--dry-run").exits(0).stdout
+    assert all(line.endswith(str(reader.name)) for line in table.splitlines()[2:4])
+    report = world.cli(*command, "--json").exits(0).json
+    assert report["stopped"] == [reader.name]
+    assert idle.name not in report["stopped"]
+
+
 def test_a_container_is_what_it_was(world: World, there: World) -> None:
     volume, other, anonymous = world.filled(), world.filled(), world.anonymous_volume()
     (world.data(anonymous) / "precious").write_text("p")

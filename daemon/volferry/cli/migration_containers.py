@@ -110,6 +110,9 @@ def carry_along(
                 f"volume {each.source.name} is written to by {', '.join(others)}, which {'does' if len(others) == 1 else 'do'} not move "
                 "along: stop that first, or name its volumes, too"
             )
+    running = {each.name for each in plan.carried.containers if each.ran}
+    for each in plan.volumes:  # they are stopped, too, where they only read
+        each.stopped += sorted({use.container for use in each.source.uses} & running - {*each.stopped})
     plan.obstacles += plan.carried.obstacles
     plan.notes += plan.carried.notes
 
