@@ -58,6 +58,24 @@ def test_each_mount_is_a_backup_of_its_own(world: World, bound: Path, tmp_path: 
     assert [each["name"] for each in shown["containers"]] == [container.name]
 
 
+def test_volumes_knows_which_are_backed_up(world: World, bound: Path) -> None:
+    (bound / "file").write_text("content")
+    volume = world.filled()
+    container = world.container(volume, volumes=[f"{volume}:/data", f"{bound}:/bound"])
+
+    def line() -> str:
+        text = world.cli("volumes", "--all").exits(0).stdout
+        (found,) = [each for each in text.splitlines() if f"{bound} at /bound" in each]
+        return found
+
+    assert line().endswith("never")
+    done = world.cli("backup", "--container", str(container.name), "--binds", "--json").exits(0).json
+    (backup,) = [each for each in done["backups"] if each["volume"] == name_of(bound)]
+    assert not line().endswith("never")
+    shown = world.cli("volumes", "--all", "--json").exits(0).json
+    assert [each["last_backup"] for each in shown["bind_mounts"]] == [backup["id"]]
+
+
 def test_later_backups_store_what_changed(world: World, bound: Path) -> None:
     (bound / "large").write_bytes(os.urandom(3 << 20))
     container = world.container(world.volume(), volumes=[f"{bound}:/bound"])

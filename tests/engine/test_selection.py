@@ -190,7 +190,14 @@ def test_volumes_all_shows_what_is_at_risk(world: World) -> None:
 
     assert [(each["name"], each["anonymous"]) for each in shown["volumes"]] == [(anonymous, True)]
     assert shown["bind_mounts"] == [
-        {"container": user.name, "source": "/usr", "destination": "/bind", "read_write": False}
+        {
+            "container": user.name,
+            "source": "/usr",
+            "destination": "/bind",
+            "read_write": False,
+            "last_backup": None,
+            "last_backup_whole": None,
+        }
     ]
     (layer,) = shown["writable_layers"]
     assert layer["container"] == user.name

@@ -70,6 +70,8 @@ def volumes(
 
 
 def _document(session: Session, overview: _Overview, *, everything: bool) -> dict[str, Any]:
+    from volferry.engine.bind_mounts import bind_name  # noqa: PLC0415 -- slow to import
+
     document: dict[str, Any] = {
         "engine": session.engine.url,
         "host": session.host,
@@ -108,6 +110,7 @@ def _document(session: Session, overview: _Overview, *, everything: bool) -> dic
                 "source": bind.source,
                 "destination": bind.destination,
                 "read_write": bind.read_write,
+                **_last_backup(overview.stored, bind_name(bind.source)),
             }
             for bind in overview.binds
         ]
@@ -134,6 +137,8 @@ def _last_backup_text(stored: StoredOfHost, volume: str) -> str:
 
 
 def _print(session: Session, overview: _Overview) -> None:
+    from volferry.engine.bind_mounts import bind_name  # noqa: PLC0415
+
     if not overview.volumes:
         print(f"No volumes on {session.engine.url}.")
     else:
@@ -151,18 +156,19 @@ def _print(session: Session, overview: _Overview) -> None:
             rows.append((name, volume.driver, size, state, users or "-"))
         print(table(("VOLUME", "DRIVER", "SIZE", "LAST BACKUP", "USED BY"), rows, right=(2,)))
     if overview.binds or overview.layers:
-        print("\nNot in a volume, and not backed up:")
-        lost = [
+        print("\nNot in a volume, and backed up only where somebody asks for it:")
+        outside = [
             (
                 "bind mount",
                 bind.container,
                 f"{bind.source} at {bind.destination}{'' if bind.read_write else ' (ro)'}",
                 "",
+                _last_backup_text(overview.stored, bind_name(bind.source)),
             )
             for bind in overview.binds
         ]
-        lost += [
-            ("writable layer", layer.container, layer.image, size_text(layer.size_bytes))
+        outside += [
+            ("writable layer", layer.container, layer.image, size_text(layer.size_bytes), "never")
             for layer in overview.layers
         ]
-        print(table(("KIND", "CONTAINER", "WHAT", "SIZE"), lost, right=(3,)))
+        print(table(("KIND", "CONTAINER", "WHAT", "SIZE", "LAST BACKUP"), outside, right=(3,)))
