@@ -294,6 +294,17 @@ def test_a_mistake_is_one_line_and_makes_nothing(world: World, arguments: list[s
     assert not world.exists(name)
 
 
+def test_a_directory_at_hand_needs_a_path(
+    world: World, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(source.parent)
+    name = world.name()
+    refused = world.cli.start_cold("import", source.name, "--into", name).outcome()
+    refused.fails_with(f"there is no file {source.name}", f"a directory is named by a path: ./{source.name}")
+    assert not world.exists(name)
+    world.cli.start_cold("import", f"./{source.name}", "--into", name).outcome().exits(0)
+
+
 def test_a_path_that_a_container_lacks_is_said(world: World) -> None:
     container = world.container(world.filled())
     name = world.name()

@@ -67,7 +67,13 @@ def source_named(session: Session, settings: HelperSettings, source: str) -> Arc
     try:
         return Mounted(f"volume {source}", find_volume(session.engine, source))
     except NoSuchVolume as error:
-        raise NoSuchVolume(f"there is no file {source}, and {error}") from error
+        path = (
+            f"./{source}"
+            if session.engine.shares_our_kernel
+            else f"its absolute path on {session.engine.url}"
+        )
+        hint = f"; a directory is named by a path: {path}" if here.is_dir() else ""
+        raise NoSuchVolume(f"there is no file {source}, and {error}{hint}") from error
 
 
 def _opened(path: Path) -> Any:
