@@ -145,6 +145,15 @@ def test_a_mistyped_volume_is_listed_as_nothing_with_the_name_that_was_meant(lab
     assert "There are some from: host " in lab.cli("list", "hos/smal").exits(0).stdout
 
 
+def test_a_mistyped_volume_is_not_searched(lab: Lab) -> None:  # noqa: F811
+    lab.volume.name = "small"
+    lab.back_up()
+    find = ("find", "file", "--host", "host", "--volume")
+    lab.cli(*find, "smal").fails_with("no backup of volume 'smal' from host 'host'", "did you mean 'small'?")
+    lab.cli(*find, "other").fails_with("`volferry list` shows what there is")
+    assert "small: file" in lab.cli(*find, "small").exits(0).stdout
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 @pytest.mark.parametrize("kind", ["directory", "fifo"])
 def test_an_export_takes_the_place_of_files_alone(

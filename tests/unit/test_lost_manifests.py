@@ -53,6 +53,8 @@ def test_the_key_of_an_index_names_its_backup(volume: str) -> None:
         (("status",), 1),
         (("prune",), 3),
         (("prune", "--dry-run"), 3),
+        (("find", "x"), 1),
+        (("find", "x", "--volume", "vol"), 1),
         (("show", "vol"), 1),
         (("export", "vol"), 1),
         (("copy", "--to", "{directory}/another"), 1),

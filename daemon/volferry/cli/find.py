@@ -59,8 +59,7 @@ def find(
     shown = printable(os.fsencode(pattern))
     check_hosts(host, all_hosts=all_hosts)
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    searched = _volumes(session, volumes or [], None if all_hosts else session.host)
-    failed: list[dict[str, str]] = []
+    searched, failed = _volumes(session, volumes or [], None if all_hosts else session.host)
     with session.run() as run:
         search = _Search(session, matcher(pattern), run.spool, failed)
         found = ((refs, history) for refs in searched for history in search.volume(refs))
@@ -76,22 +75,33 @@ def find(
             for refs, history in found:
                 met = True
                 _print(refs, history, with_host=all_hosts)
-            if not met:
+            if searched and not met:
                 say(f"nothing fits '{shown}' in {sum(map(len, searched)):,} backups")
     return 1 if failed else 0
 
 
-def _volumes(session: Session, names: list[str], host: str | None) -> list[list[BackupRef]]:
-    """The backups of each volume, oldest first. Raises NoSuchBackup."""
-    by_volume = groupby(session.repository.refs(host=host), key=lambda ref: (ref.host, ref.volume))
-    found = {key: list(refs) for key, refs in by_volume}
+def _volumes(
+    session: Session, names: list[str], host: str | None
+) -> tuple[list[list[BackupRef]], list[dict[str, str]]]:
+    """The backups of each volume, oldest first; and those without their manifests, which nobody can search, each reported. Raises NoSuchBackup."""
+    refs = list(session.repository.refs(host=host))
+    gone = session.lost(refs, host)
+    found = {key: list(of_one) for key, of_one in groupby(refs, key=lambda ref: (ref.host, ref.volume))}
     place = f"{f' from host {host!r}' if host else ''} in {session.store.url}"
+    known = {ref.volume for ref in (*refs, *gone)}
     for name in names:
-        if not any(volume == name for _, volume in found):
-            raise NoSuchBackup(f"no backup of volume {name!r}{place}; `volferry list` shows what there is")
-    if not found:
+        if name not in known:
+            near = session.repository.near(name, host)
+            hint = f"did you mean {near!r}?" if near else session.typed("`volferry list` shows what there is")
+            raise NoSuchBackup(f"no backup of volume {name!r}{place}: {hint}")
+    if not known:
         raise NoSuchBackup(f"there are no backups{place}")
-    return [refs for (_, volume), refs in found.items() if not names or volume in names]
+    failed = []
+    for ref, trouble in gone.items():
+        if not names or ref.volume in names:
+            say(f"volferry: {ref}: {trouble.text}: {session.typed(trouble.next_step)}")
+            failed.append({"backup": str(ref), "error": trouble.text})
+    return [of_one for (_, volume), of_one in found.items() if not names or volume in names], failed
 
 
 class _Search:
