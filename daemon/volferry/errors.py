@@ -35,7 +35,7 @@
     └── RepositoryError                1   what the store holds does not give what was asked for
         ├── NoSuchBackup
         ├── AmbiguousBackup
-        ├── SuspiciousBackup               one that nobody has named is not put in place of data
+        ├── SuspiciousBackup               one that nobody has named does not empty a volume
         ├── NoSuchPath                     a backup does not hold it
         ├── DamagedObject                  bytes that are not those that were written
         ├── NewerFormat                    written by a later version of volferry

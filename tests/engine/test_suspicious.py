@@ -64,7 +64,7 @@ def test_accepting_can_be_taken_back(world: World) -> None:
     assert world.cli("backup", volume).code == 3
 
 
-def test_a_suspicious_backup_replaces_data_only_if_it_is_named(world: World) -> None:
+def test_a_shrunk_backup_replaces_data_only_if_it_is_named(world: World) -> None:
     volume = world.filled()
     good, emptied = _then_emptied(world, volume)
     (world.data(volume) / "precious").write_text("new")

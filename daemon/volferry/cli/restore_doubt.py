@@ -1,4 +1,4 @@
-"""A suspicious backup that is about to be restored: the restore says so first, and puts none that nobody has named in place of data."""
+"""A suspicious backup that is about to be restored: the restore says so first, and does not empty a volume by one that nobody has named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Doubt:
     finding: str
     good: BackupRef | None  # the last one before it that gives no reason to doubt
     session: Session
-    by_default: bool  # nobody has named this very backup
+    empties: bool  # it has next to nothing of what the one before has, and nobody has named this very backup
 
     def note(self) -> None:
         """Before anything is written."""
@@ -32,8 +32,8 @@ class Doubt:
         say(self.session.typed(f"this backup is {self.finding}; {better}"))
 
     def check(self, target: str, *, replaces: bool, named: bool) -> None:
-        """Raises SuspiciousBackup where it would replace what a volume holds, though nobody has named the backup; else it is a note."""
-        if not (replaces and self.by_default):
+        """Raises SuspiciousBackup where next to nothing would replace what a volume holds, though nobody has named the backup; else it is a note."""
+        if not (replaces and self.empties):
             self.note()
             return
         options = f"{f' --into {target}' if named else ''} --replace"
@@ -65,8 +65,8 @@ def doubt_about(session: Session, backup: BackupReader, name: str, *, deletes_no
     if ref.id in accepted:
         return None
     finding = f"{found.kind}: {found.detail}"
-    by_default = parse_backup_name(name).id_start is None
-    doubt = Doubt(ref, finding, _last_good(session, ref, accepted), session, by_default)
+    empties = found.kind == "shrunk" and parse_backup_name(name).id_start is None
+    doubt = Doubt(ref, finding, _last_good(session, ref, accepted), session, empties)
     if deletes_none:
         doubt.note()
         return None
