@@ -322,7 +322,8 @@ def test_interrupted_it_leaves_nothing(world: World, source: Path, number: signa
     running = world.cli.start("import", str(source), "--into", name)
     assert running.until(lambda: world.exists(name) and any(world.data(name).iterdir()))
     running.send(number)
-    running.outcome().fails_with("interrupted", code=130)
+    done = running.outcome().fails_with("interrupted", code=130)
+    assert f"the new volume {name} was removed again" in done.stderr
     assert not world.exists(name)
     assert world.own_containers() == []
 

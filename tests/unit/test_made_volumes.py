@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from volferry.cli.made_volumes import MadeVolumes, made_volumes
-from volferry.errors import VolferryError, VolumeNotEmpty
+from volferry.errors import EngineError, Interrupted, VolferryError, VolumeNotEmpty
 from volferry.model import Volume
 
 HELPER = cast("Any", None)
@@ -41,7 +41,9 @@ def volume(driver: str = "local", options: dict[str, str] | None = None) -> Volu
     return Volume("data", driver, options or {}, {}, "local", "")
 
 
-def filled(machine: Machine, volume: Volume, *, look: bool = True, then_fail: bool = False) -> None:
+def filled(
+    machine: Machine, volume: Volume, *, look: bool = True, then_fail: bool = False, interrupted: bool = False
+) -> None:
     """As commands do it."""
     with made_volumes(cast("Any", machine), " on the target") as made:
         made.make(volume)
@@ -49,6 +51,8 @@ def filled(machine: Machine, volume: Volume, *, look: bool = True, then_fail: bo
             made.check_empty(HELPER)
         if then_fail:
             raise VolferryError
+        if interrupted:
+            raise Interrupted
 
 
 @pytest.mark.parametrize("driver", ["local", "other"])
@@ -90,3 +94,19 @@ def test_what_is_kept_stays(machine: Machine) -> None:
     made.keep()
     made.remove()
     assert machine.there
+
+
+@pytest.mark.parametrize("removable", [True, False])
+def test_whoever_interrupts_it_hears_what_became_of_the_volume(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], removable: bool
+) -> None:
+    def refuse(_engine: object, _name: str) -> None:
+        raise EngineError("it is in use")
+
+    if not removable:
+        monkeypatch.setattr("volferry.engine.volumes.remove_volume", refuse)
+    with pytest.raises(Interrupted):
+        filled(machine, volume(), interrupted=True)
+    told = capsys.readouterr().err
+    assert ("the new volume data on the target was removed again" in told) == removable
+    assert ("volume data is left behind on the target and not complete: it is in use" in told) != removable

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from volferry.cli.session import say
-from volferry.errors import VolferryError, VolumeNotEmpty
+from volferry.errors import Interrupted, VolferryError, VolumeNotEmpty
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class MadeVolumes:
         """They stay, whatever happens."""
         self._made.clear()
 
-    def remove(self) -> None:
-        """They are gone, and no data that was there before."""
+    def remove(self, *, told: bool = False) -> None:
+        """They are gone, and no data that was there before. With `told`, each that is gone is said, too."""
         from volferry.engine.volumes import remove_volume  # noqa: PLC0415
 
         with held_back():
@@ -76,6 +76,9 @@ class MadeVolumes:
                     remove_volume(self._engine, name)
                 except VolferryError as error:
                     say(f"volferry: volume {name} is left behind{self._where} and not complete: {error}")
+                    continue
+                if told:
+                    say(f"the new volume {name}{self._where} was removed again")
 
     def _may_hold_what_was_there(self, volume: Volume) -> bool:
         """And lose it with the volume. The engine's own driver removes nothing of a place that options lead to; another one may. One of the
@@ -94,6 +97,6 @@ def made_volumes(engine: Engine, where: str = "") -> Iterator[MadeVolumes]:
     made = MadeVolumes(engine, where)
     try:
         yield made
-    except BaseException:
-        made.remove()
+    except BaseException as error:
+        made.remove(told=isinstance(error, Interrupted))  # an error says itself why there is no volume
         raise
