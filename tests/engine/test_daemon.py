@@ -455,6 +455,24 @@ def test_an_engine_that_restarts_and_a_store_that_is_away_end_nothing(tmp_path: 
         client.close()
 
 
+def test_a_store_that_vanishes_is_no_store_without_backups(
+    world: World, config: Path, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    config.write_text(LOG.replace("off", f"127.0.0.1:{port}"))
+    volume = world.volume(labels=DUE)
+    daemon = world.cli.start("daemon")
+    assert daemon.until(lambda: backups(world, volume) == 1 and get(port, "/readyz")[0] == 200)
+    world.store.rename(tmp_path / "away")
+    world.volume()  # each change is looked at
+    assert daemon.until(lambda: get(port, "/readyz")[0] == 503)
+    assert "there was a store at" in get(port, "/readyz")[1]
+    (tmp_path / "away").rename(world.store)
+    world.volume()
+    assert daemon.until(lambda: get(port, "/readyz")[0] == 200)
+    assert [line["volume"] for line in ended(daemon) if line["event"] == "a run begins"] == [volume]
+
+
 def test_systemd_is_told(world: World, config: Path) -> None:
     del config
     with (

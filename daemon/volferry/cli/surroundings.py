@@ -103,6 +103,8 @@ def _newest(session: Session, now: datetime) -> dict[str, datetime]:
     from volferry.operations.backup_times import newest_times  # noqa: PLC0415 -- slow to import
 
     try:
-        return newest_times(session.repository, session.host, now)
+        # Looked for each time: where a share is mounted no longer, its mount point would be taken for a store without backups.
+        repository = session.known_stores.open(session.store, session.config.store_config.endpoint)
+        return newest_times(repository, session.host, now)
     except NoSuchStore:
         return {}
