@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from volferry.damage import Trouble, next_step_of_manifest
 from volferry.errors import NoSuchObject
-from volferry.layout import encode_name, manifest_key, ref_of_index
+from volferry.layout import encode_name, files_key, frames_key, manifest_key, ref_of_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 NO_MANIFEST = "is missing, and no other manifest of the volume is there"
 LOST_MANIFEST = "is missing, and its index is there"
 _INDEX_OBJECTS = 2  # of one backup
+_FORGETTING_SECONDS = 0.5  # from the first to the last object of a backup
 
 
 def lost(
@@ -54,8 +56,17 @@ def lost(
         for place, ref in newest.items()
         if not any(repository.refs(host=place[0], volume=place[1]))
     }
-    for ref in sorted(known, key=lambda each: each.id):
-        if objects.get(ref) == _INDEX_OBJECTS and ref not in found and not _has_manifest(repository, ref):
+    missed = [
+        ref
+        for ref in sorted(known, key=lambda each: each.id)
+        if objects.get(ref) == _INDEX_OBJECTS
+        and ref not in found
+        and not _is_there(repository, manifest_key(ref))
+    ]
+    if missed:  # another machine may forget it at this moment: the index goes next
+        time.sleep(_FORGETTING_SECONDS)
+    for ref in missed:
+        if all(_is_there(repository, key) for key in (frames_key(ref), files_key(ref))):
             found[ref] = LOST_MANIFEST
     return {
         ref: Trouble({manifest_key(ref): why}, next_step=next_step_of_lost(ref, refs, why))
@@ -63,9 +74,9 @@ def lost(
     }
 
 
-def _has_manifest(repository: Repository, ref: BackupRef) -> bool:
+def _is_there(repository: Repository, key: str) -> bool:
     try:
-        repository.store.size(manifest_key(ref))
+        repository.store.size(key)
     except NoSuchObject:
         return False
     return True

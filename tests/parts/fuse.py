@@ -1,8 +1,8 @@
 """A file system behind FUSE that fails, by a server of its own: what it says, the kernel passes on.
 
 It shows a directory as it is, to be read. Run with the directory, the mount point and a file of faults, each line as `fault` writes it: `lookup`, `readdir` (from so many names on), `opendir`,
-`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`. Five are lies instead: `end` (a directory has no more names than so many), `kind` (the number is what directories call an entry, as in dirent.h), `inode`
-(the number that directories give), `number` (of all but directories, that a look at them gives), and `behind` (times are so many seconds older, and whole).
+`open`, `read` (from an offset on), `readlink`, `listxattr`, `getxattr`. Six are lies instead: `end` (a directory has no more names than so many), `kind` (the number is what directories call an entry, as in dirent.h), `inode`
+(the number that directories give), `number` (of all but directories, that a look at them gives), `behind` (times are so many seconds older, and whole), and `still` (a directory's times never change).
 """
 
 from __future__ import annotations
@@ -129,6 +129,8 @@ class _Server:
         times = [found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns]
         if (behind := self._lie("behind", path)) is not None:
             times = [(each // 10**9 - behind) * 10**9 for each in times]
+        if stat.S_ISDIR(found.st_mode) and (at := self._lie("still", path)) is not None:
+            times = [at * 10**9] * 3
         number = None if stat.S_ISDIR(found.st_mode) else self._lie("number", path)
         return struct.pack(
             "<6Q10I", found.st_ino if number is None else number, found.st_size, found.st_blocks, *(each // 10**9 for each in times), *(each % 10**9 for each in times),

@@ -10,12 +10,14 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.parts.faults import fault
 from tests.parts.local_helper import LocalHelper, LocalVolume
+from tests.parts.mounts import mounted
 from tests.safety.test_read_faults import present, stored
 from volferry.archive.commands import NEW_TREE
 from volferry.archive.excludes import CACHE_SIGNATURE, Excludes
@@ -239,6 +241,22 @@ def test_names_that_come_meanwhile_are_no_reason_to_list_again(
     assert len(listings) == 1
 
 
+def test_nor_are_they_where_the_times_of_directories_do_not_tell(
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    faults: Faults,
+    on_asking: Callable[[Callable[[], object]], list[list[str]]],
+) -> None:
+    """As where several directories are shown as one."""
+
+    faults.set(fault("still", 1_000_000_000, "/dir"))
+    time.sleep(1.1)  # the kernel believes what it was told for a second
+    listings = on_asking(lambda: fill(below / "dir", 20))
+    assert volume.back_up(repository).findings == ()
+    assert len(listings) == 1
+
+
 def test_names_that_are_listed_and_left_out_are_not_missed(
     repository: Repository,
     volume: LocalVolume,
@@ -257,6 +275,20 @@ def test_names_that_are_listed_and_left_out_are_not_missed(
         volume.settings["excludes"] = Excludes(("*.log", "dir/cache", "walked?but excluded"), caches=True)
         listings = on_asking(lambda: None)
         assert volume.back_up(repository).findings == ()
+    assert len(listings) == 1
+
+
+def test_a_directory_that_contains_itself_is_listed_once(
+    repository: Repository,
+    volume: LocalVolume,
+    below: Path,
+    on_asking: Callable[[Callable[[], object]], list[list[str]]],
+) -> None:
+    (below / "dir" / "loop").mkdir()
+    listings = on_asking(lambda: None)
+    with mounted(volume.data / "dir" / "loop", "--bind", str(volume.data)):
+        (finding,) = volume.back_up(repository).findings
+    assert (finding.kind, finding.path) == ("unreadable", b"dir/loop")
     assert len(listings) == 1
 
 

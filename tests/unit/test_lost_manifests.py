@@ -12,12 +12,16 @@ from tests.unit.test_damage import lab  # noqa: F401 -- a fixture
 from volferry.history import Record
 from volferry.layout import files_key, frames_key, manifest_key, ref_of_index
 from volferry.lost_manifests import NO_MANIFEST, lost
+from volferry.manifest_cache import ManifestCache
 from volferry.model import BackupRef
+from volferry.operations.prune import prune_volume
+from volferry.retention import Keep, Within
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.unit.test_damage import Lab
+    from volferry.operations.prune import Pruning
 
 ID = "20260101T000000Z-abcdef"
 
@@ -219,3 +223,54 @@ def test_a_copy_is_missed_that_this_machine_has_made(lab: Lab) -> None:  # noqa:
     elsewhere("list", "--host", "host").exits(0)
     done = lab.cli("list", "--host", "host", "--store", str(copy)).exits(1)
     assert f"{manifest_key(ref)} is missing" in done.stderr
+
+
+def test_what_is_being_forgotten_is_not_missed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """By another machine, at this moment: the manifest is gone, and the index goes next."""
+    ref = lab.back_up()
+    (lab.volume.data / "more").write_text("more")
+    newest = lab.back_up()
+    (lab.store / manifest_key(ref)).unlink()
+    monkeypatch.setattr("volferry.lost_manifests.time.sleep", lambda _: lab.repository.forget(ref))
+    assert not lost(lab.repository, [newest], "host", "vol", known=[ref])
+
+
+def test_a_prune_that_ends_in_the_middle_of_a_backup_is_gone_on_with(
+    lab: Lab,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refs = [lab.back_up()]
+    for number in range(2):
+        time.sleep(1)
+        (lab.volume.data / f"file{number}").write_text("content")
+        refs.append(lab.back_up())
+    cache = ManifestCache(lab.directory / "cache")
+    for ref in refs:
+        cache.note(ref)
+
+    def prune() -> Pruning:
+        return prune_volume(
+            lab.repository,
+            "host",
+            "vol",
+            keep=lambda _: Keep(last=1),
+            grace=Within("0h"),
+            cache=cache,
+            dry_run=False,
+        )
+
+    delete = lab.repository.store.delete
+
+    def killed(key: str) -> None:
+        if key.startswith("indexes/"):
+            raise KeyboardInterrupt
+        delete(key)
+
+    monkeypatch.setattr(lab.repository.store, "delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prune()
+    monkeypatch.undo()
+    assert not (lab.store / manifest_key(refs[0])).exists()
+    done = prune()
+    assert (done.problems, done.forgotten) == ([], [refs[1]])
+    assert not (lab.store / frames_key(refs[0])).exists()

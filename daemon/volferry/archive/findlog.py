@@ -36,6 +36,9 @@ class FindLog:
     def __init__(self) -> None:
         self.findings: dict[bytes, Finding] = {}  # by path
         self.of_all: list[Finding] = []  # of the volume as a whole
+        self.loops: set[bytes] = (
+            set()
+        )  # paths of directories that contain themselves, which the listing may lack
         self.notes: list[str] = []
         self.unexplained: list[str] = []
 
@@ -68,7 +71,9 @@ class FindLog:
             detail = f"could not be listed: {reason.decode().lower()}"
             self._add(Finding("vanished" if reason in GONE else "unreadable", path, detail))
         elif loop := _LOOP.fullmatch(line):
-            self._add(Finding("unreadable", asked(unquote(loop[1])), "is a directory that contains itself"))
+            path = asked(unquote(loop[1]))
+            self.loops.add(path)
+            self._add(Finding("unreadable", path, "is a directory that contains itself"))
         elif failed := _NOT_WRITTEN_BACK.fullmatch(line):
             self._not_written_back(failed[1])
         else:

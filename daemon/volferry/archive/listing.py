@@ -153,7 +153,7 @@ class ListingReader:
         `sparse` with that of each large one that has fewer blocks than its size needs; just before the record is yielded.
         """
         self._blocks = blocks
-        self._listed_at = listed_at
+        self.listed_at = listed_at
         self._unallocated = unallocated
         self._sparse = sparse
         self.find_status = 0  # 1: something could not be looked at, and `find` has named it
@@ -189,7 +189,7 @@ class ListingReader:
                     stored = self._large(record)
                 elif behind == b" 0" and _is_file_with_size(record):
                     self._unallocated(stored)
-                if other_clock and (changed := _change_seconds(record)) <= self._listed_at:
+                if other_clock and (changed := _change_seconds(record)) <= self.listed_at:
                     self._newest_change = max(self._newest_change, changed)
                 yield stored
         except ValueError as error:
@@ -220,7 +220,7 @@ class ListingReader:
         2 seconds of that one are not trusted either. A time after `listed_at` is from a clock that was wrong, and bounds nothing.
         Of several file systems, nothing tells whose the newest change is: then it is an hour.
         """
-        trusted = int(self._listed_at - CHANGED_WITHIN_SECONDS)
+        trusted = int(self.listed_at - CHANGED_WITHIN_SECONDS)
         if self._has_own_clock:
             return trusted
         if " " in self.file_system:

@@ -38,7 +38,8 @@ def kernel_names(path):
 # - 0, and that is the last one: it has names that were not listed, which another way of listing may find. One has the inode number 0; or nothing was listed below, and the directory above
 #   calls it something else, or is not asked for; or it has more names than were listed. Not with a third argument, with which all were listed in that other way.
 # What a server has removed may seem to be there for as long as the kernel believes what it was told last, by default a second of FUSE and of CIFS: before an answer that depends on it, there is
-# a pause, and the directory is asked once more. Names that nothing can be found out of do not count: the listing has said that of each.
+# a pause, and the directory is asked once more. Names that nothing can be found out of do not count: the listing has said that of each. Nor do those of what changed since the listing began, by the fourth argument: where
+# several directories lie behind one (mergerfs), the times of that one need not tell that files were made in it.
 # With a second argument, directories on other file systems than the first one's are not looked into.
 NAMES_SCRIPT = f"""{PATHS}
 try:
@@ -49,6 +50,7 @@ except ImportError:  # nobody can be asked
 import time
 device = os.lstat(".").st_dev if sys.argv[2] else None
 is_last = bool(sys.argv[3])
+began = int(sys.argv[4])
 def answer(number, path):
     sys.stdout.buffer.write(b"%d %s\\0" % (number, path))
     if not number:
@@ -95,12 +97,11 @@ def is_there(path):
         return False
     except OSError:
         return True
-def is_known(path):
+def was_there(path):
     try:
-        os.lstat(path)
+        return os.lstat(path).st_ctime_ns < began
     except OSError:
         return False
-    return True
 def times(path):
     found = os.lstat(path)
     return b" ".join(b"%d.%09d0" % divmod(each, 10**9) for each in (found.st_mtime_ns, found.st_ctime_ns))
@@ -108,7 +109,7 @@ def falls_short(path, listed, then):
     if not is_walked(path):
         return False
     names = {{name for _, _, name in kernel_names(path or b".")}}
-    return len(names) > listed and sum(is_known(at(path, name)) for name in names) > listed and times(path or b".") == then
+    return len(names) > listed and sum(was_there(at(path, name)) for name in names) > listed and times(path or b".") == then
 def parts(line):
     listed, mtime, ctime, path = line.split(b" ", 3)
     return path, int(listed), mtime + b" " + ctime
@@ -139,6 +140,9 @@ def directory_line(names: int, times: bytes, path: bytes) -> bytes:
     return b"%d %s %s" % (names, times, path)
 
 
-def names_command(directory: str, *, one_file_system: bool = False, is_last: bool = False) -> list[str]:
-    """With `is_last`, there is no other way of listing left."""
-    return python_command(NAMES_SCRIPT, directory, "yes" if one_file_system else "", "yes" if is_last else "")
+def names_command(
+    directory: str, *, began: float = 0.0, one_file_system: bool = False, is_last: bool = False
+) -> list[str]:
+    """`began` is when the listing was begun, by the engine's clock. With `is_last`, there is no other way of listing left."""
+    options = ["yes" if each else "" for each in (one_file_system, is_last)]
+    return python_command(NAMES_SCRIPT, directory, *options, str(int(began * 10**9)))

@@ -333,8 +333,9 @@ def _forget(session: Session, repository: Repository, ref: BackupRef) -> None:
 
     with volume_lock(session.state_of_volume(repository, ref.host, ref.volume), ref.volume):
         try:
+            # First: should this end before the index is gone, too, nobody shall miss the manifest.
+            session.manifest_cache(repository).update({}, [manifest_key(ref)])
             repository.forget(ref)
             drop(repository, ref)
-            session.manifest_cache(repository).update({}, [manifest_key(ref)])
         except StoreError as error:
             raise StoreError(f"it stays: {error}") from error

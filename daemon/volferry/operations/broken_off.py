@@ -78,11 +78,12 @@ class NamesListed:
         """Once all records were taken: `log` gets the directories that break off. Raises HiddenNames, without `is_last`, if there are names that another
         way of listing may find. Nothing is asked where the helper's image lacks volferry's Python.
         """
-        unreadable = {path for path, finding in log.findings.items() if finding.kind == "unreadable"}
+        known = {path for path, finding in log.findings.items() if finding.kind == "unreadable"}
+        known |= {path.rpartition(b"/")[0] for path in log.loops}
         lines = (
             line
             for line in split_records(file_blocks(self._path))
-            if not unreadable or line.split(b" ", 3)[3] not in unreadable
+            if not known or line.split(b" ", 3)[3] not in known
         )
         first = next(lines, None)
         if first is None:
@@ -92,6 +93,7 @@ class NamesListed:
             directory,
             chain([first], lines),
             log.breaks_off,
+            began=self._reader.listed_at,
             one_file_system=one_file_system,
             is_last=is_last,
         )
@@ -134,13 +136,14 @@ def _ask(
     lines: Iterable[bytes],
     breaks_off: Callable[[bytes, int], object],
     *,
+    began: float = 0.0,
     one_file_system: bool = False,
     is_last: bool = False,
 ) -> bytes | None:
     """Returns the path of a directory with names that were not listed."""
     said = Lines()
     process = helper.start(
-        names_command(directory, one_file_system=one_file_system, is_last=is_last),
+        names_command(directory, began=began, one_file_system=one_file_system, is_last=is_last),
         stdin=True,
         on_stderr=said.add,
         bulk="stdout",

@@ -105,7 +105,7 @@ def prune_volume(
             continue
         try:
             if not dry_run:
-                repository.forget(ref)
+                _let_go(repository, ref, cache)
         except ObjectLocked as error:
             result.locked.append(str(error))
             continue
@@ -123,6 +123,13 @@ def prune_volume(
     if marks and not dry_run:
         _forget_marks(repository, result, marks, [*packs, *indexes], seen)
     return result
+
+
+def _let_go(repository: Repository, ref: BackupRef, cache: ManifestCache | None) -> None:
+    """First by this machine: should it end before the index is gone, too, nobody shall miss the manifest."""
+    if cache is not None:
+        cache.update({}, [manifest_key(ref)])
+    repository.forget(ref)
 
 
 def _look_for_lost(
