@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.parts.cli import Cli
+from tests.parts.mounts import in_memory
 from tests.unit.test_damage import lab  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
@@ -143,6 +145,27 @@ def test_a_mistyped_volume_is_listed_as_nothing_with_the_name_that_was_meant(lab
     assert "`volferry list` shows those" in lab.cli("list", "other", *of_host).exits(0).stdout
     assert "There are some from: host " in lab.cli("list", "small", "--host", "hos").exits(0).stdout
     assert "There are some from: host " in lab.cli("list", "hos/smal").exits(0).stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ls", "vol"), ("find", "*"), ("restore", "vol", "--to", "out"), ("verify", "--read")],
+    ids=" ".join,
+)
+def test_the_disk_of_the_state_directory_is_full(lab: Lab, command: tuple[str, ...]) -> None:  # noqa: F811
+    for number in range(2000):  # of which the index is larger than what is left
+        (lab.volume.data / f"{number}-{os.urandom(20).hex()}").touch()
+    lab.back_up()
+    with in_memory(lab.directory / "small", "2m") as small:
+        cli = lab.cli.at(state=small / "state")
+        cli("ls", "vol", "--host", "host").exits(0)
+        with (small / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while filler.write(b"x" * 4096):
+                pass
+        os.truncate(small / "filler", (small / "filler").stat().st_size - 32768)  # a run can begin
+        done = cli(*command, "--host", "host")
+        done.fails_with(f"cannot write to the state directory {small}/state: no space left on device")
+    assert not Path("out").exists()
 
 
 def test_a_mistyped_volume_is_not_searched(lab: Lab) -> None:  # noqa: F811

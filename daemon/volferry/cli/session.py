@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from volferry.cli.output import plain
 from volferry.config import Config, config_path, load_config
-from volferry.errors import DamagedObject, NoSuchBackup, NoSuchObject, VolferryError
+from volferry.errors import DamagedObject, NoSuchBackup, NoSuchObject, VolferryError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from volferry.repository import Repository
     from volferry.run import Run
     from volferry.stores.base import Store
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Session:
@@ -236,12 +240,20 @@ class Session:
 
     @contextmanager
     def run(self) -> Iterator[Run]:
-        """A run, after what dead ones left behind was removed."""
+        """A run, after what dead ones left behind was removed. Raises VolferryError where there is no room for its files."""
         from volferry.run import begin_run, remove_dead  # noqa: PLC0415
 
         remove_dead(self.config.state_dir)
         with begin_run(self.config.state_dir) as run:
-            yield run
+            try:
+                yield run
+            except OSError as error:
+                # Places that a user has named have errors of their own: what else is written is in the run's directory.
+                if error.errno not in _FULL or error.filename is not None:
+                    raise
+                raise VolferryError(
+                    f"cannot write to the state directory {self.config.state_dir}: {reason(error)}"
+                ) from error
 
     def bring_back(self) -> None:
         """Starts what dead runs had stopped: before anything else can fail."""
