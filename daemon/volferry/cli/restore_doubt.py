@@ -44,8 +44,8 @@ class Doubt:
         )
         raise SuspiciousBackup(
             self.session.typed(
-                f"volume {target} holds data, and the newest backup is {self.finding}: nothing was changed; {better}, and "
-                f"`volferry restore {self.ref}{options}` this one, if it is meant"
+                f"volume {target} holds data, and the newest backup is {self.finding}: nothing was changed; {better}; "
+                f"`volferry restore {self.ref}{options}` restores this one, if it is meant"
             )
         )
 
