@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import stat
 from contextlib import contextmanager
 from dataclasses import replace
@@ -248,3 +249,20 @@ def test_what_a_backup_has_was_there_or_is_a_finding(based: bool, seed: int, tim
     with tree() as made:
         made.fill(chance)
         assert_nothing_wrong(made, chance, lambda: made.change(chance, times), based=based)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_directory_that_becomes_another_name_of_a_file(inside: bool) -> None:
+    with tree() as made:
+        (made.data / "a").write_text("content")
+        (made.data / "other name").hardlink_to(made.data / "a")
+        (made.data / "dir").mkdir()
+        if inside:
+            (made.data / "dir" / "file").write_text("below")
+
+        def change() -> None:
+            shutil.rmtree(made.data / "dir")
+            (made.data / "dir").hardlink_to(made.data / "a")
+
+        stats = assert_nothing_wrong(made, random.Random(0), change, based=False)
+        assert b"dir" in {finding.path for finding in stats.findings}

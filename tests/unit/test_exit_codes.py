@@ -93,6 +93,7 @@ def test_a_mistyped_store_is_no_machine_without_backups(
         "nas:/backups",
         "file://host/x",
         "file:/srv/x",
+        "~nobody-has-this-name/x",
         "",
         " ",
     ],

@@ -221,7 +221,8 @@ class _Others:
             return False
         if member.typeflag != HARD_LINK or self._settle.are_one(entry, member.target):
             return True
-        if self._apart is None:
+        # Nothing is left of a directory that became another name of a file.
+        if self._apart is None or entry.kind == b"d":
             self._lost.add(group, entry)
         else:
             self._wait.append((group, entry))

@@ -30,7 +30,10 @@ def place_of(url: str) -> Path | Bucket:
                 f"store {url!r} looks like a URL, and is none: use file:///path or s3://bucket/prefix; "
                 f"a directory of that name is './{url}'"
             )
-        return Path(url).expanduser().absolute()
+        try:
+            return Path(url).expanduser().absolute()
+        except RuntimeError as error:
+            raise UsageError(f"store {url!r}: nobody has that name here") from error
     parts = urlsplit(url)
     if parts.scheme == "s3":
         return bucket_of(url)
