@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 BIND_DRIVER = "bind"  # in place of a volume driver, of a bind mount that was backed up
 ANONYMOUS_NAME = re.compile(r"[0-9a-f]{64}")
-IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 MOST_AHEAD = timedelta(days=1)  # of an id whose clock may be believed
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -160,7 +159,7 @@ class Volume:
     @property
     def in_memory(self) -> bool:
         """Whether its content is gone when its last container stops: a tmpfs of the local driver."""
-        return self.driver == "local" and self.options.get("type") in IN_MEMORY
+        return self.driver == "local" and self.options.get("type") in {"tmpfs", "ramfs"}
 
     @property
     def projects(self) -> frozenset[str]:

@@ -415,14 +415,3 @@ def test_a_backup_of_a_volume_in_memory_says_that_it_is(world: World) -> None:
     container.reload()
     assert container.status == "running"
     world.cli("restore", memory, "--into", world.name()).exits(0)
-
-
-def test_a_backup_of_a_directory_in_memory_says_that_it_is(world: World, tmp_path: Path) -> None:
-    (tmp_path / "memory").mkdir()
-    with in_memory(tmp_path / "memory", "1m") as directory:
-        (directory / "file").write_text("content")
-        volume = world.volume(options={"type": "none", "o": "bind", "device": str(directory)})
-        done = world.cli("backup", volume, "--json").exits(3)
-    (finding,) = done.json["backups"][0]["findings"]
-    assert (finding["kind"], finding["path"]) == ("volatile", "")
-    assert "restarts" in finding["detail"]

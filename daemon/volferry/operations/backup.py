@@ -29,7 +29,7 @@ from volferry.archive.manifest import (
 )
 from volferry.checkpoint import remove_checkpoints
 from volferry.index_cache import IndexFiles
-from volferry.model import IN_MEMORY, BackupStats, Finding, Volume, printable
+from volferry.model import BackupStats, Finding, Volume, printable
 from volferry.operations.suspicion import suspicion
 from volferry.operations.volume_pass import MOVING, Work, read_volume
 
@@ -131,7 +131,7 @@ def _with_findings_of_all(
             observer=work.observer,
         )
         found_of_all += [finding] if finding is not None else []
-    found_of_all += _volatile(work.volume, found.listing.file_system)
+    found_of_all += _volatile(work.volume)
     found_of_all += [*listed_first, *found.listing.of_all][:1]
     for each in found_of_all:
         work.observer.finding(each)
@@ -143,12 +143,9 @@ def _with_findings_of_all(
     return stats, msgspec.structs.replace(manifest, findings=findings, findings_total=total)
 
 
-def _volatile(volume: Volume, file_system: str) -> list[Finding]:
+def _volatile(volume: Volume) -> list[Finding]:
     if volume.in_memory:
         return [Finding("volatile", b"", "is in memory, and empty once its last container stops")]
-    # Of one without options, it is where the engine itself has its data.
-    if volume.options and IN_MEMORY.intersection(file_system.split(" ")[:1]):
-        return [Finding("volatile", b"", "is in memory, and empty once the machine restarts")]
     return []
 
 

@@ -68,7 +68,6 @@ class Listing:
     at: datetime
     plan: Plan
     has_dumps: bool = False
-    file_system: str = ""  # as `ListingReader` has it
     trusted_seconds: int = 0  # an entry that changed at this second or later may have changed once more
     findings: dict[bytes, Finding] = field(default_factory=dict)  # by path, of what could not be looked at
     of_all: list[Finding] = field(default_factory=list)  # of the volume as a whole
@@ -227,7 +226,7 @@ def list_volume(
     for note in log.notes:
         observer.note(note)
     listing.findings, listing.of_all = log.findings, log.of_all
-    listing.trusted_seconds, listing.file_system = reader.trusted_seconds, reader.file_system
+    listing.trusted_seconds = reader.trusted_seconds
     if unallocated.count:
         listing.holes = not any_data(
             helper, helper.directory(volume.name), unallocated.path, reader.file_system
