@@ -306,7 +306,7 @@ def swarm(tmp_path: Path) -> Iterator[World]:
             for each in services.list():
                 each.remove()
             client.swarm.leave(force=True)
-            while left := client.containers.list(all=True):
+            while left := client.containers.list(all=True, ignore_removed=True):
                 for container in left:
                     with suppress(docker.errors.APIError):  # its task is ending, too
                         container.remove(force=True)
