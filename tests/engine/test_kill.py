@@ -7,12 +7,17 @@ import re
 import shutil
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from tests.parts.trees import assert_same, snapshot
 from tests.parts.world import World, world_of
+from volferry.engine.client import connect
+from volferry.engine.helper import HelperSettings, open_helper
+from volferry.engine.volumes import find_volume
+from volferry.errors import HelperDied
+from volferry.run import begin_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -419,6 +424,32 @@ def test_a_helper_that_is_killed_fails_a_restore_with_one_line(
     done.fails_with("helper")
     assert world.own_containers() == []
     assert not world.exists("new")
+
+
+@pytest.mark.parametrize("channel", ["fifo", "stream"])
+def test_a_helper_that_is_killed_before_a_command_is_given_its_input_is_named(
+    world: World, channel: Literal["fifo", "stream"]
+) -> None:
+    """Whoever writes to it, and takes no end of its input for an answer."""
+    volume = world.filled()
+    engine = connect(world.cli.docker_host)
+    settings = HelperSettings(world.image, channel)
+    volumes = [find_volume(engine, volume)]
+
+    def write_until_it_is_dead() -> None:
+        with (
+            begin_run(world.directory / "state of the test") as run,
+            open_helper(engine, run, settings, volumes) as helper,
+        ):
+            process = helper.start(["sleep", "60"], stdin=True, on_stderr=lambda _: None)
+            process.write(b"open")
+            engine.api.kill(helper.container_id)
+            while True:
+                process.write(bytes(1 << 20))
+
+    with pytest.raises(HelperDied, match="the helper ended before its work did"):
+        write_until_it_is_dead()
+    engine.close()
 
 
 @pytest.mark.parametrize("channel", ["fifo", "stream"])

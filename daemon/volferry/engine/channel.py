@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ _LONGEST_LINE = 64 << 10
 Bulk = Literal["stdin", "stdout"]
 
 
+class InputRefused(BrokenPipeError):
+    """A command in the helper reads no longer: its exit status says why, or it ended with the helper."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EPIPE, "a command in the helper took nothing more")
+
+
 class Process(Protocol):
     """One command in the helper. All of it raises HelperDied if the helper ends before the command does."""
 
@@ -25,7 +33,7 @@ class Process(Protocol):
         """As `read`, into `buffer`; returns how many bytes it put there."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """To its stdin. Raises BrokenPipeError once it does not read any longer."""
+        """To its stdin. Raises InputRefused once it does not read any longer."""
 
     def close_stdin(self) -> None: ...
 

@@ -14,7 +14,7 @@ import shlex
 import threading
 from typing import TYPE_CHECKING
 
-from volferry.engine.channel import READ_BYTES, LineSplitter
+from volferry.engine.channel import READ_BYTES, InputRefused, LineSplitter
 from volferry.errors import HelperDied
 from volferry.interrupts import held_back
 
@@ -127,8 +127,11 @@ class FifoProcess:
         if self._stdin is None:
             self._stdin = self._open_stdin()
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._stdin, view) :]
+        try:
+            while view:
+                view = view[os.write(self._stdin, view) :]
+        except BrokenPipeError as error:
+            raise InputRefused from error
 
     def close_stdin(self) -> None:
         if self._stdin is None and self._stdin_path is not None:

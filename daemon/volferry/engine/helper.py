@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import docker.errors
 from docker.types import LogConfig, Mount
 
+from volferry.engine.channel import InputRefused
 from volferry.engine.client import DEATH_SECONDS, Death, Engine, explanation, translated
 from volferry.engine.fifo import FifoChannel
 from volferry.engine.labels import OWNER, ROLE, RUN
@@ -214,7 +215,7 @@ class HelperInBackground:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with held_back():
-            died = isinstance(error, CommandFailed) and self._died()
+            died = isinstance(error, (CommandFailed, InputRefused)) and self._died()
             self._released.set()
             self._holder.join()
         if died:

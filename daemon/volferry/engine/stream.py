@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import zstandard
 
-from volferry.engine.channel import READ_BYTES, LineSplitter
+from volferry.engine.channel import READ_BYTES, InputRefused, LineSplitter
 from volferry.engine.client import DEATH_SECONDS, Engine, translated
 from volferry.engine.gateway import keep_alive
 from volferry.errors import EngineError, HelperDied
@@ -139,7 +139,7 @@ class StreamProcess:
         self._decompressor = zstandard.ZstdDecompressor().decompressobj() if compressed == "stdout" else None
         self._demultiplexer = threading.Thread(target=self._demultiplex, daemon=True, name="stream")
         connection.settimeout(None)
-        connection.sendall(_GO)
+        self._send(_GO)
         with held_back():
             self._demultiplexer.start()
 
@@ -190,7 +190,7 @@ class StreamProcess:
         try:
             self._connection.sendall(data)
         except OSError as error:
-            raise BrokenPipeError from error
+            raise InputRefused from error
 
     def _shut(self, how: int) -> None:
         try:
