@@ -188,7 +188,7 @@ class Config(Section, frozen=True):
         return self.named_store(self.store_name or self.store)
 
     def why_unknown(self, name: str) -> str:
-        """What is wrong with the name of a store, where `stores` has names; empty for one of these, and for a path or URL."""
+        """Why `stores` has no store of that name; empty if it has one, or no names at all, and for a path or URL."""
         if not self.stores or name in self.stores or not re.fullmatch(_STORE_NAME, name):
             return ""
         close = get_close_matches(name, self.stores, n=1)

@@ -62,7 +62,7 @@ class MadeVolumes:
         self._made.clear()
 
     def remove(self, *, told: bool = False) -> None:
-        """They are gone, and no data that was there before. With `told`, each that is gone is said, too."""
+        """Removes them, and no data that was there before. With `told`, reports each that it has removed."""
         from volferry.engine.volumes import remove_volume  # noqa: PLC0415
 
         with held_back():

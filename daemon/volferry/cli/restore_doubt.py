@@ -1,4 +1,4 @@
-"""A suspicious backup that is about to be restored: the restore says so first, and does not empty a volume by one that nobody has named."""
+"""Warns before a suspicious backup is restored, and refuses to empty a volume in favour of one that nobody has named."""
 
 from __future__ import annotations
 

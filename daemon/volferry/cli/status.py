@@ -186,7 +186,7 @@ def _listens(config: Path | None) -> Listen:
 
 @dataclass(frozen=True, slots=True)
 class _Outlook:
-    """What is to be backed up, and when."""
+    """The volumes that are to be backed up, and their times."""
 
     there: set[str] = field(default_factory=set)  # the engine's volumes
     scheduled: set[str] = field(default_factory=set)  # those that have a schedule

@@ -119,7 +119,7 @@ def find_base(
     observer: Observer,
     own: Container[str] = (),
 ) -> Base:
-    """The base of the next backup; `own` are the ids of earlier passes of the same run. Whatever cannot be used is said and done without: then more is read, no less is
+    """The base of the next backup; `own` are the ids of earlier passes of the same run. Notes whatever cannot be used, and does without it: then more is read, no less is
     backed up. Raises StoreError only if the store cannot even be listed.
     """
     base = Base()

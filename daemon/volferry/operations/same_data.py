@@ -57,7 +57,7 @@ def look_alike(reading: Helper, source: str, writing: Helper, target: str) -> bo
 
 
 def holds_something(helper: Helper, directory: str) -> bool:
-    """What a killed `find_overlap` has left there is nothing. Raises CommandFailed, also if the names there cannot be read."""
+    """Whether the directory holds more than a killed `find_overlap` has left there. Raises CommandFailed, also if its names cannot be read."""
     looking = "looking into the volume"
     if run(helper, holds_command(directory), looking):
         return True

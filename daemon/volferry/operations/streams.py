@@ -297,7 +297,7 @@ def checked(status: int, lines: Lines, what: str) -> None:
 
 
 def answered(status: int, lines: Lines, what: str) -> None:
-    """As `checked`, of a script whose silence would be taken for an answer; without a word where the helper's image lacks the Python that runs it."""
+    """As `checked`, of a script that reports only what is wrong, so that one that failed would have found nothing. Accepts that the helper's image lacks the Python to run it."""
     if status not in _NO_PROGRAM:
         checked(status, lines, what)
 
