@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.parts.faults import built_library
 from tests.parts.fuse import through_fuse
-from tests.parts.local_helper import LocalVolume
+from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from volferry.archive import listing
+from volferry.observer import Silent
+from volferry.operations.places import Place
+from volferry.operations.transfer import Transfer
 from volferry.repository import Repository
 
 if TYPE_CHECKING:
@@ -47,3 +50,18 @@ def volume(faults: Faults, tmp_path: Path) -> LocalVolume:
     """What that server shows."""
     del faults
     return LocalVolume(tmp_path / "data", tmp_path / "state")
+
+
+@pytest.fixture
+def transfer(volume: LocalVolume, tmp_path: Path) -> Iterator[Transfer]:
+    """Of the volume into the directory `target`, which is empty."""
+    for each in ("target", "spool", "spool.s", "spool.t"):
+        (tmp_path / each).mkdir()
+    helpers = [
+        LocalHelper(volume.data, tmp_path / "spool.s"),
+        LocalHelper(tmp_path / "target", tmp_path / "spool.t"),
+    ]
+    source, target = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
+    yield Transfer(source, target, tmp_path / "spool", Silent())
+    for helper in helpers:
+        helper.end()

@@ -25,17 +25,15 @@ from volferry.archive.names_script import names_command
 from volferry.archive.probe_scripts import PROBE_NAME
 from volferry.engine.image import host_root_filesystem
 from volferry.errors import CommandFailed
-from volferry.observer import Silent
-from volferry.operations.places import Place
 from volferry.operations.restore import is_empty
 from volferry.operations.same_data import holds_something
-from volferry.operations.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.parts.fuse import Faults
+    from volferry.operations.transfer import Transfer
     from volferry.repository import Repository
 
 pytestmark = pytest.mark.usefixtures("trusting")
@@ -230,28 +228,19 @@ def fill_anew(directory: Path) -> None:
     fill(directory, 10)
 
 
+@pytest.mark.parametrize("still", [False, True])
 def test_names_that_come_meanwhile_are_no_reason_to_list_again(
-    repository: Repository,
-    volume: LocalVolume,
-    below: Path,
-    on_asking: Callable[[Callable[[], object]], list[list[str]]],
-) -> None:
-    listings = on_asking(lambda: fill(below / "dir", 20))
-    assert volume.back_up(repository).findings == ()
-    assert len(listings) == 1
-
-
-def test_nor_are_they_where_the_times_of_directories_do_not_tell(
     repository: Repository,
     volume: LocalVolume,
     below: Path,
     faults: Faults,
     on_asking: Callable[[Callable[[], object]], list[list[str]]],
+    still: bool,
 ) -> None:
-    """As where several directories are shown as one."""
-
-    faults.set(fault("still", 1_000_000_000, "/dir"))
-    time.sleep(1.1)  # the kernel believes what it was told for a second
+    """Nor where the times of directories do not tell, as where several directories are shown as one."""
+    if still:
+        faults.set(fault("still", 1_000_000_000, "/dir"))
+        time.sleep(1.1)  # the kernel believes what it was told for a second
     listings = on_asking(lambda: fill(below / "dir", 20))
     assert volume.back_up(repository).findings == ()
     assert len(listings) == 1
@@ -303,53 +292,31 @@ def test_what_is_excluded_is_not_looked_into(
 
 @pytest.mark.parametrize("at", [2, 40])
 def test_a_migration_takes_no_name_for_deleted_that_was_not_given(
-    volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path, at: int
+    transfer: Transfer, below: Path, faults: Faults, tmp_path: Path, at: int
 ) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    for each in ("spool", "spool.s", "spool.t"):
-        (tmp_path / each).mkdir()
-    helpers = [LocalHelper(volume.data, tmp_path / "spool.s"), LocalHelper(target, tmp_path / "spool.t")]
-    source, other = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
     fill(below / "dir", 60)
-    transfer = Transfer(source, other, tmp_path / "spool", Silent())
-    try:
-        transfer.run()
-        assert present(target) == present(below)
-        faults.set(fault("readdir", errno.ENOENT, "/dir", at))
-        with pytest.raises(CommandFailed, match="'dir' could not be listed to its end"):
-            transfer.run(last=True)
-        with pytest.raises(CommandFailed, match="'dir' could not be listed to its end"):
-            transfer.check(checksum=False)
-        assert present(target) == present(below)
-    finally:
-        for helper in helpers:
-            helper.end()
+    transfer.run()
+    assert present(tmp_path / "target") == present(below)
+    faults.set(fault("readdir", errno.ENOENT, "/dir", at))
+    with pytest.raises(CommandFailed, match="'dir' could not be listed to its end"):
+        transfer.run(last=True)
+    with pytest.raises(CommandFailed, match="'dir' could not be listed to its end"):
+        transfer.check(checksum=False)
+    assert present(tmp_path / "target") == present(below)
 
 
 def test_a_migration_brings_names_that_were_denied_once(
-    volume: LocalVolume,
+    transfer: Transfer,
     below: Path,
     faults: Faults,
     tmp_path: Path,
     on_asking: Callable[[Callable[[], object]], list[list[str]]],
 ) -> None:
     fill(below / "dir", 60)
-    target = tmp_path / "target"
-    target.mkdir()
-    for each in ("spool", "spool.s", "spool.t"):
-        (tmp_path / each).mkdir()
-    helpers = [LocalHelper(volume.data, tmp_path / "spool.s"), LocalHelper(target, tmp_path / "spool.t")]
-    source, other = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
-    transfer = Transfer(source, other, tmp_path / "spool", Silent())
     faults.set(fault("readdir", errno.ENOENT, "/dir", 40))
     on_asking(faults.set)
-    try:
-        transfer.run()
-        assert present(target) == present(below)
-    finally:
-        for helper in helpers:
-            helper.end()
+    transfer.run()
+    assert present(tmp_path / "target") == present(below)
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import subprocess
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,14 +20,12 @@ from volferry.archive.excludes import Excludes
 from volferry.archive.findlog import FindLog
 from volferry.archive.listing import ListingReader
 from volferry.engine.image import host_root_filesystem
-from volferry.observer import Silent
-from volferry.operations.places import Place
-from volferry.operations.transfer import Transfer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.parts.fuse import Faults
+    from volferry.operations.transfer import Transfer
     from volferry.repository import Repository
 
 pytestmark = pytest.mark.usefixtures("trusting")
@@ -109,25 +107,14 @@ def test_what_is_excluded_stays_excluded(
 
 
 def test_a_migration_brings_what_programs_do_not_see(
-    volume: LocalVolume, below: Path, faults: Faults, tmp_path: Path
+    transfer: Transfer, below: Path, faults: Faults, tmp_path: Path
 ) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    for each in ("spool", "spool.s", "spool.t"):
-        (tmp_path / each).mkdir()
-    helpers = [LocalHelper(volume.data, tmp_path / "spool.s"), LocalHelper(target, tmp_path / "spool.t")]
-    source, other = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
-    transfer = Transfer(source, other, tmp_path / "spool", Silent())
     faults.set(fault("kind", REGULAR, ""))
-    try:
-        transfer.run()
-        (below / "dir" / "sub" / "new").write_text("new")
-        transfer.run(last=True)
-        transfer.check(checksum=False)
-        assert present(target) == present(below)
-    finally:
-        for helper in helpers:
-            helper.end()
+    transfer.run()
+    (below / "dir" / "sub" / "new").write_text("new")
+    transfer.run(last=True)
+    transfer.check(checksum=False)
+    assert present(tmp_path / "target") == present(below)
 
 
 def test_a_walk_that_trusts_nothing_lists_what_find_lists(below: Path, tmp_path: Path) -> None:

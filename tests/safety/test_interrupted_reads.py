@@ -7,28 +7,26 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.parts import local_helper
 from tests.parts.faults import built_library, environment, fault
-from tests.parts.local_helper import LocalHelper, LocalVolume
+from tests.parts.local_helper import LocalVolume
 from tests.safety.test_early_ends import Warm
 from tests.safety.test_read_faults import present, stored
 from volferry.archive import patch_scripts, tree_scripts
 from volferry.archive.blocks import CONTENT_SCRIPT
 from volferry.archive.commands import READ_AGAIN, create_command
 from volferry.errors import CommandFailed
-from volferry.observer import Silent
-from volferry.operations.places import Place
-from volferry.operations.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.parts.fuse import Faults
+    from volferry.operations.transfer import Transfer
     from volferry.repository import Repository
 
 pytestmark = pytest.mark.usefixtures("trusting")
@@ -233,23 +231,10 @@ def test_every_script_that_reads_files_ends(
     assert len(done.stdout) <= max(len(answer), 40)
 
 
-def test_a_migration_fails_and_does_not_wait_for_ever(
-    volume: LocalVolume, faults: Faults, tmp_path: Path
-) -> None:
-    for each in ("target", "spool", "spool.s", "spool.t"):
-        (tmp_path / each).mkdir()
-    helpers = [
-        LocalHelper(volume.data, tmp_path / "spool.s"),
-        LocalHelper(tmp_path / "target", tmp_path / "spool.t"),
-    ]
-    source, target = (Place(cast("Any", helper), helper.directory("")) for helper in helpers)
+def test_a_migration_fails_and_does_not_wait_for_ever(transfer: Transfer, faults: Faults) -> None:
     faults.set(interrupted("odder"))
-    try:
-        with pytest.raises(CommandFailed, match="'dir/odder' could not be read: each time"):
-            Transfer(source, target, tmp_path / "spool", Silent()).run()
-    finally:
-        for helper in helpers:
-            helper.end()
+    with pytest.raises(CommandFailed, match="'dir/odder' could not be read: each time"):
+        transfer.run()
 
 
 def test_who_waits_is_not_ended(tmp_path: Path) -> None:
