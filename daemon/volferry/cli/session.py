@@ -80,7 +80,11 @@ class Session:
 
     @cached_property
     def repository(self) -> Repository:
-        """Raises UnknownStore if there is none yet, StoreGone if there is none any longer."""
+        """Raises as `opened_again` does."""
+        return self.opened_again()
+
+    def opened_again(self) -> Repository:
+        """The store in use, as it is at this moment. Raises UnknownStore if there is none yet, StoreGone if there is none any longer."""
         return self.known_stores.open(self.store, self.config.store_config.endpoint)
 
     def named_repository(self, name: str) -> Repository:

@@ -104,7 +104,6 @@ def _newest(session: Session, now: datetime) -> dict[str, datetime]:
 
     try:
         # Looked for each time: where a share is mounted no longer, its mount point would be taken for a store without backups.
-        repository = session.known_stores.open(session.store, session.config.store_config.endpoint)
-        return newest_times(repository, session.host, now)
+        return newest_times(session.opened_again(), session.host, now)
     except NoSuchStore:
         return {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import OWN_TREES
@@ -46,11 +46,11 @@ class NamesListed:
         left_out = left_out or LeftOut()
         above: list[_Directory] = []
         with self._path.open("wb") as out:
-            for record in records:
-                if not is_foreign(self._reader.file_system):
-                    yield record
-                    yield from records
-                    return
+            first = list(islice(records, 1))  # with it, the file system is known
+            if not is_foreign(self._reader.file_system):
+                yield from chain(first, records)
+                return
+            for record in chain(first, records):
                 path, _, meta = record.partition(b"//")
                 while above and above[-1].path and not path.startswith(above[-1].path + b"/"):
                     above.pop().write(out)
