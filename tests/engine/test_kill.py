@@ -13,6 +13,7 @@ import pytest
 
 from tests.parts.trees import assert_same, snapshot
 from tests.parts.world import World, world_of
+from volferry.engine.channel import InputRefused
 from volferry.engine.client import connect
 from volferry.engine.helper import HelperSettings, open_helper
 from volferry.engine.volumes import find_volume
@@ -447,7 +448,10 @@ def test_a_helper_that_is_killed_before_a_command_is_given_its_input_is_named(
             while True:
                 process.write(bytes(1 << 20))
 
-    with pytest.raises(HelperDied, match="the helper ended before its work did"):
+    # On a busy machine, the engine may report the death later than volferry waits for it.
+    with pytest.raises(
+        (HelperDied, InputRefused), match="the helper (ended before its work did|took nothing more)"
+    ):
         write_until_it_is_dead()
     engine.close()
 
