@@ -450,7 +450,7 @@ def test_a_helper_that_is_killed_before_a_command_is_given_its_input_is_named(
 
     # On a busy machine, the engine may report the death later than volferry waits for it.
     with pytest.raises(
-        (HelperDied, InputRefused), match="the helper (ended before its work did|took nothing more)"
+        (HelperDied, InputRefused), match=r"the helper (ended before its work did|took nothing more)"
     ):
         write_until_it_is_dead()
     engine.close()
