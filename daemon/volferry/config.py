@@ -21,7 +21,7 @@ from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, EngineUnreachable, NoSuchEngine, reason
 from volferry.labels import keep_of_labels, settings_of_labels
 from volferry.retention import Keep, Within
-from volferry.schedule import Schedule
+from volferry.schedule import Schedule, Span
 from volferry.store_config import Size, StoreConfig
 from volferry.volume_settings import Rule, VolumeSettings
 
@@ -132,6 +132,9 @@ class Config(Section, frozen=True):
         default_factory=_default_state_dir
     )
     compression: Annotated[int, Meta(ge=1, le=19, description="zstd level: 1 is fastest.")] = 1
+    bring_back: Annotated[
+        Span, Meta(description="How long a run tries to start again what it has stopped.")
+    ] = Span("1h")
     stores: dict[str, StoreConfig] = field(default_factory=dict)
     defaults: VolumeSettings = VolumeSettings()
     rules: tuple[Rule, ...] = ()
@@ -338,6 +341,8 @@ def _of_settings(settings: VolumeSettings) -> Iterator[str]:
     if settings.ping is not None and not re.match(r"https?://[^/]", settings.ping):
         yield f"ping: {settings.ping!r} is no URL: use one such as https://hc-ping.com/your-uuid"
     yield from _of_schedule(settings.schedule)
+    if settings.max_downtime is not None and not settings.max_downtime.delta:
+        yield "max_downtime: it should be 1s at least"
     for when in ("pre", "post", "on_error"):
         line = getattr(settings.hooks, when) if settings.hooks else None
         if line is not None and not line.strip():

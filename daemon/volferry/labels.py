@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from volferry.checked import mistakes
 from volferry.errors import ConfigError
 from volferry.retention import Keep
-from volferry.schedule import Schedule, parse_span
+from volferry.schedule import Schedule, Span, parse_span
 from volferry.volume_settings import VolumeSettings
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ _OF_VOLUMES = (
     "one-file-system",
     "quiesce",
     "warm",
+    "quiesce-after",
+    "quiesce-window",
+    "max-downtime",
     "suspicious",
     "ping",
 )
@@ -102,6 +105,9 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         schedule=_schedule(labels, of=of),
         quiesce=cast("Any", quiesce),
         warm=_truth(labels, "volferry.warm", of=of),
+        quiesce_after=_span(labels, "volferry.quiesce-after", of=of),
+        quiesce_window=_span(labels, "volferry.quiesce-window", of=of),
+        max_downtime=_span(labels, "volferry.max-downtime", of=of, least=timedelta(seconds=1)),
         suspicious=_truth(labels, "volferry.suspicious", of=of),
         ping=labels.get("volferry.ping"),
     )
@@ -240,6 +246,18 @@ def _schedule(labels: Mapping[str, str], *, of: str) -> Schedule | None:
         return Schedule.of_document(labels["volferry.schedule"])
     except ValueError as error:
         raise ConfigError(f"{of}: label volferry.schedule: {error}") from error
+
+
+def _span(labels: Mapping[str, str], label: str, *, of: str, least: timedelta = timedelta()) -> Span | None:
+    if label not in labels:
+        return None
+    try:
+        span = Span.of_document(labels[label])
+    except ValueError as error:
+        raise ConfigError(f"{of}: label {label}: {error}") from error
+    if span.delta < least:
+        raise ConfigError(f"{of}: label {label}: it should be {least.total_seconds():.0f}s at least")
+    return span
 
 
 def _truth(labels: Mapping[str, str], label: str, *, of: str) -> bool | None:

@@ -113,7 +113,12 @@ def parse_span(text: str) -> timedelta:
     if not text or _SPAN.sub("", text):
         raise ValueError("a span has weeks, days, hours, minutes and seconds, such as 90s, 10m or 1h30m")
     units = {**_UNITS, "s": "seconds"}
-    return sum((timedelta(**{units[unit]: int(number)}) for number, unit in _SPAN.findall(text)), timedelta())
+    try:
+        return sum(
+            (timedelta(**{units[unit]: int(number)}) for number, unit in _SPAN.findall(text)), timedelta()
+        )
+    except (OverflowError, ValueError) as error:  # int() takes no more than 4300 digits
+        raise ValueError("that span is too long") from error
 
 
 # The daemon asks for the same few times again and again.

@@ -14,6 +14,10 @@ from volferry.schedule import Schedule, Span
 if TYPE_CHECKING:
     from volferry.model import Volume
 
+# In force where nothing says otherwise.
+QUIESCE_AFTER = Span("5m")
+MAX_DOWNTIME = Span("1h")
+
 
 class HostHooks(Section, frozen=True):
     """Commands on the machine that volferry runs on, for a shell; of containers, labels say them."""
@@ -55,6 +59,18 @@ class VolumeSettings(Section, frozen=True):
         Meta(
             description="Read the volume once before that too, and only what changed since while they stand still."
         ),
+    ] = None
+    quiesce_after: Annotated[
+        Span | None,
+        Meta(description="A container that started less than this ago is not stopped by a scheduled run."),
+    ] = None
+    quiesce_window: Annotated[
+        Span | None,
+        Meta(description="How long after its scheduled time a run may stop containers; without it, always."),
+    ] = None
+    max_downtime: Annotated[
+        Span | None,
+        Meta(description="After so long, what was stopped is started again, and the backup fails."),
     ] = None
     suspicious: Annotated[
         bool | None, Meta(description="Whether a backup is compared with the one before; without it, it is.")

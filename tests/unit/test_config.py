@@ -291,3 +291,15 @@ def test_a_port_alone_is_for_this_machine(tmp_path: Path, written: str, address:
     file = tmp_path / "volferry.toml"
     file.write_text(f"[daemon]\nlisten = {written}\n")
     assert load_config(file).daemon.listen.address == address
+
+
+def test_the_limits_of_standing_still_are_spans(file: Path) -> None:
+    file.write_text('bring_back = "2h"\n[defaults]\nquiesce_after = "0s"\nquiesce_window = "1h30m"\n')
+    config = load_config(file)
+    assert (config.bring_back, config.defaults.quiesce_after) == ("2h", "0s")
+
+    file.write_text('[defaults]\nmax_downtime = "0s"\n')
+    assert "defaults.max_downtime: it should be 1s at least" in refused(file)
+
+    file.write_text(f'bring_back = "{"9" * 40}w"\n')
+    assert "bring_back: that span is too long" in refused(file)
