@@ -6,6 +6,7 @@
     ├── VolumeBusy                     1   another run is at work on the same volume's backups
     ├── PathExists                     1   what would be restored is in its place already
     ├── DamagedArchive                 1   what is to be imported is no tar, or a damaged one
+    ├── DowntimeExceeded               1   services were brought back before the backup was done
     ├── HookFailed                     1   a command before or after a backup failed
     ├── DumpFailed                     1   a command whose output is part of a backup failed
     ├── EngineError                    1   the Docker engine said no, or is not there
@@ -13,6 +14,8 @@
     │   ├── EngineUnreachable
     │   ├── NoSuchVolume
     │   ├── NoSuchContainer
+    │   ├── NotUp                          what was stopped is gone, and does not come back
+    │   ├── Disturbed                      what was to stand still did not
     │   ├── VolumeInUse
     │   ├── VolumeNotEmpty
     │   ├── SameData                       what is to be written is what is to be read
@@ -137,6 +140,21 @@ class NoSuchVolume(EngineError):
 
 
 class NoSuchContainer(EngineError):
+    pass
+
+
+class NotUp(EngineError):
+    def __init__(self, message: str, *, may_pass: bool) -> None:
+        """`may_pass` if it is worth waiting for."""
+        super().__init__(message)
+        self.may_pass = may_pass
+
+
+class Disturbed(EngineError):
+    pass
+
+
+class DowntimeExceeded(VolferryError):
     pass
 
 

@@ -6,15 +6,17 @@ import re
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from volferry.errors import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
+    from collections.abc import Callable, Iterator
+    from types import FrameType, TracebackType
 
+_LOOK_SECONDS = 0.2
 # For one that was raised where Python drops it, as in a finalizer.
 _AGAIN_SECONDS = 0.005
 
@@ -62,6 +64,81 @@ def held_back() -> Iterator[None]:
         if not _State.held_back and _State.pending is not None:
             number, _State.pending = _State.pending, None
             raise Interrupted(_message(number))
+
+
+class Overdue(BaseException):
+    """Raised in the main thread when a Deadline has passed. Not an Exception, as Interrupted is none."""
+
+
+class Deadline:
+    """After so long, `passed` is called in a thread of its own; if it says so, the main thread is left at once then, by Overdue, unless it holds
+    signals back. At the end of the `with`, neither happens any longer.
+    """
+
+    def __init__(self, seconds: float, passed: Callable[[], bool]) -> None:
+        self._passed = passed
+        self._timer = threading.Timer(seconds, self._reached)
+        self._timer.daemon = True
+        self._is_main = threading.current_thread() is threading.main_thread()
+
+    def _reached(self) -> None:
+        if self._passed() and self._is_main:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def _raise(self, _number: int, _frame: FrameType | None) -> None:
+        if not _State.held_back:
+            raise Overdue
+
+    def __enter__(self) -> Self:
+        if self._is_main:
+            signal.signal(signal.SIGUSR1, self._raise)
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()  # its handler stays: a signal that is on its way must end nothing
+
+
+class Impatience:
+    """While something that must be done is tried for long: Ctrl-C, once more after the signal that ends the work, is noted. Other signals wait."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._first = False
+        self._before: Any = None
+
+    def sleeps(self, seconds: float) -> bool:
+        """Whether that was asked for meanwhile; at once then."""
+        end = time.monotonic() + seconds
+        while not self._asked and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_SECONDS))
+        return self._asked
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+            self._first = self._before is _handle
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            used = self._before is _handle and not self._first
+            signal.signal(signal.SIGINT, signal.SIG_IGN if used else self._before or signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self._first:
+            self._asked = True
+            return
+        self._first = False
+        try:
+            _handle(number, frame)
+        finally:
+            signal.signal(signal.SIGINT, self._note)
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,9 @@
-"""The journal: what a run has stopped, paused or scaled, written down before it does, so that whoever comes next can
-bring the service back.
+"""The journal: what a run has stopped, paused or scaled, and which hooks are still to be run after it, written down before anything of that
+happens, so that whoever comes next can bring the service back.
 
 One file for each volume of a run, `journal/<run id>.<n>.jsonl` in the state directory: a sealed line for each step, each on stable storage before the
-step is taken. It goes when all is as it was.
+step is taken. It goes when all is as it was. The seal has a key of the state directory's own, and the journal names no command: whoever can write a
+file there, and nothing else, has nothing run or started.
 """
 
 from __future__ import annotations
@@ -12,24 +13,29 @@ import fcntl
 import itertools
 import json
 import os
-from dataclasses import dataclass
+import secrets
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from blake3 import blake3
 
 from volferry.errors import VolferryError, reason
-from volferry.run import is_alive
+from volferry.interrupts import held_back
+from volferry.run import JOURNALS, is_alive, is_known, journal_paths
 from volferry.state_lock import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_DIRECTORY = "journal"
+VERSION = 2
+_KEY_FILE = "key"
+_KEY_BYTES = 32
 _numbers = itertools.count(1)
 
 Action = Literal["stop", "pause", "scale", "hook"]
+State = Literal["planned", "under way", "done", "started", "over"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,132 +46,287 @@ class Halt:
     id: str  # of the container, or of the Swarm service; empty for a hook on this machine
     name: str
     order: int  # of starting
-    before: str  # when the container was started last; for a service, how many replicas it had; for a hook, what it is
-    state: Literal["planned", "under way", "done", "over"] = "planned"
+    before: str  # when the container was started last; for a service, how many replicas it had; for a hook, of which volume
+    state: State = "planned"
     after: str = ""  # when the container ended, as the engine says; known once it is done
+    service: str = (
+        ""  # `project/service/number` of a container of Compose: by it, one that took its place is found
+    )
+    unhealthy: bool = False  # it was before, so that it need not be healthy afterwards
+    error: str = ""  # why it is not up
 
 
 class Journal:
     """Of one run. Raises VolferryError where it cannot be written: then nothing must be stopped."""
 
-    def __init__(self, state_directory: Path, name: str, engine: tuple[str, str] = ("", "")) -> None:
+    def __init__(
+        self,
+        state_directory: Path,
+        name: str,
+        engine: tuple[str, str] = ("", ""),
+        host: str = "",
+        config: str = "",
+    ) -> None:
         """`name` begins with the run's id; a run has a journal for each volume. `engine` is the id of the engine where it all
-        happens, and how that is reached.
+        happens, and how that is reached; `host` the machine's name for hooks, and `config` the file that they come from.
         """
         self.state_directory = state_directory
         self.engine = engine
+        self.host = host
+        self.config = config
         self.run_id = name.partition(".")[0]
         self.since = datetime.now(UTC)  # when it was begun
-        self._path = state_directory / _DIRECTORY / f"{name}.jsonl"
+        self.path = state_directory / JOURNALS / f"{name}.jsonl"
         self._descriptor: int | None = None
         self._lock: int | None = None
+        self._key: bytes | None = None
 
     @classmethod
-    def of_run(cls, state_directory: Path, run_id: str, engine: tuple[str, str] = ("", "")) -> Journal:
+    def of_run(
+        cls,
+        state_directory: Path,
+        run_id: str,
+        engine: tuple[str, str] = ("", ""),
+        host: str = "",
+        config: str = "",
+    ) -> Journal:
         """A new one."""
-        return cls(state_directory, f"{run_id}.{next(_numbers):06}", engine)  # they are replayed in order
+        # They are replayed in order.
+        return cls(state_directory, f"{run_id}.{next(_numbers):06}", engine, host, config)
 
     def alone(self, *, wait: bool = True) -> bool:
         """Waits until no other run of this machine has anything stopped: each would take what the other stopped for what
         does not run. Until `end`, or the end of the process. Without `wait`, whether none has.
         """
+        if self._lock is not None:
+            return True
+        descriptor: int | None = None
         try:
-            self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-            self._lock = os.open(self._path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            lock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), self.state_directory)
+            self.path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+            descriptor = os.open(self.path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), self.state_directory)
         except BlockingIOError:
             return False
         except OSError as error:
             raise self._cannot_write(error) from error
+        else:
+            self._lock, descriptor = descriptor, None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
         return True
 
     def write(self, *halts: Halt) -> None:
         """On stable storage when it returns."""
-        lines = b"".join(_line(halt) for halt in halts)
         try:
             if self._descriptor is None:
                 self._descriptor = self._made()
+            lines = b"".join(self._sealed({"halt": asdict(halt)}) for halt in halts)
             if os.write(self._descriptor, lines) != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._descriptor)
         except OSError as error:
             raise self._cannot_write(error) from error
 
+    def let_others(self) -> None:
+        """Other runs may have something stopped from now on."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def end(self, *, over: bool = True) -> None:
         """`over` if all is as it was; else the journal stays, and is replayed by the next run."""
-        for descriptor in (self._descriptor, self._lock):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._descriptor = self._lock = None
-        if over:
-            self._path.unlink(missing_ok=True)
+        with held_back():
+            for descriptor in (self._descriptor, self._lock):
+                if descriptor is not None:
+                    os.close(descriptor)
+            self._descriptor = self._lock = None
+            if over:
+                try:
+                    self.path.unlink()
+                    _sync(self.path.parent)  # or a hook would run again after a power failure
+                except OSError:  # there never was one; what is in it says that all is over
+                    pass
 
     def _cannot_write(self, error: OSError) -> VolferryError:
-        return VolferryError(f"cannot write the journal {self._path}: {reason(error)}")
+        return VolferryError(f"cannot write the journal {self.path}: {reason(error)}")
 
     def _made(self) -> int:
-        self._path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        self._key = _key(self.path.parent, make=True)
+        descriptor = os.open(
+            self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        head = {
+            "version": VERSION,
+            "run": self.run_id,
+            "engine": self.engine,
+            "host": self.host,
+            "config": self.config,
+            "since": self.since.isoformat(),
+        }
         # A run that died may have left the start of a line.
-        os.write(descriptor, b"\n" + _sealed(["engine", *self.engine, self.since.isoformat()]))
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        os.write(descriptor, b"\n" + self._sealed(head))
+        _sync(self.path.parent)
         return descriptor
 
+    def _sealed(self, document: dict[str, Any]) -> bytes:
+        text = json.dumps(document)
+        return f"{_seal(text, self._key or b'')} {text}\n".encode()
 
-def journals_of_the_dead(
-    state_directory: Path, engine_id: str | None = None
-) -> Iterator[tuple[Journal, list[Halt]]]:
-    """What runs that died had stopped, each with the last that was written of it; without what is over. With `engine_id`, what
-    they had stopped there.
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file among the journals that says nothing which could be believed."""
+
+    path: Path
+    run_id: str
+    why: str
+
+
+def journals_of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[Halt]]]:
+    """What runs that died had stopped, each with the last that was written of it; without what is over. Raises VolferryError where one cannot be
+    read.
     """
-    try:
-        paths = sorted((state_directory / _DIRECTORY).glob("*.jsonl"))
-    except OSError:
-        return
+    for found in _of_the_dead(state_directory):
+        if not isinstance(found, Unreadable):
+            yield found
+
+
+def unreadable_journals(state_directory: Path) -> list[Unreadable]:
+    """Of runs that died: what is in them is neither brought back nor run. Raises VolferryError."""
+    return [found for found in _of_the_dead(state_directory) if isinstance(found, Unreadable)]
+
+
+def forget(state_directory: Path, run_id: str) -> list[str]:
+    """Removes the journals of a run that died. Returns the names of what they had down. Raises VolferryError where there are none, or the run lives."""
+    paths = journal_paths(state_directory, run_id)
+    if not paths:
+        raise VolferryError(f"run {run_id} has left nothing down: `volferry status` lists what is")
+    if is_alive(state_directory, run_id):
+        raise VolferryError(f"run {run_id} is still at work: it brings back what it has stopped")
+    names = [
+        halt.name
+        for journal, halts in journals_of_the_dead(state_directory)
+        if journal.run_id == run_id
+        for halt in halts
+        if halt.state != "planned"
+    ]
     for path in paths:
-        if is_alive(state_directory, path.stem.partition(".")[0]):
+        try:
+            path.unlink(missing_ok=True)
+            _sync(path.parent)
+        except OSError as error:
+            raise VolferryError(f"cannot remove the journal {path}: {reason(error)}") from error
+    return names
+
+
+def _of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[Halt]] | Unreadable]:
+    for path in journal_paths(state_directory):
+        run_id = path.stem.partition(".")[0]
+        if is_alive(state_directory, run_id):
             continue
         try:
-            engine, since, halts = _read(path)
+            lines, key = _lines(path), _key(path.parent, make=False)
         except FileNotFoundError:  # another one has just dealt with it
             continue
         except OSError as error:
             raise VolferryError(f"cannot read the journal {path}: {reason(error)}") from error
-        if engine_id is None or engine[0] in {"", engine_id}:
-            journal = Journal(state_directory, path.stem, engine)
-            journal.since = since
+        documents = [document for line in lines if (document := _opened(line, key)) is not None]
+        journal = Journal(state_directory, path.stem)
+        if not documents:
+            # Cut off when the run died: nothing was stopped by then. A line that is whole was sealed by somebody else.
+            if any(line.endswith(("}", "]")) for line in lines):
+                yield Unreadable(path, run_id, "volferry has not sealed it, or an earlier version has")
+            else:
+                journal.end()
+            continue
+        head, halts = _of_documents(documents)
+        if head.get("version", 0) > VERSION:
+            yield Unreadable(path, run_id, "a later version of volferry has written it")
+        elif head.get("run") != run_id or not is_known(state_directory, run_id):
+            yield Unreadable(path, run_id, "it is of no run of this machine")
+        else:
+            journal.engine = (str(head["engine"][0]), str(head["engine"][1]))
+            journal.host = str(head["host"])
+            journal.config = str(head["config"])
+            journal.since = datetime.fromisoformat(head["since"])
             yield journal, halts
 
 
-def _line(halt: Halt) -> bytes:
-    document = [halt.action, halt.id, halt.name, halt.order, halt.before, halt.state, halt.after]
-    return _sealed(document)
-
-
-def _sealed(document: list[Any]) -> bytes:
-    text = json.dumps(document)
-    return f"{blake3(text.encode()).hexdigest()} {text}\n".encode()
-
-
-def _read(path: Path) -> tuple[tuple[str, str], datetime, list[Halt]]:
-    found: dict[tuple[bool, str], Halt] = {}
-    engine = ("", "")
-    since: datetime | None = None
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, text = line.partition(" ")
-        if digest != blake3(text.encode()).hexdigest():
-            continue  # cut off when the run died: the step was not taken
-        fields: list[Any] = json.loads(text)
-        if fields[0] == "engine":
-            engine = (fields[1], fields[2])
-            if since is None and len(fields) > 3:  # an earlier version wrote none
-                since = datetime.fromisoformat(fields[3])
+def _of_documents(documents: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Halt]]:
+    """The first head, and the last of each halt that is not over."""
+    head: dict[str, Any] = {}
+    found: dict[tuple[bool, str, str], Halt] = {}
+    known = {each.name for each in fields(Halt)}
+    for document in documents:
+        if "halt" not in document:
+            head = head or document
             continue
-        halt = Halt(*fields)
-        found[halt.action == "hook", halt.id] = halt
-    since = since or datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return engine, since, [halt for halt in found.values() if halt.state != "over"]
+        halt = Halt(**{name: value for name, value in document["halt"].items() if name in known})
+        is_hook = halt.action == "hook"
+        found[is_hook, halt.id, str(halt.order) if is_hook else ""] = halt
+    return head, [halt for halt in found.values() if halt.state != "over"]
+
+
+def _lines(path: Path) -> list[str]:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        return [line for line in file.read().decode("utf-8", "replace").splitlines() if line]
+
+
+def _opened(line: str, key: bytes | None) -> dict[str, Any] | None:
+    """None for a line that is cut off, or was not sealed with the key."""
+    seal, _, text = line.partition(" ")
+    if key is None or not secrets.compare_digest(seal.encode(), _seal(text, key).encode()):
+        return None
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+def _seal(text: str, key: bytes) -> str:
+    return blake3(text.encode(), key=key).hexdigest()
+
+
+def _key(directory: Path, *, make: bool) -> bytes | None:
+    """Of this state directory, which nobody but its owner can read. Raises OSError."""
+    path = directory / _KEY_FILE
+    for _ in range(2):
+        try:
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+                key = file.read(_KEY_BYTES + 1)
+        except FileNotFoundError:
+            key = b""
+        if len(key) == _KEY_BYTES:
+            return key
+        if not make:
+            return None
+        _make_key(path)
+    return None
+
+
+def _make_key(path: Path) -> None:
+    """Whole from the moment that it has its name, and never replaced: of two at once, one is the key of both."""
+    beginning = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(beginning, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, secrets.token_bytes(_KEY_BYTES))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        if path.exists():  # cut off, as no key of ours ever was: nothing is sealed with it
+            path.unlink()
+        os.link(beginning, path)
+    except FileExistsError:
+        pass
+    finally:
+        beginning.unlink()
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

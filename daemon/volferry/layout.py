@@ -56,6 +56,11 @@ def pack_key(ref: BackupRef, pack: str) -> str:
     return f"packs/{encode_name(ref.host)}/{encode_name(ref.volume)}/{pack}.tar.zst"
 
 
+def trial_key(host: str, volume: str) -> str:
+    """Of an object that is written to see whether that can be done, and deleted at once."""
+    return f"trials/{encode_name(host)}/{encode_name(volume)}"
+
+
 def accepted_key(ref: BackupRef) -> str:
     return f"{accepted_prefix(ref.host, ref.volume)}{ref.id}.json"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from volferry.layout import (
     needed_objects,
     pack_key,
     ref_of_manifest,
+    trial_key,
 )
 from volferry.model import BackupRef
 from volferry.stores.base import get, put
@@ -294,6 +296,13 @@ class Repository:
             raise StoreError(
                 f"{len(missing)} objects of {ref} are not in the store {self.store.url} any longer ({missing[0]}): run it again"
             )
+
+    def try_to_write(self, host: str, volume: str) -> None:
+        """Writes a small object, and deletes it: before anything is stopped for a backup that cannot be stored. Raises StoreError."""
+        key = trial_key(host, volume)
+        with suppress(ObjectExists):  # of a run that was killed
+            self.store.put_unlocked(key, b"volferry")
+        self.store.delete(key)
 
     def protect(self, ref: BackupRef, manifest: Manifest) -> None:
         """Keeps all that a manifest refers to from being deleted, where the store was told to."""

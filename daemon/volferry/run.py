@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RUN_VARIABLE = "VOLFERRY_DAEMON_RUN"
 _ID = re.compile(r"[0-9a-f]{12}")
 _RUNS = "runs"
+JOURNALS = "journal"  # beside it
 _LOCK = "lock"
 
 
@@ -74,7 +75,7 @@ def begin_run(state_directory: Path) -> Iterator[Run]:
         yield run
     finally:
         with held_back():
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory, state_directory)
             if descriptor is not None:
                 os.close(descriptor)
 
@@ -105,7 +106,34 @@ def remove_dead(state_directory: Path) -> None:
     for directory in found:
         # A run that is only just beginning has no lock yet.
         if (directory / _LOCK).exists() and not is_alive(state_directory, directory.name):
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory, state_directory)
+
+
+def is_known(state_directory: Path, run_id: str) -> bool:
+    """Whether there was such a run. Its directory stays for as long as it has a journal."""
+    return (state_directory / _RUNS / run_id / _LOCK).is_file()
+
+
+def journal_paths(state_directory: Path, run_id: str = "") -> list[Path]:
+    """The journals of a run, or of all: what it has stopped and not brought back, and hooks that are still to be run (journal.py)."""
+    try:
+        found = sorted((state_directory / JOURNALS).glob("*.jsonl"))
+    except OSError:
+        return []
+    return [path for path in found if not run_id or path.stem.partition(".")[0] == run_id]
+
+
+def _remove(directory: Path, state_directory: Path) -> None:
+    """Of a run that ends or has died. Where it has a journal, the lock stays, which nobody holds: by it, the run is known."""
+    if not journal_paths(state_directory, directory.name):
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    with suppress(OSError):
+        for entry in directory.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _LOCK:
+                entry.unlink()
 
 
 def _locked(directory: Path, state_directory: Path) -> int:

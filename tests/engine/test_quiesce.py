@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -15,12 +16,15 @@ from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.warm import warm_process
 from tests.parts.world import IDLE, World, world_of
+from volferry.cli.post_hooks import ConfiguredHooks
+from volferry.config import load_config
 from volferry.engine import containers
 from volferry.engine.client import Engine, connect
 from volferry.errors import EngineError
 from volferry.journal import Journal
-from volferry.operations import quiesce
-from volferry.operations.quiesce import Quiesced, replay
+from volferry.operations import coming_back, quiesce
+from volferry.operations.quiesce import Limits, Quiesced
+from volferry.operations.recovery import Recovery
 from volferry.run import begin_run
 
 if TYPE_CHECKING:
@@ -146,21 +150,29 @@ def test_a_container_of_two_volumes_is_up_after_both(world: World) -> None:
     assert state_of(container)["Status"] == "running"
 
 
-def test_what_is_not_healthy_again_is_said(world: World) -> None:
+def test_what_is_not_healthy_again_makes_the_run_fail(world: World) -> None:
     volume = world.filled()
+    once = "if [ -e /once ]; then : >/bad; fi; : >/once; while read -r _; do :; done"
     container = world.container(
         volume,
         stop_signal="SIGKILL",
+        command=["sh", "-c", once],
         healthcheck={
-            "test": ["CMD", "sh", "-c", "exit 1"],
+            "test": ["CMD", "sh", "-c", "[ ! -e /bad ]"],
             "interval": 10**8,
             "timeout": 10**9,
             "retries": 1,
         },
     )
-    outcome = world.cli("backup", volume, "--quiesce", "stop").exits(0)
-    assert f"container {container.name} is unhealthy" in outcome.stderr
+    await_true(lambda: state_of(container)["Health"]["Status"] == "healthy")
+    outcome = world.cli("backup", volume, "--quiesce", "stop", "--json").exits(1)
+    assert f"{container.name} is not up again: it is unhealthy" in outcome.stderr
+    assert len(outcome.json["backups"]) == 1
+    assert outcome.json["down"] == [{"name": container.name, "error": "it is unhealthy"}]
     assert state_of(container)["Status"] == "running"
+    (line,) = [line for line in world.cli("status").exits(1).stderr.splitlines() if "is not up again" in line]
+    assert "it is unhealthy" in line
+    world.cli("recover").fails_with(f"{container.name} is not up again: it is unhealthy")
 
 
 def test_a_run_that_fails_or_is_interrupted_brings_the_service_back(world: World) -> None:
@@ -207,6 +219,14 @@ def test_a_run_that_was_killed_has_its_service_brought_back_by_the_next(world: W
     assert list(world.cli.state.glob("journal/*.jsonl")) == []
 
 
+def replay(engine: Engine, state: Path) -> list[str]:
+    """What could not be brought back."""
+    recovery = Recovery(state, ConfiguredHooks(load_config(None, {})), print, 1.0)
+    recovery.on(engine)
+    recovery.finish()
+    return [each.text for each in recovery.left]
+
+
 def still_down(world: World) -> list[str]:
     """As status says."""
     return [line for line in world.cli("status").stderr.splitlines() if " is still " in line]
@@ -243,7 +263,8 @@ def test_a_run_that_is_killed_at_any_step_leaves_nothing_down(
     world: World, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     # These containers end at once, though they say nothing of that.
-    monkeypatch.setattr(quiesce, "_LONGER_SECONDS", -9.5)
+    monkeypatch.setattr(coming_back, "LONGER_SECONDS", -9.5)
+    monkeypatch.setattr(coming_back, "STEADY_SECONDS", 0.1)
     volume = world.filled()
     containers = [world.container(volume, stop_signal="SIGKILL") for _ in range(2)]
     engine = connect(world.engine.docker_host)
@@ -254,7 +275,7 @@ def test_a_run_that_is_killed_at_any_step_leaves_nothing_down(
     for step in range(1, steps + 1):
         code, out, err = killed_at(world, volume, mode, step)
         assert code == -signal.SIGKILL, (step, out, err)
-        assert replay(engine, world.cli.state, print) == []
+        assert replay(engine, world.cli.state) == []
         assert {state_of(each)["Status"] for each in containers} == {"running"}, step
         assert list(world.cli.state.glob("journal/*.jsonl")) == []
     engine.close()
@@ -263,7 +284,8 @@ def test_a_run_that_is_killed_at_any_step_leaves_nothing_down(
 def test_a_container_that_a_person_has_touched_meanwhile_is_left_as_it_is(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quiesce, "_LONGER_SECONDS", -9.5)
+    monkeypatch.setattr(coming_back, "LONGER_SECONDS", -9.5)
+    monkeypatch.setattr(coming_back, "STEADY_SECONDS", 0.1)
     volume = world.filled()
     containers = [world.container(volume, stop_signal="SIGKILL") for _ in range(3)]
     started, restarted, untouched = containers
@@ -275,7 +297,7 @@ def test_a_container_that_a_person_has_touched_meanwhile_is_left_as_it_is(
     at = state_of(started)["StartedAt"]
     restarted.start()
     restarted.stop()
-    assert replay(engine, world.cli.state, print) == []
+    assert replay(engine, world.cli.state) == []
     assert state_of(started)["StartedAt"] == at
     assert state_of(restarted)["Status"] == "exited"
     assert state_of(untouched)["Status"] == "running"
@@ -368,16 +390,19 @@ def test_what_could_not_be_brought_back_after_one_volume_is_not_forgotten_with_t
 
     with begin_run(world.cli.state) as run:
         with monkeypatch.context() as patched:
-            patched.setattr(quiesce, "start", refuses)
+            patched.setattr(coming_back, "start", refuses)
             stopped = quiesced(engine, world, first, run.id)
+            stopped.limits = Limits(bring_back=timedelta(seconds=1))
             stopped.begin()
             stopped.end()
+            stopped.await_up()
         assert [str(container.name) in problem for problem in stopped.problems] == [True]
         other = quiesced(engine, world, second, run.id)
         other.begin()
         other.end()
+        other.await_up()
     assert state_of(container)["Status"] == "exited"
-    assert replay(engine, world.cli.state, print) == []
+    assert replay(engine, world.cli.state) == []
     assert state_of(container)["Status"] == "running"
     engine.close()
 
@@ -406,6 +431,7 @@ def test_a_container_that_was_restarted_meanwhile_is_stopped_all_the_same(
         both.begin()
         assert {state_of(each)["Status"] for each in (first, second)} == {"exited"}
         both.end()
+        both.await_up()
     assert {state_of(each)["Status"] for each in (first, second)} == {"running"}
     engine.close()
 
@@ -431,19 +457,27 @@ def test_a_container_has_as_much_time_to_stop_as_it_wants(world: World) -> None:
         container.remove(force=True)
 
 
-def test_an_engine_that_is_killed_meanwhile_has_its_service_brought_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_engine_that_is_killed_meanwhile_has_its_service_brought_back(tmp_path: Path, waits: bool) -> None:
     with private_engine() as private:
         client = docker.DockerClient(base_url=private.docker_host, timeout=120)
         with world_of(private, client, tmp_path) as world:
             volume = world.volume()
             large(world, volume)
             container = writing(world, volume)
-            running = world.cli.start("backup", volume, "--quiesce", "stop")
+            cli = world.cli if waits else world.cli.having(VOLFERRY_BRING_BACK="1s")
+            running = cli.start("backup", volume, "--quiesce", "stop")
             assert running.until(lambda: state_of(container)["Status"] == "exited")
             client.close()  # what it has open would end with the engine
             private.kill()
-            running.outcome().exits(1)
+            if not waits:
+                running.outcome().exits(1)
             private.start()
+            if waits:
+                running.outcome().exits(1)
+                assert state_of(container)["Status"] == "running"
+                assert list(world.cli.state.glob("journal/*.jsonl")) == []
+                return
             assert state_of(container)["Status"] == "exited"
             outcome = world.cli("backup", volume).exits(0, 3)  # it is written to
             assert f"bringing back what an interrupted run had stopped: {container.name}" in outcome.stderr

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from volferry import journal as journals
 from volferry.engine.client import connect
 from volferry.journal import Journal
-from volferry.operations import quiesce
+from volferry.operations import coming_back, quiesce
 from volferry.operations.quiesce import Mode, Quiesced
 from volferry.run import begin_run
 
@@ -42,8 +42,11 @@ class Steps:
 
 def main(engine: str, state: str, volume: str, mode: str, step: str) -> None:
     steps = Steps(int(step))
-    for name in STEPS:
-        setattr(quiesce, name, steps.counted(getattr(quiesce, name)))
+    coming_back.STEADY_SECONDS = 0.1
+    for module in (quiesce, coming_back):
+        for name in STEPS:
+            if hasattr(module, name):
+                setattr(module, name, steps.counted(getattr(module, name)))
     journals.Journal.write = steps.counted(journals.Journal.write)  # type: ignore[method-assign]
     with begin_run(Path(state)) as run:
         quiesced = Quiesced(
@@ -58,6 +61,7 @@ def main(engine: str, state: str, volume: str, mode: str, step: str) -> None:
         quiesced.begin()
         print(steps.count)
         quiesced.end()
+        quiesced.await_up()
     print(steps.count)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import docker.errors
 import pytest
@@ -33,9 +33,10 @@ from volferry.history import History
 from volferry.journal import Journal
 from volferry.layout import files_key, frames_key, pack_key
 from volferry.model import BackupRef, Volume, VolumeUse, new_backup_id
-from volferry.operations import quiesce
+from volferry.operations import coming_back
 from volferry.operations.prune import prune_volume
-from volferry.operations.quiesce import Quiesced, replay
+from volferry.operations.quiesce import Limits, Quiesced
+from volferry.operations.recovery import Recovery
 from volferry.repository import Repository
 from volferry.retention import Within, judge
 from volferry.run import begin_run, remove_dead
@@ -106,8 +107,12 @@ class MadeUpApi:
     def info(self) -> dict[str, Any]:
         return {"Name": HOST}
 
-    def containers(self, *, filters: dict[str, Any], all: bool = False) -> list[dict[str, Any]]:  # noqa: A002
+    def inspect_volume(self, name: str) -> dict[str, Any]:
+        return {"Name": name}
+
+    def containers(self, *, filters: dict[str, Any] | None = None, all: bool = False) -> list[dict[str, Any]]:  # noqa: A002
         self.world.engine_step()
+        filters = filters or {}
         found = [each for each in self.containers_.values() if all or each["State"]["Status"] == "running"]
         if "volume" in filters:
             found = [each for each in found if each["Mounts"][0]["Name"] == filters["volume"]]
@@ -211,7 +216,7 @@ class World:
     # Surroundings
 
     def look(self) -> View:
-        left = replay(self.engine, self.state, lambda _: None)
+        left = replay(self.engine, self.state)
         self.engine_step()
         self._store_step("list")
         for volume in sorted(self.changed):
@@ -274,17 +279,21 @@ class World:
         still = Quiesced(
             self.engine, [volume], settings.quiesce or "none", warm=False,
             journal=Journal.of_run(self.state, run.scope.run.id), own=[run.helper], note=lambda _: None,
+            limits=Limits(bring_back=timedelta()), recover=lambda: replay(self.engine, self.state, turn=True),
         )  # fmt: skip
         try:
             still.begin()
-            yield still.problems
+            problems: list[str] = []
+            yield problems
         except Killed:
             raise
         except BaseException:
             still.end()
+            still.await_up()
             raise
         else:
             still.end()
+            problems += still.await_up()
 
     def _back_up(self, volume: str, began: datetime) -> None:
         self.changed.add(volume)
@@ -388,6 +397,16 @@ class _Scope:
         kept.rename(self.run.directory)
 
 
+def replay(engine: Engine, state: Path, *, turn: bool = False) -> list[str]:
+    """What could not be brought back. With `turn`, by a run that may have something stopped."""
+    recovery = Recovery(state, cast("Any", None), lambda _: None, 0.0)
+    if turn:
+        recovery.with_the_turn(engine)
+    else:
+        recovery.on(engine)
+    return [each.text for each in recovery.left]
+
+
 def _drop(_logger: object, _name: str, _line: Any) -> Any:
     raise structlog.DropEvent
 
@@ -425,7 +444,9 @@ def _settings_once() -> Callable[[Config, Volume], VolumeSettings]:
 @contextmanager
 def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing waits for what nobody makes up."""
-    monkeypatch.setattr(quiesce, "_LONGER_SECONDS", -1)
+    monkeypatch.setattr(coming_back, "LONGER_SECONDS", -1)
+    monkeypatch.setattr(coming_back, "STEADY_SECONDS", 0)
+    monkeypatch.setattr(coming_back, "_SUCCESSOR_SECONDS", 0)
     monkeypatch.setattr(loops, "_LONGEST_LOOK", timedelta(hours=2))
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(Config, "settings_of", _settings_once())
@@ -506,7 +527,7 @@ def _check_retention(world: World) -> None:
 def _check_containers(world: World) -> None:
     for run in list(world.running):
         world.end(run)
-    assert replay(world.engine, world.state, print) == []
+    assert replay(world.engine, world.state) == []
     down = [name for name, each in world.api.containers_.items() if each["State"]["Status"] != "running"]
     assert down == []
     with begin_run(world.state) as own:

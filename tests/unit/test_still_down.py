@@ -24,6 +24,9 @@ DEAD = "0123456789ab"
 
 
 def journal(state: Path, run: str = DEAD) -> Journal:
+    lock = state / "runs" / run / "lock"  # of a run that there was
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
     return Journal.of_run(state, run, ("ENGINE", "unix:///var/run/docker.sock"))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.backup_one import OpenedStore, back_up_one, wanted_of
+from volferry.cli.backup_one import Afterwards, OpenedStore, back_up_one, wanted_of
 from volferry.cli.options import (
     ConfigOption,
     EngineOption,
@@ -26,6 +26,7 @@ from volferry.history import Record
 if TYPE_CHECKING:
     from volferry.cli.backup_one import Wanted
     from volferry.model import BackupStats, Volume
+    from volferry.operations.coming_back import NotBack
 
 
 def backup(
@@ -77,6 +78,13 @@ def backup(
             "--warm/--no-warm", help="Read the volume once before that, so that they stand still for moments."
         ),
     ] = None,
+    scheduled: Annotated[
+        bool,
+        typer.Option(
+            "--scheduled",
+            help="As the daemon does: containers that have only just started are waited for, or not stopped.",
+        ),
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Read everything, also what has not changed.")] = False,
     new_store: NewStoreOption = False,
     json: JsonOption = False,
@@ -112,22 +120,26 @@ def backup(
             quiesce=quiesce.value if quiesce else None,
             warm=warm,
             full=full,
+            scheduled=scheduled,
         )
         for volume in volumes
     }
     for message in missing.values():
         say(f"volferry: {message}")
     done: list[BackupStats] = []
+    down: list[NotBack] = []
     failed = [_Failure(name, message) for name, message in missing.items()]
     if volumes:  # else nothing is made, no store either
-        failed += _back_up(session, volumes, wanted, done, new_store=new_store, quiet=json)
+        failed += _back_up(session, volumes, wanted, done, down, new_store=new_store, quiet=json)
     if json:
         print_json(
             {
                 "backups": [_document(stats) for stats in done],
                 "failed": [
-                    {"volume": each.volume, "error": each.error, "busy": each.busy} for each in failed
+                    {"volume": each.volume, "error": each.error, "busy": each.busy, "stopped": each.stopped}
+                    for each in failed
                 ],
+                "down": [{"name": each.name, "error": each.error} for each in down],
             }
         )
     if failed:
@@ -145,6 +157,7 @@ class _Failure:
     volume: str
     error: str
     busy: bool = False  # another run is at work on it
+    stopped: bool = False  # containers were, for it
 
 
 def _back_up(
@@ -152,6 +165,7 @@ def _back_up(
     volumes: list[Volume],
     wanted: dict[str, Wanted],
     done: list[BackupStats],
+    down: list[NotBack],
     *,
     new_store: bool,
     quiet: bool,
@@ -166,10 +180,11 @@ def _back_up(
             record = Record(
                 session.config.state_dir, run.id, session.host, volume.name, session.config.store_config.place
             )
+            after = Afterwards()
             try:
                 with record:
-                    stats, problems = back_up_one(session, volume, opened, settings, run, wanted[volume.name])
-                    record.made(stats, problems)
+                    stats = back_up_one(session, volume, opened, settings, run, wanted[volume.name], after)
+                    record.made(stats, after.problems)
             except Exception as error:  # whatever it is: it must not cost the other volumes their backups
                 if opened.failed:  # no volume can be backed up
                     raise
@@ -178,15 +193,18 @@ def _back_up(
                     _of_state_directory(session, error) if isinstance(error, OSError) else described(error)
                 )
                 say(f"volferry: {volume.name}: {message}")
-                failed.append(_Failure(volume.name, message, busy=isinstance(error, VolumeBusy)))
+                failed.append(
+                    _Failure(volume.name, message, isinstance(error, VolumeBusy), stopped=after.stopped)
+                )
             else:
                 done.append(stats)
-                if problems:
-                    message = "; ".join(problems)
+                if after.problems:
+                    message = "; ".join(after.problems)
                     say(f"volferry: {volume.name}: {message}")
-                    failed.append(_Failure(volume.name, message))
+                    failed.append(_Failure(volume.name, message, stopped=after.stopped))
                 if not quiet:
                     print(_line(stats), flush=True)
+            down += after.down
     return failed
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import say
-from volferry.errors import Interrupted, Unfinished, UsageError
+from volferry.errors import DowntimeExceeded, Interrupted, Unfinished, UsageError
+from volferry.volume_settings import MAX_DOWNTIME, QUIESCE_AFTER
 
 if TYPE_CHECKING:
     from volferry.archive.excludes import Excludes
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from volferry.engine.helper import HelperSettings
     from volferry.labels import ContainerCommand, Dump
     from volferry.model import BackupStats, Volume
-    from volferry.operations.quiesce import Mode
+    from volferry.operations.coming_back import NotBack
+    from volferry.operations.hooks import Hooks
+    from volferry.operations.quiesce import Mode, Quiesced
     from volferry.repository import Repository
     from volferry.restore_record import Left
     from volferry.run import Run
@@ -39,6 +43,19 @@ class Wanted:
     post: list[ContainerCommand]
     on_error: list[ContainerCommand]
     dumps: list[Dump]
+    max_downtime: timedelta
+    young: timedelta  # containers that run for less are not stopped
+
+
+@dataclass(slots=True)
+class Afterwards:
+    """Besides the backup."""
+
+    problems: list[str] = field(default_factory=list)
+    down: list[NotBack] = field(
+        default_factory=list
+    )  # what was stopped and is not up, and hooks that are still to be run
+    stopped: bool = False  # whether anything was
 
 
 class OpenedStore:
@@ -70,9 +87,15 @@ class OpenedStore:
 
 
 def back_up_one(
-    session: Session, volume: Volume, opened: OpenedStore, settings: HelperSettings, run: Run, wanted: Wanted
-) -> tuple[BackupStats, list[str]]:
-    """Also what could not be brought back afterwards."""
+    session: Session,
+    volume: Volume,
+    opened: OpenedStore,
+    settings: HelperSettings,
+    run: Run,
+    wanted: Wanted,
+    after: Afterwards,
+) -> BackupStats:
+    """`after` says what could not be brought back, also where there is no backup. Raises VolferryError."""
     from volferry.engine.helper import HelperInBackground  # noqa: PLC0415
 
     if volume.incomplete:
@@ -88,37 +111,16 @@ def back_up_one(
         # Imported and opened while the helper comes up.
         from volferry.checkpoint import any_packs  # noqa: PLC0415
         from volferry.index_cache import IndexCache  # noqa: PLC0415
-        from volferry.interrupts import held_back  # noqa: PLC0415
-        from volferry.journal import Journal  # noqa: PLC0415
+        from volferry.interrupts import Overdue, held_back  # noqa: PLC0415
         from volferry.operations.backup import backup_volume  # noqa: PLC0415
         from volferry.operations.dumps import take_dumps  # noqa: PLC0415
-        from volferry.operations.hooks import Hooks  # noqa: PLC0415
-        from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
         from volferry.operations.volume_pass import BackupSettings, VolumeState  # noqa: PLC0415
         from volferry.restore_record import settle_after_backup  # noqa: PLC0415
         from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
         repository = opened.repository()
-        engine = (session.engine.id, session.engine.url)
-        still = Quiesced(
-            session.engine,
-            [volume.writers_by],
-            wanted.quiesce,
-            warm=wanted.warm and wanted.quiesce != "none",
-            journal=Journal.of_run(session.config.state_dir, run.id, engine),
-            own=[settings.own.id] if settings.own else [],
-            note=observer.note,
-        )
         environment = {"VOLFERRY_VOLUME": volume.name, "VOLFERRY_HOST": session.host, "VOLFERRY_RUN": run.id}
-        hooks = Hooks(
-            session.engine,
-            pre=wanted.pre,
-            post=wanted.post,
-            on_error=wanted.on_error,
-            host=wanted.host_hooks,
-            environment=environment,
-            journal=Journal.of_run(session.config.state_dir, run.id, engine),
-        )
+        still, hooks = _around(session, volume, repository, settings, run, wanted, environment, observer)
         state = session.state_of_volume(repository, session.host, volume.name)
         try:
             with volume_lock(state, volume.name):
@@ -148,23 +150,81 @@ def back_up_one(
                 )
         except BaseException as error:
             with held_back():
-                hooks.after(str(error))
-                for problem in (*still.problems, *hooks.problems):
+                reason = still.too_long if isinstance(error, Overdue) else str(error)
+                after.stopped = still.has_stopped
+                still.end()
+                still.await_up()
+                hooks.after(reason)
+                after.problems += [*still.problems, *hooks.problems]
+                after.down += [*still.down, *hooks.down]
+                for problem in after.problems:
                     say(f"volferry: {volume.name}: {problem}")
                 if isinstance(error, Interrupted) and any_packs(state / "checkpoints"):
                     say(
                         f"{volume.name}: what was stored so far stays, and the same command goes on from there"
                     )
+            if isinstance(error, Overdue):
+                raise DowntimeExceeded(reason) from error
             raise
         session.manifest_cache(repository).note(stats.ref)
-        try:
-            still.await_health()
-        finally:
+        after.stopped = still.has_stopped
+        with held_back():
+            still.await_up()
             hooks.after(None)
+        after.problems += [*still.problems, *hooks.problems]
+        after.down += [*still.down, *hooks.down]
         settle_after_backup(
             session.state_of_content(volume.name), partial(_what_is_left, session, volume, settings, run)
         )
-        return stats, still.problems + hooks.problems
+        return stats
+
+
+def _around(
+    session: Session,
+    volume: Volume,
+    repository: Repository,
+    settings: HelperSettings,
+    run: Run,
+    wanted: Wanted,
+    environment: dict[str, str],
+    observer: TerminalObserver,
+) -> tuple[Quiesced, Hooks]:
+    """What stands still while the volume is read, and the commands before and after."""
+    from volferry.journal import Journal  # noqa: PLC0415
+    from volferry.operations.hooks import Hooks  # noqa: PLC0415
+    from volferry.operations.quiesce import Limits, Quiesced  # noqa: PLC0415
+
+    config = session.config
+    origin = (
+        (session.engine.id, session.engine.url),
+        session.host,
+        str(session.config_file.absolute()) if session.config_file else "",
+    )
+    patience = config.bring_back.delta
+    still = Quiesced(
+        session.engine,
+        [volume.writers_by],
+        wanted.quiesce,
+        warm=wanted.warm and wanted.quiesce != "none",
+        journal=Journal.of_run(config.state_dir, run.id, *origin),
+        own=[settings.own.id] if settings.own else [],
+        note=observer.note,
+        limits=Limits(wanted.young, wanted.max_downtime, patience),
+        recover=partial(session.recovery_by, observer.note),
+        before=partial(repository.try_to_write, session.host, volume.name),
+    )
+    hooks = Hooks(
+        session.engine,
+        pre=wanted.pre,
+        post=wanted.post,
+        on_error=wanted.on_error,
+        host=wanted.host_hooks,
+        environment=environment,
+        journal=Journal.of_run(config.state_dir, run.id, *origin),
+        note=observer.note,
+        patience_seconds=patience.total_seconds(),
+    )
+    return still, hooks
 
 
 def _what_is_left(session: Session, volume: Volume, settings: HelperSettings, run: Run) -> Left:
@@ -186,6 +246,7 @@ def wanted_of(
     quiesce: Mode | None,
     warm: bool | None,
     full: bool,
+    scheduled: bool = False,
 ) -> Wanted:
     """The options of the command line, else those in force for the volume. Raises ConfigError, UsageError for a pattern that
     cannot be understood.
@@ -215,4 +276,6 @@ def wanted_of(
         post=hooks_of(running, "post"),
         on_error=hooks_of(running, "on-error"),
         dumps=dumps_of(volume.name, volume.uses),
+        max_downtime=(settings.max_downtime or MAX_DOWNTIME).delta,
+        young=(settings.quiesce_after or QUIESCE_AFTER).delta if scheduled else timedelta(),
     )

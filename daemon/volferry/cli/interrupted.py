@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from volferry.restore_record import BegunRestore
 
 # Each command that does so before its own work.
-_BRINGS_BACK = (
-    "the next `volferry backup`, `restore`, `import` or `migrate`, of whatever volume, or `volferry daemon`"
-)
+_BRINGS_BACK = "`volferry recover`, or the next `volferry backup`, `restore`, `import` or `migrate`, of whatever volume, or `volferry daemon`"
 
 
 def restore_document(restore: BegunRestore) -> dict[str, object]:
@@ -84,6 +82,7 @@ def down_document(down: Down) -> dict[str, object]:
         "run": down.run,
         "since": down.since.isoformat(),
         "engine": down.elsewhere or None,
+        "error": down.error or None,
     }
 
 
@@ -93,8 +92,12 @@ def down_line(down: Down, history: History) -> str:
     run = f"the backup of {', '.join(volumes)} (run {down.run})" if volumes else f"run {down.run}"
     where = f" on {down.elsewhere}" if down.elsewhere else ""
     since = local_time_text(down.since)
+    if down.action == "journal":
+        return f"volferry: journal {down.name}: nothing of it is brought back: {down.error}; look at what it names, then `volferry recover --forget {down.run}`"
     if down.action == "hook":
         return f"volferry: hook {down.name}{where} is still to be run: {run}, which began it at {since}, was killed: {_BRINGS_BACK} runs it"
     subject = f"{'Swarm service' if down.action == 'scale' else 'container'} {down.name}{where}"
     state = {"pause": "paused", "stop": "stopped", "scale": "scaled to 0"}[down.action]
+    if down.error:
+        return f"volferry: {subject} is not up again since {since}: {down.error}; {run} had stopped it: `volferry recover` tries again"
     return f"volferry: {subject} is still {state}, since {since}: {run}, which did that, was killed: {_BRINGS_BACK} brings it back"

@@ -31,6 +31,7 @@ _COMMANDS = {
     "accept": ("accept", "accept"),
     "forget": ("prune", "forget"),
     "prune": ("prune", "prune"),
+    "recover": ("recover", "recover"),
     "daemon": ("daemon", "daemon"),
     "status": ("status", "status"),
     "doctor": ("doctor", "doctor"),

@@ -103,6 +103,7 @@ def move(
                 if crew is not None and not report.took_over:
                     crew.remove()
                 still.end()
+                still.await_up()
                 for problem in still.problems:
                     say(f"volferry: {problem}")
                 say(
@@ -115,7 +116,7 @@ def move(
             raise
         still.end()  # does nothing where the target has taken over
         if not report.took_over:
-            still.await_health()
+            still.await_up()
         report.downtime_seconds = still.downtime_seconds
         report.problems = still.problems
         for problem in still.problems:
@@ -137,6 +138,7 @@ def _hand_over(
     if crew is not None and not wanted.leave_stopped:
         report.started = crew.start()
     if wanted.takes_over:
+        still.check()
         still.leave()
         report.took_over = True
         await_health_on_target(sides.target, report.started, observer)

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef
     from volferry.operations.backup_reader import BackupIndex, BackupReader
+    from volferry.operations.recovery import Recovery
     from volferry.repository import Repository
     from volferry.run import Run
     from volferry.stores.base import Store
 
 
+_RECOVERY_SECONDS = 2.0  # so long is tried to bring back, before a command's own work
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -39,6 +41,7 @@ class Session:
     def __init__(self, config: Config, *, store_option: str | None = None) -> None:
         self.config = config
         self.store_option = store_option
+        self.config_file: Path | None = None
 
     @classmethod
     def load(
@@ -50,8 +53,10 @@ class Session:
         host: str | None = None,
     ) -> Session:
         """Raises ConfigError."""
-        settings = load_config(config_path(config), {"store": store, "engine": engine, "host": host})
-        return cls(settings, store_option=store)
+        path = config_path(config)
+        found = cls(load_config(path, {"store": store, "engine": engine, "host": host}), store_option=store)
+        found.config_file = path
+        return found
 
     def typed(self, step: str) -> str:
         """A next step, whose commands name the store that this command was given."""
@@ -261,28 +266,48 @@ class Session:
 
     def bring_back(self) -> None:
         """Starts what dead runs had stopped: before anything else can fail."""
-        for problem in self.brought_back(say):
-            say(f"volferry: {problem}")
+        for each in self.recovery(say).left:
+            say(f"volferry: {each.text}")
 
-    def brought_back(self, note: Callable[[str], None], *, wait: bool = True) -> list[str]:
-        """As `bring_back`; returns what could not be. Without `wait`, not for a run that has something stopped."""
+    def recovery(
+        self, note: Callable[[str], None], *, patience_seconds: float = _RECOVERY_SECONDS, wait: bool = True
+    ) -> Recovery:
+        """Brings back what dead runs had stopped, on each engine where they did, and runs what was to be run after them. Without `wait`, not while a run
+        that lives has something stopped. Raises VolferryError where this engine does not answer, or a journal cannot be read.
+        """
+        from volferry.cli.post_hooks import ConfiguredHooks  # noqa: PLC0415
         from volferry.engine.client import connect  # noqa: PLC0415
-        from volferry.operations.quiesce import replay, stopped_elsewhere  # noqa: PLC0415
+        from volferry.operations.recovery import Recovery  # noqa: PLC0415
+        from volferry.run import journal_paths  # noqa: PLC0415
 
-        state = self.config.state_dir
-        problems = replay(self.engine, state, note, wait=wait)
-        for url in stopped_elsewhere(state, self.engine):
+        found = Recovery(self.config.state_dir, ConfiguredHooks(self.config), note, patience_seconds)
+        if not journal_paths(self.config.state_dir):
+            return found
+        found.on(self.engine, wait=wait)
+        for url in found.elsewhere():
+            if url == self.engine.url:
+                continue
             try:
                 other = connect(url)
-                try:
-                    problems += replay(other, state, note, wait=wait)
-                finally:
-                    other.close()
             except VolferryError as error:
-                problems.append(
-                    f"what an interrupted run had stopped on {url} could not be brought back: {error}"
-                )
-        return problems
+                found.unreachable(url, error)
+                continue
+            try:
+                found.on(other, wait=wait)
+            finally:
+                other.close()
+        found.finish()
+        return found
+
+    def recovery_by(self, note: Callable[[str], None]) -> None:
+        """As `recovery`, by a run whose turn it is to have something stopped: on this engine alone."""
+        from volferry.cli.post_hooks import ConfiguredHooks  # noqa: PLC0415
+        from volferry.operations.recovery import Recovery  # noqa: PLC0415
+
+        found = Recovery(self.config.state_dir, ConfiguredHooks(self.config), note, _RECOVERY_SECONDS)
+        found.with_the_turn(self.engine)
+        for each in found.left:
+            note(each.text)
 
     def reap(self, run: Run, engine: Engine | None = None) -> None:
         """Removes what dead runs left behind in the engine, or in another one."""

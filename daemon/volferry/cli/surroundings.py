@@ -45,7 +45,7 @@ class EngineAndStore:
 
         session = self._opened()
         try:
-            left = session.brought_back(self._log.info, wait=False)
+            left = [each.text for each in session.recovery(self._log.info, wait=False).left]
         except VolferryError as error:  # no reason to back up nothing
             left = [str(error)]
         volumes = list_volumes(session.engine)

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import docker.errors
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.labels import ROLE
+from volferry.engine.volumes import use_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from volferry.model import VolumeUse
+
 _PROJECT = "com.docker.compose.project"
 _SERVICE = "com.docker.compose.service"
+_NUMBER = "com.docker.compose.container-number"
+_ONE_OFF = "com.docker.compose.oneoff"
 _DEPENDS_ON = "com.docker.compose.depends_on"  # db:service_healthy:false,cache:service_started:true
 _SWARM_SERVICE = "com.docker.swarm.service.id"
+
+_FINER = re.compile(r"(\.\d{6})\d*")  # nanoseconds
 
 ENGINE_DIED = 255  # the exit code of what ran when the engine, or the machine, went down
 _USUAL_STOP_SECONDS = 10  # of a container that says nothing
@@ -45,10 +56,30 @@ class Container:
     swarm_service: str | None
     restart_policy: str = ""  # Docker's: no, always, unless-stopped, on-failure
     exit_code: int = 0  # of the last time that it ran
+    restart_count: int = 0  # by the engine, since it was started by anybody else
+    number: str = ""  # among those of its compose service
+    is_job: bool = (
+        False  # a start of it is another piece of work: `docker compose run`, or a shell of somebody's
+    )
+    shares_with: frozenset[str] = frozenset()  # ids of containers whose network, processes or IPC it has
+    restarts_with: frozenset[str] = frozenset()  # compose services of the same project
 
     @property
     def runs(self) -> bool:
         return self.state in {"running", "restarting"}
+
+    @property
+    def started(self) -> datetime:
+        """By the engine's clock; long ago where it says nothing that could be a time."""
+        try:
+            return datetime.fromisoformat(_FINER.sub(r"\1", self.started_at))
+        except ValueError:
+            return datetime.min.replace(tzinfo=UTC)
+
+    @property
+    def place(self) -> str:
+        """`project/service/number` of a container of Compose, which one that takes its place has, too; else empty."""
+        return f"{self.project}/{self.service}/{self.number}" if self.project and self.service else ""
 
 
 def find_container(engine: Engine, container_id: str) -> Container | None:
@@ -62,24 +93,159 @@ def find_container(engine: Engine, container_id: str) -> Container | None:
 
 
 def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[Container]:
-    """Running containers, of whatever project, that mount `volume` read-write; without ours, and those whose ids are in
-    `but`. An absolute path is a bind mount: of it, of what is below it, or of what it is below.
+    """Running containers, of whatever project, that mount `volume` read-write, by this name, by another one of the same data, or by its
+    directory; without ours, and those whose ids are in `but`. An absolute path is a bind mount: of it, of what is below it, or of what it is
+    below.
     """
     is_path = volume.startswith("/")
     with translated(f"volume {volume}"):
-        found = engine.api.containers(filters={} if is_path else {"volume": volume})
+        names, directory = (set[str](), "") if is_path else _same_data(engine, volume)
+        found = engine.api.containers()
     mine = [
         each["Id"]
         for each in found
         if ROLE not in (each.get("Labels") or {})
         and each["Id"] not in but
         and any(
-            mount.get("RW") and (_meets(mount, volume) if is_path else mount.get("Name") == volume)
+            mount.get("RW")
+            and (
+                _meets(mount, volume) if is_path else mount.get("Name") in names or _lies_in(mount, directory)
+            )
             for mount in each.get("Mounts") or []
         )
     ]
     inspected = (find_container(engine, each) for each in mine)
     return [each for each in inspected if each is not None and each.runs]
+
+
+def mounts_to_write(inspected: Mapping[str, Any], volume: str) -> bool:
+    """Whether a container, as an inspection has it, mounts a volume, or an absolute path, read-write."""
+    return any(
+        mount.get("RW") and (_meets(mount, volume) if volume.startswith("/") else mount.get("Name") == volume)
+        for mount in inspected.get("Mounts") or []
+    )
+
+
+def _same_data(engine: Engine, volume: str) -> tuple[set[str], str]:
+    """Names of the volumes that hold the same, this one among them, and the directory of this one where the engine says it."""
+    try:
+        found = engine.api.inspect_volume(volume)
+    except docker.errors.NotFound:
+        return {volume}, ""
+    options = found.get("Options") or {}
+    names = {volume}
+    if found.get("Driver") == "local" and options.get("device"):
+        others = engine.api.volumes(filters={"driver": "local"}).get("Volumes") or []
+        device = (options.get("type"), options["device"])
+        names |= {
+            each["Name"]
+            for each in others
+            if ((each.get("Options") or {}).get("type"), (each.get("Options") or {}).get("device")) == device
+        }
+    return names, found.get("Mountpoint") or ""
+
+
+def _lies_in(mount: Mapping[str, Any], directory: str) -> bool:
+    source = mount.get("Source") or "/"
+    return bool(directory) and mount.get("Type") == "bind" and PurePosixPath(source).is_relative_to(directory)
+
+
+def as_user(engine: Engine, container_id: str) -> VolumeUse | None:
+    """Of no volume in particular: for its labels. None if it is gone."""
+    with translated(f"container {container_id[:12]}"):
+        found = engine.api.containers(all=True, filters={"id": container_id})
+    return next((use_of(each, {}) for each in found), None)
+
+
+def find_successor(engine: Engine, container_id: str, name: str, place: str) -> Container | None:
+    """Of a container that is gone: one of the same name, or else of the same place in its compose project."""
+    with translated(f"container {name}"):
+        found = engine.api.containers(all=True)
+    inspected = [
+        container
+        for each in found
+        if each["Id"] != container_id and _may_succeed(each, name, place)
+        if (container := find_container(engine, each["Id"])) is not None
+    ]
+    same = [each for each in inspected if each.name == name or (place and each.place == place)]
+    return min(same, key=lambda each: (not each.runs, each.name != name), default=None)
+
+
+def _may_succeed(listed: Mapping[str, Any], name: str, place: str) -> bool:
+    labels = listed.get("Labels") or {}
+    return f"/{name}" in (listed.get("Names") or []) or (
+        bool(place) and labels.get(_PROJECT) == place.partition("/")[0] and labels.get(_ONE_OFF) != "True"
+    )
+
+
+def go_along(
+    engine: Engine, containers: Collection[Container], *, but: Collection[str] = ()
+) -> list[Container]:
+    """Running containers that are of no use while others are stopped, or not after: those that share a namespace of one of them, and those that
+    Compose restarts with one (`depends_on: restart: true`). Without those whose ids are in `but`.
+    """
+    with translated("listing the containers"):
+        found = engine.api.containers()
+    have = {each.id for each in containers}
+    others = [
+        other
+        for each in found
+        if each["Id"] not in have and each["Id"] not in but
+        if (other := find_container(engine, each["Id"])) is not None and other.runs
+    ]
+    along: list[Container] = []
+    moved = True
+    while moved:  # what shares with one that shares
+        moved = False
+        for other in [each for each in others if each not in along]:
+            if any(_goes_with(other, each) for each in [*containers, *along]):
+                along.append(other)
+                moved = True
+    return along
+
+
+def doors(engine: Engine, own: Collection[str]) -> dict[str, str]:
+    """By the ids of containers that volferry, in its own container, cannot do without: why. It would never bring them back."""
+    found: dict[str, str] = {}
+    url = urlsplit(engine.url)
+    for each in own:
+        with translated(f"container {each[:12]}"):
+            try:
+                inspected = engine.api.inspect_container(each)
+            except docker.errors.NotFound:
+                continue
+            found |= dict.fromkeys(container_of(inspected).shares_with, "volferry has its network")
+            listed = engine.api.containers()
+        mounted = [
+            mount["Name"]
+            for mount in inspected.get("Mounts") or []
+            if url.scheme == "unix"
+            and mount.get("Type") == "volume"
+            and PurePosixPath(url.path).is_relative_to(mount["Destination"])
+        ]
+        addresses = _addresses(url.hostname or "") if url.scheme == "tcp" else set[str]()
+        for other in listed:
+            networks = ((other.get("NetworkSettings") or {}).get("Networks") or {}).values()
+            if any(
+                mount.get("RW") and mount.get("Name") in mounted for mount in other.get("Mounts") or []
+            ) or (addresses & {network.get("IPAddress") for network in networks}):
+                found.setdefault(other["Id"], "volferry reaches the engine through it")
+    return found
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
+
+
+def _goes_with(container: Container, other: Container) -> bool:
+    return other.id in container.shares_with or (
+        other.project is not None
+        and container.project == other.project
+        and other.service in container.restarts_with
+    )
 
 
 def _meets(mount: Mapping[str, Any], path: str) -> bool:
@@ -154,7 +320,9 @@ def in_order(containers: Collection[Container]) -> list[Container]:
 
 
 def depends_on(container: Container, other: Container) -> bool:
-    """By compose's `depends_on`."""
+    """By compose's `depends_on`, or because it has a namespace of the other one."""
+    if other.id in container.shares_with:
+        return True
     return (
         other.id != container.id
         and other.project == container.project
@@ -171,6 +339,7 @@ def container_of(found: Mapping[str, Any]) -> Container:
     """Of an inspection."""
     state = found.get("State") or {}
     config = found.get("Config") or {}
+    host_config = found.get("HostConfig") or {}
     labels = config.get("Labels") or {}
     stop_seconds = config.get("StopTimeout")
     return Container(
@@ -179,7 +348,7 @@ def container_of(found: Mapping[str, Any]) -> Container:
         state=state.get("Status", ""),
         started_at=state.get("StartedAt", ""),
         finished_at=state.get("FinishedAt", ""),
-        auto_remove=bool((found.get("HostConfig") or {}).get("AutoRemove")),
+        auto_remove=bool(host_config.get("AutoRemove")),
         health=(state.get("Health") or {}).get("Status"),
         stop_seconds=_USUAL_STOP_SECONDS if stop_seconds is None else int(stop_seconds),
         project=labels.get(_PROJECT),
@@ -187,8 +356,27 @@ def container_of(found: Mapping[str, Any]) -> Container:
         depends_on=_depends_on(labels.get(_DEPENDS_ON, "")),
         swarm_service=labels.get(_SWARM_SERVICE),
         exit_code=int(state.get("ExitCode") or 0),
-        restart_policy=((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name", ""),
+        restart_policy=(host_config.get("RestartPolicy") or {}).get("Name", ""),
+        restart_count=int(found.get("RestartCount") or 0),
+        number=labels.get(_NUMBER, ""),
+        is_job=labels.get(_ONE_OFF) == "True"
+        or (
+            bool(config.get("Tty") and config.get("AttachStdin"))
+            and (host_config.get("RestartPolicy") or {}).get("Name", "") in {"", "no"}
+        ),
+        shares_with=frozenset(
+            mode.removeprefix("container:")
+            for key in ("NetworkMode", "PidMode", "IpcMode")
+            if (mode := str(host_config.get(key) or "")).startswith("container:")
+        ),
+        restarts_with=_restarts_with(labels.get(_DEPENDS_ON, "")),
     )
+
+
+def _restarts_with(text: str) -> frozenset[str]:
+    """Of `db:service_healthy:true,cache:service_started:false`: those whose third part says so."""
+    parts = (part.strip().split(":") for part in text.split(","))
+    return frozenset(part[0] for part in parts if len(part) > 2 and part[2] == "true")
 
 
 def _depends_on(text: str) -> frozenset[str]:

@@ -12,7 +12,10 @@ from volferry.errors import EngineError
 
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 120
+_LONGER_SECONDS = 30
 _ATTEMPTS = 3
+# Docker's states of a task that may have a container which runs.
+_AT_WORK = {"assigned", "accepted", "preparing", "ready", "starting", "running"}
 
 
 def replicas_of(engine: Engine, service: str) -> tuple[str, int] | None:
@@ -44,20 +47,14 @@ def scale(engine: Engine, service: str, replicas: int) -> None:
             if "out of sequence" not in str(error) or attempt == _ATTEMPTS - 1:
                 raise
     if replicas == 0:
-        _await_none(engine, service, found["Spec"]["Name"])
+        _await_none(engine, service, found["Spec"])
 
 
-def await_running(engine: Engine, service: str, replicas: int, *, seconds: float) -> bool:
-    """Whether so many tasks of a service run, on whatever nodes, before that time is over."""
-    end = time.monotonic() + seconds
-    while True:
-        with translated("looking for the tasks of a Swarm service"):
-            tasks = engine.api.tasks(filters={"service": service, "desired-state": "running"})
-        if sum(task["Status"]["State"] == "running" for task in tasks) >= replicas:
-            return True
-        if time.monotonic() > end:
-            return False
-        time.sleep(_LOOK_SECONDS)
+def running_tasks(engine: Engine, service: str) -> int:
+    """How many tasks of a service run and are to run, on whatever nodes."""
+    with translated("looking for the tasks of a Swarm service"):
+        tasks = engine.api.tasks(filters={"service": service, "desired-state": "running"})
+    return sum(task["Status"]["State"] == "running" for task in tasks)
 
 
 def _update(engine: Engine, service: str, found: Any, replicas: int) -> None:
@@ -74,15 +71,20 @@ def _update(engine: Engine, service: str, found: Any, replicas: int) -> None:
         api._raise_for_status(response)  # noqa: SLF001
 
 
-def _await_none(engine: Engine, service: str, name: str) -> None:
-    end = time.monotonic() + _STOP_SECONDS
+def _await_none(engine: Engine, service: str, spec: Any) -> None:
+    """Until no task of it runs, on this node or another one: a volume may be of all of them."""
+    container = (spec.get("TaskTemplate") or {}).get("ContainerSpec") or {}
+    grace = int(container.get("StopGracePeriod") or 0) / 1e9  # nanoseconds
+    seconds = max(_STOP_SECONDS, grace + _LONGER_SECONDS)
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with translated(f"Swarm service {name}"):
-            running = engine.api.containers(filters={"label": f"com.docker.swarm.service.id={service}"})
-        if not running:
+        with translated(f"Swarm service {spec['Name']}"):
+            here = engine.api.containers(filters={"label": f"com.docker.swarm.service.id={service}"})
+            tasks = engine.api.tasks(filters={"service": service})
+        if not here and not any(task["Status"]["State"] in _AT_WORK for task in tasks):
             return
         time.sleep(_LOOK_SECONDS)
-    raise EngineError(f"Swarm service {name} did not stop within {_STOP_SECONDS} s")
+    raise EngineError(f"Swarm service {spec['Name']} did not stop within {seconds:.0f} s")
 
 
 def _service(engine: Engine, service: str) -> Any:

@@ -89,6 +89,7 @@ def backup_volume(
     with read_volume(work, started_at, still, full=settings.full, known=known) as found:
         # What is left to do needs the store, and the store alone.
         helper.release()
+        stood = still.findings()
         observer.phase("storing")
         index = IndexFiles(spool / "frames.zst", spool / "files.zst")
         digests = (
@@ -97,7 +98,7 @@ def backup_volume(
         )
         stats = _stats(found, earlier, digests, started, still.downtime_seconds, dumps)
         manifest = _manifest(work, found, stats, digests, started_at, still.mode, dumps)
-        stats, manifest = _with_findings_of_all(work, found, index, stats, manifest, listed_first)
+        stats, manifest = _with_findings_of_all(work, found, index, stats, manifest, listed_first, stood)
         found.writer.put_index(index.frames, index.files)
         # The last look before it exists: another machine's prune may have had a clock that is wrong.
         repository.require(found.ref, manifest)
@@ -115,11 +116,12 @@ def _with_findings_of_all(
     stats: BackupStats,
     manifest: Manifest,
     listed_first: Sequence[Finding],
+    stood: Sequence[Finding],
 ) -> tuple[BackupStats, Manifest]:
     """With what is found of the volume as a whole: that it is suspiciously unlike the backup before, in memory, or on a disk that takes
-    no more. `listed_first` are findings of a pass before.
+    no more. `listed_first` are findings of a pass before, `stood` those of what was to stand still.
     """
-    found_of_all: list[Finding] = []
+    found_of_all = [*stood]
     if work.settings.suspicious and found.base.newest is not None:
         finding = suspicion(
             work.repository,

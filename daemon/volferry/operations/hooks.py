@@ -1,31 +1,35 @@
 """Commands before and after a backup: in containers that mount the volume, and on this machine.
 
-What is to be run afterwards is in the journal first: it is run whatever happens, if need be by the next run.
+Which of them are to be run afterwards is in the journal first: each is run whatever happens, if need be by the next run, once its container is up, and once.
+The journal says which, and no more: the commands are those of the labels and the configuration at that time.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from volferry.engine.containers import await_healthy, find_container, find_successor
 from volferry.engine.exec import run_in_container
 from volferry.errors import EngineError, EngineUnreachable, HookFailed, VolferryError
 from volferry.host_command import run_on_host
-from volferry.interrupts import held_back
+from volferry.interrupts import Impatience, held_back
 from volferry.journal import Halt
-from volferry.labels import ContainerCommand
 from volferry.model import printable
+from volferry.operations.coming_back import HEALTHY_SECONDS, NotBack, pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import timedelta
 
     from volferry.engine.client import Engine
+    from volferry.engine.containers import Container
     from volferry.journal import Journal
+    from volferry.labels import ContainerCommand
     from volferry.volume_settings import HostHooks
 
 _MOST_LINES = 20
+HOST = "this machine"
 
 
 @dataclass(slots=True)
@@ -39,7 +43,11 @@ class Hooks:
     host: HostHooks
     environment: Mapping[str, str]
     journal: Journal
+    note: Callable[[str], None]
+    patience_seconds: float
     problems: list[str] = field(default_factory=list)  # what failed afterwards
+    down: list[NotBack] = field(default_factory=list)  # what is still to be run
+    _posts: list[tuple[Halt, ContainerCommand | None]] = field(default_factory=list)
     _begun: bool = False
 
     def before(self) -> None:
@@ -47,12 +55,14 @@ class Hooks:
         journal cannot be written.
         """
         self._begun = True
+        pre = [each for each in self.pre if self._is_there(each)]
         with held_back():
-            if posts := self._posts():
-                self.journal.write(*posts)
+            self._posts = self._to_run()
+            if self._posts:
+                self.journal.write(*(halt for halt, _ in self._posts))
         if self.host.pre:
             run_host_hook("pre", self.host.pre, self.host.timeout.delta, self.environment)
-        for command in self.pre:
+        for command in pre:
             run_hook(self.engine, "pre", command, self.environment)
 
     def after(self, error: str | None) -> None:
@@ -63,58 +73,103 @@ class Hooks:
             self._begun = False
             environment = {**self.environment, **({"VOLFERRY_ERROR": error} if error is not None else {})}
             if error is not None:
-                self._run("on-error", self.on_error, self.host.on_error, environment)
-            self._run("post", self.post[::-1], self.host.post, environment)
-            self.journal.end()
+                self._run_on_error(environment)
+            for halt, command in self._posts:
+                self._run_post(halt, command, environment)
+            self.journal.end(over=not self.down)
 
-    def _run(
-        self,
-        when: str,
-        commands: Sequence[ContainerCommand],
-        host: str | None,
-        environment: Mapping[str, str],
-    ) -> None:
-        for command in commands:
+    def _is_there(self, command: ContainerCommand) -> bool:
+        """One that has ended since it was listed is no reason to back up nothing."""
+        found = find_container(self.engine, command.container_id)
+        if found is None or not found.runs:
+            self.note(f"no hook pre in container {command.container}: it has ended")
+            return False
+        return True
+
+    def _run_on_error(self, environment: Mapping[str, str]) -> None:
+        for command in self.on_error:
             try:
-                run_hook(self.engine, when, command, environment)
+                run_hook(self.engine, "on-error", command, environment)
             except VolferryError as error:
                 self.problems.append(str(error))
-        if host:
+        if self.host.on_error:
             try:
-                run_host_hook(when, host, self.host.timeout.delta, environment)
+                run_host_hook("on-error", self.host.on_error, self.host.timeout.delta, environment)
             except VolferryError as error:
                 self.problems.append(str(error))
 
-    def _posts(self) -> list[Halt]:
-        found = [
-            Halt("hook", command.container_id, command.container, order, _text(command, self.environment), "under way")
-            for order, command in enumerate(self.post[::-1])
-        ]  # fmt: skip
+    def _run_post(self, halt: Halt, command: ContainerCommand | None, environment: Mapping[str, str]) -> None:
+        """What has failed is over; what could not be tried is left."""
+        try:
+            if command is None:
+                run_host_hook("post", self.host.post or "", self.host.timeout.delta, environment)
+            else:
+                self._run_where_it_is(halt, command, environment)
+        except HookFailed as error:
+            self.problems.append(str(error))
+        except EngineError as error:
+            self._leave(halt, error)
+            return
+        self._write(replace(halt, state="over"))
+
+    def _run_where_it_is(self, halt: Halt, command: ContainerCommand, environment: Mapping[str, str]) -> None:
+        """Once the engine answers. Raises HookFailed, EngineError where it cannot be run."""
+        waited = 0.0
+        with Impatience() as impatience:
+            for pause in pauses():
+                try:
+                    run_post(self.engine, halt, command, environment)
+                except EngineUnreachable:
+                    waited += pause
+                    if waited > self.patience_seconds or impatience.sleeps(pause):
+                        raise
+                else:
+                    return
+
+    def _leave(self, halt: Halt, error: EngineError) -> None:
+        self._write(replace(halt, error=str(error)))
+        left = NotBack(self.journal.run_id, f"hook post of {halt.name}", str(error))
+        self.down.append(left)
+        self.problems.append(f"{left.name} is still to be run: {error}")
+
+    def _write(self, halt: Halt) -> None:
+        try:
+            self.journal.write(halt)
+        except VolferryError as error:
+            self.problems.append(str(error))
+
+    def _to_run(self) -> list[tuple[Halt, ContainerCommand | None]]:
+        volume = self.environment.get("VOLFERRY_VOLUME", "")
+        found: list[tuple[Halt, ContainerCommand | None]] = []
+        for order, command in enumerate(self.post[::-1]):
+            container = find_container(self.engine, command.container_id)
+            place = container.place if container is not None else ""
+            halt = Halt(
+                "hook", command.container_id, command.container, order, volume, "under way", service=place
+            )
+            found.append((halt, command))
         if self.host.post:
-            seconds = int(self.host.timeout.delta.total_seconds())
-            before = json.dumps(["", [self.host.post], "", seconds, dict(self.environment)])
-            found.append(Halt("hook", "", "this machine", len(found), before, "under way"))
+            found.append((Halt("hook", "", HOST, len(found), volume, "under way"), None))
         return found
 
 
-def run_journaled(engine: Engine, halt: Halt, note: Callable[[str], None]) -> None:
-    """What a run that died would have run after it, once: that it fails is noted. Raises EngineUnreachable."""
-    container, arguments, user, seconds, environment = json.loads(halt.before)
-    timeout = timedelta(seconds=seconds) if seconds else None
-    try:
-        if halt.id:
-            command = ContainerCommand(container, halt.id, tuple(arguments), user, timeout)
-            run_hook(engine, "post", command, environment)
-        else:
-            run_host_hook("post", arguments[0], timedelta(seconds=seconds), environment)
-    except HookFailed as error:
-        if isinstance(error.__cause__, EngineUnreachable):
-            raise error.__cause__ from None
-        note(str(error))
+def run_post(engine: Engine, halt: Halt, command: ContainerCommand, environment: Mapping[str, str]) -> None:
+    """In its container, or in the one that has taken its place, once that is healthy. Raises HookFailed, EngineError where it cannot be run now."""
+    container = container_of(engine, halt)
+    if container is None or not container.runs:
+        state = f"is {container.state}" if container is not None else "is gone"
+        raise EngineError(f"container {halt.name} {state}")
+    await_healthy(engine, container, seconds=HEALTHY_SECONDS)
+    run_hook(engine, "post", replace(command, container_id=container.id), environment)
+
+
+def container_of(engine: Engine, halt: Halt) -> Container | None:
+    """That of a hook, or the one that has taken its place. Raises EngineError."""
+    return find_container(engine, halt.id) or find_successor(engine, halt.id, halt.name, halt.service)
 
 
 def run_hook(engine: Engine, when: str, command: ContainerCommand, environment: Mapping[str, str]) -> None:
-    """Raises HookFailed."""
+    """Raises HookFailed, EngineUnreachable where it was not run."""
     what = f"hook {when} of container {command.container}"
     lines: list[bytes] = []
 
@@ -125,6 +180,8 @@ def run_hook(engine: Engine, when: str, command: ContainerCommand, environment: 
         status = run_in_container(
             engine, command, environment=environment, on_stdout=lambda _: None, on_stderr=keep
         )
+    except EngineUnreachable:
+        raise
     except EngineError as error:
         raise HookFailed(f"{what} failed: {error}") from error
     if status:
@@ -141,8 +198,3 @@ def run_host_hook(when: str, line: str, timeout: timedelta, environment: Mapping
         raise HookFailed(
             f"hook {when} on this machine failed with status {status}{f': {said}' if said else ''}"
         )
-
-
-def _text(command: ContainerCommand, environment: Mapping[str, str]) -> str:
-    seconds = int(command.timeout.total_seconds()) if command.timeout else 0
-    return json.dumps([command.container, list(command.arguments), command.user, seconds, dict(environment)])

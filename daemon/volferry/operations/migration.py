@@ -27,6 +27,9 @@ class Stillness(Protocol):
     def begin(self) -> None:
         """Raises VolferryError."""
 
+    def check(self) -> None:
+        """Raises Disturbed where they have changed all the same."""
+
 
 @dataclass(slots=True)
 class Leg:
@@ -81,6 +84,7 @@ def cut_over(legs: Sequence[Leg], still: Stillness, *, checksum: bool) -> None:
         leg.passes.append(leg.transfer.run(last=True))
     for leg in legs:
         leg.transfer.check(checksum=checksum)
+    still.check()
     for leg in legs:
         unmark(leg.target_helper, leg.target)
         leg.transfer.settle_root()

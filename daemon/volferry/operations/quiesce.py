@@ -1,53 +1,61 @@
 """Keeps the applications that write to a volume still for as long as it is read, and brings them back.
 
-What is about to be stopped is in the journal first. What comes back is only what was stopped here: a container that a person
-started or stopped meanwhile is left as it is.
+What is about to be stopped is in the journal first. Whether it stood still is looked at before it comes back, and whether it is up afterwards.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from volferry.engine.containers import (
-    ENGINE_DIED,
-    await_end,
-    await_healthy,
-    depends_on,
+    Container,
+    doors,
     find_container,
+    go_along,
     in_order,
     pause,
-    start,
     stop,
-    unpause,
     writers,
 )
-from volferry.engine.swarm import await_running, replicas_of, scale
-from volferry.errors import EngineError, EngineUnreachable, VolferryError
-from volferry.interrupts import held_back
-from volferry.journal import Action, Halt, Journal, journals_of_the_dead
-from volferry.operations.hooks import run_journaled
+from volferry.engine.starts import Starts
+from volferry.engine.swarm import replicas_of, running_tasks, scale
+from volferry.errors import Disturbed, DowntimeExceeded, EngineError
+from volferry.interrupts import Deadline, held_back
+from volferry.journal import Action, Halt, Journal
+from volferry.model import Finding
+from volferry.operations.coming_back import ComingBack, NotBack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Sequence
 
     from volferry.engine.client import Engine
-    from volferry.engine.containers import Container
 
 Mode = Literal["none", "pause", "stop"]
 
-_HEALTHY_SECONDS = 60
-_WAITS = "what an interrupted run had stopped is brought back once another run, which has services stopped too, is over"
-_LONGER_SECONDS = 2
-_AGAIN_SECONDS = (0.2, 1.0)
+BRING_BACK = timedelta(hours=1)
+_TURN_SECONDS = 60  # so long is waited for another run that has something stopped, only to look whether what was started is up
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of standing still."""
+
+    young: timedelta = (
+        timedelta()
+    )  # a container that runs for less is not stopped: it is waited for, and then left running
+    downtime: timedelta | None = None  # after so long, services are brought back, whatever goes on
+    bring_back: timedelta = BRING_BACK  # so long is tried to
 
 
 @dataclass(slots=True)
 class Quiesced:
-    """The containers that write to some volumes. `end` must be called, whatever happens after `begin` was."""
+    """The containers that write to some volumes. `end` must be called, whatever happens after `begin` was; then `await_up`."""
 
     engine: Engine
     volumes: Sequence[str]
@@ -57,39 +65,80 @@ class Quiesced:
     own: Collection[str]  # ids of containers that are never touched: volferry's own
     note: Callable[[str], None]
     also: Collection[str] = ()  # ids of containers that stand still as well, whatever they mount
+    limits: Limits = field(default_factory=Limits)
+    recover: Callable[[], object] = lambda: None  # brings back what runs that died have left down
+    before: Callable[[], object] = lambda: None  # raises VolferryError where nothing is to be stopped
     downtime_seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)  # what could not be brought back
-    _halts: list[Halt] = field(default_factory=list)
+    unstopped: str = ""  # why nothing was stopped
+    disturbed: str = ""  # who did not stand still
+    overdue: bool = False  # brought back by the limit of the downtime
+    down: list[NotBack] = field(default_factory=list)  # what is not up afterwards
+    _coming: ComingBack | None = None
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _starts: Starts | None = None
     _since: float | None = None
     _ended: bool = False
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def mode(self) -> Mode:
-        """What it came to: `pause` if one of them could only be paused."""
+        """What it came to: `pause` if one of them could only be paused, `none` if one of them did not stand still."""
+        if self.unstopped or self.disturbed:
+            return "none"
         paused = any(halt.action == "pause" for halt in self._halts)
         return "pause" if self.wanted == "stop" and paused else self.wanted
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not up afterwards, each in a line."""
+        return [each.text for each in self.down]
+
+    @property
+    def stopped(self) -> list[str]:
+        """Names of what `begin` has stopped, paused or scaled."""
+        return [halt.name for halt in self._halts if halt.state == "done"]
+
+    @property
+    def too_long(self) -> str:
+        limit = _span_text(self.limits.downtime or timedelta())
+        return f"services stood still for {limit} (max_downtime): they are brought back before the volume was read"
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether anything was, or may have been."""
+        return self._since is not None
 
     def begin(self) -> None:
         """Stops or pauses all that writes to the volumes. Raises VolferryError."""
         if self.wanted == "none":
             return
+        if self._is_young():
+            return
         self.journal.alone()
         # What one that died while this one waited has left down would be taken for what does not run.
-        self.problems += _replay(self.engine, self.journal.state_directory, self.note)
-        self._halts = [
-            _halt(self.engine, each, self.wanted, order, self.note)
-            for order, each in enumerate(in_order(self.writers()))
-        ]
-        self._halts = list({halt.id: halt for halt in self._halts}.values())  # of a service, once
-        if not self._halts:
+        self.recover()
+        found = self._to_halt()
+        if not found or self._is_young(found):
             return
-        self.journal.write(*self._halts)
-        for halt in reversed(self._halts[:]):
+        halts = [
+            _halt(self.engine, each, self.wanted, number, self.note) for number, each in enumerate(found)
+        ]
+        halts = list({halt.id: halt for halt in halts}.values())  # of a service, once
+        self.before()
+        self._starts = self._stack.enter_context(Starts(self.engine))
+        self.journal.write(*halts)
+        self._coming = ComingBack(self.engine, halts, self.journal, self.note, sure=True)
+        for halt in reversed(halts):
             # A container that is being stopped cannot be left half-way.
-            with held_back():
-                self._since = self._since or time.monotonic()
+            with held_back(), self._lock:
+                if self._ended:
+                    raise DowntimeExceeded(self.too_long)
+                if self._since is None:
+                    self._since = time.monotonic()
+                    self._limit()
                 self._record(replace(halt, state="under way"))
                 self._record(_halted(self.engine, halt))
+        self._starts.forget()
 
     def writers(self) -> list[Container]:
         """Those that run now."""
@@ -100,10 +149,19 @@ class Quiesced:
         found |= {each.id: each for each in further if each is not None and each.runs}
         return list(found.values())
 
-    @property
-    def stopped(self) -> list[str]:
-        """Names of what `begin` has stopped, paused or scaled."""
-        return [halt.name for halt in self._halts if halt.state == "done"]
+    def check(self) -> None:
+        """Raises Disturbed where one of them did not stand still until now."""
+        if self._coming is not None and not self._ended:
+            self.disturbed = self.disturbed or self._disturbances()
+        if self.disturbed:
+            raise Disturbed(f"not all stood still: {self.disturbed}")
+
+    def findings(self) -> list[Finding]:
+        """What kept it from standing still, once it has ended. Raises DowntimeExceeded where the volume was not read by then."""
+        if self.overdue:
+            raise DowntimeExceeded(self.too_long)
+        found = [Finding("unstopped", b"", self.unstopped)] if self.unstopped else []
+        return [*found, Finding("disturbed", b"", self.disturbed)] if self.disturbed else found
 
     def restarted_by_engine(self, engine: Engine) -> list[str]:
         """Names of containers that the engine itself starts again when it restarts, whoever has stopped them."""
@@ -112,121 +170,141 @@ class Quiesced:
 
     def leave(self) -> None:
         """In place of `end`: what was stopped stays so, for something else does its work now."""
-        with held_back():
+        with held_back(), self._lock:
             if self._ended:
                 return
-            self._ended = True
-            if self._since is not None:
-                self.downtime_seconds = round(time.monotonic() - self._since, 3)
+            self._over()
             for halt in self._halts:
                 self.journal.write(replace(halt, state="over"))
             self.journal.end(over=True)
+            self._coming = None
 
     def end(self) -> None:
-        """Brings back what `begin` has stopped; what cannot be is a problem, and the next run's to try again."""
-        with held_back():
+        """Looks whether all stood still, and brings back what `begin` has stopped. It tries that for long; what is left then is the next
+        run's to try again.
+        """
+        with held_back(), self._lock:
             if self._ended:
                 return
-            self._ended = True
-            left = bring_back(self.engine, self._halts, self.journal, self.note, sure=True)
+            if self._coming is not None:
+                self.disturbed = self.disturbed or self._disturbances()
+            self._over()
+            if self._coming is None:
+                self.journal.end(over=True)
+                return
+            self._coming.start(self.limits.bring_back.total_seconds())
             if self._since is not None:
                 self.downtime_seconds = round(time.monotonic() - self._since, 3)
-            self.journal.end(over=not left)
-            self.problems += left
+            self.journal.let_others()
 
-    def await_health(self) -> None:
-        """Says what is not healthy again."""
-        for halt in self._halts:
-            try:
-                if halt.action == "scale" and halt.state == "done":
-                    count = int(halt.before)
-                    if not await_running(self.engine, halt.id, count, seconds=_HEALTHY_SECONDS):
-                        self.note(f"Swarm service {halt.name} does not have {count} tasks that run again")
-                container = find_container(self.engine, halt.id) if halt.action == "stop" else None
-                if container is None or halt.state != "done":
-                    continue
-                health = await_healthy(self.engine, container, seconds=_HEALTHY_SECONDS)
-            except EngineError as error:
-                self.note(f"how container {halt.name} is cannot be found out: {error}")
-                continue
-            if health not in {"healthy", "running"}:
-                self.note(f"container {halt.name} is {health}, not healthy, after it was started again")
+    def await_up(self) -> list[str]:
+        """Looks whether what `end` has started is up. Returns what is not."""
+        with held_back(), self._lock:
+            if self._coming is None:
+                return []
+            if not self._coming.is_over and self._has_turn():
+                self._coming.await_up()
+            self.down = self._coming.left
+            self.journal.end(over=self._coming.is_over)
+            self._coming = None
+            return self.problems
+
+    @property
+    def _halts(self) -> list[Halt]:
+        return self._coming.halts if self._coming is not None else []
+
+    def _over(self) -> None:
+        self._ended = True
+        self._stack.close()
+
+    def _has_turn(self) -> bool:
+        """A run that has stopped the same container since would be taken for its end."""
+        end = time.monotonic() + _TURN_SECONDS
+        while not self.journal.alone(wait=False):
+            if time.monotonic() > end:
+                self.note(
+                    "another run has services stopped: whether all is up is looked at by `volferry recover`"
+                )
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+    def _limit(self) -> None:
+        if self.limits.downtime is not None:
+            self._stack.enter_context(Deadline(self.limits.downtime.total_seconds(), self._too_long))
+
+    def _too_long(self) -> bool:
+        """In a thread of its own: the one that reads may wait for something that never comes."""
+        with self._lock:
+            if self._ended:
+                return False
+            self.overdue = True
+            self.note(self.too_long)
+            self.end()
+            return True
+
+    def _to_halt(self) -> list[Container]:
+        """In the order of starting. Raises EngineError for what volferry itself cannot do without."""
+        found = self.writers()
+        if self.wanted == "stop":
+            found += go_along(self.engine, found, but=self.own)
+        for each in found:
+            if why := doors(self.engine, self.own).get(each.id):
+                raise EngineError(
+                    f"container {each.name} cannot be stopped or paused: {why}: use quiesce = none"
+                )
+        return in_order(found)
+
+    def _is_young(self, found: Sequence[Container] | None = None) -> bool:
+        """Whether one of them has run for too short a time to be stopped, as in the middle of its first start. Without `found`, waits for that to
+        pass.
+        """
+        young = self.limits.young
+        if not young:
+            return False
+        end = time.monotonic() + young.total_seconds()
+        said = False
+        while True:
+            ages = [
+                (each, self.engine.now() - each.started)
+                for each in (self.writers() if found is None else found)
+            ]
+            new = [each for each, age in ages if timedelta() <= age < young or each.health == "starting"]
+            if not new:
+                return False
+            names = ", ".join(sorted(each.name for each in new))
+            if found is not None or time.monotonic() > end:
+                self.unstopped = f"{names} had run for less than {_span_text(young)}, or was still starting"
+                self.note(f"nothing is stopped: {self.unstopped}")
+                return True
+            if not said:
+                self.note(f"waiting until {names} has run for {_span_text(young)}")
+                said = True
+            time.sleep(_LOOK_SECONDS)
+
+    def _disturbances(self) -> str:
+        """Who has run since all stood still; empty if nobody has."""
+        try:
+            names = {
+                halt.name for halt in self._halts if halt.state == "done" and _has_moved(self.engine, halt)
+            }
+            names |= {each.name for each in self.writers()}
+            if self._starts is not None:
+                ours = {halt.id for halt in self._halts if halt.state == "planned"}
+                names |= set(self._starts.writers(self.volumes, but={*self.own, *ours}))
+        except EngineError as error:
+            return f"whether all did cannot be found out: {error}"
+        return f"{', '.join(sorted(names))} ran while it was read" if names else ""
 
     def _record(self, halt: Halt) -> None:
         self.journal.write(halt)
-        self._halts = [halt if each.id == halt.id else each for each in self._halts]
+        if self._coming is not None:
+            self._coming.halts = [halt if each.id == halt.id else each for each in self._coming.halts]
 
 
-def replay(
-    engine: Engine, state_directory: Path, note: Callable[[str], None], *, wait: bool = True
-) -> list[str]:
-    """Brings back what runs that died had stopped on that engine. Returns what could not be. A run that lives and has something
-    stopped is waited for, or else it is the one that brings back the rest.
-    """
-    if not any(True for _ in journals_of_the_dead(state_directory, engine.id)):
-        return []
-    turn = Journal(state_directory, "replay")
-    # A run that lives may have paused the same container again.
-    free = turn.alone(wait=wait)
-    try:
-        return _replay(engine, state_directory, note) if free else [_WAITS]
-    finally:
-        turn.end(over=False)
-
-
-def stopped_elsewhere(state_directory: Path, engine: Engine) -> list[str]:
-    """How the other engines are reached on which runs that died had stopped something."""
-    found = [journal.engine for journal, _ in journals_of_the_dead(state_directory)]
-    return sorted({url for engine_id, url in found if engine_id not in {"", engine.id}})
-
-
-def _replay(engine: Engine, state_directory: Path, note: Callable[[str], None]) -> list[str]:
-    problems: list[str] = []
-    for journal, halts in journals_of_the_dead(state_directory, engine.id):
-        touched = [halt for halt in halts if halt.state != "planned"]
-        if stopped := [halt.name for halt in touched if halt.action != "hook"]:
-            note(f"bringing back what an interrupted run had stopped: {', '.join(stopped)}")
-        if hooks := [halt.name for halt in touched if halt.action == "hook"]:
-            note(f"running what an interrupted run had left to be run after it: {', '.join(hooks)}")
-        left = bring_back(engine, halts, journal, note, sure=False)
-        journal.end(over=not left)
-        problems += left
-    return problems
-
-
-def bring_back(
-    engine: Engine, halts: Iterable[Halt], journal: Journal, note: Callable[[str], None], *, sure: bool
-) -> list[str]:
-    """Each in the order of starting, once what it depends on is healthy. Returns what could not be.
-
-    `sure` if what is "under way" was asked for; what a run that died has left may not have been.
-    """
-    problems = []
-    started: list[Container] = []
-    for halt in sorted(halts, key=lambda each: each.order):
-        try:
-            if halt.action == "hook":
-                run_journaled(engine, halt, note)
-            else:
-                _persistently(partial(_bring_back, engine, halt, note, started, sure=sure))
-        except (EngineError, KeyError) as error:
-            problems.append(f"{halt.name} could not be brought back: {error}")
-            continue
-        try:
-            journal.write(replace(halt, state="over"))
-        except VolferryError:
-            continue  # it is as it was, which is what a replay finds
-    return problems
-
-
-def _persistently(job: Callable[[], None]) -> None:
-    """A connection that broke is no reason to leave a service down: each of these can be asked for twice."""
-    for seconds in _AGAIN_SECONDS:
-        try:
-            return job()
-        except EngineUnreachable:
-            time.sleep(seconds)
-    return job()
+def _span_text(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
 def _halt(engine: Engine, container: Container, mode: Mode, order: int, note: Callable[[str], None]) -> Halt:
@@ -234,12 +312,26 @@ def _halt(engine: Engine, container: Container, mode: Mode, order: int, note: Ca
         found = replicas_of(engine, container.swarm_service)
         if found is not None:
             return Halt("scale", container.swarm_service, found[0], order, str(found[1]))
+    action: Action = "pause" if mode == "pause" else "stop"
     if mode == "stop" and container.auto_remove:
         note(f"container {container.name} would be removed when it stops (--rm): it is paused instead")
-        return Halt("pause", container.id, container.name, order, container.started_at)
-    # One that is being restarted cannot be paused.
-    action: Action = "pause" if mode == "pause" and container.state == "running" else "stop"
-    return Halt(action, container.id, container.name, order, container.started_at)
+        action = "pause"
+    elif mode == "stop" and container.is_job:
+        note(
+            f"container {container.name} would begin its work again when it is started: it is paused instead"
+        )
+        action = "pause"
+    if container.state != "running":  # one that is being restarted cannot be paused
+        action = "stop"
+    return Halt(
+        action,
+        container.id,
+        container.name,
+        order,
+        container.started_at,
+        service=container.place,
+        unhealthy=container.health == "unhealthy" or container.state == "restarting",
+    )
 
 
 def _halted(engine: Engine, halt: Halt) -> Halt:
@@ -258,50 +350,14 @@ def _halted(engine: Engine, halt: Halt) -> Halt:
     return replace(halt, state="done", after=now.finished_at if now is not None else "")
 
 
-def _stopped(engine: Engine, container: Container, *, sure: bool) -> Container | None:
-    """As it is once it has stopped: the engine goes on with what it was asked for, whatever became of who asked."""
-    seconds = container.stop_seconds if container.stop_seconds >= 0 else _HEALTHY_SECONDS
-    found = await_end(engine, container, seconds=seconds + _LONGER_SECONDS)
-    if sure and found is not None and found.runs:
-        raise EngineError("it is still being stopped")
-    return found
-
-
-def _bring_back(
-    engine: Engine, halt: Halt, note: Callable[[str], None], started: list[Container], *, sure: bool
-) -> None:
-    if halt.state in {"planned", "over"}:
-        return
+def _has_moved(engine: Engine, halt: Halt) -> bool:
+    """Whether what was stopped ran again, or runs."""
     if halt.action == "scale":
-        _scale_back(engine, halt, note)
-        return
+        now = replicas_of(engine, halt.id)
+        return now is not None and (now[1] > 0 or running_tasks(engine, halt.id) > 0)
     container = find_container(engine, halt.id)
-    if halt.action == "stop" and halt.state == "under way" and container is not None:
-        container = _stopped(engine, container, sure=sure)
-    if container is None:
-        note(f"container {halt.name} was removed while it was stopped")
-    elif halt.action == "pause":
-        _go_on(engine, container)
-    elif container.state == "exited" and halt.after in {"", container.finished_at}:
-        for other in started:
-            if depends_on(container, other) and other.health is not None:
-                await_healthy(engine, other, seconds=_HEALTHY_SECONDS)
-        start(engine, container)
-        started.append(container)
-
-
-def _scale_back(engine: Engine, halt: Halt, note: Callable[[str], None]) -> None:
-    now = replicas_of(engine, halt.id)
-    if now is None:
-        note(f"Swarm service {halt.name} was removed while it was stopped")
-    elif now[1] == 0:
-        scale(engine, halt.id, int(halt.before))
-
-
-def _go_on(engine: Engine, container: Container) -> None:
-    if container.state == "paused":
-        unpause(engine, container)
-    elif (
-        container.state == "exited" and container.exit_code == ENGINE_DIED
-    ):  # it ran when the machine went down
-        start(engine, container)
+    if container is None:  # whatever is in its place is looked at besides
+        return False
+    if halt.action == "pause":
+        return container.state != "paused" or container.started_at != halt.before
+    return container.runs or container.finished_at != halt.after

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
 
-from volferry.engine.containers import ENGINE_DIED, find_container
+from volferry.engine.containers import ENGINE_DIED, find_container, find_successor
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError
-from volferry.journal import journals_of_the_dead
+from volferry.journal import journals_of_the_dead, unreadable_journals
+from volferry.operations.recovery import is_of
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from volferry.engine.client import Engine
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """One container or service, or a hook that is still to be run."""
+    """One container or service, a hook that is still to be run, or a journal that nothing can be known from."""
 
-    action: Action
+    action: Action | Literal["journal"]  # one that cannot be believed
     name: str
     run: str  # the id of the run that died
     since: datetime
     elsewhere: str  # how the engine is reached, if it is another one
+    error: str = ""  # why it is not up
 
 
 def still_down(state_directory: Path, engine: Engine | None) -> list[Down]:
@@ -35,31 +37,44 @@ def still_down(state_directory: Path, engine: Engine | None) -> list[Down]:
     """
     found: list[Down] = []
     for journal, halts in journals_of_the_dead(state_directory):
-        engine_id, url = journal.engine
-        is_here = engine is not None and engine_id in {"", engine.id}
-        elsewhere = url if engine is not None and not is_here else ""
+        is_here = engine is not None and is_of(engine, journal, halts)
+        elsewhere = journal.engine[1] if engine is not None and not is_here else ""
         found += [
-            Down(halt.action, halt.name, journal.run_id, journal.since, elsewhere)
+            Down(halt.action, halt.name, journal.run_id, journal.since, elsewhere, halt.error)
             for halt in sorted(halts, key=lambda each: each.order)
             if halt.state != "planned" and not (engine is not None and is_here and _is_up(engine, halt))
         ]
+    found += [
+        Down(
+            "journal",
+            str(each.path),
+            each.run_id,
+            datetime.fromtimestamp(each.path.stat().st_mtime, UTC),
+            "",
+            each.why,
+        )
+        for each in unreadable_journals(state_directory)
+    ]
     return found
 
 
 def _is_up(engine: Engine, halt: Halt) -> bool:
-    """Or gone, or as a person has left it since: as a replay would find it, which leaves it as it is then."""
+    """Or as a person has left it since: as a replay would find it, which leaves it as it is then."""
     try:
-        if halt.action == "hook":
+        if halt.action == "hook" or (halt.state == "started" and halt.error):
             return False
         if halt.action == "scale":
             now = replicas_of(engine, halt.id)
-            return now is None or now[1] > 0
+            return now is not None and now[1] > 0
         container = find_container(engine, halt.id)
+        if container is None:
+            container = find_successor(engine, halt.id, halt.name, halt.service)
+            return container is not None and container.runs
     except EngineError:
         return False
-    if container is None:
-        return True
     if halt.action == "pause":
         died = container.state == "exited" and container.exit_code == ENGINE_DIED
         return container.state != "paused" and not died
-    return container.state != "exited" or halt.after not in {"", container.finished_at}
+    return container.state != "exited" or (
+        halt.state != "started" and halt.after not in {"", container.finished_at}
+    )

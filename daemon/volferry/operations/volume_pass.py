@@ -13,7 +13,7 @@ from volferry.archive.index import FrameLocation
 from volferry.archive.packs import PACK_BYTES, PackWriter
 from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
 from volferry.errors import BeginAgain, HiddenNames, NeverRead
-from volferry.model import BackupRef, PackInfo, Volume, new_backup_id
+from volferry.model import BackupRef, Finding, PackInfo, Volume, new_backup_id
 from volferry.operations.base import find_base
 from volferry.operations.patches import PatchedContent
 from volferry.operations.plan import Planner, ReusedFrames
@@ -78,6 +78,9 @@ class Stillness(Protocol):
     def end(self) -> None:
         """May be called more than once, also before `begin`."""
 
+    def findings(self) -> list[Finding]:
+        """What kept it from standing still, once it has ended. Raises DowntimeExceeded where it was not read by then."""
+
 
 class _Moving:
     """Nothing keeps it from that."""
@@ -92,6 +95,9 @@ class _Moving:
     def end(self) -> None:
         pass
 
+    def findings(self) -> list[Finding]:
+        return []
+
 
 MOVING: Stillness = _Moving()
 
@@ -104,6 +110,7 @@ class _Begun:
         self.mode = still.mode
         self.warm = still.warm
         self.end = still.end
+        self.findings = still.findings
 
     @property
     def downtime_seconds(self) -> float:

@@ -1,0 +1,300 @@
+"""Brings back what was stopped, paused or scaled, and looks whether it is up, for as long as that takes.
+
+What comes back is only what was stopped here: a container that a person started or stopped meanwhile is left as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from volferry.engine.containers import (
+    ENGINE_DIED,
+    await_end,
+    await_healthy,
+    depends_on,
+    find_container,
+    find_successor,
+    start,
+    unpause,
+)
+from volferry.engine.swarm import replicas_of, running_tasks, scale
+from volferry.errors import EngineError, EngineUnreachable, NotUp, VolferryError
+from volferry.interrupts import Impatience
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from volferry.engine.client import Engine
+    from volferry.engine.containers import Container
+    from volferry.journal import Halt, Journal
+
+HEALTHY_SECONDS = 60
+STEADY_SECONDS = 3.0  # so long must one without a health check run before it is taken for up
+LONGER_SECONDS = 2
+_SUCCESSOR_SECONDS = 30  # so long is waited for what takes the place of a container that is gone
+_LOOK_SECONDS = 0.2
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 30.0
+_MOST_STARTS = 3  # of one that ends again by itself
+
+
+@dataclass(frozen=True, slots=True)
+class NotBack:
+    """A service that is not up, or a hook that was not run."""
+
+    run: str
+    name: str
+    error: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} is not up again: {self.error}"
+
+
+@dataclass(slots=True)
+class ComingBack:
+    """What one journal has stopped, and its way back. Each step is in the journal."""
+
+    engine: Engine
+    halts: list[Halt]
+    journal: Journal
+    note: Callable[[str], None]
+    sure: bool  # whether what is "under way" was asked for; of a run that died, it may not have been
+    _started: dict[str, Container] = field(
+        default_factory=dict
+    )  # by the id of what was stopped, what runs now
+    _since: dict[str, float] = field(default_factory=dict)  # when each was seen running as it runs now
+    _starts: dict[str, int] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+    _hopeless: set[str] = field(default_factory=set)  # what is gone, and had its time to come back
+
+    def start(self, patience_seconds: float) -> None:
+        """Asks the engine for each, in the order of starting, once what it depends on is healthy; again and again, whatever goes wrong, until
+        it has done so. What is left after that long is in the journal.
+        """
+        began = time.monotonic()
+        with Impatience() as impatience:
+            for pause in pauses():
+                self._start_each(time.monotonic() - began)
+                waits = [
+                    halt for halt in self._left() if halt.state != "started" and halt.id not in self._hopeless
+                ]
+                passed = time.monotonic() - began
+                if not waits or passed >= patience_seconds:
+                    return
+                if passed > 1:
+                    self._say(waits, patience_seconds)
+                if impatience.sleeps(min(pause, patience_seconds - passed)):
+                    return
+
+    def await_up(self) -> list[NotBack]:
+        """Looks until each runs, and is healthy if it says; what has ended by itself is started again a few times. Returns what is not up."""
+        end = time.monotonic() + HEALTHY_SECONDS
+        with Impatience() as impatience:
+            while True:
+                waits = [self._look(halt) for halt in self._left() if halt.state == "started"]
+                again = [
+                    halt
+                    for halt in self._left()
+                    if halt.state == "done" and 0 < self._starts.get(halt.id, 0) < _MOST_STARTS
+                ]
+                if again and time.monotonic() < end:
+                    impatience.sleeps(2.0 ** self._starts[again[0].id] / 2)
+                    self._start_each(_SUCCESSOR_SECONDS)
+                elif not any(waits) or time.monotonic() > end or impatience.sleeps(_LOOK_SECONDS):
+                    break
+        for halt in self._left():
+            if halt.state == "started" and not halt.error:
+                self.note(f"{halt.name} runs, and is not healthy yet after {HEALTHY_SECONDS} s")
+                self._over(halt)
+        return self.left
+
+    @property
+    def left(self) -> list[NotBack]:
+        return [
+            NotBack(self.journal.run_id, halt.name, halt.error or "it was not started yet")
+            for halt in self._left()
+        ]
+
+    @property
+    def is_over(self) -> bool:
+        return not self._left()
+
+    def _left(self) -> list[Halt]:
+        waits = (halt for halt in self.halts if halt.state not in {"planned", "over"})
+        return sorted(waits, key=lambda each: each.order)
+
+    def _start_each(self, passed_seconds: float) -> None:
+        for halt in self._left():
+            if halt.state == "started":
+                continue
+            try:
+                self._start(halt, passed_seconds)
+            except (EngineError, ValueError) as error:
+                if isinstance(error, NotUp) and not error.may_pass:
+                    self._hopeless.add(halt.id)
+                self._write(replace(self._now(halt), error=str(error)))
+
+    def _start(self, halt: Halt, passed_seconds: float) -> None:
+        """Raises EngineError."""
+        if halt.action == "scale":
+            self._scale_back(halt)
+            return
+        container = find_container(self.engine, halt.id)
+        if halt.action == "stop" and halt.state == "under way" and container is not None:
+            container = self._stopped(container)
+        if container is None:
+            self._succeed(halt, passed_seconds)
+        elif halt.action == "pause":
+            self._go_on(halt, container)
+        elif container.runs:
+            self._write(replace(halt, state="started", error=""))
+            self._started[halt.id] = container
+        elif container.state != "exited":
+            raise EngineError(f"it is {container.state}")
+        elif halt.after in {"", container.finished_at}:
+            self._start_container(halt, container)
+        else:
+            self._over(halt)  # a person has started it, and stopped it again
+
+    def _start_container(self, halt: Halt, container: Container) -> None:
+        for other in [*self._started.values()]:
+            if depends_on(container, other) and other.health is not None:
+                await_healthy(self.engine, other, seconds=HEALTHY_SECONDS)
+        start(self.engine, container)
+        self._starts[halt.id] = self._starts.get(halt.id, 0) + 1
+        self._since[halt.id] = time.monotonic()
+        self._write(replace(halt, state="started", error=""))
+        self._started[halt.id] = find_container(self.engine, container.id) or container
+
+    def _succeed(self, halt: Halt, passed_seconds: float) -> None:
+        """Of a container that is gone: another one may have taken its place, as when Compose recreates it, or soon will."""
+        other = find_successor(self.engine, halt.id, halt.name, halt.service)
+        if other is not None and other.runs:
+            self.note(f"container {halt.name} was replaced while it was stopped: the new one runs")
+            self._write(replace(halt, state="started", error=""))
+            self._started[halt.id] = other
+            return
+        doing = "was paused" if halt.action == "pause" else "was stopped"
+        what = (
+            f"the one in its place is {other.state}" if other is not None else "nothing has taken its place"
+        )
+        raise NotUp(
+            f"container {halt.name} was removed while it {doing}, and {what}",
+            may_pass=passed_seconds < _SUCCESSOR_SECONDS,
+        )
+
+    def _go_on(self, halt: Halt, container: Container) -> None:
+        if container.state == "paused":
+            unpause(self.engine, container)
+        elif container.state == "exited" and container.exit_code == ENGINE_DIED:
+            self._start_container(halt, container)  # it ran when the machine went down
+            return
+        self._over(halt)
+
+    def _scale_back(self, halt: Halt) -> None:
+        now = replicas_of(self.engine, halt.id)
+        if now is None:
+            raise NotUp(f"Swarm service {halt.name} was removed while it was scaled to 0", may_pass=False)
+        if now[1] == 0:
+            scale(self.engine, halt.id, int(halt.before))
+        self._write(replace(halt, state="started", error=""))
+
+    def _look(self, halt: Halt) -> bool:
+        """Whether it is to be looked at again."""
+        try:
+            return self._looked_at_service(halt) if halt.action == "scale" else self._looked_at(halt)
+        except EngineUnreachable as error:
+            self._write(replace(halt, error=str(error)))
+            return True
+        except EngineError as error:
+            self._write(replace(halt, error=str(error)))
+            return False
+
+    def _looked_at_service(self, halt: Halt) -> bool:
+        count = running_tasks(self.engine, halt.id)
+        if count >= int(halt.before):
+            self._over(halt)
+            return False
+        self._write(replace(halt, error=f"{count} of {halt.before} tasks of the service run"))
+        return True
+
+    def _looked_at(self, halt: Halt) -> bool:
+        before = self._started.get(halt.id)
+        container = find_container(self.engine, before.id if before is not None else halt.id)
+        if container is None:
+            container = find_successor(self.engine, halt.id, halt.name, halt.service)
+        if container is None:
+            self._write(replace(halt, error="it was removed after it was started"))
+            return False
+        if before is None or container.started_at != before.started_at:
+            self._started[halt.id] = container
+            self._since[halt.id] = time.monotonic()
+        if container.state == "restarting":
+            if not halt.unhealthy:
+                self._write(replace(halt, error="it is restarting: it ends again and again"))
+                return True
+            self._over(halt)
+        elif not container.runs and container.state != "paused":
+            # Once more, as long as nobody else touches it.
+            self._write(
+                replace(
+                    halt,
+                    state="done" if container.id == halt.id else "started",
+                    after=container.finished_at,
+                    error=f"it has ended with status {container.exit_code} after it was started",
+                )
+            )
+            return False
+        elif container.health == "unhealthy" and not halt.unhealthy:
+            self._write(replace(halt, error="it is unhealthy"))
+            return True
+        elif container.health == "starting":
+            self._write(replace(halt, error=""))
+            return True
+        else:
+            steady = time.monotonic() - self._since.setdefault(halt.id, time.monotonic())
+            if container.health is None and self._starts.get(halt.id) and steady < STEADY_SECONDS:
+                return True
+            self._over(halt)
+        return False
+
+    def _stopped(self, container: Container) -> Container | None:
+        """As it is once it has stopped: the engine goes on with what it was asked for, whatever became of who asked."""
+        seconds = container.stop_seconds if container.stop_seconds >= 0 else HEALTHY_SECONDS
+        found = await_end(self.engine, container, seconds=seconds + LONGER_SECONDS)
+        if self.sure and found is not None and found.runs:
+            raise EngineError("it is still being stopped")
+        return found
+
+    def _now(self, halt: Halt) -> Halt:
+        return next(each for each in self.halts if each.id == halt.id)
+
+    def _over(self, halt: Halt) -> None:
+        self._write(replace(halt, state="over", error=""))
+
+    def _write(self, halt: Halt) -> None:
+        if halt == self._now(halt):
+            return
+        self.halts = [halt if each.id == halt.id else each for each in self.halts]
+        try:
+            self.journal.write(halt)
+        except VolferryError:
+            pass  # it is as it is, which is what a replay finds
+
+    def _say(self, waits: Sequence[Halt], patience_seconds: float) -> None:
+        for halt in waits:
+            if halt.error and halt.error not in self._said:
+                self._said.add(halt.error)
+                self.note(
+                    f"{halt.name} could not be brought back yet: {halt.error}; it is tried again, for up to {patience_seconds / 60:.0f} min"
+                )
+
+
+def pauses() -> Iterator[float]:
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
