@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volferry.config import load_config
-from volferry.errors import NoSuchVolume
+from volferry.errors import EngineError, NoSuchVolume
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -29,7 +29,9 @@ class ConfiguredHooks:
         from volferry.operations.hooks import container_of  # noqa: PLC0415
 
         container = container_of(engine, halt)
-        use = as_user(engine, container.id) if container is not None else None
+        if container is None:
+            raise EngineError(f"container {halt.name} is gone")
+        use = as_user(engine, container.id)
         return next(iter(hooks_of([use] if use is not None else [], "post")), None)
 
     def of_machine(self, engine: Engine, volume: str, config: str) -> tuple[str, timedelta] | None:

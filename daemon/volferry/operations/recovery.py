@@ -83,7 +83,11 @@ class Recovery:
                 self._seen.add(journal.path)
                 names = _names(halts)
                 self.left.append(
-                    NotBack(journal.run_id, names, f"its engine, {url}, cannot be asked: {error}")
+                    NotBack(
+                        journal.run_id,
+                        names,
+                        f"its engine, {url}, cannot be asked ({error}); {_forget(journal.run_id)}",
+                    )
                 )
 
     def finish(self) -> None:
