@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,22 @@ PROXY_HERE = """
     volumes:
       - {program}:/proxy.py:ro
 """
+# What a helper has at /spool, in the state directory: a directory of one run.
+SHARED = r"runs/[0-9a-f]{12}/shared-[0-9a-f]{8}"
+# Run in the daemon's container: all that a helper sees, while another run is at work.
+LOOK = """
+from volferry.cli.session import Session
+from volferry.engine.helper import open_helper
+from volferry.run import begin_run
+
+session = Session.load()
+with begin_run(session.config.state_dir), session.run() as run:
+    with open_helper(session.engine, run, session.helper_settings(), []) as helper:
+        process = helper.start(["find", "/spool", "-printf", r"%P\\n"], on_stderr=print)
+        names = b"".join(iter(lambda: process.read(1 << 16), b""))
+        assert process.wait() == 0
+        print(names.decode())
+"""
 # An application. All that volferry is told of it are labels.
 SHOP = """
 version: "3.8"
@@ -56,7 +73,7 @@ volumes:
 """
 
 
-def deployed(world: World, image: str, directory: Path, file: str, here: str) -> Project:
+def deployed(world: World, image: str, directory: Path, file: str, here: str, **more: str) -> Project:
     """By a file of config/; not up yet."""
     override = directory / "here.yaml"
     override.write_text(here)
@@ -69,8 +86,15 @@ def deployed(world: World, image: str, directory: Path, file: str, here: str) ->
             "VOLFERRY_IMAGE": image,
             "SOCKET_PROXY_IMAGE": image,
             "DOCKER_SOCKET": world.engine.docker_host.removeprefix("unix://"),
+            **more,
         },
     )
+
+
+def shares_parts(world: World) -> bool:
+    """Whether the engine can mount a part of a volume: since Docker 26."""
+    major, minor = str(world.client.api.version()["ApiVersion"]).split(".")
+    return (int(major), int(minor)) >= (1, 45)
 
 
 @pytest.fixture
@@ -80,10 +104,15 @@ def volferry(world: World, image: str, tmp_path: Path) -> Iterator[Project]:
     project.down()
 
 
+def proxied(world: World, image: str, directory: Path, **more: str) -> Project:
+    here = HERE + PROXY_HERE.format(program=PROJECT / "tests/parts/api_proxy.py")
+    return deployed(world, image, directory, "compose.socket-proxy.yaml", here, **more)
+
+
 @pytest.fixture
 def behind_a_proxy(world: World, image: str, tmp_path: Path) -> Iterator[Project]:
-    here = HERE + PROXY_HERE.format(program=PROJECT / "tests/parts/api_proxy.py")
-    project = deployed(world, image, tmp_path, "compose.socket-proxy.yaml", here)
+    more = {} if shares_parts(world) else {"ENGINE_VOLUMES": str(world.engine.data_root / "volumes")}
+    project = proxied(world, image, tmp_path, **more)
     yield project
     project.down()
 
@@ -122,18 +151,24 @@ def test_a_siblings_volume_is_backed_up_by_its_labels_alone(
     await_true(is_backed_up)
     await_true(lambda: world.own_containers() == [])
 
-    # The helper had the volume, and the one that the FIFOs are in; nothing else that the daemon has.
+    # The helper had the volume, and the directory that the FIFOs are in; nothing else that the daemon has.
     (helper,) = helpers.values()
-    assert {(each["Name"], each["Destination"], each["RW"]) for each in helper["Mounts"]} == {
-        (uploads, f"/volumes/{uploads}", False),
-        (state, "/spool", True),
-    }
+    mounts = {each["Destination"]: each for each in helper["Mounts"]}
+    assert mounts.keys() == {f"/volumes/{uploads}", "/spool"}
+    assert (mounts[f"/volumes/{uploads}"]["Name"], mounts[f"/volumes/{uploads}"]["RW"]) == (uploads, False)
+    (spool,) = (each for each in helper["HostConfig"]["Mounts"] if each["Target"] == "/spool")
+    if shares_parts(world):
+        assert (spool["Type"], spool["Source"]) == ("volume", state)
+        assert re.fullmatch(SHARED, spool["VolumeOptions"]["Subpath"])
+    else:
+        assert spool["Type"] == "bind"
+        assert re.fullmatch(SHARED, str(Path(spool["Source"]).relative_to(world.data(state))))
     assert helper["HostConfig"]["Binds"] is None
     assert SOCKET not in json.dumps(helper["HostConfig"])
     assert helper["HostConfig"]["NetworkMode"] == "none"
     assert helper["Image"] == volferry.container("volferry").attrs["Image"]
     assert helper["Path"] == "sh"
-    assert helper["Args"][0].startswith("/spool/runs/")  # by FIFO: the shell reads from one
+    assert helper["Args"] == ["/spool/control"]  # by FIFO: the shell reads from one
 
     web = state_of(shop.container("web"))
     assert web["Status"] == "running"
@@ -141,6 +176,38 @@ def test_a_siblings_volume_is_backed_up_by_its_labels_alone(
     copy = world.name()
     executed(world.engine, volferry.container("volferry"), "volferry", "restore", uploads, "--into", copy)
     assert (world.data(copy) / "large").read_bytes() == (world.data(uploads) / "large").read_bytes()
+
+
+def test_a_helper_sees_nothing_of_the_state_directory(world: World, volferry: Project) -> None:
+    """It has to do with what a tenant has written: what it sees is a directory that was made for it."""
+    volferry.up()
+    daemon = volferry.container("volferry")
+    await_true(lambda: state_of(daemon)["Health"]["Status"] == "healthy")
+    state = executed(world.engine, daemon, "ls", "/var/lib/volferry").decode().split()
+    assert {"accepted.toml", "history.sqlite"} <= set(state)
+    seen = executed(world.engine, daemon, "python3", "-c", LOOK).decode().split()
+    assert {re.sub(r"^\d+\.", "", name) for name in seen} == {"control", "out", "err", "status"}
+
+
+def test_where_nothing_can_be_shared_its_helpers_are_reached_by_streams(
+    world: World, shop: Project, image: str, tmp_path: Path
+) -> None:
+    """An engine that mounts no parts of volumes, behind a proxy that lets no directory be mounted."""
+    shop.up()
+    uploads, copy = shop.volume("uploads"), world.name()
+    (world.data(uploads) / "one").write_text("1")
+    project = proxied(world, image, tmp_path)
+    project.up()
+    try:
+        await_true(lambda: bool(backups(project, uploads)))
+        daemon = project.container("volferry")
+        said = executed(world.engine, daemon, "volferry", "doctor").decode()
+        if not shares_parts(world):
+            assert "channel: stream: no bind mount of the run's directory: a helper: Forbidden\n" in said
+        executed(world.engine, daemon, "volferry", "restore", uploads, "--into", copy)
+        assert (world.data(copy) / "one").read_text() == "1"
+    finally:
+        project.down()
 
 
 def test_it_is_healthy_and_ends_well_and_soon(volferry: Project) -> None:
@@ -182,5 +249,6 @@ def test_behind_a_proxy_it_needs_neither_the_socket_nor_root(
     assert SOCKET not in {mount["Destination"] for mount in daemon.attrs["Mounts"]}
     assert executed(world.engine, daemon, "id", "-un") == b"volferry\n"
     await_true(lambda: state_of(daemon)["Health"]["Status"] == "healthy")
-    assert b"channel: FIFO" in executed(world.engine, daemon, "volferry", "doctor")
+    way = "volume subpath" if shares_parts(world) else "bind mount of the run's directory"
+    assert f"channel: FIFO, {way}\n" in executed(world.engine, daemon, "volferry", "doctor").decode()
     assert behind_a_proxy.container("socket-proxy").logs() == b""  # nothing was refused

@@ -92,7 +92,6 @@ def _state(session: Session) -> str:
 
 def _helper(session: Session) -> str:
     """Starts one, with no volume, and runs each program that it needs."""
-    from volferry.engine.fifo import FifoChannel  # noqa: PLC0415
     from volferry.engine.helper import open_helper  # noqa: PLC0415
     from volferry.engine.image import PROGRAMS  # noqa: PLC0415
 
@@ -106,8 +105,7 @@ def _helper(session: Session) -> str:
                 pass
             if process.wait():
                 raise VolferryError(f"image {settings.image} lacks one of {', '.join(PROGRAMS)}")
-            way = "FIFO" if isinstance(helper.channel, FifoChannel) else "stream"
-    return f"image {settings.image}, channel: {way}"
+            return f"image {settings.image}, channel: {helper.way}"
 
 
 def _other_directories(session: Session) -> list[str]:

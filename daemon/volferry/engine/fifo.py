@@ -38,9 +38,9 @@ class FifoChannel:
         self._count = 0
         self._processes: set[FifoProcess] = set()
         self._death: Death | None = None
-        control = self._make("control")
+        self._control_path = self._make("control")
         # Read-write: the open does not wait for the helper, and the helper's does not wait for us.
-        self._control = os.open(control, os.O_RDWR | os.O_CLOEXEC)
+        self._control = os.open(self._control_path, os.O_RDWR | os.O_CLOEXEC)
 
     @property
     def shell(self) -> list[str]:
@@ -76,6 +76,7 @@ class FifoChannel:
 
     def close(self) -> None:
         os.close(self._control)  # ends the helper's first process, should the helper still be there
+        self._control_path.unlink(missing_ok=True)
         for process in [*self._processes]:
             process.close()
 

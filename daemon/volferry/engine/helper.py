@@ -10,17 +10,19 @@ import threading
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import docker.errors
 from docker.types import LogConfig, Mount
 
 from volferry.engine.channel import InputRefused
-from volferry.engine.client import DEATH_SECONDS, Death, Engine, explanation, translated
+from volferry.engine.client import DEATH_SECONDS, Death, Engine, explanation, translated, version_of
 from volferry.engine.fifo import FifoChannel
 from volferry.engine.labels import OWNER, ROLE, RUN
+from volferry.engine.own import Share
 from volferry.engine.stream import SHELL, StreamChannel
-from volferry.errors import CommandFailed, EngineError, HelperDied, NoSuchVolume
+from volferry.errors import CommandFailed, EngineError, EngineUnreachable, HelperDied, NoSuchVolume
 from volferry.interrupts import held_back
 from volferry.model import HostPath, Volume
 
@@ -37,6 +39,7 @@ ChannelChoice = Literal["auto", "fifo", "stream"]
 CompressChoice = Literal["auto", "always", "never"]
 
 _SPOOL = "/spool"
+_NOTHING = "a helper"  # that mounts no volume
 _PIDS_LIMIT = 64
 
 # Reading needs to get past permissions, and no more. Writing needs to give files away, to any owner, with any mode,
@@ -63,6 +66,7 @@ class Helper:
     container_id: str
     spool: str  # a directory in it for temporary files
     channel: Channel
+    way: str  # how it and we reach each other, for people
     death: Death
     now: Callable[[], datetime]  # by the clock of its machine; never later than it is there
 
@@ -111,29 +115,80 @@ def _containers(
 ) -> Iterator[Helper]:
     """Makes and starts them, and removes them. In a thread of its own, where no signal is raised."""
     labels = {RUN: run.id, OWNER: run.owner}
-    names = ", ".join(volume.name for volume in volumes)
+    what = f"volume {', '.join(volume.name for volume in volumes)}" if volumes else _NOTHING
     with ExitStack() as cleanup:
-        with translated(f"volume {names}"):
+        with translated(what):
             _check_unchanged(engine, volumes)
             carrier = _create_carrier(
                 engine, settings.image, volumes, {**labels, ROLE: "carrier"}, write=write
             )
             cleanup.callback(remove_container, engine, carrier)
             _check_unchanged(engine, volumes)
-        # Run backwards at the end: the helper goes first, and with it the other end of every FIFO and connection;
-        # then what waits for those; then what they watch.
+        make = partial(
+            _one_helper, engine, settings, carrier, {**labels, ROLE: "helper"}, what=what, write=write
+        )
+        shares, why_not = _shares(engine, run, settings)
+        for share in shares:
+            try:
+                helper = cleanup.enter_context(make(share, f"FIFO, {share.way}"))
+            except EngineError as error:
+                if isinstance(error, EngineUnreachable) or (
+                    settings.channel == "fifo" and share is shares[-1]
+                ):
+                    raise
+                # The engine, or a proxy before it, does not share it so. If it is about something else, the next way fails, too.
+                why_not = f"no {share.way}: {error}"
+            else:
+                yield helper
+                return
+        if settings.channel == "fifo":
+            raise EngineError(
+                f'no FIFO can be shared: {why_not}; mount one there, or set helper.channel = "stream"'
+            )
+        yield cleanup.enter_context(make(None, f"stream: {why_not}"))
+
+
+def _shares(engine: Engine, run: Run, settings: HelperSettings) -> tuple[list[Share], str]:
+    """Ways to share a new directory with a helper: that one, and nothing else of ours. The reason, if there are none."""
+    if settings.channel == "stream":
+        return [], "helper.channel says so"
+    if settings.channel == "auto" and not engine.shares_our_kernel:
+        return [], "the engine is on another machine, or in a virtual one"
+    directory = run.share()
+    if settings.own is None:
+        return [Share.by_bind(directory, directory, _SPOOL)], ""
+    shares = settings.own.shares(directory, _SPOOL, version_of(engine))
+    return shares, f"{run.directory} is in no volume or directory of this container that a helper could have"
+
+
+@contextmanager
+def _one_helper(
+    engine: Engine,
+    settings: HelperSettings,
+    carrier: str,
+    labels: dict[str, str],
+    share: Share | None,
+    way: str,
+    *,
+    what: str,
+    write: bool,
+) -> Iterator[Helper]:
+    """One way to reach it: FIFOs in what is shared, or the engine's streams. What was made is gone if it does not work."""
+    # Run backwards at the end: the helper goes first, and with it the other end of every FIFO and connection;
+    # then what waits for those; then what they watch.
+    with ExitStack() as cleanup:
         at_last = cleanup.enter_context(ExitStack())
-        fifo, mounts, spool = _prepare(engine, run, settings)
+        fifo = None if share is None else FifoChannel(share.directory, _SPOOL)
         if fifo:
             cleanup.callback(fifo.close)
-        with translated(f"volume {names}"):
+        with translated(what):
             helper_id = _create_helper(
                 engine,
                 settings,
                 carrier,
-                {**labels, ROLE: "helper"},
+                labels,
                 fifo.shell if fifo else SHELL,
-                mounts,
+                [share.mount if share else Mount(_SPOOL, None, type="volume")],
                 write=write,
             )
         after_helper = cleanup.enter_context(ExitStack())
@@ -147,12 +202,12 @@ def _containers(
             )
             channel = StreamChannel(engine, helper_id, compress=compress)
             after_helper.callback(channel.close)
-        with translated(f"volume {names}"):
-            _start(engine, helper_id, names)
+        with translated(what):
+            _start(engine, helper_id, what)
         death = Death(engine, helper_id)
         at_last.callback(death.close)
         channel.watch(death)
-        yield Helper(helper_id, spool, channel, death, engine.now)
+        yield Helper(helper_id, _SPOOL, channel, way, death, engine.now)
 
 
 class HelperInBackground:
@@ -238,28 +293,6 @@ def remove_container(engine: Engine, container_id: str) -> None:
     except EngineError:
         # Its label is on it: the next run that reaches the engine removes it.
         pass
-
-
-def _prepare(
-    engine: Engine, run: Run, settings: HelperSettings
-) -> tuple[FifoChannel | None, list[Mount], str]:
-    """The FIFO channel, if that is the one to use; what to mount for the spool, and where the spool is then."""
-    if settings.channel == "fifo" or (settings.channel == "auto" and engine.shares_our_kernel):
-        directory = run.share()
-        shared = (
-            settings.own.mount_behind(directory, _SPOOL)
-            if settings.own
-            else (Mount(_SPOOL, str(directory), type="bind"), _SPOOL)
-        )
-        if shared is not None:
-            mount, spool = shared
-            return FifoChannel(directory, spool), [mount], spool
-        if settings.channel == "fifo":
-            raise EngineError(
-                f"no FIFO can be shared: {run.directory} is in no volume or directory of this container; mount one "
-                'there, or set helper.channel = "stream"'
-            )
-    return None, [Mount(_SPOOL, None, type="volume")], _SPOOL
 
 
 def _create_carrier(
@@ -348,8 +381,10 @@ def _create_helper(
     return str(found["Id"])
 
 
-def _start(engine: Engine, helper_id: str, names: str) -> None:
+def _start(engine: Engine, helper_id: str, what: str) -> None:
     try:
         engine.api.start(helper_id)
     except docker.errors.APIError as error:
-        raise EngineError(f"volume {names} cannot be mounted: {explanation(error)}") from error
+        if what == _NOTHING:
+            raise
+        raise EngineError(f"{what} cannot be mounted: {explanation(error)}") from error

@@ -15,9 +15,28 @@ from volferry.engine.client import Engine, translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import PurePath
 
 # The engine's files for a container (hostname, hosts, resolv.conf) are mounted from .../containers/<id>/.
 _ID_IN_MOUNTINFO = re.compile(r"/containers/([0-9a-f]{64})/")
+
+
+# Docker 26. Before that, volumes are mounted as a whole.
+_SUBPATH_API = (1, 45)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One way to give a helper a directory."""
+
+    directory: Path  # as we have it
+    mount: Mount
+    way: str  # for people
+
+    @classmethod
+    def by_bind(cls, directory: Path, source: PurePath, target: str) -> Share:
+        """`source` is the directory as the engine's machine has it."""
+        return cls(directory, Mount(target, str(source), type="bind"), "bind mount of the run's directory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +45,23 @@ class OwnContainer:
     image: str
     mounts: Sequence[dict[str, Any]]
 
-    def mount_behind(self, directory: Path, target: str) -> tuple[Mount, str] | None:
-        """A mount of the one volume or host directory that backs `directory`, and the path of `directory` in it
-        when it is mounted at `target`. None if it is in the container's own layer or in memory.
+    def shares(self, directory: Path, target: str, api_version: tuple[int, ...]) -> list[Share]:
+        """The ways to give a helper `directory` at `target`, and nothing else of what it lies in; the best one first. None if it is
+        in the container's own layer or in memory.
         """
-        best: dict[str, Any] | None = None
-        for mount in self.mounts:
-            destination = PurePosixPath(mount["Destination"])
-            if directory.is_relative_to(destination) and (
-                best is None or len(destination.parts) > len(PurePosixPath(best["Destination"]).parts)
-            ):
-                best = mount
-        if best is None or best.get("Type") not in {"bind", "volume"}:
-            return None
-        relative = directory.relative_to(best["Destination"])
-        if best["Type"] == "bind":
-            # Only the directory itself: it lies below what is mounted here.
-            return Mount(target, str(PurePosixPath(best["Source"]) / relative), type="bind"), target
-        mount = Mount(target, best["Name"], type="volume", no_copy=True)
-        return mount, str(PurePosixPath(target) / relative)
+        around = [each for each in self.mounts if directory.is_relative_to(each["Destination"])]
+        if not around:
+            return []
+        mount = max(around, key=lambda each: len(PurePosixPath(each["Destination"]).parts))
+        relative = directory.relative_to(mount["Destination"])
+        found: list[Share] = []
+        if mount.get("Type") == "volume" and api_version >= _SUBPATH_API:
+            part = Mount(target, mount["Name"], type="volume", no_copy=True, subpath=str(relative))
+            found.append(Share(directory, part, "volume subpath"))
+        if mount.get("Type") == "bind" or (mount.get("Type"), mount.get("Driver")) == ("volume", "local"):
+            # The engine's own driver has its volumes in directories of the machine.
+            found.append(Share.by_bind(directory, PurePosixPath(mount["Source"]) / relative, target))
+        return found
 
 
 def own_container(engine: Engine) -> OwnContainer | None:
