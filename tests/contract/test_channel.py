@@ -27,7 +27,7 @@ from tests.parts.tls import CONTEXT, engine_options, make_certificates, make_con
 from volferry.engine.client import Engine, connect
 from volferry.engine.helper import ChannelChoice, HelperSettings, open_helper
 from volferry.engine.image import helper_image
-from volferry.engine.labels import OWNER, ROLE, RUN
+from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
 from volferry.engine.reap import reap
 from volferry.engine.volumes import find_volume
 from volferry.errors import CommandFailed, EngineError, HelperDied
@@ -711,6 +711,7 @@ def test_a_carrier_is_made_and_never_started(setting: Setting) -> None:
         roles = {each["Labels"][ROLE]: each for each in found}
         assert set(roles) == {"carrier", "helper"}
         assert roles["helper"]["Id"] == helper.container_id
+        assert all(is_ours(each) for each in found)
         carrier = setting.engine.api.inspect_container(roles["carrier"]["Id"])
         assert carrier["State"]["Status"] == "created"
         assert carrier["HostConfig"]["NetworkMode"] == "none"

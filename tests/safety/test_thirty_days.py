@@ -98,8 +98,8 @@ class MadeUpApi:
 
     def add(self, name: str, volume: str, labels: dict[str, str], *, running: bool = True) -> None:
         self.containers_[name] = {
-            "Id": name, "Name": f"/{name}", "Labels": labels, "Created": self.world.now.timestamp(),
-            "Mounts": [{"Name": volume, "RW": True, "Type": "volume"}],
+            "Id": name, "Name": f"/{name}", "Labels": labels, "ImageID": "image", "Created": self.world.now.timestamp(),
+            "Mounts": [{"Name": volume, "RW": True, "Type": "volume", "Destination": f"/volumes/{volume}"}],
             "Config": {"Labels": labels, "StopTimeout": 1}, "HostConfig": {},
             "State": {"Status": "running" if running else "created", "StartedAt": "t0", "FinishedAt": ""},
         }  # fmt: skip
@@ -133,6 +133,9 @@ class MadeUpApi:
     def start(self, name: str) -> None:
         self.world.engine_step()
         self.containers_[name]["State"] |= {"Status": "running", "StartedAt": self.world.now.isoformat()}
+
+    def inspect_image(self, _: str) -> dict[str, Any]:
+        return {}
 
     def remove_container(self, name: str, **_: object) -> None:
         self.world.engine_step()
@@ -249,6 +252,8 @@ class World:
             reap(self.engine, self.state, run.owner)
             self.engine_step()
             self.api.add(helper, volume, {ROLE: "helper", RUN: run.id, OWNER: run.owner})
+            self.api.containers_[helper]["Command"] = "sh /spool/control"
+            self.api.containers_[helper]["Mounts"].append({"Type": "bind", "Destination": "/spool"})
         except VolferryError:
             pass  # its end will fail
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.host_paths import kind_of_path
-from volferry.engine.labels import ROLE
+from volferry.engine.labels import is_ours
 from volferry.engine.volumes import container_mounts, use_of
 from volferry.model import BIND_DRIVER, HostPath, Volume, VolumeUse
 
@@ -69,7 +69,7 @@ def _uses(engine: Engine) -> dict[str, tuple[VolumeUse, ...]]:
     uses: dict[str, list[VolumeUse]] = {}
     with translated("listing the containers"):
         for each in engine.api.containers(all=True):
-            if ROLE in (each.get("Labels") or {}):
+            if is_ours(each):
                 continue
             for mount in each.get("Mounts") or []:
                 if mount.get("Type") == "bind":

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import docker.errors
 
 from volferry.engine.client import Engine, translated
-from volferry.engine.labels import ROLE
+from volferry.engine.labels import is_ours
 from volferry.engine.volumes import use_of
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[C
     mine = [
         each["Id"]
         for each in found
-        if ROLE not in (each.get("Labels") or {})
+        if not is_ours(each)
         and each["Id"] not in but
         and any(
             mount.get("RW")

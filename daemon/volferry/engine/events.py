@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import docker.errors
 import requests.exceptions
 
-from volferry.engine.labels import ROLE
+from volferry.engine.labels import labelled_as_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class Watch:
             try:
                 self._stream = self._engine.api.events(filters=_FILTERS, decode=True)
                 for event in self._stream:
-                    if ROLE not in (event.get("Actor") or {}).get("Attributes", {}):  # not ours
+                    if not labelled_as_ours((event.get("Actor") or {}).get("Attributes") or {}):
                         self._changed()
             except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError):
                 pass

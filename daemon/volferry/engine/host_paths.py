@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from typing import TYPE_CHECKING, Literal
 
 import docker.errors
 from docker.types import Mount
 
 from volferry.engine.client import Engine, explanation, translated
-from volferry.engine.labels import ROLE
+from volferry.engine.labels import OWNER, ROLE, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Kind = Literal["directory", "file", "other"]
+
+_PLACE = "/volumes/path"
+_NOBODY = "0" * 16  # if we die before it is removed, any run may remove it
 
 # Go's os.FileMode.
 _DIRECTORY = 1 << 31
@@ -30,18 +34,16 @@ def kind_of_path(engine: Engine, image: str, path: str) -> Kind | None:
             found = api.create_container(
                 image,
                 command=["true"],
-                labels={ROLE: "carrier"},
+                labels={ROLE: "carrier", RUN: secrets.token_hex(6), OWNER: _NOBODY},
                 network_disabled=True,
-                host_config=api.create_host_config(
-                    mounts=[Mount("/path", path, type="bind", read_only=True)]
-                ),
+                host_config=api.create_host_config(mounts=[Mount(_PLACE, path, type="bind", read_only=True)]),
             )
         except docker.errors.APIError as error:
             if "does not exist" in explanation(error):
                 return None
             raise
         try:
-            return kind_in_container(engine, found["Id"], "/path")
+            return kind_in_container(engine, found["Id"], _PLACE)
         finally:
             api.remove_container(found["Id"], force=True, v=True)
 

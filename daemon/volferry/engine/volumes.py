@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import docker.errors
 
 from volferry.engine.client import Engine, translated
-from volferry.engine.labels import INCOMPLETE, ROLE
+from volferry.engine.labels import INCOMPLETE, is_ours
 from volferry.errors import NoSuchContainer, NoSuchVolume
 from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
 
@@ -94,7 +94,7 @@ def unprotected(engine: Engine) -> tuple[list[BindMount], list[WritableLayer]]:
     with translated("listing the containers"):
         containers = engine.api.containers(all=True, size=True)
     for each in containers:
-        if {ROLE, INCOMPLETE} & (each.get("Labels") or {}).keys():
+        if is_ours(each) or INCOMPLETE in (each.get("Labels") or {}):
             continue
         name = container_name(each)
         binds.extend(
@@ -130,7 +130,7 @@ def _uses(engine: Engine) -> tuple[dict[str, tuple[VolumeUse, ...]], set[str]]:
     incomplete: set[str] = set()
     for each in engine.api.containers(all=True):
         labels = each.get("Labels") or {}
-        if ROLE in labels:
+        if is_ours(each):
             continue
         mounts = [
             mount for mount in each.get("Mounts") or [] if mount.get("Type") == "volume" and mount.get("Name")

@@ -1,0 +1,137 @@
+"""Which containers are volferry's own: what has its labels only is somebody's, uses what it mounts, and is never removed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import docker.errors
+import pytest
+
+from volferry.engine.containers import writers
+from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
+from volferry.engine.reap import reap
+from volferry.engine.volumes import list_volumes
+from volferry.run import begin_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from volferry.engine.client import Engine
+
+LABELS = {ROLE: "helper", RUN: "0123456789ab", OWNER: "0123456789abcdef"}
+SPOOL = {"Type": "bind", "Source": "/x", "Destination": "/spool", "RW": True}
+
+
+def mount(volume: str, destination: str) -> dict[str, Any]:
+    return {"Type": "volume", "Name": volume, "Destination": destination, "RW": True}
+
+
+def listed(role: str = "helper", **more: Any) -> dict[str, Any]:
+    """One of ours, as the engine lists it."""
+    helper = role == "helper"
+    return {
+        "Id": "a" * 64,
+        "Names": ["/quiet_name"],
+        "ImageID": "sha256:image",
+        "State": "running" if helper else "created",
+        "Created": 0,
+        "Command": "sh /spool/control" if helper else "volferry true",
+        "HostConfig": {"NetworkMode": "none"},
+        "Labels": {**LABELS, ROLE: role},
+        "Mounts": [mount("data", "/volumes/data"), *([SPOOL] if helper else [])],
+        **more,
+    }
+
+
+FORGED = {
+    "role alone": listed(Labels={ROLE: "helper"}),
+    "without its owner": listed(Labels={ROLE: "helper", RUN: LABELS[RUN]}),
+    "of a run that is none": listed(Labels={**LABELS, RUN: "x"}),
+    "of an owner that is none": listed(Labels={**LABELS, OWNER: ""}),
+    "of no kind of ours": listed(Labels={**LABELS, ROLE: "database"}),
+    "with its data elsewhere": listed(Mounts=[mount("data", "/var/lib/data"), SPOOL]),
+    "with a network": listed(HostConfig={"NetworkMode": "bridge"}),
+    "with a program of its own": listed(Command="postgres"),
+    "without what all helpers have": listed(Mounts=[mount("data", "/volumes/data")]),
+    "a carrier that runs": listed("carrier", State="running"),
+    "a carrier with a program": listed("carrier", Command="postgres"),
+}
+
+
+class Api:
+    """An engine with one container."""
+
+    def __init__(self, container: dict[str, Any], image_labels: dict[str, str] | None = None) -> None:
+        self._container = container
+        self._image_labels = image_labels
+        self.removed: list[str] = []
+
+    def containers(self, **_: Any) -> list[dict[str, Any]]:
+        return [self._container]
+
+    def inspect_container(self, name: str) -> dict[str, Any]:
+        return {"Id": name, "State": {"Status": self._container["State"]}}
+
+    def inspect_image(self, _: str) -> dict[str, Any]:
+        if self._image_labels is None:
+            raise docker.errors.ImageNotFound("no such image")
+        return {"Config": {"Labels": self._image_labels}}
+
+    def inspect_volume(self, name: str) -> dict[str, Any]:
+        return {"Name": name, "Driver": "local"}
+
+    def volumes(self) -> dict[str, Any]:
+        return {"Volumes": [{"Name": "data"}]}
+
+    def remove_container(self, name: str, **_: Any) -> None:
+        self.removed.append(name)
+
+
+class FakeEngine:
+    def __init__(self, container: dict[str, Any], image_labels: dict[str, str] | None = None) -> None:
+        self.api = Api(container, image_labels)
+
+    @staticmethod
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+
+def engine_with(container: dict[str, Any], image_labels: dict[str, str] | None = None) -> tuple[Engine, Api]:
+    engine = FakeEngine(container, image_labels)
+    return cast("Engine", engine), engine.api
+
+
+def reaped(container: dict[str, Any], state: Path, image_labels: dict[str, str] | None = None) -> list[str]:
+    if container["Labels"][ROLE] == "helper":
+        container = {**container, "State": "exited"}
+    engine, api = engine_with(container, image_labels)
+    with begin_run(state) as run:
+        assert reap(engine, state, run.owner) == len(api.removed)
+    return api.removed
+
+
+@pytest.mark.parametrize("role", ["carrier", "helper"])
+def test_ours_use_nothing_and_go_when_their_run_is_dead(tmp_path: Path, role: str) -> None:
+    engine, _ = engine_with(listed(role))
+    assert is_ours(listed(role))
+    assert writers(engine, "data") == []
+    assert [each.uses for each in list_volumes(engine)] == [()]
+    assert reaped(listed(role), tmp_path, {}) == ["a" * 64]
+    assert reaped(listed(role), tmp_path) == ["a" * 64]
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+def test_what_has_our_labels_only_is_a_container_as_any_other(tmp_path: Path, forged: dict[str, Any]) -> None:
+    """It writes, so it is stopped; it uses its volume; and it is not ours to remove, however old it is."""
+    running, _ = engine_with({**forged, "State": "running"})
+    assert [each.id for each in writers(running, "data")] == ["a" * 64]
+    (volume,) = list_volumes(running)
+    assert [use.container for use in volume.uses] == ["quiet_name"]
+    assert reaped(forged, tmp_path, {}) == []
+
+
+@pytest.mark.parametrize("role", ["carrier", "helper"])
+def test_what_has_them_from_its_image_is_never_removed(tmp_path: Path, role: str) -> None:
+    """Whatever it looks like: everybody may have made an image of one of ours."""
+    assert reaped(listed(role), tmp_path, {**LABELS, ROLE: role}) == []
