@@ -22,12 +22,14 @@ CONFINED: dict[str, Any] = {
 }
 
 
-def ran(world: World, image: str, *arguments: str, **more: Any) -> tuple[int, str]:
+def ran(
+    world: World, image: str, *arguments: str, network_mode: str = "none", **more: Any
+) -> tuple[int, str]:
     """Exit code of `docker run`, and what was said. The engine's socket is there, as the image expects it."""
     container = world.client.containers.create(
         image,
         list(arguments),
-        network_mode="none",
+        network_mode=network_mode,
         volumes=[f"{socket(world)}:/var/run/docker.sock", f"{world.volume()}:/var/lib/volferry"],
         **more,
     )
@@ -63,6 +65,24 @@ def test_it_has_all_that_a_backup_needs(world: World, image: str, user: str) -> 
     assert re.search(r"channel: FIFO, (volume subpath|bind mount of the run's directory)\n", said)
     # the helper's image is the one that it runs in
     assert str(world.client.images.get(image).id) in said
+
+
+@pytest.mark.parametrize("network", ["another's", "the machine's"])
+def test_it_knows_its_own_container_whatever_its_network_is(world: World, image: str, network: str) -> None:
+    """With another container's network, it has that one's name, and its /etc/hosts."""
+    sidecar = world.container(world.volume(), network_disabled=False, network_mode="none")
+    mode = f"container:{sidecar.id}" if network == "another's" else "host"
+    code, said = ran(world, image, "doctor", network_mode=mode, **CONFINED)
+    assert code == 0, said
+    assert "channel: FIFO" in said
+    assert str(world.client.images.get(image).id) in said
+    assert "cannot tell" not in said
+
+
+def test_where_it_cannot_know_its_own_container_it_says_so(world: World, image: str) -> None:
+    _, said = ran(world, image, "doctor", environment={"VOLFERRY_CONTAINER": "gone"}, **CONFINED)
+    assert "note  engine: volferry runs in a container, but cannot tell which one" in said
+    assert "channel: stream: no bind mount of the run's directory" in said
 
 
 def test_without_the_socket_it_says_what_is_missing(world: World, image: str) -> None:

@@ -12,7 +12,7 @@ from volferry import __version__
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json
 from volferry.cli.text import count_text, size_text
-from volferry.errors import DamagedObject, NoSuchStore, VolferryError
+from volferry.errors import DamagedObject, EngineError, NoSuchStore, VolferryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -77,11 +77,21 @@ def _tried(name: str, check: Callable[[], str | tuple[str, tuple[str, ...]]]) ->
         return _Check(name, False, str(error))
 
 
-def _engine(session: Session) -> str:
+def _engine(session: Session) -> tuple[str, tuple[str, ...]]:
+    from volferry.engine.own import check_own_container, own_container  # noqa: PLC0415
+
     api_version = str(session.engine.api.version().get("ApiVersion", "0.0"))
     if tuple(int(part) for part in api_version.split(".")) < _OLDEST_API:
         raise VolferryError(f"Docker {session.engine.version} is too old: 20.10 or later is needed")
-    return f"Docker {session.engine.version} at {session.engine.url}, host name in the store: {session.host}"
+    notes: list[str] = []
+    try:
+        check_own_container(session.engine, own_container(session.engine))
+    except EngineError as error:
+        notes.append(str(error))
+    detail = (
+        f"Docker {session.engine.version} at {session.engine.url}, host name in the store: {session.host}"
+    )
+    return detail, tuple(notes)
 
 
 def _state(session: Session) -> str:

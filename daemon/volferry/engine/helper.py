@@ -152,13 +152,18 @@ def _shares(engine: Engine, run: Run, settings: HelperSettings) -> tuple[list[Sh
     """Ways to share a new directory with a helper: that one, and nothing else of ours. The reason, if there are none."""
     if settings.channel == "stream":
         return [], "helper.channel says so"
-    if settings.channel == "auto" and not engine.shares_our_kernel:
+    if settings.channel == "auto" and not (engine.shares_our_kernel or _is_beside_us(engine, settings)):
         return [], "the engine is on another machine, or in a virtual one"
     directory = run.share()
     if settings.own is None:
         return [Share.by_bind(directory, directory, _SPOOL)], ""
     shares = settings.own.shares(directory, _SPOOL, version_of(engine))
     return shares, f"{run.directory} is in no volume or directory of this container that a helper could have"
+
+
+def _is_beside_us(engine: Engine, settings: HelperSettings) -> bool:
+    """An engine that runs our own container is on our machine, by whatever way it is reached: a proxy may listen on a port."""
+    return settings.own is not None and engine.info.get("OperatingSystem") != "Docker Desktop"
 
 
 @contextmanager

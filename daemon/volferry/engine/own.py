@@ -1,9 +1,13 @@
-"""The container that volferry itself runs in, if it does: its image is the helper's, its mounts say what can be shared."""
+"""The container that volferry itself runs in, if it does: its image is the helper's, its mounts say what can be shared, and it is never
+stopped. So it must be the right one: with `network_mode: container:X` the files of the network, and the host name, are those of X.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,14 +16,24 @@ import docker.errors
 from docker.types import Mount
 
 from volferry.engine.client import Engine, translated
+from volferry.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import PurePath
 
-# The engine's files for a container (hostname, hosts, resolv.conf) are mounted from .../containers/<id>/.
-_ID_IN_MOUNTINFO = re.compile(r"/containers/([0-9a-f]{64})/")
+CONTAINER_VARIABLE = "VOLFERRY_CONTAINER"
+NO_CONTAINER = "none"  # its value, where what we run in is no container of any engine that we work with
 
+# The engine's files for a container's network are mounted from .../containers/<id>/ (Podman: overlay-containers).
+_NETWORK_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+_ID_IN_PATH = re.compile(r"containers/([0-9a-f]{64})/")
+_ID_IN_CGROUP = re.compile(r"[0-9a-f]{64}")
+_UPPER_LAYER = re.compile(r"[ ,]upperdir=([^ ,]+)")  # of overlay
+_OCTAL = re.compile(r"\\([0-7]{3})")  # blanks and the like, in mountinfo
+_MARKS = ("/.dockerenv", "/run/.containerenv")
+
+Document = dict[str, Any]
 
 # Docker 26. Before that, volumes are mounted as a whole.
 _SUBPATH_API = (1, 45)
@@ -64,30 +78,132 @@ class OwnContainer:
         return found
 
 
-def own_container(engine: Engine) -> OwnContainer | None:
-    """None where volferry runs on a host, or in a container of another engine."""
-    for candidate in _candidates():
-        with translated("looking for our own container"):
-            try:
-                found = engine.api.inspect_container(candidate)
-            except docker.errors.NotFound:
-                continue
-        if found.get("State", {}).get("Running") and _is_us(found):
-            return OwnContainer(found["Id"], found["Image"], found["Mounts"])
-    return None
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a process can see of the container that it runs in."""
+
+    in_container: bool
+    host_name: str
+    root: str  # the line of mountinfo that is about `/`
+    mounted: frozenset[str]  # where something is mounted
+    network_ids: tuple[str, ...]  # of the container that our network's files belong to
+    control_ids: frozenset[str]  # of the container that our control groups are named for
+
+    @classmethod
+    def seen(cls) -> Surroundings:
+        lines = [line.split(" ") for line in _lines("/proc/self/mountinfo")]
+        files = [fields[3] for fields in lines if fields[4] in _NETWORK_FILES]
+        # The last one of a nested path is the innermost.
+        groups = [_ID_IN_CGROUP.findall(line)[-1:] for line in _lines("/proc/self/cgroup")]
+        return cls(
+            in_container=any(Path(mark).exists() for mark in _MARKS),
+            host_name=socket.gethostname(),
+            # what is mounted last is what there is
+            root=next((" ".join(fields) for fields in reversed(lines) if fields[4] == "/"), ""),
+            mounted=frozenset(_OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[4]) for fields in lines),
+            network_ids=tuple(dict.fromkeys(each for file in files for each in _ID_IN_PATH.findall(file))),
+            control_ids=frozenset(each for found in groups for each in found),
+        )
 
 
-def _candidates() -> list[str]:
+def own_container(engine: Engine, here: Surroundings | None = None) -> OwnContainer | None:
+    """None where volferry runs on a host, in a container of another engine, or in one that it cannot tell from others."""
+    here = here or Surroundings.seen()
+    chosen = os.environ.get(CONTAINER_VARIABLE, "")
+    with translated("looking for our own container"):
+        if chosen:
+            found = _running(engine, chosen) if chosen != NO_CONTAINER else None
+        else:
+            found = _found(engine, here) if here.in_container else None
+    return OwnContainer(found["Id"], found["Image"], found.get("Mounts") or []) if found else None
+
+
+def check_own_container(engine: Engine, own: OwnContainer | None, here: Surroundings | None = None) -> None:
+    """Before containers are stopped. Raises EngineError where one of them might be the one that volferry itself runs in."""
+    here = here or Surroundings.seen()
+    if (
+        own is None
+        and here.in_container
+        and os.environ.get(CONTAINER_VARIABLE, "") != NO_CONTAINER
+        and _is_outside(engine)
+    ):
+        raise EngineError(
+            f"volferry runs in a container, but cannot tell which one of {engine.url} it is, and stops none, for it might be that one: "
+            f"set {CONTAINER_VARIABLE} to its name, or to {NO_CONTAINER} if another engine runs it"
+        )
+
+
+def _found(engine: Engine, here: Surroundings) -> Document | None:
+    """By what no two containers have in common, or else the only one that looks like ours among those with our network."""
+    possible: list[Document] = []
+    for name in dict.fromkeys([*here.control_ids, *here.network_ids, here.host_name]):
+        found = _running(engine, name)
+        if found is None:
+            continue
+        if _is_us(found, here):
+            return found
+        if name != here.host_name:  # which may be the name of another one
+            possible.append(found)
+    for each in engine.api.containers():
+        mode = str((each.get("HostConfig") or {}).get("NetworkMode"))
+        if here.network_ids and not mode.startswith("container:"):
+            continue
+        found = _running(engine, each["Id"])
+        if found is None:
+            continue
+        if _is_us(found, here):
+            return found
+        if mode.removeprefix("container:") in here.network_ids:
+            possible.append(found)
+    possible = [each for each in possible if _is_us(each, here) is None and _mounted(each) <= here.mounted]
+    most = max((len(_mounted(each)) for each in possible), default=0)
+    likely = [each for each in possible if len(_mounted(each)) == most]
+    return likely[0] if len(likely) == 1 else None
+
+
+def _running(engine: Engine, name: str) -> Document | None:
     try:
-        ids = _ID_IN_MOUNTINFO.findall(Path("/proc/self/mountinfo").read_text())
+        found: Document = engine.api.inspect_container(name)
+    except docker.errors.NotFound:
+        return None
+    return found if (found.get("State") or {}).get("Running") else None
+
+
+def _is_us(found: Document, here: Surroundings) -> bool | None:
+    """None where that cannot be said: an engine need not tell where a container's files are."""
+    driver = (found.get("GraphDriver") or {}).get("Data") or {}
+    # zfs, devicemapper
+    if found["Id"] in here.control_ids or any(
+        driver.get(name) and driver[name] in here.root for name in ("Dataset", "DeviceName")
+    ):
+        return True
+    layer = _UPPER_LAYER.search(here.root)
+    if layer is None or not driver.get("UpperDir"):
+        return None
+    # Below the engine's directory, if all of it would be too long for the kernel.
+    return f"/{driver['UpperDir']}".endswith("/" + layer[1].lstrip("/"))
+
+
+def _mounted(found: Document) -> frozenset[str]:
+    return frozenset(str(mount.get("Destination")) for mount in found.get("Mounts") or [])
+
+
+def _is_outside(engine: Engine) -> bool:
+    """Whether the engine's socket is that of a process which we cannot see: it came into our container from outside."""
+    if not engine.shares_our_kernel:
+        return False
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(engine.url.removeprefix("unix://"))
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return False
+    process, _, _ = struct.unpack("3i", credentials)
+    return bool(process == 0)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
     except OSError:
-        ids = []
-    in_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
-    return list(dict.fromkeys([*ids, *([socket.gethostname()] if in_container else [])]))
-
-
-def _is_us(found: dict[str, Any]) -> bool:
-    """A host sees the mounts of its containers too: only in a container is the host name that of its settings."""
-    return (
-        bool(found.get("Config", {}).get("Hostname") == socket.gethostname()) and Path("/.dockerenv").exists()
-    )
+        return []
