@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from dataclasses import replace
@@ -33,13 +34,15 @@ ELSEWHERE = {
 }
 
 
-def options_of(file: Path) -> list[str]:
+def options_of(file: Path, mark: str = "-") -> list[str]:
     """Those of the proxy, as a compose file has them."""
-    return re.findall(r"^      - '?(-[a-zA-Z]+(?:=.*?)?)'?$", file.read_text(), re.MULTILINE)
+    return re.findall(rf"^      {mark} '?(-[a-zA-Z]+(?:=.*?)?)'?$", file.read_text(), re.MULTILINE)
 
 
-def allowed() -> Options:
-    return Options.parse(options_of(COMPOSE_FILE))
+def allowed(*, restores: bool = False) -> Options:
+    """With what the file offers for restores into new volumes, or as it is."""
+    offered = options_of(COMPOSE_FILE, "#-") if restores else []
+    return Options.parse([*options_of(COMPOSE_FILE), *offered])
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def proxy(world: World, tmp_path: Path) -> Iterator[ApiProxy]:
     # pytest's own directories have longer paths than a socket may have
     with TemporaryDirectory(prefix="volferry-proxy-") as place:
         options = replace(
-            allowed(),
+            allowed(restores=True),
             listen=Path(place) / "docker.sock",
             engine=Path(world.engine.docker_host.removeprefix("unix://")),
             directories=(str(tmp_path),),
@@ -98,7 +101,8 @@ def test_what_volferry_does_is_let_through_and_it_needs_all_of_that(
 def everything_allowed() -> set[tuple[str, str]]:
     """What the patterns let through, spelled out."""
     found: set[tuple[str, str]] = set()
-    for method, pattern in allowed().paths.items():
+    patterns = [(method, each) for method, found in allowed(restores=True).paths.items() for each in found]
+    for method, pattern in patterns:
         text = pattern.pattern.removeprefix("(/v[0-9.]+)?")
         found |= {(method, path) for path in spelled_out(re.sub(r"\[[^\]]+\]\+", "ID", text))}
     return found
@@ -131,6 +135,8 @@ def spelled_out(pattern: str) -> set[str]:
         *(("POST", f"{what}/prune") for what in ("containers", "volumes", "images", "build", "networks")),
         ("POST", "services/create"),
         ("PUT", "containers/a/archive"),
+        ("POST", "volumes/create"),
+        ("DELETE", "volumes/a"),
         ("DELETE", "images/a"),
         ("DELETE", "services/a"),
         ("DELETE", "networks/a"),
@@ -154,6 +160,19 @@ def test_no_directory_of_the_machine_is_mounted() -> None:
     ):
         body = f'{{"HostConfig": {{{settings}}}}}'.encode()
         assert options.refusal("POST", "/v1.41/containers/create", body) == 403
+
+
+def test_nor_as_a_volume() -> None:
+    """Not even where restores make volumes. Disks are another matter, of which the file says that nothing keeps them out."""
+    driver = {"o": "bind", "type": "none", "device": "/"}
+    options = allowed(restores=True)
+    assert options.refusal("POST", "/volumes/create", b'{"Name": "copy"}') is None
+    assert options.refusal("POST", "/volumes/create", json.dumps({"DriverOpts": driver}).encode()) == 403
+    mount = {"Type": "volume", "Target": "/host", "VolumeOptions": {"DriverConfig": {"Options": driver}}}
+    body = json.dumps({"HostConfig": {"Mounts": [mount]}}).encode()
+    assert options.refusal("POST", "/containers/create", body) == 403
+    body = json.dumps({"HostConfig": {"VolumesFrom": ["any"]}}).encode()
+    assert options.refusal("POST", "/containers/create", body) == 403
 
 
 def test_what_is_refused_is_said(world: World, proxy: ApiProxy) -> None:

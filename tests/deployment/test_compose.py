@@ -194,7 +194,7 @@ def test_where_nothing_can_be_shared_its_helpers_are_reached_by_streams(
 ) -> None:
     """An engine that mounts no parts of volumes, behind a proxy that lets no directory be mounted."""
     shop.up()
-    uploads, copy = shop.volume("uploads"), world.name()
+    uploads, copy = shop.volume("uploads"), world.volume()
     (world.data(uploads) / "one").write_text("1")
     project = proxied(world, image, tmp_path)
     project.up()
@@ -237,7 +237,7 @@ def test_behind_a_proxy_it_needs_neither_the_socket_nor_root(
     world: World, shop: Project, behind_a_proxy: Project
 ) -> None:
     shop.up()
-    uploads, copy = shop.volume("uploads"), world.name()
+    uploads, copy = shop.volume("uploads"), world.volume()  # it may make none
     (world.data(uploads) / "one").write_text("1")
     behind_a_proxy.up()
     await_true(lambda: bool(backups(behind_a_proxy, uploads)))

@@ -34,12 +34,13 @@ class Options:
     listen: Path
     mode: int
     engine: Path
-    paths: dict[str, re.Pattern[str]]  # by method; all of a path must fit
+    paths: dict[str, list[re.Pattern[str]]]  # by method; all of a path must fit one
     directories: tuple[str, ...]  # that may be mounted; all may where there are none
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Options:
         given: dict[str, str] = {}
+        paths: dict[str, list[re.Pattern[str]]] = {}
         for argument in arguments:
             name, _, value = argument.removeprefix("-").partition("=")
             known = {f"allow{method}" for method in _METHODS} | _OTHERS
@@ -51,16 +52,15 @@ class Options:
             }
             if not argument.startswith("-") or name not in known or name in given:
                 raise ValueError(f"{argument}: no option, or a second time")
-            given[name] = value
+            if name.removeprefix("allow") in _METHODS:
+                paths.setdefault(name.removeprefix("allow"), []).append(re.compile(value, re.ASCII))
+            else:
+                given[name] = value
         return cls(
             listen=Path(given["proxysocketendpoint"]),
             mode=int(given.get("proxysocketendpointfilemode", "0o600"), 0),
             engine=Path(given.get("socketpath", "/var/run/docker.sock")),
-            paths={
-                method: re.compile(given[f"allow{method}"], re.ASCII)
-                for method in _METHODS
-                if f"allow{method}" in given
-            },
+            paths=paths,
             directories=tuple(filter(None, given.get("allowbindmountfrom", "").split(","))),
         )
 
@@ -69,23 +69,39 @@ class Options:
         if method not in self.paths:
             return 405
         path = unquote(urlsplit(target).path)
-        if not self.paths[method].fullmatch(path):
+        if not any(pattern.fullmatch(path) for pattern in self.paths[method]):
             return 403
-        if method == "POST" and path.endswith("/containers/create") and not self._may_mount(body):
+        if method == "POST" and self.directories and not self._may_mount(path, body):
             return 403
         return None
 
-    def _may_mount(self, body: bytes) -> bool:
-        settings = json.loads(body).get("HostConfig") or {}
-        sources = [
-            *(bind.partition(":")[0] for bind in settings.get("Binds") or []),
-            *(mount["Source"] for mount in settings.get("Mounts") or [] if mount["Type"] == "bind"),
-        ]
-        return not self.directories or all(
+    def _may_mount(self, path: str, body: bytes) -> bool:
+        """As version 1.13 has it: what a container would have from others is not known, and so refused."""
+        if path.endswith("/volumes/create"):
+            asked = json.loads(body)
+            sources = [_bound(asked.get("Driver"), asked.get("DriverOpts"))]
+        elif path.endswith("/containers/create"):
+            settings = json.loads(body).get("HostConfig") or {}
+            if settings.get("VolumesFrom"):
+                return False
+            sources = [bind.partition(":")[0] for bind in settings.get("Binds") or []]
+            for mount in settings.get("Mounts") or []:
+                driver = (mount.get("VolumeOptions") or {}).get("DriverConfig") or {}
+                bound = _bound(driver.get("Name"), driver.get("Options"))
+                sources.append(mount["Source"] if mount["Type"] == "bind" else bound)
+        else:
+            return True
+        return all(
             any(source == each or source.startswith(f"{each}/") for each in self.directories)
             for source in sources
             if source.startswith("/")
         )
+
+
+def _bound(driver: str | None, options: dict[str, str] | None) -> str:
+    """The directory that a volume of the local driver is a bind mount of; other devices are let through."""
+    binds = {"bind", "rbind"} & {each.strip() for each in (options or {}).get("o", "").split(",")}
+    return (options or {}).get("device", "") if binds and driver in {None, "", "local"} else ""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Carrier and helper: two containers by which volumes are read and written.
 
-The carrier mounts the volumes at `/volumes/<name>` and is never started. The helper gets them from it with
-`--volumes-from`, and nothing else of the machine: no network, a read-only root, and few capabilities.
+The carrier mounts the volumes at `/volumes/<name>` and is never started: it holds them while the ways to a helper are tried. The
+helper mounts the same, and nothing else of the machine: no network, a read-only root, and few capabilities.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _containers(
             cleanup.callback(remove_container, engine, carrier)
             _check_unchanged(engine, volumes)
         make = partial(
-            _one_helper, engine, settings, carrier, {**labels, ROLE: "helper"}, what=what, write=write
+            _one_helper, engine, settings, volumes, {**labels, ROLE: "helper"}, what=what, write=write
         )
         shares, why_not = _shares(engine, run, settings)
         for share in shares:
@@ -170,7 +170,7 @@ def _is_beside_us(engine: Engine, settings: HelperSettings) -> bool:
 def _one_helper(
     engine: Engine,
     settings: HelperSettings,
-    carrier: str,
+    volumes: Sequence[Volume | HostPath],
     labels: dict[str, str],
     share: Share | None,
     way: str,
@@ -190,10 +190,13 @@ def _one_helper(
             helper_id = _create_helper(
                 engine,
                 settings,
-                carrier,
                 labels,
                 fifo.shell if fifo else SHELL,
-                [share.mount if share else Mount(_SPOOL, None, type="volume")],
+                # Not from the carrier: proxies that look at mounts refuse what they cannot see.
+                [
+                    *_mounts(volumes, write=write),
+                    share.mount if share else Mount(_SPOOL, None, type="volume"),
+                ],
                 write=write,
             )
         after_helper = cleanup.enter_context(ExitStack())
@@ -303,7 +306,6 @@ def remove_container(engine: Engine, container_id: str) -> None:
 def _create_carrier(
     engine: Engine, image: str, volumes: Sequence[Volume | HostPath], labels: dict[str, str], *, write: bool
 ) -> str:
-    mounts = [_mount(volume, write=write) for volume in volumes]
     api = engine.api
     found = api.create_container(
         image,
@@ -311,10 +313,14 @@ def _create_carrier(
         labels=labels,
         network_disabled=True,
         host_config=api.create_host_config(
-            mounts=mounts, network_mode="none", log_config=LogConfig(type="none")
+            mounts=_mounts(volumes, write=write), network_mode="none", log_config=LogConfig(type="none")
         ),
     )
     return str(found["Id"])
+
+
+def _mounts(volumes: Sequence[Volume | HostPath], *, write: bool) -> list[Mount]:
+    return [_mount(volume, write=write) for volume in volumes]
 
 
 def _mount(volume: Volume | HostPath, *, write: bool) -> Mount:
@@ -345,17 +351,15 @@ def _check_unchanged(engine: Engine, volumes: Sequence[Volume | HostPath]) -> No
 def _create_helper(
     engine: Engine,
     settings: HelperSettings,
-    carrier: str,
     labels: dict[str, str],
     command: list[str],
-    mounts: list[Mount],
+    mounts: Sequence[Mount],
     *,
     write: bool,
 ) -> str:
     api = engine.api
     host_config: dict[str, Any] = api.create_host_config(
-        mounts=mounts,
-        volumes_from=[f"{carrier}:{'rw' if write else 'ro'}"],
+        mounts=list(mounts),
         network_mode="none",
         read_only=True,
         cap_drop=["ALL"],
