@@ -4,6 +4,7 @@
     ├── UsageError                     2   a value on the command line cannot be used
     │   └── ConfigError                2   the configuration cannot be used
     ├── VolumeBusy                     1   another run is at work on the same volume's backups
+    ├── DaemonRuns                     1   another daemon works with the same state directory
     ├── PathExists                     1   what would be restored is in its place already
     ├── DamagedArchive                 1   what is to be imported is no tar, or a damaged one
     ├── DowntimeExceeded               1   services were brought back before the backup was done
@@ -12,6 +13,7 @@
     ├── EngineError                    1   the Docker engine said no, or is not there
     │   ├── NoSuchEngine               2   what is no engine's address, and no Docker context
     │   ├── EngineUnreachable
+    │   ├── EngineBusy                     another volferry has containers of it stopped
     │   ├── NoSuchVolume
     │   ├── NoSuchContainer
     │   ├── NotUp                          what was stopped is gone, and does not come back
@@ -107,6 +109,10 @@ class VolumeBusy(VolferryError):
     pass
 
 
+class DaemonRuns(VolferryError):
+    pass
+
+
 class PathExists(VolferryError):
     pass
 
@@ -132,6 +138,10 @@ class NoSuchEngine(EngineError):
 
 
 class EngineUnreachable(EngineError):
+    pass
+
+
+class EngineBusy(EngineError):
     pass
 
 

@@ -45,6 +45,7 @@ def doctor(
         _tried("engine", lambda: _engine(session)),
         _tried("state directory", lambda: _state(session)),
         _tried("helper", lambda: _helper(session)),
+        _tried("other volferrys", lambda: _others(session)),
         _tried("store", lambda: _store(session, None)),
         *(_tried(f"store {name}", partial(_store, session, name)) for name in _other_directories(session)),
     ]
@@ -116,6 +117,17 @@ def _helper(session: Session) -> str:
             if process.wait():
                 raise VolferryError(f"image {settings.image} lacks one of {', '.join(PROGRAMS)}")
             return f"image {settings.image}, channel: {helper.way}"
+
+
+def _others(session: Session) -> tuple[str, tuple[str, ...]]:
+    """Volferrys with another state directory. Each keeps to itself what it does; only what is stopped is known to all."""
+    from volferry.engine.others import others  # noqa: PLC0415
+    from volferry.engine.own import own_container  # noqa: PLC0415
+
+    with session.run() as run:
+        own = own_container(session.engine)
+        found = others(session.engine, run.owner, [own.id] if own else [])
+    return f"{len(found) or 'none'} seen on this engine", tuple(found)
 
 
 def _other_directories(session: Session) -> list[str]:

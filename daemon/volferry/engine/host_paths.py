@@ -11,7 +11,7 @@ import docker.errors
 from docker.types import Mount
 
 from volferry.engine.client import Engine, explanation, translated
-from volferry.engine.labels import OWNER, ROLE, RUN
+from volferry.engine.labels import NOBODY, OWNER, ROLE, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Kind = Literal["directory", "file", "other"]
 
 _PLACE = "/volumes/path"
-_NOBODY = "0" * 16  # if we die before it is removed, any run may remove it
 
 # Go's os.FileMode.
 _DIRECTORY = 1 << 31
@@ -34,7 +33,7 @@ def kind_of_path(engine: Engine, image: str, path: str) -> Kind | None:
             found = api.create_container(
                 image,
                 command=["true"],
-                labels={ROLE: "carrier", RUN: secrets.token_hex(6), OWNER: _NOBODY},
+                labels={ROLE: "carrier", RUN: secrets.token_hex(6), OWNER: NOBODY},
                 network_disabled=True,
                 host_config=api.create_host_config(mounts=[Mount(_PLACE, path, type="bind", read_only=True)]),
             )

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROLE = "volferry.role"  # carrier, helper
+ROLE = "volferry.role"  # carrier, helper, lock
 IMAGE = "volferry.image"  # helper; not a role, for a container has the labels of its image
 RUN = "volferry.run"  # the run that made it
 OWNER = "volferry.owner"  # the state directory of the volferry that made it
 INCOMPLETE = "volferry.incomplete"  # on a container that mounts a volume whose migration has not ended
+
+NOBODY = "0" * 16  # an owner: what is left of it is anybody's to remove
 
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 _OWNER_ID = re.compile(r"[0-9a-f]{16}")
@@ -22,14 +24,14 @@ _PLACES = ("/volumes/", "/spool")
 def labelled_as_ours(labels: Mapping[str, str]) -> bool:
     """Whether a container has all labels that we give to one. So may others: everybody can write labels, also into an image."""
     return (
-        labels.get(ROLE) in {"carrier", "helper"}
+        labels.get(ROLE) in {"carrier", "helper", "lock"}
         and _RUN_ID.fullmatch(labels.get(RUN, "")) is not None
         and _OWNER_ID.fullmatch(labels.get(OWNER, "")) is not None
     )
 
 
 def is_ours(listed: Mapping[str, Any]) -> bool:
-    """Whether a container, as the engine lists it, is a carrier or a helper: it has the labels, and looks like one. What an image says of itself
+    """Whether a container, as the engine lists it, is a carrier, a helper or a lock: it has the labels, and looks like one. What an image says of itself
     makes no container one: it has no say in what is mounted where, nor in the network.
     """
     labels = listed.get("Labels") or {}
@@ -40,6 +42,7 @@ def is_ours(listed: Mapping[str, Any]) -> bool:
     if network != "none" or not all(place.startswith(_PLACES) for place in places):
         return False
     command = str(listed.get("Command", ""))
-    if labels[ROLE] == "carrier":
-        return command.endswith("true") and listed.get("State") in {"created", "removing", "dead"}
-    return command.startswith("sh ") and "/spool" in places
+    if labels[ROLE] == "helper":
+        return command.startswith("sh ") and "/spool" in places
+    never_started = listed.get("State") in {"created", "removing", "dead"}
+    return command.endswith("true") and never_started and not (labels[ROLE] == "lock" and places)

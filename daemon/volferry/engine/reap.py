@@ -12,7 +12,7 @@ from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
 from volferry.run import is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 # Runs of another volferry on this engine cannot be asked. Its helper ends with it, so a run of which no helper runs,
@@ -22,22 +22,33 @@ _FOREIGN_SECONDS = 3600
 
 def reap(engine: Engine, state_directory: Path, owner: str) -> int:
     """Returns how many containers were removed. Living runs, of whoever, keep theirs."""
-    with translated("looking for left-overs"):
-        found = engine.api.containers(all=True, filters={"label": [ROLE]})
-    running = {each["Labels"].get(RUN) for each in found if each.get("State") == "running"}
     removed = 0
-    for each in filter(is_ours, found):
-        run_id = each["Labels"].get(RUN, "")
-        if each["Labels"].get(OWNER) == owner:
+    for each in left_over(engine, state_directory, owner):
+        remove_container(engine, each["Id"])
+        removed += 1
+    return removed
+
+
+def left_over(engine: Engine, state_directory: Path, owner: str) -> Iterator[dict[str, Any]]:
+    """Containers of dead runs, as the engine lists them."""
+    found = own_containers(engine)
+    running = {each["Labels"][RUN] for each in found if each.get("State") == "running"}
+    for each in found:
+        run_id = each["Labels"][RUN]
+        if each["Labels"][OWNER] == owner:
             dead = not is_alive(state_directory, run_id)
         else:
             dead = (
                 run_id not in running and engine.now().timestamp() - each.get("Created", 0) > _FOREIGN_SECONDS
             )
         if dead and not _labelled_by_image(engine, each):
-            remove_container(engine, each["Id"])
-            removed += 1
-    return removed
+            yield each
+
+
+def own_containers(engine: Engine) -> list[dict[str, Any]]:
+    """All that a volferry has made on the engine, this one or another, as the engine lists them."""
+    with translated("looking for left-overs"):
+        return [each for each in engine.api.containers(all=True, filters={"label": [ROLE]}) if is_ours(each)]
 
 
 def _labelled_by_image(engine: Engine, listed: Mapping[str, Any]) -> bool:

@@ -1,0 +1,109 @@
+"""One volferry at a time has containers of an engine stopped, whatever its state directory is: one in a container and one on the host, say. Each
+would take what the other has stopped for what does not run, and one would start what the other is reading.
+
+The lock is a container with a fixed name, which is never started: an engine gives a name once.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import docker.errors
+from docker.types import LogConfig
+
+from volferry.engine.client import Engine, translated
+from volferry.engine.helper import remove_container
+from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
+from volferry.engine.reap import left_over
+from volferry.errors import EngineBusy, EngineError
+from volferry.interrupts import held_back
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from volferry.run import Run
+
+LOCK_NAME = "volferry-standstill"
+_WHAT = "taking the engine's lock"
+_LOOK_SECONDS = 2.0
+
+
+@contextmanager
+def engine_lock(
+    engine: Engine,
+    image: str,
+    run: Run,
+    state_directory: Path,
+    *,
+    seconds: float,
+    note: Callable[[str], object] = lambda _: None,
+) -> Iterator[None]:
+    """Held until the end of the block. Waits for another volferry for so long, and says so by `note`; what a dead one has left is
+    removed. `image` is the helper's.
+
+    Raises EngineBusy, and EngineError.
+    """
+    lock = _taken(engine, image, run, state_directory, time.monotonic() + seconds, note)
+    try:
+        yield
+    finally:
+        with held_back():
+            remove_container(engine, lock)
+
+
+def _taken(
+    engine: Engine, image: str, run: Run, state_directory: Path, until: float, note: Callable[[str], object]
+) -> str:
+    told = False
+    while True:
+        with held_back():
+            lock = _created(engine, image, run)
+        if lock is not None:
+            return lock
+        holder = _holder(engine)
+        if holder is None:  # it has just been removed
+            continue
+        if not is_ours(holder):
+            raise EngineError(
+                f"container {LOCK_NAME} on {engine.url} is none of volferry's, and has the name of its lock: rename or remove it"
+            )
+        if any(each["Id"] == holder["Id"] for each in left_over(engine, state_directory, run.owner)):
+            remove_container(engine, holder["Id"])
+            continue
+        labels = holder["Labels"]
+        words = f"another volferry (state directory {labels[OWNER]}, run {labels[RUN]}) has containers of {engine.url} stopped"
+        if time.monotonic() >= until:
+            raise EngineBusy(f"{words}: wait for its end, or remove container {LOCK_NAME} if it is dead")
+        if not told:
+            note(f"waiting: {words}")
+            told = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def _created(engine: Engine, image: str, run: Run) -> str | None:
+    """Its id; None if there is one."""
+    api = engine.api
+    with translated(_WHAT):
+        try:
+            found = api.create_container(
+                image,
+                command=["true"],
+                name=LOCK_NAME,
+                labels={ROLE: "lock", RUN: run.id, OWNER: run.owner},
+                network_disabled=True,
+                host_config=api.create_host_config(network_mode="none", log_config=LogConfig(type="none")),
+            )
+        except docker.errors.APIError as error:
+            if error.status_code == 409:
+                return None
+            raise
+    return str(found["Id"])
+
+
+def _holder(engine: Engine) -> dict[str, Any] | None:
+    with translated(_WHAT):
+        found = engine.api.containers(all=True, filters={"name": f"^/?{LOCK_NAME}$"})
+    return next((each for each in found if f"/{LOCK_NAME}" in (each.get("Names") or [])), None)
