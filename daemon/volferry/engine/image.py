@@ -23,6 +23,7 @@ from volferry.errors import HelperImageError, reason
 REPOSITORY = "volferry-helper"
 # With these it can also say where a large file has changed; without, that is read whole.
 _PYTHON_HOME = "opt/volferry"  # as in our own image
+_KEPT_IMAGES = 2  # besides the one in use
 _VERSION = 5  # of how the image is made
 PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync", "chmod", "mkdir")
 _SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -76,14 +77,20 @@ def _check_architecture(engine: Engine) -> None:
 
 
 def _remove_older(engine: Engine, tag: str) -> None:
-    """Images made from programs that the host has since replaced; those still in use stay."""
-    for image in engine.api.images(name=REPOSITORY):
-        for other in image.get("RepoTags") or []:
-            if other != tag:
-                try:
-                    engine.api.remove_image(other)
-                except docker.errors.APIError:
-                    continue
+    """Images made from programs that the host has since replaced; those still in use stay. So do the newest of the others: they may be those of
+    another volferry on this engine, with another Python, which would make its own again at each of its runs, and remove ours.
+    """
+    others = [
+        (image.get("Created", 0), other)
+        for image in engine.api.images(name=REPOSITORY)
+        for other in image.get("RepoTags") or []
+        if other != tag
+    ]
+    for _, other in sorted(others, reverse=True)[_KEPT_IMAGES:]:
+        try:
+            engine.api.remove_image(other)
+        except docker.errors.APIError:
+            continue
 
 
 def _host_programs() -> dict[str, Path]:
