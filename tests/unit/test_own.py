@@ -52,8 +52,11 @@ OUR_MOUNTS = ("/var/run/docker.sock", "/var/lib/volferry")
 class Api:
     def __init__(self, containers: list[dict[str, Any]]) -> None:
         self._containers = containers
+        self.as_podman = False
 
     def containers(self) -> list[dict[str, Any]]:
+        if self.as_podman:
+            return [{**each, "HostConfig": {"NetworkMode": "host"}} for each in self._containers]
         return self._containers
 
     def inspect_container(self, name: str) -> dict[str, Any]:
@@ -100,6 +103,17 @@ def test_one_with_the_network_of_another(layers: str) -> None:
     third = container(THIRD, network=f"container:{OTHER}", layer="/docker/overlay2/c/diff" if told else None)
     for sidecar in (vpn, plain):
         assert found(SHARING if told else SHARING_UNTOLD, sidecar, third, us) == US
+
+
+def test_an_engine_that_lists_all_networks_as_the_machines() -> None:
+    """As Podman does."""
+    engine = FakeEngine(
+        container(OTHER), container(THIRD), container(US, *OUR_MOUNTS, network=f"container:{OTHER}")
+    )
+    engine.api.as_podman = True
+    own = own_container(cast("Engine", engine), SHARING_UNTOLD)
+    assert own
+    assert own.id == US
 
 
 def test_of_two_that_look_the_same_it_is_neither() -> None:

@@ -18,6 +18,7 @@ NOBODY = "0" * 16  # an owner: what is left of it is anybody's to remove
 
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 _OWNER_ID = re.compile(r"[0-9a-f]{16}")
+_NO_NETWORK = {"none", "host"}  # Podman lists all as "host"
 _PLACES = ("/volumes/", "/spool")
 
 
@@ -39,7 +40,7 @@ def is_ours(listed: Mapping[str, Any]) -> bool:
         return False
     network = (listed.get("HostConfig") or {}).get("NetworkMode", "none")
     places = [str(mount.get("Destination")) for mount in listed.get("Mounts") or []]
-    if network != "none" or not all(place.startswith(_PLACES) for place in places):
+    if network not in _NO_NETWORK or not all(place.startswith(_PLACES) for place in places):
         return False
     command = str(listed.get("Command", ""))
     if labels[ROLE] == "helper":

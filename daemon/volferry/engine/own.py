@@ -145,15 +145,15 @@ def _found(engine: Engine, here: Surroundings) -> Document | None:
         if name != here.host_name:  # which may be the name of another one
             possible.append(found)
     for each in engine.api.containers():
-        mode = str((each.get("HostConfig") or {}).get("NetworkMode"))
-        if here.network_ids and not mode.startswith("container:"):
+        # Podman lists all as "host".
+        if here.network_ids and not _network(each).startswith(("container:", "host")):
             continue
         found = _running(engine, each["Id"])
         if found is None:
             continue
         if _is_us(found, here):
             return found
-        if mode.removeprefix("container:") in here.network_ids:
+        if _network(found).removeprefix("container:") in here.network_ids:
             possible.append(found)
     possible = [each for each in possible if _is_us(each, here) is None and _mounted(each) <= here.mounted]
     most = max((len(_mounted(each)) for each in possible), default=0)
@@ -182,6 +182,10 @@ def _is_us(found: Document, here: Surroundings) -> bool | None:
         return None
     # Below the engine's directory, if all of it would be too long for the kernel.
     return f"/{driver['UpperDir']}".endswith("/" + layer[1].lstrip("/"))
+
+
+def _network(described: Document) -> str:
+    return str((described.get("HostConfig") or {}).get("NetworkMode"))
 
 
 def _mounted(found: Document) -> frozenset[str]:
