@@ -141,8 +141,8 @@ _EXTRACT = [
     "--numeric-owner",
     "--same-owner",
     "--preserve-permissions",
-    # The stream is our own and its names are relative; without it, symlinks would first be placeholders.
-    "--absolute-names",
+    # No `--absolute-names`: a symlink that leads up or to the root is an empty file until all else is there, so that no member is ever written
+    # through one that came before it. Whoever could write the volume has had a say in the stream.
     # A directory's time is set when everything below it is there.
     "--delay-directory-restore",
     "--quoting-style=c",
@@ -186,9 +186,6 @@ delete() {
 }
 """
 
-# Whoever could write the volume may have had a say in the names: on a machine's own files, symlinks that lead
-# elsewhere are made last, so that nothing is ever written through one.
-_NOT_HERE = {"--absolute-names"}
 _ROOT_ONLY = {"--same-owner"}
 _ATTRIBUTES = {"--xattrs", "--xattrs-include=*", "--acls", "--selinux"}
 
@@ -237,7 +234,7 @@ def create_command(
 
 
 def extract_command(directory: str, *, flushed: bool = True) -> list[str]:
-    """Reads a tar stream from stdin and puts its entries into `directory`. With `flushed`, what it writes goes to the disk meanwhile."""
+    """Reads a tar stream from stdin and puts its entries into `directory`, and none through a symlink of the stream. With `flushed`, what it writes goes to the disk meanwhile."""
     tar = ["tar", f"--directory={directory}", *_EXTRACT]
     return ["sh", "-c", _SYNCED_SCRIPT, directory, *tar] if flushed else tar
 
@@ -250,13 +247,13 @@ def flush_command(directory: str) -> list[str]:
 
 
 def foreign_extract_command(directory: str, strip: int) -> list[str]:
-    """As `extract_command`, of an archive that others have made: no name in it leads out of the directory. The first `strip` parts of
+    """As `extract_command`, of an archive that others have made. The first `strip` parts of
     each name are left out; a leading `./` or `/` is none.
     """
-    options = [each for each in _EXTRACT if each not in _NOT_HERE]
+    options = _EXTRACT.copy()
     if strip:
-        # Names and targets of hard links, not of symlinks.
-        options += [r"--transform=s,^\(\.\?/\+\)*,,rhS", f"--strip-components={strip}"]
+        # Names and targets of hard links, not of symlinks. Of `a//etc`, a `tar` that leaves out one part would have `/etc`.
+        options += [r"--transform=s,^\(\.\?/\+\)*,,rhS;s,//\+,/,rhSg", f"--strip-components={strip}"]
     tar = ["tar", f"--directory={directory}", *options]
     return ["sh", "-c", _SYNCED_SCRIPT, directory, *tar]
 
@@ -323,5 +320,5 @@ def local_extract_command(directory: str, *, root: bool, attributes: bool = True
     """As `extract_command`, or without `attributes` as `modes_command`, into a directory of this machine; who is not root cannot give
     files away.
     """
-    left_out = _NOT_HERE | (set() if root else _ROOT_ONLY) | (set() if attributes else _ATTRIBUTES)
+    left_out = (set() if root else _ROOT_ONLY) | (set() if attributes else _ATTRIBUTES)
     return ["tar", f"--directory={directory}", *(each for each in _EXTRACT if each not in left_out)]

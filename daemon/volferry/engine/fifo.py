@@ -2,15 +2,18 @@
 
 The helper's first process is a shell that reads its script from a FIFO whose other end we hold: it ends when we do,
 also after `kill -9`. Every command gets FIFOs of its own for stdin, stdout, stderr and its exit status. No end is
-ever opened or awaited in a way that a dead helper could make last for ever.
+ever opened or awaited in a way that a dead helper could make last for ever, and none through a symlink: what runs in the helper may have been
+led to put one there.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
 import shlex
+import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -40,7 +43,7 @@ class FifoChannel:
         self._death: Death | None = None
         self._control_path = self._make("control")
         # Read-write: the open does not wait for the helper, and the helper's does not wait for us.
-        self._control = os.open(self._control_path, os.O_RDWR | os.O_CLOEXEC)
+        self._control = _open(self._control_path, os.O_RDWR)
 
     @property
     def shell(self) -> list[str]:
@@ -83,7 +86,11 @@ class FifoChannel:
     def _make(self, name: str) -> Path:
         path = self._directory / name
         os.mkfifo(path)
-        path.chmod(0o666)  # the helper's root may be another user of ours (user namespaces)
+        descriptor = _open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.fchmod(descriptor, 0o666)  # the helper's root may be another user of ours (user namespaces)
+        finally:
+            os.close(descriptor)
         return path
 
 
@@ -198,7 +205,7 @@ class FifoProcess:
         pause.register(self._death, select.POLLIN)
         while True:
             try:
-                descriptor = os.open(self._stdin_path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                descriptor = _open(self._stdin_path, os.O_WRONLY | os.O_NONBLOCK)
             except OSError:  # ENXIO: nobody reads yet
                 if not self._watcher.is_alive():
                     raise BrokenPipeError from None
@@ -230,9 +237,23 @@ class FifoProcess:
 
 def _open_to_read(path: Path) -> int:
     """Without waiting for a writer. Until there was one, `poll` reports nothing (pipe(7), fifo(7))."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = _open(path, os.O_RDONLY | os.O_NONBLOCK)
     _set_size(descriptor)
     return descriptor
+
+
+def _open(path: Path, flags: int) -> int:
+    """Raises HelperDied if it is not the FIFO that we have made: that is no helper to work with."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENOENT}:
+            raise
+    else:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise HelperDied(f"the channel to the helper is broken: something has taken the place of {path}")
 
 
 def _set_size(descriptor: int) -> None:

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import local_extract_command, sync_command
+from volferry.archive.confined_script import confined_command
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import walk_key
 from volferry.archive.selection import Selection
@@ -173,7 +174,7 @@ def _set_modes(tar: str, directory: Path, entries: Iterable[Entry], log: Extract
     """As `Ground.set_modes`, of the root as well."""
     said = ExtractLog()
     command = local_extract_command(str(directory), root=os.geteuid() == 0, attributes=False)
-    status = _run_tar(tar, command, modes_stream(filter(is_narrow, entries)), said)
+    status = _run_tar(tar, directory, command, modes_stream(filter(is_narrow, entries)), said)
     check_modes(said, status, log)
 
 
@@ -258,7 +259,7 @@ def _modes_in(tar: str, directory: Path) -> SetModes:
     def set_modes(entries: Sequence[Entry]) -> bool:
         command = local_extract_command(str(directory), root=os.geteuid() == 0, attributes=False)
         log = ExtractLog()
-        return have_modes(log, _run_tar(tar, command, modes_stream(entries), log))
+        return have_modes(log, _run_tar(tar, directory, command, modes_stream(entries), log))
 
     return set_modes
 
@@ -273,7 +274,7 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
             yield piece
 
     command = local_extract_command(str(directory), root=os.geteuid() == 0)
-    check_extracted(str(directory), _run_tar(tar, command, looked_at(), log), log, lists, observer)
+    check_extracted(str(directory), _run_tar(tar, directory, command, looked_at(), log), log, lists, observer)
     return log
 
 
@@ -290,13 +291,12 @@ def _sync(directory: Path) -> None:
         )
 
 
-def _run_tar(tar: str, command: list[str], pieces: Iterable[bytes], log: ExtractLog) -> int:
-    """Returns its exit status; `log` gets what it says."""
+def _run_tar(tar: str, directory: Path, command: list[str], pieces: Iterable[bytes], log: ExtractLog) -> int:
+    """Returns its exit status; `log` gets what it says. Where root may make mounts, it changes nothing outside of `directory`, whatever others do in there meanwhile."""
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
-            command,  # it names itself by its first word in its messages
-            executable=tar,
+            confined_command(str(directory), tar, command),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
