@@ -37,6 +37,11 @@ class KnownStores:
         """Whether this machine has never seen a store."""
         return not any(self._directory.glob("*.json"))
 
+    def ids(self) -> frozenset[str]:
+        """Of all that this machine has seen, but for damaged records."""
+        found = (_id_in(path) for path in self._directory.glob("*.json"))
+        return frozenset(each for each in found if each is not None)
+
     def open(self, store: Store, endpoint: str | None) -> Repository:
         """Raises UnknownStore where there never was one, StoreGone where there is none any longer, StoreError where there is another one."""
         path = self._path(store, endpoint)

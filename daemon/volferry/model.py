@@ -188,9 +188,18 @@ class WritableLayer:
 
 
 # vanished: listed, and gone when it was to be read. torn: changed while it was read. unreadable: not in the backup, or
-# not whole. shrunk, rewritten, volatile, unwritten, disturbed, unstopped: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
+# not whole. shrunk, rewritten, volatile, unwritten, disturbed, unstopped, marked: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
 FindingKind = Literal[
-    "vanished", "torn", "unreadable", "shrunk", "rewritten", "volatile", "unwritten", "disturbed", "unstopped"
+    "vanished",
+    "torn",
+    "unreadable",
+    "shrunk",
+    "rewritten",
+    "volatile",
+    "unwritten",
+    "disturbed",
+    "unstopped",
+    "marked",
 ]
 Suspicious = Literal["shrunk", "rewritten"]  # unlike the backup before
 

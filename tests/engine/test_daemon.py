@@ -27,8 +27,11 @@ from tests.engine.test_quiesce import large, state_of, writing
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.world import world_of
+from volferry.archive.restore_mark import sealed_text
 from volferry.archive.sealed import seal, unseal
 from volferry.model import time_of_id
+from volferry.repository import Repository
+from volferry.stores.local import LocalStore
 from volferry.verification_log import VerificationLog
 from volferry.volume_lock import volume_lock
 
@@ -379,8 +382,11 @@ def test_status_knows_schedules_and_volumes_where_the_store_is_gone(
     due, other, removed = world.volume("due", labels=DUE), world.volume("other"), world.volume("removed")
     world.cli.backup(due, other)
     never = world.volume("never", labels=DUE)
+    mark = sealed_text(
+        "host/vol@20261127T222016Z-0dd092", Repository.open(LocalStore(world.store)).id, datetime.now(UTC)
+    )
     for volume in (other, removed):
-        (world.data(volume) / ".volferry-restore-in-progress").touch()
+        (world.data(volume) / ".volferry-restore-in-progress").write_text(mark)
         world.cli("backup", volume).exits(1)
     world.remove(removed)
     world.store.rename(tmp_path / "elsewhere")

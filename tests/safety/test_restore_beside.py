@@ -13,6 +13,7 @@ import pytest
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.trees import Node, assert_same, snapshot
 from volferry.archive.commands import HALF_TREE, NEW_TREE, OLD_TREE, RESTORE_MARK
+from volferry.archive.restore_mark import KnownMarks
 from volferry.errors import CommandFailed, RestoreMismatch, VolferryError, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
@@ -388,12 +389,17 @@ def test_what_an_exchange_that_was_killed_has_kept_makes_room_for_the_next(
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_half_of_an_exchange_is_in_no_backup(case: Case, tmp_path: Path, marked: bool) -> None:
-    """Whether or not somebody has taken the mark away."""
+    """Whether or not somebody has taken the mark away from the machine that has made it."""
     broken(case, after=2)
     if not marked:
         (case.target / RESTORE_MARK).unlink()
     with pytest.raises(CommandFailed, match="the rest of an interrupted restore"):
-        LocalVolume(case.target, tmp_path / "state 2", name="half").back_up(case.repository)
+        LocalVolume(
+            case.target,
+            tmp_path / "state 2",
+            name="half",
+            settings={"marks": KnownMarks(unfinished=not marked)},
+        ).back_up(case.repository)
     with pytest.raises(CommandFailed, match="the rest of an interrupted restore"):
         list_source(Place(case.helper(), str(case.target)), tmp_path / "listing", Silent())
 

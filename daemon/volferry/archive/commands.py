@@ -62,7 +62,7 @@ done
 tr '/\001' '\001/' |
 { sort -z -S 64M -T "$spool" && printf '\001\001\001end\0'; } |
 tr '/\001' '\001/'
-""".replace("@trees@", f"{NEW_TREE} {OLD_TREE} {HALF_TREE}")
+""".replace("@trees@", f"{NEW_TREE} {OLD_TREE} {HALF_TREE} {RESTORE_MARK}")
 _FIND = 'find . -noleaf ${one_file_system:+-xdev} "$@" @large@ -printf "$large" -o -printf "$0"'.replace(
     "@large@", " ".join(_IS_LARGE)
 )
@@ -91,6 +91,8 @@ _CREATE = [
 _EACH_ALONE = ["--hard-dereference"]
 # Holes of a terabyte are some bytes, and should not become a record of a mebibyte.
 _WITH_HOLES = ["--sparse", "--blocking-factor=20"]
+
+_MARK_CPU_SECONDS = 10
 
 # Runs a program that reads files. Where a file system says each time that a read was interrupted, programs try again, and never end. Reads that never come to a byte show
 # that, and that the program waits for nothing: however slow a server is, a read that has not ended does not count. The line that names the file has the directory, "//" and the file's whole
@@ -296,6 +298,16 @@ def find_command(
 def marked_command(directory: str) -> list[str]:
     """Writes one byte to stdout if the mark is there."""
     return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-printf", "x"]
+
+
+def mark_size_command(directory: str) -> list[str]:
+    """Writes the size of the mark in bytes, if it is a file."""
+    return ["find", directory, "-maxdepth", "1", "-name", RESTORE_MARK, "-type", "f", "-printf", "%s"]
+
+
+def read_mark_command(directory: str) -> list[str]:
+    """As `create_command`, for as long as the reading of a mark may take: one that somebody has exchanged may be of any size."""
+    return ["sh", "-c", 'ulimit -t "$0" && exec "$@"', str(_MARK_CPU_SECONDS), *create_command(directory)]
 
 
 def left_command(directory: str) -> list[str]:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from volferry.cli.known_marks import known_marks
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import say
 from volferry.errors import DowntimeExceeded, Interrupted, Unfinished, UsageError
@@ -140,6 +141,7 @@ def back_up_one(
                         one_file_system=wanted.one_file_system,
                         full=wanted.full,
                         suspicious=wanted.suspicious,
+                        marks=known_marks(session, volume.name),
                     ),
                     state=VolumeState(state / "checkpoints", IndexCache(state / "index")),
                     spool=run.spool,

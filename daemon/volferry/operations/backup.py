@@ -134,7 +134,7 @@ def _with_findings_of_all(
         )
         found_of_all += [finding] if finding is not None else []
     found_of_all += _volatile(work.volume)
-    found_of_all += [*listed_first, *found.listing.of_all][:1]
+    found_of_all += {each.kind: each for each in [*listed_first, *found.listing.of_all]}.values()
     for each in found_of_all:
         work.observer.finding(each)
     total = stats.findings_total + len(found_of_all)

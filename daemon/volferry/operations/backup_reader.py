@@ -48,6 +48,10 @@ class BackupIndex:
             files_key(ref), self._files_path, expected=self.manifest.index.files
         )
 
+    @property
+    def store_id(self) -> str:
+        return self._repository.id
+
     def groups(self) -> Iterator[tuple[int, list[Entry]]]:
         """Entries by group, in the order of the listing."""
         for number, records in self.records():

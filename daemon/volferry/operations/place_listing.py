@@ -15,7 +15,7 @@ from volferry.operations.names import Names
 from volferry.operations.volume_listing import any_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from volferry.observer import Observer
@@ -23,28 +23,48 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 20
 # The mark, and what an exchange has on its way.
+_BELOW_MARK = RESTORE_MARK.encode() + b"/"
 _RESTS = (RESTORE_MARK.encode() + b"//", HALF_TREE.encode() + b"//d ")
 
 
-def list_source(place: Place, path: Path, observer: Observer) -> ListingFile:
-    """Raises CommandFailed, also if it holds half of something."""
-    found = list_place(place, path, marked=False, written_back=True)
+def list_source(
+    place: Place, path: Path, observer: Observer, is_half: Callable[[], bool] = lambda: True
+) -> ListingFile:
+    """Raises CommandFailed, also if it holds half of something: `is_half` is asked of what looks like that."""
+    found = list_place(place, path, marked=False, written_back=True, is_half=is_half)
     observer.advance(done_bytes=0, done_entries=found.entries)
     return found
 
 
-def list_place(place: Place, path: Path, *, marked: bool, written_back: bool = False) -> ListingFile:
+def list_place(
+    place: Place,
+    path: Path,
+    *,
+    marked: bool,
+    written_back: bool = False,
+    is_half: Callable[[], bool] = lambda: True,
+) -> ListingFile:
     """As it is, `marked` if it is the target, where the mark of what has begun may be, and a socket is an entry too many. With `written_back`, as
     in `list_command`, and files that are said to have no blocks are looked at.
     """
     try:
-        return _list_place(place, path, marked=marked, written_back=written_back, distrusted=False)
+        return _list_place(
+            place, path, marked=marked, written_back=written_back, distrusted=False, is_half=is_half
+        )
     except HiddenNames:
-        return _list_place(place, path, marked=marked, written_back=written_back, distrusted=True)
+        return _list_place(
+            place, path, marked=marked, written_back=written_back, distrusted=True, is_half=is_half
+        )
 
 
 def _list_place(
-    place: Place, path: Path, *, marked: bool, written_back: bool, distrusted: bool
+    place: Place,
+    path: Path,
+    *,
+    marked: bool,
+    written_back: bool,
+    distrusted: bool,
+    is_half: Callable[[], bool],
 ) -> ListingFile:
     log = FindLog()
     at = place.helper.now().timestamp()
@@ -65,7 +85,7 @@ def _list_place(
                 sparse=names.add_holes if names is not None else lambda _: None,
             )
             names_listed = NamesListed(path.with_name(f"{path.name}.names"), reader)
-            entries, source_bytes = _kept(names_listed.records(), path, names, marked=marked)
+            entries, source_bytes = _kept(names_listed.records(), path, names, marked=marked, is_half=is_half)
             any_unallocated = found.tell() > 0
     except CommandFailed as error:
         for _ in blocks:  # what nobody reads would never end
@@ -96,20 +116,22 @@ def _list_place(
     return ListingFile(path, reader.trusted_seconds, entries, source_bytes, holes, names)
 
 
-def _kept(records: Iterator[bytes], path: Path, names: Names | None, *, marked: bool) -> tuple[int, int]:
+def _kept(
+    records: Iterator[bytes], path: Path, names: Names | None, *, marked: bool, is_half: Callable[[], bool]
+) -> tuple[int, int]:
     """Writes those of entries that can be moved to a local file. Returns how many there are, and the sum of the sizes of regular files."""
     entries = source_bytes = 0
     firsts: dict[bytes, bytes] = {}  # inode -> record of its first name, of what has more than one
     with path.open("wb") as out:
         for record in records:
             if record.startswith(_RESTS):
-                if not marked:
+                if not marked and is_half():
                     raise CommandFailed(
                         "it holds the rest of an interrupted restore, import or migration: the same command, run again, completes it"
                     )
                 continue
             name, _, meta = record.partition(b"//")
-            if name in OWN_TREES:
+            if name in OWN_TREES or name.startswith(_BELOW_MARK):
                 continue
             if meta.startswith(b"s ") and not marked:
                 continue  # a socket means nothing without the process that made it

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from volferry.archive.commands import (
     OWN_TREES,
     RESTORE_MARK,
-    create_command,
     empty_command,
     extract_command,
     flush_command,
     left_command,
     list_command,
+    mark_size_command,
     marked_command,
     probe_command,
+    read_mark_command,
     sync_command,
     unmark_command,
 )
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, read_listing
 from volferry.archive.made_members import file_member
+from volferry.archive.restore_mark import sealed_text, text_of
 from volferry.archive.squash_scripts import mark_command
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.archive.widened import widened_stream
@@ -93,18 +96,18 @@ def what_is_left(helper: Helper, volume: str) -> Left:
     return "half" if b"x" in found else "beside" if found else "nothing"
 
 
-def begin(helper: Helper, volume: str, text: str) -> Ground:
-    """Makes the mark, and finds out by it how the volume is written: it costs nothing where root may do all."""
+def begin(helper: Helper, volume: str, text: str, store_id: str = "") -> Ground:
+    """Makes the mark (`mark`), and finds out by it how the volume is written: it costs nothing where root may do all."""
     directory = helper.directory(volume)
     try:
-        if mark(helper, volume, text):
+        if mark(helper, volume, text, store_id):
             return Ground()
     except CommandFailed:
         ground = look(helper, directory)
         if not ground.root_mode:
             raise
         try:
-            mark(helper, volume, text)
+            mark(helper, volume, text, store_id)
         except BaseException:
             ground.give_back(helper, directory)
             raise
@@ -112,14 +115,15 @@ def begin(helper: Helper, volume: str, text: str) -> Ground:
     return look(helper, directory)
 
 
-def mark(helper: Helper, volume: str, text: str) -> bool:
-    """Must come before the first change to the volume. `tar` follows no link that has the mark's name, but replaces it: whoever writes to
+def mark(helper: Helper, volume: str, text: str, store_id: str = "") -> bool:
+    """Sealed, if it is of a store. Must come before the first change to the volume. `tar` follows no link that has the mark's name, but replaces it: whoever writes to
     the volume would otherwise choose what the mark is written into. Returns whether it is root's.
     """
     log, lists = ExtractLog(), AccessLists()
+    content = sealed_text(text, store_id, datetime.now(UTC)) if store_id else text
     process = helper.start(mark_command(helper.directory(volume)), stdin=True, on_stderr=log.line)
     try:
-        process.write(file_member(RESTORE_MARK.encode(), text.encode()) + END_OF_ARCHIVE)
+        process.write(file_member(RESTORE_MARK.encode(), content.encode()) + END_OF_ARCHIVE)
         process.close_stdin()
     except BrokenPipeError:
         pass  # its exit status says why
@@ -130,16 +134,29 @@ def mark(helper: Helper, volume: str, text: str) -> bool:
 
 def mark_text(helper: Helper, volume: str) -> str:
     """The text of the mark; empty if it is no file. The volume must have one."""
+    return text_of(_mark_content(helper, helper.directory(volume)))
+
+
+def content_if_marked(helper: Helper, directory: str) -> str | None:
+    """The content of the mark, with its seal; empty if it is no file, None if there is none. Raises CommandFailed if it cannot be read."""
+    if not run(helper, marked_command(directory), "looking into the volume"):
+        return None
+    return _mark_content(helper, directory)
+
+
+def _mark_content(helper: Helper, directory: str) -> str:
+    size = run(helper, mark_size_command(directory), "looking into the volume")
+    if not size or int(size) > _LONGEST_MARK:  # somebody else's may be of any size
+        return ""
     lines = Lines()
-    command = create_command(helper.directory(volume))
-    process = helper.start(command, stdin=True, on_stderr=lines.add, bulk="stdout")
+    process = helper.start(read_mark_command(directory), stdin=True, on_stderr=lines.add, bulk="stdout")
     process.write(RESTORE_MARK.encode() + b"\0")
     process.close_stdin()
     reader = TarReader(process.read_into)
     found = b""
     for member in reader:
         for piece in reader.payload():
-            if len(found) < _LONGEST_MARK:  # somebody else's may be of any size
+            if len(found) < _LONGEST_MARK:
                 found += bytes(piece[:_LONGEST_MARK])
         found = found[: member.size]
     checked(process.wait(), lines, "looking into the volume")
@@ -177,7 +194,7 @@ def restore_backup(
     """
     started = time.monotonic()
     directory = helper.directory(volume)
-    ground = begin(helper, volume, str(backup.ref))
+    ground = begin(helper, volume, str(backup.ref), backup.store_id)
     with ground.given_back(helper, directory):
         if empty_first:
             observer.phase("emptying the volume")

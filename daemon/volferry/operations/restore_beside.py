@@ -131,7 +131,7 @@ def restore_beside(
         observer.phase("replacing what the volume held")
         run(helper, delete_old, "deleting the rest of an earlier restore")
         changes()
-        mark(helper, volume, str(backup.ref))
+        mark(helper, volume, str(backup.ref), backup.store_id)
         sync(helper, volume)  # no half of an exchange is on the disk before the mark is
         exchanged = True  # for all that is known, once it has begun
         if why_not := _exchange(helper, directory):

@@ -68,7 +68,10 @@ def restore_paths(
             check_volume_room(wanted, volume, helper=helper, freed=lambda: target.most_bytes(doomed))
         left = () if empty else left_of(unfinished_paths(helper, volume), selection)
         ground = begin(
-            helper, volume, to_text([*left, UnfinishedPaths.of(str(excerpt.backup.ref), selection)])
+            helper,
+            volume,
+            to_text([*left, UnfinishedPaths.of(str(excerpt.backup.ref), selection)]),
+            excerpt.backup.store_id,
         )
         if not empty:
             kept.open(ground, above)
@@ -98,7 +101,7 @@ def restore_paths(
         ground.set_modes(helper, target.directory, chain(made_entries, excerpt.entries()), log)
         check_free()
         if left:
-            mark(helper, volume, to_text(left))
+            mark(helper, volume, to_text(left), excerpt.backup.store_id)
             observer.note(
                 f"it still holds the rest of an interrupted restore ({'; '.join(map(str, left))}), and is not backed up until that is "
                 "restored too, with --replace"

@@ -27,6 +27,7 @@ from volferry.operations.directory_modes import modes_in
 from volferry.operations.ends import ENDLESS_BYTES, odd_ends
 from volferry.operations.place_digests import compared
 from volferry.operations.place_listing import list_place, list_source
+from volferry.operations.restore_rests import is_half
 from volferry.operations.squashed import USUAL_GROUND, Ground
 from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from volferry.archive.restore_mark import KnownMarks
     from volferry.observer import Observer
     from volferry.operations.names import Names
     from volferry.operations.places import Place
@@ -63,11 +65,13 @@ class Transfer:
         *,
         lesser: bool = False,
         ground: Ground = USUAL_GROUND,
+        marks: KnownMarks | None = None,
     ) -> None:
-        """`lesser`: what the target's file system cannot hold is counted, in `log` and `differing`, and no reason to fail. On another
+        """Without `marks`, any mark in the source is that of a restore that has not ended. `lesser`: what the target's file system cannot hold is counted, in `log` and `differing`, and no reason to fail. On another
         `ground` than the usual one, directories get their own modes by `set_modes`.
         """
         self._ground = ground
+        self._marks = marks
         self.log = ExtractLog() if lesser else None
         self.differing: dict[str, str] = {}
         self._lists = AccessLists()
@@ -92,14 +96,18 @@ class Transfer:
             command = delete_tree_command(self._target.directory, name.decode())
             run(self._target.helper, command, "deleting the rest of an interrupted restore")
         self._observer.phase("comparing what is there")
-        now = list_source(self._source, self._spool / "first", self._observer)
+        now = list_source(self._source, self._spool / "first", self._observer, self._is_half)
         self._known = self._known_of_target(now)
+
+    def _is_half(self) -> bool:
+        return self._marks is None or is_half(self._source.helper, self._source.directory, self._marks)
 
     def run(self, *, last: bool = False) -> Sent:
         """One pass; `last` if nothing comes after it. Raises VolferryError."""
         self._number += 1
         self._observer.phase("listing")
-        now = list_source(self._source, self._spool / f"listing.{self._number % 2}", self._observer)
+        path = self._spool / f"listing.{self._number % 2}"
+        now = list_source(self._source, path, self._observer, self._is_half)
         self._is_remote = now.names.is_remote
         if self._is_remote:
             self._check_none_is_endless(now)
@@ -182,7 +190,9 @@ class Transfer:
                 place = (self._source, self._target)[number]
                 if number:
                     self._sync_target()
-                sides[number] = list_place(place, self._spool / f"check.{number}", marked=bool(number))
+                sides[number] = list_place(
+                    place, self._spool / f"check.{number}", marked=bool(number), is_half=self._is_half
+                )
             except BaseException as error:  # noqa: BLE001 -- raised below
                 sides[number] = error
 
@@ -246,7 +256,7 @@ class Transfer:
         """Raises RestoreMismatch if one of these records is in the source as it was."""
         if not differing.stat().st_size:
             return
-        now = list_source(self._source, self._spool / "now", self._observer)
+        now = list_source(self._source, self._spool / "now", self._observer, self._is_half)
         for mine, record in paired_records(split_records(file_blocks(differing)), now.records()):
             if mine is not None and mine == record and path_of(mine) not in known.doubted:
                 path = printable(path_of(mine)) or "the root directory"

@@ -19,6 +19,7 @@ from volferry.errors import CommandFailed, Unfinished
 from volferry.operations.broken_off import NamesListed
 from volferry.operations.cache_directories import cache_directories
 from volferry.operations.names import Names
+from volferry.operations.restore_rests import HalfRestored, Rests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.archive.groups import Group
+    from volferry.archive.restore_mark import KnownMarks
     from volferry.engine.helper import Helper
     from volferry.model import Finding, Volume
     from volferry.observer import Observer
@@ -36,12 +38,9 @@ _READ_BYTES = 1 << 20
 _LISTING_PROGRESS_GROUPS = 256
 _MOST_MET = 1 << 14
 _MARK_RECORD = RESTORE_MARK.encode() + b"//"
+_BELOW_MARK = RESTORE_MARK.encode() + b"/"
 _OWN_PREFIX = b".volferry-"
 _HALF_RECORD = HALF_TREE.encode() + b"//d "
-
-
-class _HalfRestored(Exception):
-    pass
 
 
 @dataclass(slots=True)
@@ -165,6 +164,7 @@ def list_volume(
     *,
     one_file_system: bool = False,
     distrusted: bool = False,
+    marks: KnownMarks,
 ) -> Listing:
     """Lists the volume, and plans what is to be read. Raises CommandFailed if the listing is not whole but for what its findings name; HiddenNames if it can only be
     had whole as `distrusted`, which is as `list_command` has it.
@@ -203,17 +203,18 @@ def list_volume(
     )
     listing.names = Names(lambda: reader.file_system)
     names_listed = NamesListed(spool / "names", reader)
+    rests = Rests(helper, helper.directory(volume.name), marks)
     try:
-        records = _of_interest(names_listed.records(listing.left_out), listing, observer)
+        records = _of_interest(names_listed.records(listing.left_out), listing, rests, observer)
         if excludes:
             records = without_excluded(records, excludes, cache_directories=caches, left_out=listing.left_out)
         with unallocated.path.open("wb") as unallocated.file:
             _plan_groups(with_dumps(records, dumps), listing, planner, pointed_out, observer)
-    except (CommandFailed, _HalfRestored) as error:
+    except (CommandFailed, HalfRestored) as error:
         for _ in blocks:  # what nobody reads would never end
             pass
         process.wait()
-        if isinstance(error, _HalfRestored):
+        if isinstance(error, HalfRestored):
             from volferry.operations.unfinished_paths import half_restored  # noqa: PLC0415 -- rare
 
             raise Unfinished(half_restored(helper, volume.name)) from None
@@ -225,7 +226,7 @@ def list_volume(
     _check(log, status, reader, listing)
     for note in log.notes:
         observer.note(note)
-    listing.findings, listing.of_all = log.findings, log.of_all
+    listing.findings, listing.of_all = log.findings, log.of_all + rests.findings
     listing.trusted_seconds = reader.trusted_seconds
     if unallocated.count:
         listing.holes = not any_data(
@@ -342,11 +343,19 @@ def any_data(helper: Helper, directory: str, paths: Path, file_system: str) -> b
     return process.wait() != 0 or answer != NO_DATA
 
 
-def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer) -> Iterator[bytes]:
-    """Raises _HalfRestored if the volume holds half of a backup."""
+def _of_interest(
+    records: Iterable[bytes], listing: Listing, rests: Rests, observer: Observer
+) -> Iterator[bytes]:
+    """Raises HalfRestored if the volume holds half of a backup."""
     for record in records:
+        if record.startswith(_MARK_RECORD):
+            rests.look(RESTORE_MARK)
+            listing.left_out.add(path_of(record), top=True, source_bytes=0)
+            continue
+        if record.startswith(_BELOW_MARK):  # as listed by what prunes nothing
+            continue
         if record.startswith(_HALF_RECORD):
-            raise _HalfRestored
+            rests.look(HALF_TREE)
         if record.startswith(_OWN_PREFIX) and path_of(record) in OWN_TREES:
             listing.left_out.add(path_of(record), top=True, source_bytes=0)
             observer.note(
@@ -356,7 +365,5 @@ def _of_interest(records: Iterable[bytes], listing: Listing, observer: Observer)
         if b"//s " in record and record.partition(b"//")[2].startswith(b"s "):
             # A socket means nothing without the process that made it, and tar stores none.
             listing.sockets += 1
-        elif record.startswith(_MARK_RECORD):
-            raise _HalfRestored
         else:
             yield record

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from volferry.archive.excludes import Excludes
 from volferry.archive.frames import Frame, ReusedGroup, encode_frames
 from volferry.archive.index import FrameLocation
 from volferry.archive.packs import PACK_BYTES, PackWriter
+from volferry.archive.restore_mark import KnownMarks
 from volferry.checkpoint import CheckpointWriter, find_checkpoints, remove_checkpoints
 from volferry.errors import BeginAgain, HiddenNames, NeverRead
 from volferry.model import BackupRef, Finding, PackInfo, Volume, new_backup_id
@@ -48,6 +49,7 @@ class BackupSettings:
     full: bool = False  # read everything, also what has not changed
     pack_bytes: int = PACK_BYTES
     suspicious: bool = True  # compare the backup with the one before
+    marks: KnownMarks = field(default_factory=KnownMarks)  # that keep the volume from being backed up
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,7 @@ def _attempt(
             observer,
             one_file_system=work.settings.one_file_system,
             distrusted=work.learned.distrusted,
+            marks=replace(work.settings.marks, stores=work.settings.marks.stores | {work.repository.id}),
         )
         if not listing.read.entries:
             still.end()

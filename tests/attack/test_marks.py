@@ -1,0 +1,225 @@
+"""Marks of restores that have not ended, planted by whoever writes the volume, and taken away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.attack.conftest import SECRET
+from tests.parts.local_helper import LocalHelper, LocalVolume
+from volferry.archive.commands import HALF_TREE, RESTORE_MARK
+from volferry.archive.restore_mark import KnownMarks, sealed_text, text_of
+from volferry.errors import CommandFailed, StoreError, Unfinished
+from volferry.observer import Silent
+from volferry.operations.backup_reader import BackupReader
+from volferry.operations.excerpt import BackupExcerpt
+from volferry.operations.places import Place
+from volferry.operations.restore import restore_backup
+from volferry.operations.restore_paths import restore_paths
+from volferry.operations.selecting import select_matching
+from volferry.operations.transfer import Transfer
+from volferry.repository import Repository
+from volferry.stores.local import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.attack.conftest import Outside
+    from volferry.model import BackupStats
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    place: Path
+    repository: Repository
+    data: Path
+    helpers: list[LocalHelper]
+
+    def back_up(self, *, machine: str = "one", **marks: Any) -> BackupStats:
+        volume = LocalVolume(self.data, self.place / machine, settings={"marks": KnownMarks(**marks)})
+        return volume.back_up(self.repository)
+
+    @property
+    def mark(self) -> Path:
+        return self.data / RESTORE_MARK
+
+    def helper(self) -> Any:
+        spool = self.place / f"spool{len(self.helpers)}"
+        spool.mkdir()
+        self.helpers.append(LocalHelper(self.data, spool))
+        return cast("Any", self.helpers[-1])
+
+    def reader(self, stats: BackupStats) -> BackupReader:
+        spool = self.place / f"reader{len(self.helpers)}"
+        spool.mkdir(exist_ok=True)
+        return BackupReader(self.repository, stats.ref, spool=spool)
+
+    def interrupt(self, stats: BackupStats, *, paths: bool) -> None:
+        def gone() -> None:
+            raise StoreError("gone")
+
+        backup = self.reader(stats)
+        given: dict[str, Any] = {"helper": self.helper(), "observer": Silent(), "check_free": gone}
+        excerpt = BackupExcerpt(backup, select_matching(backup, ["file"]))
+        restore = partial(restore_backup, backup, empty_first=True)
+        if paths:
+            restore = partial(restore_paths, excerpt, replace=True, empty=False)
+        with pytest.raises(StoreError):
+            restore("vol", **given)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "file").write_text("content")
+    found = Case(tmp_path, Repository.open_or_create(LocalStore(tmp_path / "store"))[0], data, [])
+    yield found
+    for helper in found.helpers:
+        helper.end()
+
+
+def _link(case: Case, outside: Outside) -> None:
+    case.mark.symlink_to(outside.secret)
+
+
+def _link_to_directory(case: Case, outside: Outside) -> None:
+    case.mark.symlink_to(outside.directory)
+
+
+def _directory(case: Case, _: Outside) -> None:
+    (case.mark / "below" / "more").mkdir(parents=True)
+    (case.mark / RESTORE_MARK).touch()
+
+
+def _socket(case: Case, _: Outside) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(case.mark))
+
+
+def _large(case: Case, _: Outside) -> None:
+    with case.mark.open("wb") as file:
+        file.truncate(10 << 40)
+
+
+def _sealed_by_nobody(case: Case, _: Outside) -> None:
+    case.mark.write_text(sealed_text("host/vol@20261123T222016Z-0dd092", "0" * 32, datetime.now(UTC)))
+
+
+PLANTED: dict[str, Callable[[Case, Outside], object]] = {
+    "an empty file": lambda case, _: case.mark.touch(),
+    "the text of a mark": lambda case, _: case.mark.write_text("host/vol@20261123T222016Z-0dd092"),
+    "the mark of an import": lambda case, _: case.mark.write_text("import"),
+    "the mark of paths": lambda case, _: case.mark.write_text('paths of [["host/vol@x", ["file"]]]'),
+    "a seal of another store": _sealed_by_nobody,
+    "a link": _link,
+    "a link to a directory": _link_to_directory,
+    "a directory": _directory,
+    "a FIFO": lambda case, _: os.mkfifo(case.mark),
+    "a socket": _socket,
+    "ten terabytes": _large,
+    "half of an exchange": lambda case, _: (case.data / HALF_TREE / "x").mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_what_looks_like_a_mark_ends_no_backups(case: Case, outside: Outside, what: str) -> None:
+    PLANTED[what](case, outside)
+    first, second = case.back_up(), case.back_up()
+    for stats in (first, second):
+        assert [each.kind for each in stats.findings] == ["marked"]
+        streamed = b"".join(case.reader(stats).volume_stream())
+        assert SECRET not in streamed
+        assert b"content" in streamed
+    if what == "a directory":  # nobody's data is deleted for a name
+        with pytest.raises(CommandFailed, match=RESTORE_MARK):
+            restore_backup(
+                case.reader(second), "vol", helper=case.helper(), observer=Silent(), empty_first=True
+            )
+        shutil.rmtree(case.mark)
+    restore_backup(case.reader(second), "vol", helper=case.helper(), observer=Silent(), empty_first=True)
+    assert [each.name for each in case.data.iterdir()] == ["file"]
+    assert case.back_up().findings == ()
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_what_looks_like_a_mark_ends_no_migration(case: Case, outside: Outside, what: str) -> None:
+    PLANTED[what](case, outside)
+    target = case.place / "target"
+    target.mkdir()
+    there = LocalHelper(target, case.place)
+    case.helpers.append(there)
+    transfer = Transfer(
+        Place(case.helper(), str(case.data)),
+        Place(cast("Any", there), str(target)),
+        case.place / "leg",
+        Silent(),
+        marks=KnownMarks(),
+    )
+    transfer.run()
+    transfer.check(checksum=True)
+    assert [each.name for each in target.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_a_restore_that_has_not_ended_is_known_from_whichever_machine(case: Case, paths: bool) -> None:
+    stats = case.back_up()
+    case.interrupt(stats, paths=paths)
+    for machine in ("one", "another"):
+        with pytest.raises(Unfinished, match="interrupted restore"):
+            case.back_up(machine=machine)
+    restore_backup(case.reader(stats), "vol", helper=case.helper(), observer=Silent(), empty_first=True)
+    case.back_up(machine="another")
+
+
+def test_a_mark_that_was_kept_and_put_back_is_none(case: Case) -> None:
+    stats = case.back_up()
+    case.interrupt(stats, paths=False)
+    kept = case.mark.read_bytes()
+    case.mark.write_bytes(kept)
+    now = datetime.now(UTC)
+    with pytest.raises(Unfinished):
+        case.back_up(completed=now - timedelta(days=9))
+    assert [each.kind for each in case.back_up(completed=now + timedelta(days=9)).findings] == ["marked"]
+
+
+def test_a_machine_believes_its_own_record_whatever_the_mark_says(case: Case) -> None:
+    for text in ("", "import", "of a tenant"):
+        case.mark.write_text(text)
+        with pytest.raises(Unfinished):
+            case.back_up(unfinished=True)
+
+
+@given(
+    st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), st.text(min_size=1), st.text()
+)
+def test_only_who_knows_the_store_can_seal(text: str, store: str, other: str) -> None:
+    known = KnownMarks(stores=frozenset({store}))
+    content = sealed_text(text, store, NOW)
+    assert (known.is_ours(content), text_of(content)) == (True, text)
+    assert not known.is_ours(text)
+    assert not known.is_ours("x" + content)
+    if other != store:
+        assert not known.is_ours(sealed_text(text, other, NOW))
+    assert not replace(known, completed=NOW + timedelta(days=2)).is_ours(content)
+    assert known.is_ours(content) == replace(known, completed=NOW).is_ours(content)
+
+
+@given(st.text(), st.integers(0, 400), st.characters(exclude_categories=["Cs"]))
+def test_no_changed_mark_is_ours(text: str, at: int, put: str) -> None:
+    content = sealed_text(text.replace("\n", " "), "store", NOW)
+    at %= len(content) - 1  # the newline at its end does not matter
+    changed = content[:at] + put + content[at + 1 :]
+    assert KnownMarks(stores=frozenset({"store"})).is_ours(changed) == (changed == content)
