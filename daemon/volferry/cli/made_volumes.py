@@ -10,7 +10,7 @@ from volferry.errors import Interrupted, VolferryError, VolumeNotEmpty
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from volferry.engine.client import Engine
     from volferry.engine.helper import Helper
@@ -36,19 +36,19 @@ class MadeVolumes:
             self._made[volume.name] = volume
         return find_volume(self._engine, volume.name)
 
-    def holding_data(self, helper: Helper) -> list[str]:
-        """Those whose options, or driver, lead to what was there before. The helper must have all of them."""
+    def holding_data(self, helper_of: Callable[[str], Helper]) -> list[str]:
+        """Those whose options, or driver, lead to what was there before."""
         from volferry.operations.restore import is_empty  # noqa: PLC0415
 
         for name in self._made:
-            (self._empty if is_empty(helper, name) else self._full).add(name)
+            (self._empty if is_empty(helper_of(name), name) else self._full).add(name)
         return sorted(self._full)
 
     def check_empty(self, helper: Helper) -> None:
         """Raises VolumeNotEmpty."""
         from volferry.operations.new_volume import place_of  # noqa: PLC0415
 
-        for name in self.holding_data(helper):
+        for name in self.holding_data(lambda _: helper):
             raise VolumeNotEmpty(
                 f"the new volume {name} would not be empty: it leads to {place_of(self._made[name])}, which holds data already"
             )

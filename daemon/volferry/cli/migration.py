@@ -23,6 +23,8 @@ from volferry.cli.session import Session, say
 from volferry.errors import EngineError, UsageError, VolferryError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from volferry.cli.migration_options import Wanted
     from volferry.engine.helper import Helper
     from volferry.model import HostPath, Volume
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 def migrate_volumes(session: Session, wanted: Wanted) -> int:
     from volferry.engine.client import connect  # noqa: PLC0415 -- docker-py is slow to import
-    from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.helpers import open_helpers  # noqa: PLC0415
 
     started = time.monotonic()
     target = connect(wanted.to)
@@ -62,10 +64,12 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
             planned += planned_binds(sides.source, sides.source_settings.image, along, wanted.binds)
             _check_names(planned)
         stack.enter_context(session.holding(each.source.name for each in planned))
-        reading = stack.enter_context(
-            open_helper(sides.source, run, sides.source_settings, [each.source.mountable for each in planned])
+        readers = stack.enter_context(
+            open_helpers(
+                sides.source, run, sides.source_settings, [each.source.mountable for each in planned]
+            )
         )
-        plan = _plan(session, sides, planned, reading, wanted)
+        plan = _plan(session, sides, planned, readers, wanted)
         if along is not None:
             carry_along(
                 plan,
@@ -81,7 +85,7 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
             raise EngineError(plan.obstacles[-1])
         if wanted.dry_run:
             return 0
-        report = move(session, sides, plan, reading, wanted)
+        report = move(session, sides, plan, readers, wanted)
         report.seconds = round(time.monotonic() - started, 3)
         report.print(json=wanted.json)
     if wanted.remove_source:
@@ -129,10 +133,15 @@ def _check_names(planned: list[PlannedVolume]) -> None:
 
 
 def _plan(
-    session: Session, sides: BothEngines, planned: list[PlannedVolume], reading: Helper, wanted: Wanted
+    session: Session,
+    sides: BothEngines,
+    planned: list[PlannedVolume],
+    readers: Mapping[str, Helper],
+    wanted: Wanted,
 ) -> MigrationPlan:
     from volferry.engine.containers import find_container, writers  # noqa: PLC0415
     from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.helpers import open_helpers  # noqa: PLC0415
     from volferry.operations.migration_plan import MigrationPlan, look_at_targets, measure, who_is_stopped  # noqa: PLC0415
 
     plan = MigrationPlan(planned)
@@ -141,21 +150,23 @@ def _plan(
             plan.obstacles.append(
                 f"volume {each.source.name} is not complete: its own migration has not ended"
             )
-    measure(planned, reading)
+    measure(planned, readers)
     who_is_stopped(plan, lambda volume: writers(session.engine, volume, but=sides.own))
     with ExitStack() as stack:
 
-        def helper_for(volumes: list[Volume | HostPath]) -> Helper:
-            # Whose spool is in the target's own data, where new volumes will be.
+        def helpers_for(volumes: list[Volume | HostPath]) -> Mapping[str, Helper]:
+            # Whose spools are in the target's own data, where new volumes will be.
             settings = replace(sides.target_settings, channel="stream")
-            return stack.enter_context(open_helper(sides.target, sides.run, settings, volumes))
+            if not volumes:
+                return {"": stack.enter_context(open_helper(sides.target, sides.run, settings, []))}
+            return stack.enter_context(open_helpers(sides.target, sides.run, settings, volumes))
 
         look_at_targets(
             plan,
             sides.source,
             sides.target,
-            reading,
-            helper_for,
+            readers,
+            helpers_for,
             sides.target_settings.image,
             into_existing=wanted.into_existing,
         )

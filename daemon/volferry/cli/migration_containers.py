@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,7 @@ class Crew:
     target: Engine
     carried: Carried
     observer: TerminalObserver
+    running: list[str] = field(default_factory=list)  # names of those that were started and not stopped again
     names: list[str] = field(default_factory=list)
     _networks: list[str] = field(default_factory=list)
     _containers: list[str] = field(default_factory=list)
@@ -165,11 +167,10 @@ class Crew:
                     connect_network(self.target, name, container, endpoint)
             self.names.append(each.name)
 
-    def start(self) -> list[str]:
-        """Those that ran on the source, in the order in which they were made; their names. Raises EngineError."""
-        return start_on_target(
-            self.target, [each.name for each in _in_order(self.carried) if each.ran], in_this_order=True
-        )
+    @property
+    def to_start(self) -> list[str]:
+        """Names of those that ran on the source, in the order in which they were made."""
+        return [each.name for each in _in_order(self.carried) if each.ran]
 
     def remove(self) -> None:
         """All of it is gone again, or said to be left."""
@@ -185,8 +186,9 @@ class Crew:
 def _or_say(job: Callable[[], object]) -> None:
     try:
         job()
-    except VolferryError as error:
-        say(f"volferry: on the target, something is left behind: {error}")
+    except (VolferryError, OSError) as error:
+        with suppress(OSError):  # a terminal that is gone keeps nothing else from being done
+            say(f"volferry: on the target, something is left behind: {error}")
 
 
 def _in_order(carried: Carried) -> list[CarriedContainer]:
@@ -209,36 +211,59 @@ def _shares_with(each: CarriedContainer) -> set[str]:
     return shared | {str(link).partition(":")[0] for link in host.get("Links") or []}
 
 
-def start_on_target(target: Engine, names: list[str], *, in_this_order: bool = False) -> list[str]:
-    """In the order of what depends on what. If one cannot be started, or ends at once with an error, those that were are stopped again.
+def start_on_target(
+    target: Engine,
+    names: list[str],
+    take_over: Callable[[list[str]], None],
+    *,
+    running: list[str],
+    in_this_order: bool = False,
+) -> None:
+    """In the order of what depends on what. Once all of them run, `take_over` gets their names, and no signal comes between. If one cannot be
+    started, or ends at once with an error, those that were are stopped again; at any time, `running` has the names of those that may run.
 
     Raises EngineError.
     """
-    from volferry.engine.containers import await_healthy, depends_on, find_container, in_order, start, stop  # noqa: PLC0415
+    from volferry.engine.containers import await_healthy, depends_on, find_container, in_order, start  # noqa: PLC0415
 
     found = [each for each in (find_container(target, name) for name in names) if each is not None]
     started: list[Container] = []
+    done = False
     try:
         for container in found if in_this_order else in_order(found):
             for other in started:
                 if depends_on(container, other) and other.health is not None:
                     await_healthy(target, other, seconds=_HEALTHY_SECONDS)
-            start(target, container)
-            started.append(container)
+            with held_back():
+                running.append(container.name)
+                started.append(container)
+                start(target, container)
         if started:
             time.sleep(_SETTLE_SECONDS)
-        for container in started:
-            now = find_container(target, container.id)
-            if now is not None and not now.runs and now.exit_code:
-                raise EngineError(
-                    f"container {container.name} on the target has ended at once, with exit code {now.exit_code}: see `docker logs`"
-                )
-    except BaseException:
         with held_back():
-            for container in reversed(started):
-                _or_say(partial(stop, target, container))
+            for container in started:
+                now = find_container(target, container.id)
+                if now is not None and not now.runs and now.exit_code:
+                    raise EngineError(
+                        f"container {container.name} on the target has ended at once, with exit code {now.exit_code}: see `docker logs`"
+                    )
+            take_over([container.name for container in started])
+            done = True
+    except BaseException:
+        if not done:
+            with held_back():
+                for container in reversed(started):
+                    _or_say(partial(_stop_again, target, container, running))
         raise
-    return [container.name for container in started]
+
+
+def _stop_again(target: Engine, container: Container, running: list[str]) -> None:
+    from volferry.engine.containers import find_container, stop  # noqa: PLC0415
+
+    now = find_container(target, container.id)
+    if now is not None and now.runs:
+        stop(target, now)
+    running.remove(container.name)
 
 
 def await_health_on_target(target: Engine, names: list[str], observer: TerminalObserver) -> None:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
+from volferry.cli.known_marks import known_marks
 from volferry.cli.made_volumes import MadeVolumes, made_volumes
 from volferry.cli.migration_containers import Crew, await_health_on_target, copy_images, start_on_target
 from volferry.cli.migration_report import MigrationReport
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
-from volferry.errors import SameData, VolumeNotEmpty
+from volferry.errors import SameData, VolferryError, VolumeNotEmpty
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from volferry.cli.migration_options import Wanted
     from volferry.engine.client import Engine
     from volferry.engine.helper import Helper, HelperSettings
+    from volferry.model import Volume
     from volferry.operations.migration import Leg
-    from volferry.operations.migration_plan import MigrationPlan
+    from volferry.operations.migration_plan import MigrationPlan, PlannedVolume
     from volferry.operations.quiesce import Quiesced
     from volferry.run import Run
 
@@ -43,7 +46,7 @@ class BothEngines:
 
 
 def move(
-    session: Session, sides: BothEngines, plan: MigrationPlan, reading: Helper, wanted: Wanted
+    session: Session, sides: BothEngines, plan: MigrationPlan, readers: Mapping[str, Helper], wanted: Wanted
 ) -> MigrationReport:
     """Raises VolferryError; unless the target has taken over, the source's services run again."""
     from volferry.engine.incomplete import say_complete, say_incomplete  # noqa: PLC0415
@@ -58,7 +61,7 @@ def move(
         TerminalObserver(subject) as observer,
         session.holding((each.target.name for each in plan.volumes), sides.target, write=True),
         made_volumes(sides.target, " on the target") as made,
-        _targets(sides, plan, made, reading, into_existing=wanted.into_existing) as writing,
+        _targets(sides, plan, made, readers, into_existing=wanted.into_existing) as writers,
     ):
         for each in plan.volumes:
             say_incomplete(
@@ -68,7 +71,8 @@ def move(
                 mark_of(sides.source, each.source.name),
             )
         made.keep()  # from here on they hold something
-        legs = _legs(sides, plan, reading, writing, observer)
+        running: list[str] = []  # containers that were started on the target
+        legs = _legs(session, sides, plan, readers, writers, observer)
         still = Quiesced(
             sides.source,
             [each.source.writers_by for each in plan.volumes],
@@ -78,10 +82,10 @@ def move(
                 session.config.state_dir, sides.run.id, (sides.source.id, sides.source.url)
             ),
             own=sides.own,
-            note=observer.note,
+            note=partial(_tried, observer.note),
             also=[each.id for each in plan.carried.containers] if plan.carried else [],
         )
-        crew = Crew(sides.target, plan.carried, observer) if plan.carried is not None else None
+        crew = Crew(sides.target, plan.carried, observer, running) if plan.carried is not None else None
         complete = False
         report = MigrationReport(sides.source.url, sides.target.url, plan, legs, checksum=wanted.checksum)
         try:
@@ -97,22 +101,13 @@ def move(
                 note_completed(session.state_of_content(each.target.name, sides.target))
             complete = True
             report.stopped = still.stopped
-            _hand_over(sides, wanted, still, crew, report, observer)
+            _hand_over(sides, wanted, still, crew, running, report)
+            if report.took_over:
+                await_health_on_target(sides.target, report.started, observer)
+                _say_who_comes_back(sides.source, still, observer)
         except BaseException:
             with held_back():
-                if crew is not None and not report.took_over:
-                    crew.remove()
-                still.end()
-                still.await_up()
-                for problem in still.problems:
-                    say(f"volferry: {problem}")
-                say(
-                    "the target has taken over"
-                    if report.took_over
-                    else "the volumes on the target are complete, but what was stopped runs on the source again"
-                    if complete
-                    else "what has been moved is incomplete, and marked so on the target; the same command, run again, goes on from there"
-                )
+                _give_back(still, crew, running, report, complete=complete)
             raise
         still.end()  # does nothing where the target has taken over
         if not report.took_over:
@@ -124,76 +119,133 @@ def move(
     return report
 
 
+def _give_back(
+    still: Quiesced, crew: Crew | None, running: list[str], report: MigrationReport, *, complete: bool
+) -> None:
+    """After an error: the services of the source come first, unless containers of the target are known to run beside them. Whatever fails here
+    keeps nothing else from being done; nor does a terminal that is gone.
+    """
+    steps: list[Callable[[], object]] = [still.end, still.await_up]
+    if crew is not None and not report.took_over:
+        steps.insert(0 if running else 1, crew.remove)
+    for step in steps:
+        _tried(step)
+    for problem in still.problems:
+        _tried(say, f"volferry: {problem}")
+    _tried(
+        say,
+        "the target has taken over"
+        if report.took_over
+        else "the volumes on the target are complete, but what was stopped runs on the source again"
+        if complete
+        else "what has been moved is incomplete, and marked so on the target; the same command, run again, goes on from there",
+    )
+
+
+def _tried(step: Callable[..., object], *arguments: object) -> None:
+    try:
+        step(*arguments)
+    except Exception as error:  # noqa: BLE001 -- the steps that follow bring services back
+        with suppress(OSError):
+            say(f"volferry: {error}")
+
+
 def _hand_over(
     sides: BothEngines,
     wanted: Wanted,
     still: Quiesced,
     crew: Crew | None,
+    running: list[str],
     report: MigrationReport,
-    observer: TerminalObserver,
 ) -> None:
     """To containers of the target, where that is asked for. Raises EngineError; then the source has to go on."""
-    if wanted.start:
-        report.started = start_on_target(sides.target, wanted.start)
-    if crew is not None and not wanted.leave_stopped:
-        report.started = crew.start()
     if wanted.takes_over:
         still.check()
-        still.leave()
+
+    def take_over(started: list[str]) -> None:
+        report.started = started
+        if not wanted.takes_over:
+            return
         report.took_over = True
-        await_health_on_target(sides.target, report.started, observer)
-        _say_who_comes_back(sides.source, still, observer)
+        try:
+            still.leave()
+        except (VolferryError, OSError) as error:
+            problem = (
+                f"that the target has taken over could not be written down ({error}): the next command of volferry starts "
+                f"{', '.join(still.stopped)} on the source too: stop one side"
+            )
+            still.further_problems.append(problem)
+
+    names, in_this_order = wanted.start, False
+    if crew is not None and not wanted.leave_stopped:
+        names, in_this_order = [*names, *crew.to_start], True
+    start_on_target(sides.target, names, take_over, running=running, in_this_order=in_this_order)
 
 
 @contextmanager
 def _targets(
-    sides: BothEngines, plan: MigrationPlan, made: MadeVolumes, reading: Helper, *, into_existing: bool
-) -> Iterator[Helper]:
-    """A helper that writes to the volumes of the target, which are made. Raises VolumeNotEmpty for what holds data and may not, SameData
+    sides: BothEngines,
+    plan: MigrationPlan,
+    made: MadeVolumes,
+    readers: Mapping[str, Helper],
+    *,
+    into_existing: bool,
+) -> Iterator[dict[str, Helper]]:
+    """Helpers that write to the volumes of the target, by name, which are made. Raises VolumeNotEmpty for what holds data and may not, SameData
     for what is not apart from the sources: nothing was written there.
     """
-    from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.helpers import open_helpers  # noqa: PLC0415
     from volferry.operations.migration_plan import Ends, look_into  # noqa: PLC0415
 
     for each in plan.volumes:
         if not each.there:
             each.target = made.make(each.target)
-    with open_helper(
+    with open_helpers(
         sides.target, sides.run, sides.target_settings, [each.target for each in plan.volumes], write=True
-    ) as helper:
-        holding = made.holding_data(helper)
+    ) as writers:
+        holding = made.holding_data(writers.__getitem__)
         for each in plan.volumes:
             # What could not be looked into for the plan, or has come since.
             if each.target.name in holding or each.state == "empty":
-                look_into(plan, each, Ends(sides.source, reading, helper), into_existing=into_existing)
+                ends = Ends(sides.source, readers[each.source.name], writers[each.target.name])
+                look_into(plan, each, ends, into_existing=into_existing)
         for obstacle in plan.obstacles[:-1]:
             say(f"volferry: {obstacle}")
         if plan.obstacles:
             raise VolumeNotEmpty(plan.obstacles[-1])
-        _check_apart(plan, made, reading, helper)
-        yield helper
+        _check_apart(plan, made, readers, writers)
+        yield writers
 
 
-def _check_apart(plan: MigrationPlan, made: MadeVolumes, reading: Helper, writing: Helper) -> None:
+def _check_apart(
+    plan: MigrationPlan, made: MadeVolumes, readers: Mapping[str, Helper], writers: Mapping[str, Helper]
+) -> None:
     """Raises SameData."""
     from volferry.operations.new_volume import leads_elsewhere  # noqa: PLC0415
     from volferry.operations.same_data import find_overlap  # noqa: PLC0415
 
-    # In the engines' own data, one volume is not another, nor in it.
-    if not any(leads_elsewhere(volume) for each in plan.volumes for volume in (each.source, each.target)):
-        return
-    sources = {reading.directory(each.source.name): each for each in plan.volumes}
-    targets = {writing.directory(each.target.name): each for each in plan.volumes}
-    full = [directory for directory, each in targets.items() if each.state in {"existing", "resumed"}]
-    found = find_overlap(reading, list(sources), writing, list(targets), below=True, full=full)
-    if found is None:
-        return
-    made.doubt()
-    source, target = sources[found.source].source, targets[found.target]
+    for target in plan.volumes:
+        writing = writers[target.target.name]
+        there = [writing.directory(target.target.name)]
+        full = there if target.state in {"existing", "resumed"} else []
+        for each in plan.volumes:
+            # In the engines' own data, one volume is not another, nor in it.
+            if not (leads_elsewhere(each.source) or leads_elsewhere(target.target)):
+                continue
+            reading = readers[each.source.name]
+            here = [reading.directory(each.source.name)]
+            found = find_overlap(reading, here, writing, there, below=True, full=full)
+            if found is not None:
+                made.doubt()
+                _refuse(each.source, target, found.how)
+
+
+def _refuse(source: Volume, target: PlannedVolume, how: str) -> NoReturn:
+    """Raises SameData."""
     name = target.target.name
-    does = "lies in" if found.how == "is in" else found.how
+    does = "lies in" if how == "is in" else how
     what = f"volume {name} on the target {does} the very data of volume {source.name} on the source"
-    if found.how == "is":
+    if how == "is":
         use = (
             "the volume can be used as it is"
             if target.there
@@ -206,7 +258,12 @@ def _check_apart(plan: MigrationPlan, made: MadeVolumes, reading: Helper, writin
 
 
 def _legs(
-    sides: BothEngines, plan: MigrationPlan, reading: Helper, writing: Helper, observer: TerminalObserver
+    session: Session,
+    sides: BothEngines,
+    plan: MigrationPlan,
+    readers: Mapping[str, Helper],
+    writers: Mapping[str, Helper],
+    observer: TerminalObserver,
 ) -> list[Leg]:
     from volferry.operations.migration import Leg  # noqa: PLC0415
     from volferry.operations.migration_plan import mark_of  # noqa: PLC0415
@@ -215,14 +272,16 @@ def _legs(
 
     legs = []
     for number, each in enumerate(plan.volumes):
+        reading, writing = readers[each.source.name], writers[each.target.name]
         source = Place(reading, reading.directory(each.source.name))
         target = Place(writing, writing.directory(each.target.name))
+        marks = known_marks(session, each.source.name)
         legs.append(
             Leg(
                 volume=each.source.name,
                 target=each.target.name,
                 target_helper=writing,
-                transfer=Transfer(source, target, sides.run.spool / f"leg.{number}", observer),
+                transfer=Transfer(source, target, sides.run.spool / f"leg.{number}", observer, marks=marks),
                 holds_something=each.state in {"resumed", "existing"},
                 mark_text=mark_of(sides.source, each.source.name),
             )

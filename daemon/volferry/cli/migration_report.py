@@ -129,9 +129,17 @@ class MigrationReport:
             parts.append(f"made on the target: {', '.join(self.made)}")
         if self.started:
             parts.append(f"started on the target: {', '.join(self.started)}")
-        if self.stopped:
-            where = "stays stopped on the source" if self.took_over else "runs again on the source"
-            parts.append(f"{', '.join(self.stopped)} {where}")
+        if self.stopped and not self.took_over:
+            parts.append(f"{', '.join(self.stopped)} runs again on the source")
+        elif self.stopped:
+            paused = [name for name in self.stopped if name in self.plan.paused]
+            if ended := [name for name in self.stopped if name not in paused]:
+                parts.append(f"{', '.join(ended)} stays stopped on the source")
+            if paused:
+                names = " ".join(paused)
+                parts.append(
+                    f"{', '.join(paused)} stays paused on the source, until `docker rm --force {names}` removes it"
+                )
         print("; ".join(parts))
 
     @property

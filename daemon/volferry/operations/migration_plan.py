@@ -55,6 +55,7 @@ class MigrationPlan:
     obstacles: list[str] = field(default_factory=list)  # with any of them, nothing is begun
     notes: list[str] = field(default_factory=list)
     carried: Carried | None = None  # containers that move along
+    paused: set[str] = field(default_factory=set)  # names of containers that are paused rather than stopped
 
 
 def mark_of(source: Engine, volume: str) -> str:
@@ -87,9 +88,10 @@ def target_volume(
     return with_labels_of(volume, target, every=every_label)
 
 
-def measure(planned: Sequence[PlannedVolume], helper: Helper) -> None:
-    """How much there is in each."""
+def measure(planned: Sequence[PlannedVolume], helpers: Mapping[str, Helper]) -> None:
+    """How much there is in each. `helpers` are those of the sources, by name."""
     for each in planned:
+        helper = helpers[each.source.name]
         each.entries, each.used_bytes = disk_usage(helper, helper.directory(each.source.name))
 
 
@@ -97,13 +99,13 @@ def look_at_targets(
     plan: MigrationPlan,
     source: Engine,
     target: Engine,
-    reading: Helper,
-    helper_for: Callable[[list[Volume | HostPath]], Helper],
+    readers: Mapping[str, Helper],
+    helpers_for: Callable[[list[Volume | HostPath]], Mapping[str, Helper]],
     image: str,
     *,
     into_existing: bool,
 ) -> None:
-    """`reading` is a helper of the source; `helper_for` gives one of the target, whose spool is a volume of its own there."""
+    """`readers` are helpers of the source, by volume; `helpers_for` gives such of the target, at least one, whose spools are volumes of their own there."""
     drivers = volume_drivers(target)
     looked_into: list[PlannedVolume] = []
     mounts: list[Volume | HostPath] = []
@@ -136,10 +138,11 @@ def look_at_targets(
         each.target, each.there = found, True
         looked_into.append(each)
         mounts.append(found)
-    helper = helper_for(mounts)
+    helpers = helpers_for(mounts)
     for each in looked_into:
-        look_into(plan, each, Ends(source, reading, helper), into_existing=into_existing)
-    _look_for_room(plan, looked_into, helper)
+        ends = Ends(source, readers[each.source.name], helpers[each.target.name])
+        look_into(plan, each, ends, into_existing=into_existing)
+    _look_for_room(plan, looked_into, helpers)
 
 
 def _memory(name: str, each: PlannedVolume) -> str:
@@ -191,7 +194,7 @@ def _made_plain(each: PlannedVolume) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The engine of the source, and a helper on either side."""
+    """The engine of the source, and a volume's helper on either side."""
 
     source: Engine
     reading: Helper
@@ -241,20 +244,24 @@ def _another(each: PlannedVolume) -> str:
     return f"--option {each.source.name}:KEY=VALUE"
 
 
-def _look_for_room(plan: MigrationPlan, looked_into: Sequence[PlannedVolume], helper: Helper) -> None:
+def _look_for_room(
+    plan: MigrationPlan, looked_into: Sequence[PlannedVolume], helpers: Mapping[str, Helper]
+) -> None:
     """Of volumes without options, which are all where the target's engine has its own data."""
     wanted = sum(
         each.used_bytes
         for each in plan.volumes
         if each.state in {"new", "empty"} and each.target.driver == "local" and not each.target.options
     )
-    room = _room(helper, helper.spool)
+    any_helper = next(iter(helpers.values()))
+    room = _room(any_helper, any_helper.spool)
     if wanted > room:
         plan.obstacles.append(
             f"the target has room for {_gigabytes(room)}, and {_gigabytes(wanted)} are to go there"
         )
     for each in looked_into:
         if each.target.options or each.target.driver != "local":
+            helper = helpers[each.target.name]
             room = _room(helper, helper.directory(each.target.name))
             if each.state in {"new", "empty"} and each.used_bytes > room:
                 plan.obstacles.append(
@@ -267,6 +274,7 @@ def who_is_stopped(plan: MigrationPlan, writers: Callable[[str], Iterable[Contai
         for container in writers(each.source.writers_by):
             each.stopped.append(container.name)
             if container.auto_remove:
+                plan.paused.add(container.name)
                 note = (
                     f"container {container.name} would be removed when it stops (--rm): it is paused instead"
                 )

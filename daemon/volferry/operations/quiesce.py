@@ -73,6 +73,7 @@ class Quiesced:
     disturbed: str = ""  # who did not stand still
     overdue: bool = False  # brought back by the limit of the downtime
     down: list[NotBack] = field(default_factory=list)  # what is not up afterwards
+    further_problems: list[str] = field(default_factory=list)
     _coming: ComingBack | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
     _starts: Starts | None = None
@@ -91,7 +92,7 @@ class Quiesced:
     @property
     def problems(self) -> list[str]:
         """What is not up afterwards, each in a line."""
-        return [each.text for each in self.down]
+        return [*(each.text for each in self.down), *self.further_problems]
 
     @property
     def stopped(self) -> list[str]:
