@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.attack.conftest import SECRET
@@ -202,6 +202,7 @@ def test_a_machine_believes_its_own_record_whatever_the_mark_says(case: Case) ->
             case.back_up(unfinished=True)
 
 
+@settings(max_examples=40)
 @given(
     st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), st.text(min_size=1), st.text()
 )
@@ -217,6 +218,7 @@ def test_only_who_knows_the_store_can_seal(text: str, store: str, other: str) ->
     assert known.is_ours(content) == replace(known, completed=NOW).is_ours(content)
 
 
+@settings(max_examples=40)
 @given(st.text(), st.integers(0, 400), st.characters(exclude_categories=["Cs"]))
 def test_no_changed_mark_is_ours(text: str, at: int, put: str) -> None:
     content = sealed_text(text.replace("\n", " "), "store", NOW)

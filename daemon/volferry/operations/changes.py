@@ -121,6 +121,7 @@ class _Walk:
     ) -> None:
         self._found = found
         self._alone: Container[bytes] = names.holes | names.later.keys() | set(names.later.values())
+        self._holes = names.holes
         self._in_series = names.in_series
         self._patches = patches
         self._send = send
@@ -144,7 +145,8 @@ class _Walk:
 
     def replace(self, record: bytes, before: bytes) -> None:
         path, was, now = path_of(record), _kind(before), _kind(record)
-        if self._patches and was == now == b"f" and (size := _size_to_patch(record, before)):
+        size = _size_to_patch(record, before) if self._patches and was == now == b"f" else 0
+        if size and not (path in self._holes and size > _MOST_HOLLOW_BYTES):
             self._found.patch.append(LargeFile(path, size))
             self._found.entries += 1
             self._leave(path)
@@ -190,6 +192,10 @@ class _Walk:
         while self._above and (not path or not path.startswith(self._above[-1][0])):
             self._above.pop()
             self._sent.pop()
+
+
+# Of what has holes. The blocks that are compared grow with a file's size, and a byte in each of them makes all of it read: of ten terabytes of holes, too.
+_MOST_HOLLOW_BYTES = 64 << 30
 
 
 def _size_to_patch(record: bytes, before: bytes) -> int:
