@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -193,14 +194,18 @@ def attributes(plant: Planter) -> None:
 
 
 def deep(plant: Planter) -> None:
-    here = os.open(plant.root, os.O_RDONLY)
-    for _ in range(300):
-        os.mkdir(b"d", dir_fd=here)
-        inner = os.open(b"d", os.O_RDONLY, dir_fd=here)
+    dig(plant.root, [b"d"] * 300)
+
+
+def dig(root: bytes, names: list[bytes]) -> None:
+    """Directories in each other, and a file in the last."""
+    here = os.open(root, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = inner
-    with open(os.open(b"file", os.O_WRONLY | os.O_CREAT, dir_fd=here), "wb") as file:
-        file.write(b"content")
+    os.close(os.open(b"file", os.O_WRONLY | os.O_CREAT, dir_fd=here))
     os.close(here)
 
 
@@ -335,6 +340,29 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         helper.end()
     assert list((machine / "empty").iterdir()) == []
     assert (machine / "secret").read_bytes() == SECRET
+
+
+@pytest.mark.parametrize("length", [4090, 4094, 4095])
+@pytest.mark.parametrize("to", [False, True])
+def test_what_is_too_deep_for_a_restore_does_not_make_it_fail(tmp_path: Path, length: int, to: bool) -> None:
+    """No path can have more than 4,095 bytes."""
+    data, target = tmp_path / "data", tmp_path / "target"
+    for each in (data, target):
+        each.mkdir()
+    dig(os.fsencode(data), [b"d" * 255] * 15 + [b"d" * (length - 15 * 256)])
+    (data / "zz").write_text("content")
+    repository, _ = Repository.open_or_create(LocalStore(tmp_path / "store"))
+    stats = LocalVolume(data, tmp_path / "state").back_up(repository)
+    assert {each.kind for each in stats.findings} == {"unreadable"}
+    backup = BackupReader(repository, stats.ref, spool=tmp_path)
+    if to:
+        restore_into_directory(backup, None, target, observer=Silent(), replace=True)
+    else:
+        helper = LocalHelper(target, tmp_path)
+        restore_backup(backup, "v", helper=cast("Any", helper), observer=Silent(), empty_first=False)
+        helper.end()
+    assert (target / "zz").read_text() == "content"
+    subprocess.run(["rm", "-rf", data, target], check=True)
 
 
 def test_nothing_of_the_machine_is_in_the_backup(case: Case) -> None:

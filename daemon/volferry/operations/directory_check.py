@@ -27,20 +27,25 @@ def pairs_in(
     directory: Path, expected: Iterable[Entry], *, owners: bool
 ) -> Iterator[tuple[Entry, Entry | None]]:
     """Each entry with the one that is there. Without `owners`, those of the backup could not be given. Raises OSError."""
-    root = os.fsencode(directory)
-    names = _Names(root)
-    for entry in expected:
-        there = _entry(root + b"/" + entry.path, entry.path) if names.hold(entry.path) else None
-        if there is not None and not owners:
-            mine = there.stat._replace(uid=entry.stat.uid, gid=entry.stat.gid)
-            there = Entry(there.path, b" ".join(mine))
-        yield entry, there
+    root = os.open(
+        directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    )  # from there on, each path is short enough
+    try:
+        names = _Names(root)
+        for entry in expected:
+            there = _entry(root, entry.path) if names.hold(entry.path) else None
+            if there is not None and not owners:
+                mine = there.stat._replace(uid=entry.stat.uid, gid=entry.stat.gid)
+                there = Entry(there.path, b" ".join(mine))
+            yield entry, there
+    finally:
+        os.close(root)
 
 
 class _Names:
     """The names in directories, exactly: where upper case is not told from lower, two names lead to one file."""
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: int) -> None:
         self._root = root
         self._above: list[tuple[bytes, set[bytes]]] = []  # the directories above the last path
 
@@ -52,22 +57,31 @@ class _Names:
         while self._above and not _is_in(parent, self._above[-1][0]):
             self._above.pop()
         if not self._above or self._above[-1][0] != parent:
-            try:
-                held = set(os.listdir(self._root + b"/" + parent))  # noqa: PTH208 -- of bytes
-            except (FileNotFoundError, NotADirectoryError):
-                held = set()
-            self._above.append((parent, held))
+            self._above.append((parent, self._held(parent)))
         return name in self._above[-1][1]
+
+    def _held(self, parent: bytes) -> set[bytes]:
+        try:
+            descriptor = os.open(
+                parent or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        try:
+            return set(map(os.fsencode, os.listdir(descriptor)))  # noqa: PTH208 -- of a descriptor
+        finally:
+            os.close(descriptor)
 
 
 def _is_in(path: bytes, directory: bytes) -> bool:
     return not directory or path == directory or path.startswith(directory + b"/")
 
 
-def _entry(place: bytes, path: bytes) -> Entry | None:
+def _entry(root: int, path: bytes) -> Entry | None:
+    place = path or b"."
     try:
-        found = os.lstat(place)
-        target = os.readlink(place) if stat.S_ISLNK(found.st_mode) else b""  # noqa: PTH115 -- of bytes
+        found = os.stat(place, dir_fd=root, follow_symlinks=False)
+        target = os.readlink(place, dir_fd=root) if stat.S_ISLNK(found.st_mode) else b""
     except (FileNotFoundError, NotADirectoryError):
         return None
     fields = (

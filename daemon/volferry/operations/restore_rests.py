@@ -1,4 +1,6 @@
-"""Whether what looks like the rest of an interrupted restore is one: whoever writes a volume can make all of it but our mark."""
+"""What whoever writes a volume can put there that is not backed up: what only looks like the rest of an interrupted restore, and what no restore
+could make.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,11 @@ _NOT_OURS = (
 )
 
 
+# Of what `tar` can make: it puts a slash after the path of a directory, and Linux takes 4,095 bytes.
+LONGEST_PATH = 4094
+_MOST_TOO_DEEP = 1000  # of which each is remembered
+
+
 class HalfRestored(Exception):
     """The volume holds half of a backup."""
 
@@ -29,7 +36,18 @@ class Rests:
         self._helper = helper
         self._directory = directory
         self._marks = marks
-        self.findings: list[Finding] = []
+        self.findings: list[Finding] = []  # of the volume as a whole
+        self.too_deep: dict[bytes, Finding] = {}  # by path
+
+    def is_too_deep(self, record: bytes) -> bool:
+        """Whether an entry has a path with which no restore could make it: it would fail as a whole."""
+        path, _, meta = record.partition(b"//")
+        if len(path) <= LONGEST_PATH + (meta[:1] != b"d"):
+            return False
+        above = path.rpartition(b"/")[0]
+        if above not in self.too_deep and len(self.too_deep) < _MOST_TOO_DEEP:
+            self.too_deep[path] = Finding("unreadable", path, "has a path that is too long for a restore")
+        return True
 
     def look(self, name: str) -> None:
         """At what has that name in the root. Raises HalfRestored."""

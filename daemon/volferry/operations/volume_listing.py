@@ -19,7 +19,7 @@ from volferry.errors import CommandFailed, Unfinished
 from volferry.operations.broken_off import NamesListed
 from volferry.operations.cache_directories import cache_directories
 from volferry.operations.names import Names
-from volferry.operations.restore_rests import HalfRestored, Rests
+from volferry.operations.restore_rests import LONGEST_PATH, HalfRestored, Rests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -226,7 +226,7 @@ def list_volume(
     _check(log, status, reader, listing)
     for note in log.notes:
         observer.note(note)
-    listing.findings, listing.of_all = log.findings, log.of_all + rests.findings
+    listing.findings, listing.of_all = rests.too_deep | log.findings, log.of_all + rests.findings
     listing.trusted_seconds = reader.trusted_seconds
     if unallocated.count:
         listing.holes = not any_data(
@@ -351,6 +351,8 @@ def _of_interest(
         if record.startswith(_MARK_RECORD):
             rests.look(RESTORE_MARK)
             listing.left_out.add(path_of(record), top=True, source_bytes=0)
+            continue
+        if len(record) > LONGEST_PATH and rests.is_too_deep(record):
             continue
         if record.startswith(_BELOW_MARK):  # as listed by what prunes nothing
             continue
