@@ -19,17 +19,18 @@ from volferry.daemon_config import DaemonConfig, NotifyConfig
 from volferry.engine_address import address_of_environment
 from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, EngineUnreachable, NoSuchEngine, reason
-from volferry.labels import keep_of_labels, settings_of_labels
+from volferry.label_rights import LabelsConfig, only_adding, speakers
+from volferry.labels import fits_a_label, keep_of_labels, label_hint, settings_of_labels
 from volferry.retention import Keep, Within
 from volferry.schedule import Schedule, Span
 from volferry.store_config import Size, StoreConfig
-from volferry.volume_settings import Rule, VolumeSettings
+from volferry.volume_settings import Rule, VolumeSettings, faults_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from volferry.checked import Mistake
-    from volferry.model import Volume
+    from volferry.model import Volume, VolumeUse
 
 _LEAST_MEMORY = 64 << 20
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -138,6 +139,7 @@ class Config(Section, frozen=True):
     stores: dict[str, StoreConfig] = field(default_factory=dict)
     defaults: VolumeSettings = VolumeSettings()
     rules: tuple[Rule, ...] = ()
+    labels: LabelsConfig = LabelsConfig()
     helper: HelperConfig = HelperConfig()
     prune: PruneConfig = PruneConfig()
     verify: VerifyConfig = VerifyConfig()
@@ -148,8 +150,10 @@ class Config(Section, frozen=True):
         """What is in force for a volume: its labels, then those of containers that use it, the last rule that fits,
         the defaults; key by key. Raises ConfigError.
         """
-        sources = [settings_of_labels(volume.labels, of=f"volume {volume.name}")]
-        sources += [settings_of_labels(use.labels, of=f"container {use.container}") for use in volume.uses]
+        whole, others = speakers(volume)
+        sources = [settings_of_labels(self.labels.heard(volume.labels), of=f"volume {volume.name}")]
+        sources += [self._said_by(use) for use in whole]
+        sources += [only_adding(self._said_by(use)) for use in others]
         sources += [rule for rule in reversed(self.rules) if rule.fits(volume)]
         sources.append(self.defaults)
         found: dict[str, Any] = {}
@@ -164,10 +168,25 @@ class Config(Section, frozen=True):
         if store.keep is not None:
             return store.keep
         found = document_of(self.settings_of(volume).keep or Keep())
-        for use in reversed(volume.uses):
-            found |= keep_of_labels(use.labels, of=f"container {use.container}")
-        found |= keep_of_labels(volume.labels, of=f"volume {volume.name}")
-        return value_of(found, Keep)
+        whole, others = speakers(volume)
+        for use in reversed(whole):
+            found |= keep_of_labels(self.labels.heard(use.labels), of=f"container {use.container}")
+        found |= keep_of_labels(self.labels.heard(volume.labels), of=f"volume {volume.name}")
+        keep = value_of(found, Keep)
+        for use in others:
+            more = keep_of_labels(self.labels.heard(use.labels), of=f"container {use.container}")
+            keep = keep.with_more(value_of(more, Keep)) if more else keep
+        return keep
+
+    def _said_by(self, use: VolumeUse) -> VolumeSettings:
+        try:
+            return settings_of_labels(self.labels.heard(use.labels), of=f"container {use.container}")
+        except ConfigError:
+            if use.image_known:
+                raise
+            return (
+                VolumeSettings()
+            )  # the mistake may be of those who made the image, whom nobody here can tell
 
     @property
     def store_name(self) -> str | None:
@@ -309,6 +328,9 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "stores: each is a replica of another: one of them is the primary, without replica_of"
     for name, store in config.stores.items():
         yield from (f"stores.{name}.{each}" for each in _of_store(name, store, config))
+    for number, pattern in enumerate(config.labels.allow):
+        if not fits_a_label(pattern):
+            yield f"labels.allow.{number}: there is no label {pattern!r}: {label_hint(pattern)}"
     yield from (f"verify.{each}" for each in _of_schedule(config.verify.schedule))
     for place, settings in (
         ("defaults", config.defaults),
@@ -338,11 +360,8 @@ def _of_store(name: str, store: StoreConfig, config: Config) -> Iterator[str]:
 
 
 def _of_settings(settings: VolumeSettings) -> Iterator[str]:
-    if settings.ping is not None and not re.match(r"https?://[^/]", settings.ping):
-        yield f"ping: {settings.ping!r} is no URL: use one such as https://hc-ping.com/your-uuid"
+    yield from (f"{key}: {fault}" for key, fault in faults_of(settings))
     yield from _of_schedule(settings.schedule)
-    if settings.max_downtime is not None and not settings.max_downtime.delta:
-        yield "max_downtime: it should be 1s at least"
     for when in ("pre", "post", "on_error"):
         line = getattr(settings.hooks, when) if settings.hooks else None
         if line is not None and not line.strip():

@@ -10,13 +10,14 @@ import shlex
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from volferry.checked import mistakes
 from volferry.errors import ConfigError
 from volferry.retention import Keep
 from volferry.schedule import Schedule, Span, parse_span
-from volferry.volume_settings import VolumeSettings
+from volferry.volume_settings import VolumeSettings, faults_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -95,7 +96,7 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         raise ConfigError(f"{of}: label volferry.quiesce is {quiesce!r}: use none, pause or stop")
     if quiesce is None and labels.get(_OFFEN_STOP, "false").lower() not in _FALSE:
         quiesce = "stop"
-    return VolumeSettings(
+    settings = VolumeSettings(
         exclude=None
         if exclude is None
         else tuple(pattern.strip() for pattern in re.split(r"[,\n]", exclude) if pattern.strip()),
@@ -107,10 +108,13 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         warm=_truth(labels, "volferry.warm", of=of),
         quiesce_after=_span(labels, "volferry.quiesce-after", of=of),
         quiesce_window=_span(labels, "volferry.quiesce-window", of=of),
-        max_downtime=_span(labels, "volferry.max-downtime", of=of, least=timedelta(seconds=1)),
+        max_downtime=_span(labels, "volferry.max-downtime", of=of),
         suspicious=_truth(labels, "volferry.suspicious", of=of),
         ping=labels.get("volferry.ping"),
     )
+    for key, fault in faults_of(settings):
+        raise ConfigError(f"{of}: label {_OURS}{key.replace('_', '-')}: {fault}")
+    return settings
 
 
 def keep_of_labels(labels: Mapping[str, str], *, of: str) -> dict[str, Any]:
@@ -121,10 +125,38 @@ def keep_of_labels(labels: Mapping[str, str], *, of: str) -> dict[str, Any]:
     return found
 
 
+def is_spoken(label: str) -> bool:
+    """Whether it is one of those that say something of a volume."""
+    return label.startswith((_OURS, _OFFEN))
+
+
+def is_retention(label: str) -> bool:
+    return label.startswith(_KEEP)
+
+
+def fits_a_label(pattern: str) -> bool:
+    """Whether a shell pattern fits any label that has a meaning."""
+    theirs = (_OFFEN_STOP, *(f"{each}{end}" for each in _OFFEN_HOOKS.values() for end in ("", ".user")))
+    of_a_dump = (f"{_DUMP}.{_DEFAULT_DUMP}{end}" for end in ("", *(f".{each}" for each in _DUMP_OPTIONS)))
+    return (is_spoken(pattern) and _is_known(pattern.removeprefix(_OURS))) or any(
+        fnmatchcase(label, pattern) for label in (*_known_labels(), *of_a_dump, *theirs)
+    )
+
+
+def label_hint(label: str) -> str:
+    """What may have been meant by one that has no meaning."""
+    close = get_close_matches(label, list(_known_labels()), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else "docs/configuration.md lists them"
+
+
 def hooks_of(uses: Iterable[VolumeUse], when: When) -> list[ContainerCommand]:
-    """What is to be run in containers that mount a volume, by the name of the container. Raises ConfigError."""
+    """What is to be run in containers that mount a volume, by the name of the container; not in those that `docker compose run`
+    made of a service with such labels. Raises ConfigError.
+    """
     found = []
     for use in uses:
+        if use.one_off:
+            continue
         text = use.labels.get(f"{_HOOK}{when}")
         if text is not None:
             prefix = f"{_HOOK}{when}."
@@ -147,7 +179,7 @@ def dumps_of(volume: str, uses: Iterable[VolumeUse]) -> list[Dump]:
     found: dict[str, Dump] = {}
     by: dict[str, VolumeUse] = {}
     # What `docker compose run` has left behind, or a second container of a scaled service, is no reason to back up nothing.
-    for use in sorted(uses, key=lambda each: (each.state != "running", _is_one_off(each), each.container)):
+    for use in sorted(uses, key=lambda each: (each.state != "running", each.one_off, each.container)):
         for name, label in _dump_labels(use):
             own = f"{_DUMP}.{name}."
             wanted = use.labels.get(f"{own}volume", use.labels.get(f"{_DUMP}.volume"))
@@ -164,10 +196,6 @@ def dumps_of(volume: str, uses: Iterable[VolumeUse]) -> list[Dump]:
             found[name] = Dump(name, command)
             by[name] = use
     return [found[name] for name in sorted(found)]
-
-
-def _is_one_off(use: VolumeUse) -> bool:
-    return use.labels.get("com.docker.compose.oneoff") == "True"
 
 
 def _stands_in(use: VolumeUse, other: VolumeUse) -> bool:
@@ -248,16 +276,13 @@ def _schedule(labels: Mapping[str, str], *, of: str) -> Schedule | None:
         raise ConfigError(f"{of}: label volferry.schedule: {error}") from error
 
 
-def _span(labels: Mapping[str, str], label: str, *, of: str, least: timedelta = timedelta()) -> Span | None:
+def _span(labels: Mapping[str, str], label: str, *, of: str) -> Span | None:
     if label not in labels:
         return None
     try:
-        span = Span.of_document(labels[label])
+        return Span.of_document(labels[label])
     except ValueError as error:
         raise ConfigError(f"{of}: label {label}: {error}") from error
-    if span.delta < least:
-        raise ConfigError(f"{of}: label {label}: it should be {least.total_seconds():.0f}s at least")
-    return span
 
 
 def _truth(labels: Mapping[str, str], label: str, *, of: str) -> bool | None:
@@ -272,9 +297,7 @@ def _check_known(labels: Mapping[str, str], *, of: str) -> None:
     for label in labels:
         if not label.startswith(_OURS) or _is_known(label.removeprefix(_OURS)):
             continue
-        close = get_close_matches(label, list(_known_labels()), n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else "docs/configuration.md lists them"
-        raise ConfigError(f"{of}: there is no label {label!r}: {hint}")
+        raise ConfigError(f"{of}: there is no label {label!r}: {label_hint(label)}")
 
 
 def _is_known(name: str) -> bool:

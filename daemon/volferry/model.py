@@ -109,11 +109,23 @@ class VolumeUse:
     destination: str
     read_write: bool
     project: str | None = None  # compose
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)  # without those of its image, with its service's
+    image_known: bool = True  # else they may be those of the image, which is gone
+    lately: bool = False  # of one that is off: it went off within the hour
 
     @property
     def running(self) -> bool:
         return self.state in {"running", "paused", "restarting"}
+
+    @property
+    def off(self) -> bool:
+        """Whether nobody expects it to run. One that is started anew, or stands still for a backup, is not off."""
+        return self.state in {"exited", "dead"} and not self.lately
+
+    @property
+    def one_off(self) -> bool:
+        """Whether `docker compose run` made it."""
+        return self.labels.get("com.docker.compose.oneoff") == "True"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +176,7 @@ class Volume:
     @property
     def projects(self) -> frozenset[str]:
         """Compose projects that it belongs to, or whose containers mount it."""
-        own = self.labels.get("com.docker.compose.project")
+        own = self.labels.get("com.docker.compose.project") or self.labels.get("com.docker.stack.namespace")
         return frozenset([*([own] if own else []), *(use.project for use in self.uses if use.project)])
 
 

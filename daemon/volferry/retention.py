@@ -8,6 +8,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
@@ -21,6 +22,7 @@ _WITHIN = re.compile(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?")
 
 NO_POLICY = "no policy"
 BEFORE_GAP = "before a gap"  # ends the reason of what stays only because a clock may have been wrong
+_DAYS_OF_A_MONTH = 365.2425 / 12
 _GAP = timedelta(days=2)  # of less, no clock is suspected, however short a span is
 
 Number = Annotated[int, Meta(ge=-1)]
@@ -38,9 +40,15 @@ class Within(str):
             raise ValueError("a span has years, months, days and hours, such as 1y6m, 30d or 12h")
         return cls(value)
 
-    def before(self, time: datetime) -> datetime:
+    @property
+    def parts(self) -> tuple[int, int, int, int]:
+        """Years, months, days, hours."""
         match = _WITHIN.fullmatch(self)
         years, months, days, hours = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
+        return years, months, days, hours
+
+    def before(self, time: datetime) -> datetime:
+        years, months, days, hours = self.parts
         return _back(time, 12 * years + months) - timedelta(days=days, hours=hours)
 
 
@@ -61,6 +69,33 @@ class Keep(Section, frozen=True):
     def is_empty(self) -> bool:
         """Says nothing: then all is kept."""
         return self == Keep()
+
+    def with_more(self, other: Keep) -> Keep:
+        """What keeps all that either of the two keeps; of spans, a month counts as a twelfth of a year."""
+        if self.is_empty or other.is_empty:
+            return Keep()
+        numbers = {name: max(getattr(self, name), getattr(other, name), key=_count) for name in _PERIODS}
+        return Keep(within=max(self.within, other.within, key=_length), **numbers)
+
+    def keeps_all_of(self, other: Keep) -> bool:
+        """Whether it keeps all that the other one keeps, whatever there is."""
+        if self.is_empty or other.is_empty:
+            return self.is_empty
+        return _length(self.within) >= _length(other.within) and all(
+            _count(getattr(self, name)) >= _count(getattr(other, name)) for name in _PERIODS
+        )
+
+
+def _count(number: int) -> float:
+    return inf if number < 0 else number
+
+
+def _length(span: Within | None) -> float:
+    """For comparing spans."""
+    if span is None:
+        return -1
+    years, months, days, hours = span.parts
+    return ((years * 12 + months) * _DAYS_OF_A_MONTH + days) * 24 + hours
 
 
 @dataclass(frozen=True, slots=True)

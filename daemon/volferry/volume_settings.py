@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,8 @@ from volferry.retention import Keep
 from volferry.schedule import Schedule, Span
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from volferry.model import Volume
 
 # In force where nothing says otherwise.
@@ -98,3 +101,11 @@ class Rule(VolumeSettings, frozen=True):
             and (self.project is None or self.project in volume.projects)
             and (not key or (key in volume.labels and (not equals or volume.labels[key] == value)))
         )
+
+
+def faults_of(settings: VolumeSettings) -> Iterator[tuple[str, str]]:
+    """Keys with values of the right type that cannot be used all the same."""
+    if settings.ping is not None and not re.match(r"https?://[^/]", settings.ping):
+        yield "ping", f"{settings.ping!r} is no URL: use one such as https://hc-ping.com/your-uuid"
+    if settings.max_downtime is not None and not settings.max_downtime.delta:
+        yield "max_downtime", "it should be 1s at least"

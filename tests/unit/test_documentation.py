@@ -17,6 +17,7 @@ from volferry.checked import value_of
 from volferry.cli.main import build_app
 from volferry.config import Config, HelperConfig, PruneConfig, VerifyConfig, load_config
 from volferry.daemon_config import DaemonConfig, NotifyConfig
+from volferry.label_rights import LabelsConfig
 from volferry.store_config import StoreConfig
 from volferry.volume_settings import Rule, VolumeSettings
 
@@ -56,6 +57,8 @@ def config_keys() -> Iterator[str]:
             yield from (f"prune.{inner}" for inner in PruneConfig.__struct_fields__)
         elif key == "verify":
             yield from (f"verify.{inner}" for inner in VerifyConfig.__struct_fields__)
+        elif key == "labels":
+            yield from (f"labels.{inner}" for inner in LabelsConfig.__struct_fields__)
         elif key == "defaults":
             yield from (f"defaults.{inner}" for inner in VolumeSettings.__struct_fields__)
         else:
@@ -111,6 +114,7 @@ class TestTheExampleOfTheConfiguration:
         assert set(document["daemon"]) == set(DaemonConfig.__struct_fields__)
         assert set(document["notify"]) == set(NotifyConfig.__struct_fields__)
         assert set(document["verify"]) == set(VerifyConfig.__struct_fields__)
+        assert set(document["labels"]) == set(LabelsConfig.__struct_fields__)
         assert set(document["prune"]) == set(PruneConfig.__struct_fields__)
 
     def test_shows_the_defaults(self) -> None:

@@ -168,3 +168,38 @@ def test_the_newest_stays_and_more_is_never_less(times: list[datetime], keep: di
     assert backups[-1][0] in found
     more = {name: count + 1 if count >= 0 else count for name, count in keep.items()}
     assert set(found) <= set(kept(backups, **more)) or not any(keep.values())
+
+
+POLICIES = st.builds(
+    lambda numbers, within: value_of({**numbers, "within": within}, Keep),
+    st.fixed_dictionaries(
+        {name: st.integers(-1, 4) for name in ("last", "hourly", "daily", "weekly", "monthly", "yearly")}
+    ),
+    st.sampled_from([None, "0h", "6h", "2d", "1m", "40d", "1y"]),
+)
+
+
+@given(POLICIES, POLICIES, st.lists(st.integers(0, 24 * 800), max_size=30, unique=True).map(sorted))
+def test_a_policy_with_more_keeps_all_that_either_keeps(one: Keep, other: Keep, hours: list[int]) -> None:
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    backups = [(f"{hour:06d}", begin + timedelta(hours=hour)) for hour in hours]
+    more = one.with_more(other)
+
+    def stays(keep: Keep) -> set[str]:
+        return {verdict.id for verdict in judge(backups, keep) if verdict.kept}
+
+    assert stays(more) >= stays(one) | stays(other)
+    assert more == other.with_more(one)
+    assert more.keeps_all_of(one)
+    assert more.keeps_all_of(other)
+    if one.keeps_all_of(other):
+        assert stays(one) >= stays(other)
+
+
+def test_which_policy_keeps_less() -> None:
+    everything, week = Keep(), value_of({"daily": 7, "within": "1m"}, Keep)
+    assert everything.keeps_all_of(week)
+    assert not week.keeps_all_of(everything)
+    assert value_of({"daily": -1, "within": "31d"}, Keep).keeps_all_of(week)
+    assert not value_of({"daily": 6, "weekly": 52, "within": "1y"}, Keep).keeps_all_of(week)
+    assert not value_of({"daily": 7, "within": "29d"}, Keep).keeps_all_of(week)

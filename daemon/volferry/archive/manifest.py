@@ -43,7 +43,7 @@ class VolumePart(_Part, frozen=True):
     anonymous: bool
 
 
-class ContainerPart(_Part, frozen=True):
+class ContainerPart(_Part, frozen=True, omit_defaults=True):
     """A container that used the volume when it was backed up."""
 
     name: str
@@ -53,7 +53,8 @@ class ContainerPart(_Part, frozen=True):
     destination: str
     read_write: bool
     project: str | None
-    labels: dict[str, str] = {}  # those of volferry
+    labels: dict[str, str] = {}  # of what is kept
+    image_gone: bool = False
 
 
 class CountsPart(_Part, frozen=True, omit_defaults=True):

@@ -265,7 +265,8 @@ def wanted_of(
         excludes.check()
     except ValueError as error:
         raise UsageError(f"volume {volume.name}: {error}") from error
-    running = [use for use in volume.uses if use.state == "running"]
+    uses = [session.config.labels.heard_of(use) for use in volume.uses]
+    running = [use for use in uses if use.state == "running"]
     return Wanted(
         excludes=excludes,
         one_file_system=bool(settings.one_file_system if one_file_system is None else one_file_system),
@@ -277,7 +278,7 @@ def wanted_of(
         pre=hooks_of(running, "pre"),
         post=hooks_of(running, "post"),
         on_error=hooks_of(running, "on-error"),
-        dumps=dumps_of(volume.name, volume.uses),
+        dumps=dumps_of(volume.name, uses),
         max_downtime=(settings.max_downtime or MAX_DOWNTIME).delta,
         young=(settings.quiesce_after or QUIESCE_AFTER).delta if scheduled else timedelta(),
     )

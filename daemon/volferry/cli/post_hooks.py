@@ -32,7 +32,8 @@ class ConfiguredHooks:
         if container is None:
             raise EngineError(f"container {halt.name} is gone")
         use = as_user(engine, container.id)
-        return next(iter(hooks_of([use] if use is not None else [], "post")), None)
+        uses = [self._config.labels.heard_of(use)] if use is not None else []
+        return next(iter(hooks_of(uses, "post")), None)
 
     def of_machine(self, engine: Engine, volume: str, config: str) -> tuple[str, timedelta] | None:
         from volferry.engine.volumes import find_volume  # noqa: PLC0415

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from volferry.engine.client import Engine, translated
+from volferry.engine.container_labels import ContainerLabels
 from volferry.engine.host_paths import kind_of_path
 from volferry.engine.labels import is_ours
 from volferry.engine.volumes import container_mounts, use_of
@@ -67,11 +68,12 @@ def _why_not(path: str, own: Collection[str]) -> str | None:
 def _uses(engine: Engine) -> dict[str, tuple[VolumeUse, ...]]:
     """Containers by what they bind-mount."""
     uses: dict[str, list[VolumeUse]] = {}
+    all_labels = ContainerLabels(engine)
     with translated("listing the containers"):
         for each in engine.api.containers(all=True):
             if is_ours(each):
                 continue
             for mount in each.get("Mounts") or []:
                 if mount.get("Type") == "bind":
-                    uses.setdefault(mount["Source"], []).append(use_of(each, mount))
+                    uses.setdefault(mount["Source"], []).append(use_of(each, mount, all_labels))
     return {path: tuple(found) for path, found in uses.items()}

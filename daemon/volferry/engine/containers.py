@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import docker.errors
 
 from volferry.engine.client import Engine, translated
+from volferry.engine.container_labels import ContainerLabels
 from volferry.engine.labels import is_ours
 from volferry.engine.volumes import use_of
 
@@ -154,7 +155,7 @@ def as_user(engine: Engine, container_id: str) -> VolumeUse | None:
     """Of no volume in particular: for its labels. None if it is gone."""
     with translated(f"container {container_id[:12]}"):
         found = engine.api.containers(all=True, filters={"id": container_id})
-    return next((use_of(each, {}) for each in found), None)
+        return next((use_of(each, {}, ContainerLabels(engine)) for each in found), None)
 
 
 def find_successor(engine: Engine, container_id: str, name: str, place: str) -> Container | None:

@@ -29,6 +29,7 @@ from volferry.archive.manifest import (
 )
 from volferry.checkpoint import remove_checkpoints
 from volferry.index_cache import IndexFiles
+from volferry.label_rights import labels_of_retention
 from volferry.model import BackupStats, Finding, Volume, printable
 from volferry.operations.suspicion import suspicion
 from volferry.operations.volume_pass import MOVING, Work, read_volume
@@ -222,7 +223,8 @@ def _manifest(
                 destination=use.destination,
                 read_write=use.read_write,
                 project=use.project,
-                labels={key: value for key, value in use.labels.items() if key.startswith("volferry.")},
+                labels=labels_of_retention(use),
+                image_gone=not use.image_known,
             )
             for use in volume.uses
         ),

@@ -88,6 +88,7 @@ def volume_of(manifest: Manifest) -> Volume:
                 read_write=each.read_write,
                 project=each.project,
                 labels=each.labels,
+                image_known=not each.image_gone,
             )
             for each in manifest.containers
         ),
