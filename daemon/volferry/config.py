@@ -178,6 +178,10 @@ class Config(Section, frozen=True):
             keep = keep.with_more(value_of(more, Keep)) if more else keep
         return keep
 
+    def without_labels(self) -> Config:
+        """What the configuration alone says."""
+        return replace(self, labels=LabelsConfig(use=False))
+
     def _said_by(self, use: VolumeUse) -> VolumeSettings:
         try:
             return settings_of_labels(self.labels.heard(use.labels), of=f"container {use.container}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from contextlib import closing
@@ -17,6 +18,7 @@ from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
 from volferry.archive.sealed import seal
 from volferry.cli.prune import forget
+from volferry.cli.prune import prune as prune_command
 from volferry.cli.session import Session
 from volferry.config import Config
 from volferry.damage import Condition, mark
@@ -498,3 +500,37 @@ def test_manifests_that_somebody_made_up_for_days_to_come_let_no_backup_go(
     assert len(result.problems) == 3
     assert all(problem.endswith("it began after the time of its id") for problem in result.problems)
     assert result.packs == []
+
+
+def test_labels_that_keep_less_than_at_the_last_prune_are_told_a_day_before(
+    tmp_path: Path, volume: LocalVolume, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(store=str(tmp_path / "store"), state_dir=volume.state, host="host")
+    repository, _ = Repository.open_or_create(LocalStore(tmp_path / "store"))
+    monkeypatch.setattr(Session, "load", lambda **_: Session(config))
+    volume.labels = {"volferry.keep.last": "3"}
+    made = [each.ref for each in backups(volume, repository, 2)]
+    assert prune_command([]) == 0
+    assert "labels keep less" not in capsys.readouterr().err
+
+    volume.labels = {"volferry.keep.last": "1"}
+    made += [each.ref for each in backups(volume, repository, 1)]
+    for _ in range(2):
+        assert prune_command([], json=True) == 0
+        said = capsys.readouterr()
+        assert (
+            "vol: labels keep less than before (last 3 is now 1): what the older policy keeps stays until"
+            in said.err
+        )
+        assert "labels keep less" in json.loads(said.out)["volumes"][0]["less"]
+        assert list(repository.refs()) == made
+
+    policy = volume.place(repository) / "policy.json"
+    noted = json.loads(policy.read_text())
+    a_day_ago = datetime.fromisoformat(noted["since"]) - timedelta(days=1)
+    policy.write_text(json.dumps({**noted, "since": a_day_ago.isoformat()}))
+    assert prune_command([], dry_run=True) == 0
+    assert list(repository.refs()) == made
+    assert prune_command([]) == 0
+    assert list(repository.refs()) == made[-1:]
+    assert "labels keep less" not in capsys.readouterr().err

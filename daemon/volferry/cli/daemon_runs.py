@@ -126,6 +126,7 @@ class ProcessRuns:
                 for pruned in after.document.get("volumes", ()) if ending.suspicious else ():
                     if held := pruned["held"]:
                         ending = replace(ending, suspicious=f"{ending.suspicious}; {_held(volume, held)}")
+                problems += [less for each in after.document.get("volumes", ()) if (less := each.get("less"))]
                 if after.code in _GOOD:
                     for event, details in _afterwards(after.document):
                         log.info(event, **details)

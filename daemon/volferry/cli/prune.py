@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,9 +25,11 @@ from volferry.model import BackupRef
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from volferry.last_policy import LastPolicy
+    from volferry.model import Volume
     from volferry.operations.prune import Pruning
     from volferry.repository import Repository
-    from volferry.retention import Within
+    from volferry.retention import Keep, Within
 
 
 def prune(
@@ -51,6 +54,7 @@ def prune(
 
     Without a policy no backup is forgotten. The newest of each volume always stays.
     """
+    from volferry.last_policy import LastPolicy  # noqa: PLC0415
     from volferry.operations.prune import prune_volume  # noqa: PLC0415
     from volferry.retention import NO_POLICY  # noqa: PLC0415
     from volferry.volume_lock import volume_lock  # noqa: PLC0415
@@ -58,30 +62,48 @@ def prune(
     session = Session.load(config=config, store=store, engine=engine, host=host)
     check_hosts(host, all_hosts=all_hosts)
     repository = session.repository
+    plain = session.config.without_labels()
     chosen = _volumes(session, volumes or [], all_hosts=all_hosts)
     done: list[Pruning] = []
     failed: list[dict[str, str]] = []
+    less: dict[tuple[str, str], str] = {}
+
+    def keep(found: Volume, policy: LastPolicy) -> Keep:
+        store = session.config.store_config
+        return policy.settle(
+            session.config.keep_of(found, store), plain.keep_of(found, store), datetime.now(UTC)
+        )
+
     try:
         for owner, volume in chosen:
             directory = session.state_of_volume(repository, owner, volume)
+            policy = LastPolicy(directory)
             try:
                 with nullcontext() if dry_run else volume_lock(directory, volume):
                     result = prune_volume(
                         repository,
                         owner,
                         volume,
-                        keep=lambda found: session.config.keep_of(found, session.config.store_config),
+                        keep=partial(keep, policy=policy),
                         grace=session.config.prune.grace,
                         cache=session.manifest_cache(repository),
                         dry_run=dry_run,
                         hold=session.config.prune.hold,
                         unfinished=partial(session.is_unfinished, repository),
                     )
+                    if not dry_run:
+                        policy.note()
             except VolferryError as error:
                 say(f"volferry: {volume}: {error}")
                 failed.append({"host": owner, "volume": volume, "error": str(error)})
                 continue
             done.append(result)
+            if policy.until is not None:
+                less[owner, volume] = (
+                    f"labels keep less than before ({policy.changes}): what the older policy keeps stays until "
+                    f"{local_time_text(policy.until)}: change the label back by then if that is wrong"
+                )
+                say(f"volferry: {volume}: {less[owner, volume]}")
             _report(session, result)
     finally:  # also of what was done before an interruption
         if not json:
@@ -93,7 +115,7 @@ def prune(
                 "dry_run": dry_run,
                 "freed_bytes": sum(each.freed_bytes for each in done),
                 "aborted_uploads": uploads,
-                "volumes": [_document(each) for each in done],
+                "volumes": [{**_document(each), "less": less.get((each.host, each.volume))} for each in done],
                 "failed": failed,
             }
         )
