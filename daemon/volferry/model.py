@@ -149,6 +149,7 @@ class Volume:
     created_at: str
     uses: tuple[VolumeUse, ...] = ()
     incomplete: bool = False  # a migration to it has begun and not ended
+    mountpoint: str = ""  # on the engine's machine; empty for some drivers
     bind: HostPath | None = None  # of a bind mount, which is backed up as if it were a volume
 
     @property

@@ -350,3 +350,64 @@ def test_json_is_one_document_on_stdout_whatever_is_said_on_stderr(world: World)
     ):
         done = world.cli(*command, "--json").exits(code)
         assert isinstance(json.loads(done.stdout), dict), done.story
+
+
+def test_a_wrong_label_fails_its_own_volume_alone(world: World) -> None:
+    first, wrong, last = sorted([world.filled(), world.filled(), world.filled()])
+    user = world.container(wrong, "stopped", labels={"volferry.quiese": "stop"})
+    done = world.cli("backup", "--all", "--json").exits(1)
+    assert names_of(done.json["backups"]) == [first, last]
+    assert [each["volume"] for each in done.json["failed"]] == [wrong]
+    told, summary = done.complaints
+    assert told.startswith(f"volferry: {wrong}: container {user.name}: there is no label 'volferry.quiese'")
+    assert summary == f"volferry: 1 of 3 volumes failed: {wrong}"
+    status = {each["volume"]: each["last"] for each in world.cli("status", "--json").json["volumes"]}
+    assert status[wrong]["outcome"] == "failed"
+
+
+def test_all_and_a_project_leave_out_what_is_not_to_be_backed_up_unless_it_is_named(world: World) -> None:
+    wanted, off = (
+        world.volume(labels={PROJECT: "p"}),
+        world.volume(labels={PROJECT: "p", "volferry.enable": "false"}),
+    )
+    for which in (["--all"], ["--project", "p"]):
+        done = world.cli("backup", *which, "--json").exits(0)
+        assert names_of(done.json["backups"]) == [wanted]
+        assert done.json["left_out"] == [{"volume": off, "why": "`enable` is false"}]
+        assert f"left out, as `enable` is false: {off}" in done.stderr.splitlines()
+    assert names_of(world.cli.backup("--all", off)) == sorted([wanted, off])
+
+
+def test_a_stores_own_volume_is_never_backed_up(world: World) -> None:
+    wanted, backups, state = world.filled(), world.volume(), world.volume()
+    cli = world.cli.at(store=world.data(backups) / "deep" / "store").having(
+        VOLFERRY_STATE_DIR=str(world.data(state))
+    )
+    sizes = []
+    for _ in range(2):
+        done = cli("backup", "--all", "--json").exits(0)
+        assert names_of(done.json["backups"]) == [wanted]
+        assert {each["volume"] for each in done.json["left_out"]} == {backups, state}
+        sizes.append(sum(each["stored_bytes"] for each in done.json["backups"]))
+    assert sizes[1] <= sizes[0]
+    done = cli("backup", wanted, backups, "--json").exits(1)
+    assert names_of(done.json["backups"]) == [wanted]
+    assert f"volferry: {backups}: it holds the store " in done.complaints[0]
+    cli("backup", state).fails_with(
+        f"{state}: it holds the state directory: a backup of it would hold itself"
+    )
+
+
+def test_containers_are_looked_up_again_before_each_volume(world: World) -> None:
+    first, second = sorted([world.filled(), world.filled()])
+    name = f"dumping-{second}"
+    labels = {"volferry.dump": "printf content"}
+    world.container(second, name=name, labels=labels)
+    # While the first volume is backed up, compose makes the container of the second one anew.
+    anew = f"docker rm -f {name} >/dev/null; docker run -di --name {name} --network none -v {second}:/data -l volferry.dump='printf new' {world.image} cat"
+    done = world.cli.having(
+        VOLFERRY_RULES=json.dumps([{"match": first, "hooks": {"pre": f"sleep 6; {anew}"}}])
+    )("backup", first, second, "--json").exits(0)
+    dumps = {each["volume"]: each["dumps"] for each in done.json["backups"]}
+    world.client.containers.get(name).remove(force=True)
+    assert dumps == {first: [], second: ["dump"]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,13 +23,19 @@ from volferry.cli.options import (
 from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
-from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeBusy, described, reason
+from volferry.errors import FINDINGS_EXIT_CODE, ConfigError, UsageError, VolumeBusy, described, reason
 from volferry.history import Record
+from volferry.journal import journals_of_the_dead
+from volferry.run import new_run_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from volferry.cli.backup_one import Wanted
     from volferry.model import BackupStats, Volume
     from volferry.operations.coming_back import NotBack
+
+_FRESH_SECONDS = 5  # for so long, a list of containers is believed
 
 
 def backup(
@@ -97,9 +106,13 @@ def backup(
     if binds and not container:
         raise UsageError("--binds is for --container: the bind mounts of which container?")
     session = Session.load(config=config, store=store, engine=engine, host=host)
+    if any(journals_of_the_dead(session.config.state_dir)):
+        session.bring_back()
     session.check_place()
+    _check_patterns(exclude or [])
     missing: dict[str, str] = {}
-    volumes = chosen_volumes(
+    left_out: dict[str, str] = {}
+    chosen = chosen_volumes(
         session.engine,
         names or [],
         everything=everything,
@@ -108,27 +121,30 @@ def backup(
         bind_mounts=(lambda name: _bind_mounts(session, name)) if binds else None,
         nothing="nothing to back up: name volumes, or use --all, --project or --container",
         missing=missing,
+        why_not=partial(_why_disabled, session),
+        left_out=left_out,
     )
-    # All of them before the first: a setting that cannot be understood is an error before anything is done.
-    wanted = {
-        volume.name: wanted_of(
-            session,
-            volume,
-            exclude=exclude or [],
-            exclude_caches=exclude_caches,
-            one_file_system=one_file_system,
-            quiesce=quiesce.value if quiesce else None,
-            warm=warm,
-            full=full,
-            scheduled=scheduled,
-        )
-        for volume in volumes
-    }
-    for message in missing.values():
-        say(f"volferry: {message}")
+    failed = [_Failure(name, message) for name, message in missing.items()]
+    volumes = _without_own(session, chosen, names or [], left_out, failed)
+    for why in sorted(set(left_out.values())):
+        say(f"left out, as {why}: {', '.join(name for name in sorted(left_out) if left_out[name] == why)}")
+    wanted = partial(
+        wanted_of,
+        session,
+        exclude=exclude or [],
+        exclude_caches=exclude_caches,
+        one_file_system=one_file_system,
+        quiesce=quiesce.value if quiesce else None,
+        warm=warm,
+        full=full,
+        scheduled=scheduled,
+    )
+    total = len(volumes) + len(failed)
+    volumes = _understood(session, volumes, wanted, failed, alone=total == 1)
+    for failure in failed:
+        say(f"volferry: {failure.line}")
     done: list[BackupStats] = []
     down: list[NotBack] = []
-    failed = [_Failure(name, message) for name, message in missing.items()]
     if volumes:  # else nothing is made, no store either
         failed += _back_up(session, volumes, wanted, done, down, new_store=new_store, quiet=json)
     if json:
@@ -140,10 +156,10 @@ def backup(
                     for each in failed
                 ],
                 "down": [{"name": each.name, "error": each.error} for each in down],
+                "left_out": [{"volume": name, "why": why} for name, why in sorted(left_out.items())],
             }
         )
     if failed:
-        total = len(volumes) + len(missing)
         if total > 1:
             say(
                 f"volferry: {len(failed)} of {count_text(total, 'volume')} failed: {', '.join(each.volume for each in failed)}"
@@ -159,11 +175,92 @@ class _Failure:
     busy: bool = False  # another run is at work on it
     stopped: bool = False  # containers were, for it
 
+    @property
+    def line(self) -> str:
+        """The error, with the volume's name."""
+        return self.error if repr(self.volume) in self.error else f"{self.volume}: {self.error}"
+
+
+def _check_patterns(patterns: list[str]) -> None:
+    """Raises UsageError for one of the command line that cannot be understood."""
+    from volferry.archive.excludes import Excludes  # noqa: PLC0415 -- slow to import
+
+    try:
+        Excludes(tuple(patterns)).check()
+    except ValueError as error:
+        raise UsageError(f"--exclude: {error}") from error
+
+
+def _why_disabled(session: Session, volume: Volume) -> str:
+    """Why nobody wants a backup of it, who has not named it; empty where somebody may."""
+    try:
+        return "`enable` is false" if session.config.settings_of(volume).enable is False else ""
+    except ConfigError:  # which is that volume's failure
+        return ""
+
+
+def _without_own(
+    session: Session, chosen: list[Volume], names: list[str], left_out: dict[str, str], failed: list[_Failure]
+) -> list[Volume]:
+    """Without those that hold a store or the state directory: for one that was named, that is a failure."""
+    volumes = []
+    for volume in chosen:
+        what = session.own_places.in_volume(volume)
+        if not what:
+            volumes.append(volume)
+        elif volume.name in names:
+            error = f"it holds {what}: a backup of it would hold itself"
+            failed.append(_Failure(volume.name, error))
+        else:
+            left_out[volume.name] = f"{what} is in it"
+    return volumes
+
+
+def _understood(
+    session: Session,
+    volumes: list[Volume],
+    wanted: Callable[[Volume], Wanted],
+    failed: list[_Failure],
+    *,
+    alone: bool,
+) -> list[Volume]:
+    """Those whose settings can be understood; a wrong label fails its own volume. Raises ConfigError, UsageError where there is no other."""
+    found = []
+    for volume in volumes:
+        try:
+            wanted(volume)
+        except (ConfigError, UsageError) as error:
+            if alone:
+                raise
+            with suppress(ConfigError, UsageError), _record(session, new_run_id(), volume):
+                raise
+            failed.append(_Failure(volume.name, str(error)))
+        else:
+            found.append(volume)
+    return found
+
+
+def _looked_up_again(session: Session, volume: Volume, listed_at: float) -> Volume:
+    """As it is now: after hours of other backups, its containers have been made anew. Raises NoSuchVolume."""
+    if time.monotonic() - listed_at < _FRESH_SECONDS:
+        return volume
+    from volferry.engine.bind_mounts import looked_up_again  # noqa: PLC0415 -- docker-py is slow to import
+    from volferry.engine.volumes import find_volume  # noqa: PLC0415
+
+    if volume.bind is not None:
+        return looked_up_again(session.engine, volume)
+    return find_volume(session.engine, volume.name)
+
+
+def _record(session: Session, run: str, volume: Volume) -> Record:
+    config = session.config
+    return Record(config.state_dir, run, session.host, volume.name, config.store_config.place)
+
 
 def _back_up(
     session: Session,
     volumes: list[Volume],
-    wanted: dict[str, Wanted],
+    wanted: Callable[[Volume], Wanted],
     done: list[BackupStats],
     down: list[NotBack],
     *,
@@ -172,18 +269,17 @@ def _back_up(
 ) -> list[_Failure]:
     """One after another; what was made is appended to `done`. Returns which volumes failed, and why."""
     failed: list[_Failure] = []
+    listed_at = time.monotonic()
     with session.run() as run:
-        session.bring_back()
         settings = session.helper_settings()
         opened = OpenedStore(session, run, new_store=new_store)
         for volume in volumes:
-            record = Record(
-                session.config.state_dir, run.id, session.host, volume.name, session.config.store_config.place
-            )
+            record = _record(session, run.id, volume)
             after = Afterwards()
             try:
                 with record:
-                    stats = back_up_one(session, volume, opened, settings, run, wanted[volume.name], after)
+                    now = _looked_up_again(session, volume, listed_at)
+                    stats = back_up_one(session, now, opened, settings, run, wanted(now), after)
                     record.made(stats, after.problems)
             except Exception as error:  # whatever it is: it must not cost the other volumes their backups
                 if opened.failed:  # no volume can be backed up

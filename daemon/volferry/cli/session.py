@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from volferry.damage import Trouble
     from volferry.engine.client import Engine
     from volferry.engine.helper import HelperSettings
+    from volferry.engine.own_places import OwnPlaces
     from volferry.known_stores import KnownStores
     from volferry.manifest_cache import ManifestCache
     from volferry.model import BackupRef
@@ -76,6 +77,14 @@ class Session:
         from volferry.stores.factory import open_store  # noqa: PLC0415 -- as above, for what a store may need
 
         return open_store(self.config.store_config, state=self.config.state_dir, note=say)
+
+    @cached_property
+    def own_places(self) -> OwnPlaces:
+        """By which volumes are known that hold a store or the state directory."""
+        from volferry.cli.own_volumes import own_directories  # noqa: PLC0415
+        from volferry.engine.own_places import OwnPlaces  # noqa: PLC0415
+
+        return OwnPlaces(self.engine, own_directories(self.config))
 
     def check_place(self) -> None:
         """Raises UsageError for a path or URL at which no store can be: before anything is done, and without what a store needs."""

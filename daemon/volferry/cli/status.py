@@ -204,7 +204,8 @@ def _outlook(session: Session, history: History, now: datetime) -> _Outlook:
     from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
     try:
-        volumes = list_volumes(session.engine)
+        own = session.own_places
+        volumes = [volume for volume in list_volumes(session.engine) if not own.in_volume(volume)]
     except VolferryError as error:
         return _Outlook(engine_trouble=str(error))
     there = {volume.name for volume in volumes}

@@ -87,8 +87,9 @@ class EngineAndStore:
 
 
 def view_of(session: Session, volumes: list[Volume], history: History, left_down: list[str]) -> View:
-    """Raises VolferryError where the store cannot be listed."""
+    """Without volumes that hold volferry's own directories. Raises VolferryError where the store cannot be listed."""
     now = datetime.now(UTC)
+    volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]
     seen = history.first_seen([volume.name for volume in volumes], now)
     return View(volumes, _newest(session, now), seen, left_down)
 

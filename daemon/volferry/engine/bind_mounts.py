@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,11 @@ def bind_mounts(
             Volume(name, BIND_DRIVER, {"path": path}, {}, "local", "", uses.get(path, ()), bind=bind)
         )
     return found, left_out
+
+
+def looked_up_again(engine: Engine, volume: Volume) -> Volume:
+    """With the containers that use it now."""
+    return replace(volume, uses=_uses(engine).get(volume.writers_by, ()))
 
 
 def bind_name(path: str) -> str:

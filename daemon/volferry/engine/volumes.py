@@ -41,7 +41,7 @@ def find_volume(engine: Engine, name: str) -> Volume:
             found = engine.api.inspect_volume(name)
         except (docker.errors.NotFound, docker.errors.NullResource) as error:
             raise NoSuchVolume(_no_such_volume(engine, name)) from error
-        return _volume(found, *_uses(engine))
+        return _volume(found, *_uses(engine, name))
 
 
 def create_volume(engine: Engine, volume: Volume) -> None:
@@ -126,15 +126,16 @@ def _volume(
         created_at=found.get("CreatedAt") or "",
         uses=uses.get(found["Name"], ()),
         incomplete=found["Name"] in incomplete,
+        mountpoint=found.get("Mountpoint") or "",
     )
 
 
-def _uses(engine: Engine) -> tuple[dict[str, tuple[VolumeUse, ...]], set[str]]:
-    """Containers that mount each volume, and which volumes one of ours says of that they are not complete. Ours are no users."""
+def _uses(engine: Engine, volume: str | None = None) -> tuple[dict[str, tuple[VolumeUse, ...]], set[str]]:
+    """Containers that mount each volume, or one, and which volumes one of ours says of that they are not complete. Ours are no users."""
     uses: dict[str, list[VolumeUse]] = {}
     incomplete: set[str] = set()
     all_labels = ContainerLabels(engine)
-    for each in engine.api.containers(all=True):
+    for each in engine.api.containers(all=True, filters={} if volume is None else {"volume": volume}):
         labels = each.get("Labels") or {}
         if is_ours(each):
             continue
