@@ -18,6 +18,7 @@
     │   ├── NoSuchContainer
     │   ├── NotUp                          what was stopped is gone, and does not come back
     │   ├── Disturbed                      what was to stand still did not
+    │   ├── NotRunning                     a container in which a command was to be run is off, or gone
     │   ├── VolumeInUse
     │   ├── VolumeNotEmpty
     │   ├── SameData                       what is to be written is what is to be read
@@ -142,6 +143,10 @@ class EngineUnreachable(EngineError):
 
 
 class EngineBusy(EngineError):
+    pass
+
+
+class NotRunning(EngineError):
     pass
 
 

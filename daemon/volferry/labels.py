@@ -52,7 +52,8 @@ _OPTIONS = ("user", "timeout")
 _DUMP_OPTIONS = (*_OPTIONS, "volume")
 _DUMP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DEFAULT_DUMP = "dump"
-_HOOK_TIMEOUT = timedelta(minutes=10)  # a dump may take as long as it likes
+_HOOK_TIMEOUT = timedelta(minutes=10)
+_DUMP_TIMEOUT = timedelta(hours=6)
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
 
@@ -83,6 +84,7 @@ class Dump:
 
     name: str
     command: ContainerCommand
+    state: str = "running"  # of its container, in Docker's words
 
 
 def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
@@ -193,7 +195,7 @@ def dumps_of(volume: str, uses: Iterable[VolumeUse]) -> list[Dump]:
                     f"call one of them {_DUMP}.NAME"
                 )
             command = _command(use, _arguments(use.labels[label], label, use), (own, f"{_DUMP}."))
-            found[name] = Dump(name, command)
+            found[name] = Dump(name, replace(command, timeout=command.timeout or _DUMP_TIMEOUT), use.state)
             by[name] = use
     return [found[name] for name in sorted(found)]
 

@@ -201,7 +201,7 @@ class WritableLayer:
 
 
 # vanished: listed, and gone when it was to be read. torn: changed while it was read. unreadable: not in the backup, or
-# not whole. shrunk, rewritten, volatile, unwritten, disturbed, unstopped, marked: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
+# not whole. shrunk, rewritten, volatile, unwritten, disturbed, unstopped, marked, undumped: of the volume as a whole, whose path is empty (docs/format.md, "Manifest").
 FindingKind = Literal[
     "vanished",
     "torn",
@@ -213,6 +213,7 @@ FindingKind = Literal[
     "disturbed",
     "unstopped",
     "marked",
+    "undumped",
 ]
 Suspicious = Literal["shrunk", "rewritten"]  # unlike the backup before
 

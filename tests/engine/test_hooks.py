@@ -272,15 +272,32 @@ def test_a_dump_that_fails_is_a_failed_backup(world: World, line: str, said: str
     assert world.own_containers() == []
 
 
-def test_a_dump_whose_container_ends_or_does_not_run_is_a_failed_backup(world: World) -> None:
+def test_a_dump_whose_container_ends_meanwhile_is_a_failed_backup(world: World) -> None:
     volume = world.filled()
     container = dumping(world, volume, "echo begun; echo $$ >/data/begun; while :; do :; done")
     running = world.cli.start("backup", volume)
     assert running.until((world.data(volume) / "begun").exists)
     container.kill()
     running.outcome().fails_with("dump dump of container")
-    world.cli("backup", volume).fails_with("dump dump of container", "is not running")
     assert backups(world) == []
+
+
+@pytest.mark.parametrize("state", ["stopped", "created", "paused"])
+def test_of_a_service_that_is_off_the_files_are_backed_up_and_the_dump_is_a_finding(
+    world: World, state: str
+) -> None:
+    volume = world.filled()
+    container = world.container(
+        volume, state, labels={"volferry.dump": "printf x", "volferry.hook.pre": "false"}
+    )
+    done = world.cli("backup", volume, "--json").exits(3)
+    (made,) = done.json["backups"]
+    word = "exited" if state == "stopped" else state
+    detail = f"dump dump was not taken: container {container.name} is {word}"
+    assert made["findings"] == [{"kind": "undumped", "path": "", "detail": detail}]
+    assert (made["dumps"], made["findings_total"]) == ([], 1)
+    assert detail in world.cli("show", volume).exits(0).stdout
+    assert "one" in world.cli("ls", volume).exits(0).stdout
 
 
 def test_a_dump_belongs_to_the_volumes_that_its_container_writes_or_to_the_one_that_it_names(

@@ -126,7 +126,7 @@ def back_up_one(
         try:
             with volume_lock(state, volume.name):
                 hooks.before()
-                dumps = take_dumps(
+                dumps, undumped = take_dumps(
                     session.engine, wanted.dumps, spool=run.spool, environment=environment, observer=observer
                 )
                 stats = backup_volume(
@@ -149,6 +149,7 @@ def back_up_one(
                     observer=observer,
                     still=still,
                     dumps=dumps,
+                    findings=undumped,
                 )
         except BaseException as error:
             with held_back():

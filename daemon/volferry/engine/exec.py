@@ -8,12 +8,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import docker.errors
 from docker.types import CancellableStream
 from urllib3.exceptions import HTTPError
 
 from volferry.engine.channel import READ_BYTES, LineSplitter
-from volferry.engine.client import Engine, translated
-from volferry.errors import EngineError
+from volferry.engine.client import Engine, explanation, translated
+from volferry.errors import EngineError, NotRunning
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _FRAME = struct.Struct(">BxxxL")
 _STDOUT = 1
+_CONFLICT = 409  # of a container that is off, paused or starting again and again
 _SETTLE_SECONDS = 5
 _LOOK_SECONDS = 0.05
 
@@ -37,13 +39,13 @@ def run_in_container(
 ) -> int:
     """Its exit status, after all of its output was delivered: stdout as bytes, stderr line by line.
 
-    Raises EngineError where it cannot be run, its output is cut off, or it takes longer than it may; nothing ends it then: an
+    Raises NotRunning where the container is off or gone, EngineError where it cannot be run, its output is cut off, or it takes longer than it may; nothing ends it then: an
     engine has no call for that.
     """
     what = f"running {command.text!r} in container {command.container}"
     lines = LineSplitter(on_stderr)
     late = threading.Event()
-    with translated(what):
+    with translated(what), _not_running(what):
         exec_id = engine.api.exec_create(
             command.container_id,
             list(command.arguments),
@@ -77,6 +79,16 @@ def run_in_container(
 
 class _CutOffError(Exception):
     pass
+
+
+@contextmanager
+def _not_running(what: str) -> Iterator[None]:
+    try:
+        yield
+    except docker.errors.APIError as error:
+        if error.status_code != _CONFLICT and not isinstance(error, docker.errors.NotFound):
+            raise
+        raise NotRunning(f"{what}: {explanation(error)}") from error
 
 
 def _started(api: Any, exec_id: str) -> Any:

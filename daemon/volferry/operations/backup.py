@@ -66,11 +66,12 @@ def backup_volume(
     observer: Observer,
     still: Stillness,
     dumps: Sequence[TakenDump] = (),
+    findings: Sequence[Finding] = (),
 ) -> BackupStats:
     """Reads `volume` through `helper`, which is released once that is done, into `repository`.
 
     `spool` is a directory for temporary files; the time that it took counts from `started` (of `time.monotonic`), for
-    a helper takes its time to come up. `dumps` become files of the backup. `still` begins just before the volume is listed, and ends with the last byte that is
+    a helper takes its time to come up. `dumps` become files of the backup, `findings` are of what came before. `still` begins just before the volume is listed, and ends with the last byte that is
     read.
 
     What the newest backup of the volume, or a run that died, has stored is not stored again.
@@ -99,7 +100,9 @@ def backup_volume(
         )
         stats = _stats(found, earlier, digests, started, still.downtime_seconds, dumps)
         manifest = _manifest(work, found, stats, digests, started_at, still.mode, dumps)
-        stats, manifest = _with_findings_of_all(work, found, index, stats, manifest, listed_first, stood)
+        stats, manifest = _with_findings_of_all(
+            work, found, index, stats, manifest, listed_first, [*findings, *stood]
+        )
         found.writer.put_index(index.frames, index.files)
         # The last look before it exists: another machine's prune may have had a clock that is wrong.
         repository.require(found.ref, manifest)
@@ -120,7 +123,7 @@ def _with_findings_of_all(
     stood: Sequence[Finding],
 ) -> tuple[BackupStats, Manifest]:
     """With what is found of the volume as a whole: that it is suspiciously unlike the backup before, in memory, or on a disk that takes
-    no more. `listed_first` are findings of a pass before, `stood` those of what was to stand still.
+    no more. `listed_first` are findings of a pass before, `stood` those of what came before, and of what was to stand still.
     """
     found_of_all = [*stood]
     if work.settings.suspicious and found.base.newest is not None:
