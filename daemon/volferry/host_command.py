@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 _SAID_BYTES = 4096
+_OURS = ("VOLFERRY_", "AWS_")
 
 
 def run_on_host(line: str, *, timeout: timedelta, environment: Mapping[str, str]) -> tuple[int | None, str]:
@@ -26,7 +27,7 @@ def run_on_host(line: str, *, timeout: timedelta, environment: Mapping[str, str]
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment},
+            env={**_without_secrets(os.environ), **environment},
             start_new_session=True,
         ) as process:
             status: int | None = None
@@ -39,4 +40,11 @@ def run_on_host(line: str, *, timeout: timedelta, environment: Mapping[str, str]
                 raise
         output.seek(max(0, output.seek(0, os.SEEK_END) - _SAID_BYTES))
         lines = [each.strip() for each in output.read().decode("utf-8", "replace").splitlines()]
-    return status, next((each for each in reversed(lines) if each), "")
+    said = next((each for each in reversed(lines) if each), "")
+    # A shell quotes the line in which it finds a mistake, and there may be passwords in it.
+    return status, said.replace(line.strip(), "…")
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Neither a store's credentials nor whom volferry tells are a command's business."""
+    return {name: value for name, value in environment.items() if not name.upper().startswith(_OURS)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -54,6 +54,7 @@ _DUMP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DEFAULT_DUMP = "dump"
 _HOOK_TIMEOUT = timedelta(minutes=10)
 _DUMP_TIMEOUT = timedelta(hours=6)
+_SHORT = 16  # an argument that is no secret: a name, an option
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
 
@@ -67,15 +68,17 @@ class ContainerCommand:
 
     container: str
     container_id: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = field(repr=False)  # there may be passwords in them
     user: str = ""  # as the container's own, if empty
     timeout: timedelta | None = None
+    label: str = ""  # that says it
 
-    @property
-    def text(self) -> str:
-        """For a person."""
-        shell = self.arguments[:2] == ("sh", "-c")
-        return self.arguments[2] if shell else shlex.join(self.arguments)
+    def hidden_in(self, text: str) -> str:
+        """What it has said, for a message: a shell quotes the line in which it finds a mistake."""
+        for each in sorted(self.arguments, key=len, reverse=True):
+            if len(each) > _SHORT or " " in each:
+                text = text.replace(each, "…")
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +164,16 @@ def hooks_of(uses: Iterable[VolumeUse], when: When) -> list[ContainerCommand]:
             continue
         text = use.labels.get(f"{_HOOK}{when}")
         if text is not None:
-            prefix = f"{_HOOK}{when}."
-            fallback = _HOOK
-            arguments = _arguments(text, f"{_HOOK}{when}", use)
+            label = f"{_HOOK}{when}"
+            prefix, fallback = f"{label}.", _HOOK
+            arguments = _arguments(text, label, use)
         elif (theirs := _OFFEN_HOOKS.get(when)) in use.labels:
-            prefix = fallback = f"{theirs}."
-            arguments = _split(use.labels[str(theirs)], str(theirs), use)
+            label = str(theirs)
+            prefix = fallback = f"{label}."
+            arguments = _split(use.labels[label], label, use)
         else:
             continue
-        command = _command(use, arguments, (prefix, fallback))
+        command = _command(use, label, arguments, (prefix, fallback))
         found.append(replace(command, timeout=command.timeout or _HOOK_TIMEOUT))
     return found
 
@@ -194,7 +198,7 @@ def dumps_of(volume: str, uses: Iterable[VolumeUse]) -> list[Dump]:
                     f"{_of(use)}: label {label}: container {found[name].command.container} has a dump {name!r} too: "
                     f"call one of them {_DUMP}.NAME"
                 )
-            command = _command(use, _arguments(use.labels[label], label, use), (own, f"{_DUMP}."))
+            command = _command(use, label, _arguments(use.labels[label], label, use), (own, f"{_DUMP}."))
             found[name] = Dump(name, replace(command, timeout=command.timeout or _DUMP_TIMEOUT), use.state)
             by[name] = use
     return [found[name] for name in sorted(found)]
@@ -221,7 +225,9 @@ def _dump_labels(use: VolumeUse) -> Iterator[tuple[str, str]]:
                 yield name, label
 
 
-def _command(use: VolumeUse, arguments: tuple[str, ...], prefixes: tuple[str, str]) -> ContainerCommand:
+def _command(
+    use: VolumeUse, label: str, arguments: tuple[str, ...], prefixes: tuple[str, str]
+) -> ContainerCommand:
     """With its user and timeout, of which labels with the first prefix come before those with the second."""
     user, timeout = (
         next(
@@ -236,7 +242,7 @@ def _command(use: VolumeUse, arguments: tuple[str, ...], prefixes: tuple[str, st
             seconds = parse_span(timeout[1])
         except ValueError as error:
             raise ConfigError(f"{_of(use)}: label {timeout[0]}: {error}") from error
-    return ContainerCommand(use.container, use.container_id, arguments, user[1], seconds)
+    return ContainerCommand(use.container, use.container_id, arguments, user[1], seconds, label)
 
 
 def _arguments(text: str, label: str, use: VolumeUse) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ import pytest
 
 from volferry.checked import value_of
 from volferry.config import Config, contradictions
+from volferry.engine.exec import run_in_container
 from volferry.engine.volumes import list_volumes
-from volferry.errors import ConfigError
+from volferry.errors import ConfigError, EngineError
+from volferry.host_command import run_on_host
 from volferry.label_rights import LabelsConfig, labels_of_retention
-from volferry.labels import dumps_of, hooks_of, settings_of_labels
+from volferry.labels import ContainerCommand, dumps_of, hooks_of, settings_of_labels
 from volferry.model import Volume, VolumeUse
 from volferry.retention import Keep
 from volferry.scheduler.agenda import scheduled_of
@@ -158,6 +161,58 @@ class TestAnImageThatIsGone:
         who = use({"volferry.dump": "pg_dump", "volferry.hook.pre": "true"}, image_known=False)
         assert dumps_of("pgdata", [who])
         assert hooks_of([who], "pre")
+
+
+class TestCommandsAreNotTold:
+    SECRET = "mysqldump -psecret app"
+
+    def command(self, text: str) -> ContainerCommand:
+        (found,) = dumps_of("pgdata", [use({"volferry.dump.app": text})])
+        return found.command
+
+    @pytest.mark.parametrize("text", [SECRET, '["mysqldump", "--password=very-secret-indeed"]'])
+    def test_by_what_a_program_prints_of_it(self, text: str) -> None:
+        command = self.command(text)
+        assert "secret" not in repr(command)
+        said = command.hidden_in(f"sh: -c: line 1: `{command.arguments[-1]}': syntax error")
+        assert said == "sh: -c: line 1: `…': syntax error"
+        assert command.hidden_in("mysqldump: no such database app") == "mysqldump: no such database app"
+
+    def test_by_what_goes_wrong_when_it_is_run(self) -> None:
+        def gone(*_: Any, **__: Any) -> Any:
+            raise docker.errors.APIError("bad", SimpleNamespace(status_code=500), "no such user")  # type: ignore[arg-type]
+
+        engine: Any = SimpleNamespace(api=SimpleNamespace(exec_create=gone))
+        nothing: Any = lambda _: None  # noqa: E731
+        with pytest.raises(EngineError) as raised:
+            run_in_container(
+                engine, self.command(self.SECRET), environment={}, on_stdout=nothing, on_stderr=nothing
+            )
+        assert str(raised.value) == "running volferry.dump.app in container db: no such user"
+
+
+class TestCommandsOnTheMachine:
+    @pytest.fixture(autouse=True)
+    def secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        monkeypatch.setenv("VOLFERRY_STORES__MAIN__SECRET_ACCESS_KEY", "hunter2")
+        monkeypatch.setenv("volferry_notify__urls", "hunter2")
+        monkeypatch.setenv("OTHER", "kept")
+
+    def run(self, line: str) -> tuple[int | None, str]:
+        return run_on_host(line, timeout=timedelta(seconds=20), environment={"VOLFERRY_VOLUME": "pgdata"})
+
+    def test_they_do_not_inherit_secrets(self) -> None:
+        assert self.run("env | grep -c hunter2") == (1, "0")
+        assert self.run('echo "$VOLFERRY_VOLUME $OTHER"') == (0, "pgdata kept")
+
+    def test_nor_is_their_line_told(self) -> None:
+        line = "tool --password=secret; exit 3"
+        assert self.run(f"echo '{line}'; {line}")[0] == 3
+        status, said = self.run(
+            "printf '%s: bad' \"$(tr '\\0' '\\n' </proc/$$/cmdline | tail -n 1)\"; # secret"
+        )
+        assert (status, said) == (0, "…: bad")
 
 
 def test_no_hook_runs_in_what_compose_run_has_made() -> None:

@@ -42,7 +42,7 @@ def run_in_container(
     Raises NotRunning where the container is off or gone, EngineError where it cannot be run, its output is cut off, or it takes longer than it may; nothing ends it then: an
     engine has no call for that.
     """
-    what = f"running {command.text!r} in container {command.container}"
+    what = f"running {command.label or 'a command'} in container {command.container}"
     lines = LineSplitter(on_stderr)
     late = threading.Event()
     with translated(what), _not_running(what):

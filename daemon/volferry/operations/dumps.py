@@ -100,10 +100,12 @@ def _taken(
     except OSError as error:
         raise VolferryError(f"{what} cannot be written to {path.parent}: {reason(error)}") from error
     if status:
-        said = f": {printable(lines[0])}" if lines else ""
+        said = f": {dump.command.hidden_in(printable(lines[0]))}" if lines else ""
         raise DumpFailed(f"{what} failed with status {status}{said}")
     if not done:
-        raise DumpFailed(f"{what} is empty: {dump.command.text!r} wrote nothing to stdout")
+        raise DumpFailed(
+            f"{what} is empty: the command of its label {dump.command.label} wrote nothing to stdout"
+        )
     return TakenDump(
         DumpFile(dump.name, path, done, taken_at),
         dump.command.container,

@@ -185,7 +185,7 @@ def run_hook(engine: Engine, when: str, command: ContainerCommand, environment: 
     except EngineError as error:
         raise HookFailed(f"{what} failed: {error}") from error
     if status:
-        said = f": {printable(lines[-1])}" if lines else ""
+        said = f": {command.hidden_in(printable(lines[-1]))}" if lines else ""
         raise HookFailed(f"{what} failed with status {status}{said}")
 
 

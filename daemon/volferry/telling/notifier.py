@@ -112,7 +112,10 @@ class Notifier:
             if attempt < _PING_ATTEMPTS - 1:
                 time.sleep(2**attempt)
         self._log.warning(
-            "a ping was not answered", to=f"{parts.scheme}://{parts.netloc}", moment=moment, error=said
+            "a ping was not answered",
+            to=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            moment=moment,
+            error=said,
         )
 
 
