@@ -303,3 +303,59 @@ def test_the_limits_of_standing_still_are_spans(file: Path) -> None:
 
     file.write_text(f'bring_back = "{"9" * 40}w"\n')
     assert "bring_back: that span is too long" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("VOLFERRY_SCHEDULE", "did you mean VOLFERRY_DEFAULTS__SCHEDULE?"),
+        ("VOLFERRY_DEFAULT__SCHEDULE", "did you mean VOLFERRY_DEFAULTS__SCHEDULE?"),
+        ("VOLFERRY_STATEDIR", "did you mean VOLFERRY_STATE_DIR?"),
+        ("volferry_at_once", "did you mean VOLFERRY_DAEMON__AT_ONCE?"),
+        ("VOLFERRY_ZZZZ", "docs/configuration.md lists them"),
+        ("VOLFERRY_DEFAULTS_SCHEDULE", "did you mean VOLFERRY_DEFAULTS__SCHEDULE?"),
+        ("VOLFERRY_", "docs/configuration.md lists them"),
+        ("VOLFERRY_\udcff", "docs/configuration.md lists them"),
+    ],
+)
+def test_a_variable_that_means_nothing_is_refused_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, "@daily")
+    message = refused(None)
+    assert message.isascii()
+    assert (
+        message
+        == f"the environment: there is no variable {name.encode('ascii', 'backslashreplace').decode()}: {hint}"
+    )
+
+
+def test_all_variables_that_mean_nothing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLFERRY_A", "1")
+    monkeypatch.setenv("VOLFERRY_B", "1")
+    assert "VOLFERRY_A" in refused(None)
+    assert "VOLFERRY_B" in refused(None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "VOLFERRY_DEBUG",
+        "VOLFERRY_CONTAINER",
+        "VOLFERRY_DAEMON_RUN",
+        "VOLFERRY_IMAGE",
+        "VOLFERRY_VOLUME",
+        "VOLFERRY_RUN",
+        "VOLFERRY_ERROR",
+        "VOLFERRY_SERVICE_HOST",
+        "VOLFERRY_SERVICE_PORT_HTTP",
+        "VOLFERRY_PORT",
+        "VOLFERRY_PORT_9633_TCP_ADDR",
+        "_VOLFERRY_COMPLETE",
+        "XVOLFERRY_A",
+    ],
+)
+def test_variables_that_are_no_settings_are_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("VOLFERRY_SOON_REMOVED", "")
+    assert load_config(None).host is None

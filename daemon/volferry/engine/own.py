@@ -59,15 +59,22 @@ class OwnContainer:
     image: str
     mounts: Sequence[dict[str, Any]]
 
+    def mount_behind(self, directory: Path) -> tuple[dict[str, Any], PurePosixPath] | None:
+        """The mount, as an inspection has it, of the one volume or directory of the machine that backs `directory`, and the path of `directory` in it."""
+        around = [each for each in self.mounts if directory.is_relative_to(each["Destination"])]
+        if not around:
+            return None
+        mount = max(around, key=lambda each: len(PurePosixPath(each["Destination"]).parts))
+        return mount, PurePosixPath(directory).relative_to(mount["Destination"])
+
     def shares(self, directory: Path, target: str, api_version: tuple[int, ...]) -> list[Share]:
         """The ways to give a helper `directory` at `target`, and nothing else of what it lies in; the best one first. None if it is
         in the container's own layer or in memory.
         """
-        around = [each for each in self.mounts if directory.is_relative_to(each["Destination"])]
-        if not around:
+        behind = self.mount_behind(directory)
+        if behind is None:
             return []
-        mount = max(around, key=lambda each: len(PurePosixPath(each["Destination"]).parts))
-        relative = directory.relative_to(mount["Destination"])
+        mount, relative = behind
         found: list[Share] = []
         if mount.get("Type") == "volume" and api_version >= _SUBPATH_API:
             part = Mount(target, mount["Name"], type="volume", no_copy=True, subpath=str(relative))

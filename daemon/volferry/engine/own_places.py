@@ -58,14 +58,15 @@ class OwnPlaces:
         return self._parents.get(found, "") if found is not None else ""
 
     def _add_mounted(self, engine: Engine, container: OwnContainer, what: str, directory: Path) -> None:
-        found = container.mount_behind(directory, "/")
+        found = container.mount_behind(directory)
         if found is None:
             return
-        mount, _ = found
+        mount, relative = found
+        if mount["Type"] == "bind":
+            self._paths.append((what, PurePosixPath(mount["Source"]) / relative))
         if mount["Type"] != "volume":
-            self._paths.append((what, PurePosixPath(mount["Source"])))
             return
-        name = mount["Source"]
+        name = mount["Name"]
         self._volumes.setdefault(name, what)
         # Another volume may lead to the same directory.
         try:
