@@ -48,6 +48,11 @@ def speakers(volume: Volume) -> tuple[list[VolumeUse], list[VolumeUse]]:
     return whole, [use for use in uses if use.off or not use.image_known]
 
 
+def doubtful(volume: Volume) -> list[VolumeUse]:
+    """Containers that would have a say, if it were known that it is theirs."""
+    return [use for use in speakers(volume)[1] if not use.image_known and any(map(is_spoken, use.labels))]
+
+
 def only_adding(said: VolumeSettings) -> VolumeSettings:
     """What of it leaves nothing out, of a schedule or of a backup. A service that is off keeps its times."""
     return VolumeSettings(

@@ -219,6 +219,19 @@ def test_a_run_that_was_killed_has_its_service_brought_back_by_the_next(world: W
     assert list(world.cli.state.glob("journal/*.jsonl")) == []
 
 
+def test_a_service_comes_back_first_whatever_is_wrong_with_what_is_to_be_backed_up(world: World) -> None:
+    volume = world.filled()
+    large(world, volume)
+    container = writing(world, volume)
+    running = world.cli.start("backup", volume, "--quiesce", "stop")
+    assert running.until(lambda: state_of(container)["Status"] == "exited")
+    running.send(signal.SIGKILL)
+    running.outcome()
+    wrong = world.volume(labels={"volferry.quiese": "stop"})
+    world.cli("backup", wrong, "--store", "ftp://nowhere").fails_with("ftp://nowhere", code=2)
+    assert state_of(container)["Status"] == "running"
+
+
 def replay(engine: Engine, state: Path) -> list[str]:
     """What could not be brought back."""
     recovery = Recovery(state, ConfiguredHooks(load_config(None, {})), print, 1.0)
@@ -335,7 +348,7 @@ def swarm(tmp_path: Path) -> Iterator[World]:
         client.close()
 
 
-def service(world: World, volume: str, mode: ServiceMode) -> Any:
+def service(world: World, volume: str, mode: ServiceMode, **more: Any) -> Any:
     mount = Mount("/data", volume, type="volume")
     services: Any = world.client.services
     return services.create(
@@ -347,6 +360,7 @@ def service(world: World, volume: str, mode: ServiceMode) -> Any:
         networks=["host"],
         stop_grace_period=10**8,
         restart_policy={"Condition": "any", "Delay": 0},
+        **more,
     )
 
 
@@ -369,6 +383,31 @@ def test_swarm_services_are_scaled_to_nothing_and_back(swarm: World) -> None:
     await_true(lambda: tasks(swarm) == 1)
     swarm.cli("backup", volume, "--quiesce", "stop").fails_with("cannot be scaled: use quiesce = pause")
     assert tasks(swarm) == 1
+
+
+def test_labels_of_a_swarm_service_count_as_those_of_its_containers(swarm: World) -> None:
+    """A compose file has them below `deploy:`."""
+    volume = swarm.filled()
+    said = {
+        "volferry.quiesce": "stop",
+        "volferry.hook.pre": "echo x >/data/hooked",
+        "volferry.dump": "printf content",
+    }
+    of_stack = {"com.docker.stack.namespace": "shop"}
+    made = service(
+        swarm, volume, ServiceMode("replicated", replicas=1), labels=said, container_labels=of_stack
+    )
+    await_true(lambda: tasks(swarm) == 1)
+    (backup,) = swarm.cli("backup", "--project", "shop", "--json").exits(0).json["backups"]
+    assert (backup["volume"], backup["dumps"]) == (volume, ["dump"])
+    assert backup["downtime_seconds"] > 0
+    assert (swarm.data(volume) / "hooked").exists()
+    assert swarm.cli("show", volume, "--json").exits(0).json["consistency"] == "stop"
+    made.remove()
+    await_true(lambda: tasks(swarm) == 0)
+    service(swarm, volume, ServiceMode("global"), labels={"volferry.quiese": "stop"})
+    await_true(lambda: tasks(swarm) == 1)
+    swarm.cli("backup", volume).fails_with("there is no label 'volferry.quiese'", code=2)
 
 
 def await_true(reached: Callable[[], bool], seconds: float = 60) -> None:

@@ -15,7 +15,7 @@ from volferry.engine.exec import run_in_container
 from volferry.engine.volumes import list_volumes
 from volferry.errors import ConfigError, EngineError
 from volferry.host_command import run_on_host
-from volferry.label_rights import LabelsConfig, labels_of_retention
+from volferry.label_rights import LabelsConfig, doubtful, labels_of_retention
 from volferry.labels import ContainerCommand, dumps_of, hooks_of, settings_of_labels
 from volferry.model import Volume, VolumeUse
 from volferry.retention import Keep
@@ -156,6 +156,12 @@ class TestAServiceThatIsOff:
 class TestAnImageThatIsGone:
     def test_its_mistakes_are_nobodys(self) -> None:
         assert CONFIG.settings_of(volume(use({"volferry.x": "y"}, image_known=False))).exclude == ("*.tmp",)
+
+    def test_it_is_told_of_whom_that_has_labels(self) -> None:
+        gone = {"image_known": False}
+        said = {"volferry.quiesce": "stop"}
+        found = volume(use(said, name="a"), use(said, name="b", **gone), use(ONE_OFF, name="c", **gone))  # type: ignore[arg-type]
+        assert [each.container for each in doubtful(found)] == ["b"]
 
     def test_hooks_and_dumps_are_still_the_containers(self) -> None:
         who = use({"volferry.dump": "pg_dump", "volferry.hook.pre": "true"}, image_known=False)

@@ -25,7 +25,7 @@ from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import FINDINGS_EXIT_CODE, ConfigError, UsageError, VolumeBusy, described, reason
 from volferry.history import Record
-from volferry.journal import journals_of_the_dead
+from volferry.label_rights import doubtful
 from volferry.run import new_run_id
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def backup(
     if binds and not container:
         raise UsageError("--binds is for --container: the bind mounts of which container?")
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    if any(journals_of_the_dead(session.config.state_dir)):
-        session.bring_back()
+    session.bring_back()  # before anything else can fail
     session.check_place()
     _check_patterns(exclude or [])
     missing: dict[str, str] = {}
@@ -143,6 +142,10 @@ def backup(
     volumes = _understood(session, volumes, wanted, failed, alone=total == 1)
     for failure in failed:
         say(f"volferry: {failure.line}")
+    for name in sorted({use.container for volume in volumes for use in doubtful(volume)}):
+        say(
+            f"the image of container {name} is gone: its labels may be the image's, and count only where they add to backups"
+        )
     done: list[BackupStats] = []
     down: list[NotBack] = []
     if volumes:  # else nothing is made, no store either
