@@ -44,8 +44,10 @@ def places(
 
 
 def mounted(kind: str, source: str, destination: str) -> dict[str, Any]:
-    name = {"Name": source} if kind == "volume" else {}
-    return {"Type": kind, "Source": source, "Destination": destination, **name}
+    where = {"Source": source}
+    if kind == "volume":
+        where = {"Source": f"{DOCKER}/{source}/_data", "Name": source}
+    return {"Type": kind, "Destination": destination, **where}
 
 
 class TestInAContainer:
@@ -81,12 +83,15 @@ class TestInAContainer:
         options = {"type": "none", "o": "bind,ro", "device": "/srv/nas"}
         own = places(
             monkeypatch,
-            {"the store": Path("/b")},
+            {"the store": Path("/b/deep/down")},
             mounts=[mounted("volume", "backups", "/b")],
             volumes={"backups": options},
         )
         assert own.in_volume(volume("twin", device="/srv/nas")) == "the store"
+        assert own.in_volume(volume("twin", device="/srv/nas/deep")) == "the store"
+        assert own.in_volume(volume("twin", device="/srv/nas/other")) == ""
         assert own.in_volume(volume("twin", device="/srv/nas", o="addr=10.0.0.1")) == ""
+        assert own.in_volume(volume("twin", device=f"{DOCKER}/backups/_data")) == "the store"
 
     def test_paths_of_its_own_file_system_are_nobodys(self, monkeypatch: pytest.MonkeyPatch) -> None:
         own = places(monkeypatch, {"the store": Path(f"{DOCKER}/x/_data")}, mounts=[])

@@ -58,24 +58,28 @@ class OwnPlaces:
         return self._parents.get(found, "") if found is not None else ""
 
     def _add_mounted(self, engine: Engine, container: OwnContainer, what: str, directory: Path) -> None:
-        found = container.mount_behind(directory)
-        if found is None:
+        behind = container.mount_behind(directory)
+        if behind is None:
             return
-        mount, relative = found
-        if mount["Type"] == "bind":
-            self._paths.append((what, PurePosixPath(mount["Source"]) / relative))
-        if mount["Type"] != "volume":
-            return
-        name = mount["Name"]
-        self._volumes.setdefault(name, what)
+        mount, relative = behind
+        sources = [str(mount.get("Source") or "")]
+        if mount.get("Type") == "volume":
+            name = mount["Name"]
+            self._volumes.setdefault(name, what)
+            sources.append(_device_of(engine, name))
         # Another volume may lead to the same directory.
+        self._paths += [
+            (what, PurePosixPath(source) / relative) for source in sources if source.startswith("/")
+        ]
+
+
+def _device_of(engine: Engine, volume: str) -> str:
+    with translated(f"volume {volume}"):
         try:
-            with translated(f"volume {name}"):
-                details = engine.api.inspect_volume(name)
+            found = engine.api.inspect_volume(volume)
         except docker.errors.NotFound:
-            return
-        if device := _device(str(details.get("Driver")), details.get("Options") or {}):
-            self._paths.append((what, PurePosixPath(device)))
+            return ""
+    return _device(str(found.get("Driver")), found.get("Options") or {})
 
 
 def _device(driver: str, options: Mapping[str, str]) -> str:
