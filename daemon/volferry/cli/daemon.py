@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _GLANCE = timedelta(seconds=2)  # at the configuration's file
 _SETTLED = timedelta(seconds=2)
+_STOP_EXTENSION = timedelta(seconds=30)  # what is asked for again and again
 _SLOWEST = timedelta(minutes=10)  # of one look, with all that it may wait for
 
 Log = Any  # of structlog, which has no type for what it makes
@@ -117,6 +118,7 @@ class _Daemon:
         at_end.callback(self._surroundings.close)
         self._runs = ProcessRuns(
             lambda: [*arguments, "--config", str(accepted_path(self._config.state_dir))],
+            lambda: self._config.state_dir,
             self._log,
             has_replicas=lambda: bool(self._config.replicas),
             began=lambda volume, _: self._ping(volume, "start"),
@@ -169,7 +171,7 @@ class _Daemon:
         except Interrupted as error:
             notify("STOPPING=1")
             self._log.info("the daemon stops", reason=str(error))
-            self._runs.stop()
+            self._runs.stop(waiting=_ask_for_time)
             self._told.close()
             if self._web is not None:
                 self._web.close()
@@ -308,6 +310,11 @@ class _Daemon:
             self._digest_since, self._digest_due = now, None
         if self._digest_due is None:
             self._digest_due = config.digest.after(now, self._loop.agenda.zone)
+
+
+def _ask_for_time() -> None:
+    """Of systemd, while services are being started again: it kills what has not ended after a while."""
+    notify(f"EXTEND_TIMEOUT_USEC={int(_STOP_EXTENSION.total_seconds() * 1e6)}")
 
 
 def _without_control_characters(

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from volferry.errors import FINDINGS_EXIT_CODE, Interrupted
 from volferry.interrupts import held_back
-from volferry.run import RUN_VARIABLE, new_run_id
+from volferry.run import RUN_VARIABLE, journal_paths, new_run_id
 from volferry.scheduler.loop import Ending
 from volferry.scheduler.verifying import ShareEnding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 Log = Any
-_STOP_SECONDS = 8  # of the ten that an engine gives a container
+_STOP_SECONDS = 8  # of the ten that an engine gives a container; for what has nothing stopped
+_STOP_LOOK_SECONDS = 0.2
 _GOOD = {0, FINDINGS_EXIT_CODE}
 
 
@@ -44,12 +46,14 @@ class ProcessRuns:
     """Implements `Runs`. `ended` is called from other threads than the loop's."""
 
     arguments: Callable[[], Sequence[str]]  # of every command
+    state_directory: Callable[[], Path]
     log: Log
     has_replicas: Callable[[], bool]
     began: Callable[[str, str], None]  # with volume and run
     ended: Callable[[str, str, Ending], None]
     stopped: bool = False
     _threads: dict[str, tuple[threading.Thread, datetime]] = field(default_factory=dict)
+    _ids: dict[str, str] = field(default_factory=dict)  # of runs, by volume
     shared: Callable[[ShareEnding], None] = lambda _: None  # called when a share was verified, as `ended` is
     _share: threading.Thread | None = None
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
@@ -85,20 +89,27 @@ class ProcessRuns:
             ending = ShareEnding(done=False, error=f"{type(error).__name__}: {error}")
         self.shared(ending)
 
-    def stop(self) -> None:
-        """Ends what is going on, as a signal would; services are up again when it returns."""
+    def stop(self, waiting: Callable[[], object] = lambda: None) -> None:
+        """Ends what is going on, as a signal would. A run that has something stopped is waited for until that is up again, however long
+        it takes; `waiting` is called all the while. Others have a few seconds.
+        """
         with self._lock:
             self.stopped = True
-            threads = [thread for thread, _ in self._threads.values()]
-            threads += [self._share] if self._share is not None else []
+            threads = {thread: self._ids.get(volume, "") for volume, (thread, _) in self._threads.items()}
+            threads |= {self._share: ""} if self._share is not None else {}
             for process in self._processes:
                 process.send_signal(signal.SIGTERM)
         end = time.monotonic() + _STOP_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        while living := [(thread, run) for thread, run in threads.items() if thread.is_alive()]:
+            if any(run and journal_paths(self.state_directory(), run) for _, run in living):
+                end = time.monotonic() + _STOP_SECONDS
+            elif time.monotonic() >= end:
+                break
+            waiting()
+            living[0][0].join(_STOP_LOOK_SECONDS)
 
     def _run(self, volume: str) -> None:
-        run = new_run_id()
+        run = self._ids[volume] = new_run_id()
         log = self.log.bind(run=run, volume=volume)
         log.info("a run begins")
         self.began(volume, run)
