@@ -43,6 +43,7 @@ from volferry.run import begin_run, remove_dead
 from volferry.scheduler import loop as loops
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.loop import Ending, Loop, View
+from volferry.scheduler.moments import Moment
 from volferry.stores.base import put
 
 if TYPE_CHECKING:
@@ -185,6 +186,10 @@ class World:
         self.loop: Loop
         self.start_daemon()
 
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.now, self.now - BEGIN)
+
     # what happens to it
 
     def engine_step(self) -> None:
@@ -203,7 +208,7 @@ class World:
 
     def start_daemon(self) -> None:
         log = structlog.wrap_logger(None, processors=[_drop])
-        self.loop = Loop(lambda: CONFIG, Agenda(UTC), self, self, self, self.history, log, self.now)
+        self.loop = Loop(lambda: CONFIG, Agenda(UTC), self, self, self, self.history, log, self.moment)
         self.history.settle(self.now)
 
     def kill_everything(self) -> None:
@@ -275,7 +280,7 @@ class World:
         self.history.end(run.number, self.now, "done" if good else "failed", error=error)
         run.scope.close()
         del self.running[volume]
-        self.loop.ended(volume, Ending(good=good, error=error), self.now)
+        self.loop.ended(volume, Ending(good=good, error=error), self.moment)
 
     @contextmanager
     def _still(self, volume: str, run: RunOfVolume) -> Iterator[list[str]]:
@@ -346,7 +351,7 @@ class World:
 
     def tell(self, event: Event) -> None:
         if event.kind == "late":
-            self.late_told[event.volume].append(event.time)
+            self.late_told[event.volume].append(event.at.wall)
 
     # the days
 
@@ -365,7 +370,7 @@ class World:
                     self._fault(*heapq.heappop(faults)[1:])
                 while self.ends and self.ends[0][0] <= self.now:
                     self.end(heapq.heappop(self.ends)[2])
-                asked = self.loop.step(self.now)
+                asked = self.moment.at(self.loop.step(self.moment))
             except Killed:
                 self.now += self._killed()
                 asked = self.now

@@ -15,6 +15,7 @@ from volferry.errors import EngineUnreachable
 from volferry.model import Volume
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.loop import Ending, Loop, View
+from volferry.scheduler.moments import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +33,9 @@ def volume(name: str, schedule: str) -> Volume:
 class Made:
     """Surroundings, runs and teller at once."""
 
-    now: datetime = NOW
+    now: datetime = NOW  # what the wall's clock shows
+    mono: timedelta = timedelta(days=2)
+    asleep: timedelta = timedelta()
     volumes: list[Volume] = field(default_factory=list)
     newest: dict[str, datetime] = field(default_factory=dict)
     seen: dict[str, datetime] = field(default_factory=dict)
@@ -49,7 +52,7 @@ class Made:
 
     def __post_init__(self) -> None:
         log = structlog.wrap_logger(None, processors=[self._drop])
-        started = self.now - timedelta(days=1)
+        started = Moment(self.now - timedelta(days=1), self.mono - timedelta(days=1))
         self.loop = Loop(lambda: self.config, Agenda(UTC), self, self, self, self, log, started)
         self.lines: list[dict[str, Any]] = []
 
@@ -90,11 +93,17 @@ class Made:
         began = self.running.pop(volume)
         if good:
             self.newest[volume] = began
-        self.loop.ended(volume, Ending(good=good, **more), self.now)
+        self.loop.ended(volume, Ending(good=good, **more), self.moment)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.now, self.mono, self.asleep)
 
     def after(self, **span: float) -> datetime:
+        """Returns when the loop wants to be called again, by the wall's clock."""
         self.now += timedelta(**span)
-        return self.loop.step(self.now)
+        self.mono += timedelta(**span)
+        return self.moment.at(self.loop.step(self.moment))
 
 
 def test_what_is_due_is_started_and_not_again_before_it_is_due_again() -> None:
@@ -163,7 +172,7 @@ def test_a_run_that_is_refused_because_of_another_one_is_nobodys_failure_and_is_
         made.after(seconds=30)
     made.running.clear()
     made.begun.pop()
-    made.loop.ended("vol", Ending(good=False, refused=True), made.now)
+    made.loop.ended("vol", Ending(good=False, refused=True), made.moment)
     assert made.told == []
     assert {line["event"] for line in made.lines} == {"the run was refused"}
     made.newest["vol"] = made.now  # the other run is done
@@ -217,7 +226,7 @@ def test_late_is_told_once_whatever_the_reason_and_over_with_a_good_backup() -> 
 def test_after_a_start_what_was_missed_is_late_only_if_it_fails_now() -> None:
     for good in (True, False):
         made = Made(volumes=[volume("vol", "@daily")], newest={"vol": NOW - timedelta(days=9)})
-        made.loop.started = NOW
+        made.loop.pace.since = made.mono
         made.after()
         made.ends("vol", good=good)
         made.after(seconds=1)
@@ -256,7 +265,7 @@ def test_events_that_come_together_are_one_look() -> None:
     made = Made(volumes=[volume("vol", "@daily")], newest={"vol": NOW})
     made.after()
     for _ in range(100):
-        made.loop.changed(made.now)
+        made.loop.changed(made.moment)
         made.after(milliseconds=10)
     assert made.looks == 1
     made.after(seconds=2)
@@ -303,7 +312,7 @@ def test_a_suspicious_backup_is_told_besides_each_time() -> None:
     made = Made(volumes=[volume("a", "@hourly")])
     for _ in range(2):
         made.loop.ended(
-            "a", Ending(good=True, findings=1, suspicious="shrunk: from 10 to 1 entries"), made.now
+            "a", Ending(good=True, findings=1, suspicious="shrunk: from 10 to 1 entries"), made.moment
         )
     assert [kind for kind, _ in made.told] == ["suspicious", "success"] * 2
     assert [line["error"] for line in made.lines] == ["shrunk: from 10 to 1 entries"] * 2
@@ -348,3 +357,73 @@ def test_a_look_that_fails_in_whatever_way_is_told_once_and_tried_again(error: E
     assert made.loop.trouble == ""
     assert made.begun == ["vol"]
     assert made.told[-1] == ("recovery", "")
+
+
+def nights(made: Made, count: int) -> list[datetime]:
+    """When runs begin in so many days, by the wall's clock; each takes five minutes."""
+    began = []
+    end = made.mono + timedelta(days=count)
+    while made.mono < end:
+        until = made.after()
+        for name in list(made.running):
+            began.append(made.now)
+            made.after(minutes=5)
+            made.ends(name)
+            until = made.after()
+        made.after(seconds=max(0.0, (until - made.now).total_seconds()))
+    return began
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=5), timedelta(days=365)])
+def test_a_clock_that_was_ahead_and_is_put_right_is_noticed_and_every_night_has_its_backup(
+    ahead: timedelta,
+) -> None:
+    made = Made(now=NOW + ahead, volumes=[volume("vol", "0 2 * * *")])
+    made.newest = {"vol": NOW - timedelta(hours=10)}
+    nights(made, 1)
+    looks = made.looks
+    made.now -= ahead
+    made.after(seconds=2)
+    assert made.looks == looks + 1
+    made.newest["vol"] = min(made.newest["vol"], made.now)  # the store knows when it got it
+    made.told.clear()
+    began = nights(made, 4)
+    assert [time for time in began if time.hour != 2] == [time for time in began[:1] if time.hour != 2]
+    assert len({time.date() for time in began if time.hour == 2}) == 4
+    assert made.loop.late == set()
+    assert {kind for kind, _ in made.told} == {"success"}
+
+
+@pytest.mark.parametrize("by", [timedelta(hours=5), timedelta(days=365)])
+def test_a_clock_that_is_put_forward_makes_nothing_late_that_is_done_now(by: timedelta) -> None:
+    made = Made(volumes=[volume("vol", "0 2 * * *")], newest={"vol": NOW - timedelta(hours=10)})
+    nights(made, 1)
+    made.now += by
+    made.told.clear()
+    began = nights(made, 3)
+    assert began[0] - made.newest["vol"] < timedelta(days=3)
+    assert {kind for kind, _ in made.told} == {"success"}
+    assert len(began) == len({time.date() for time in began}) >= 3
+
+
+def test_a_machine_that_was_asleep_does_at_once_what_came_due_and_calls_nothing_late() -> None:
+    made = Made(volumes=[volume("vol", "0 2 * * *")], newest={"vol": NOW - timedelta(hours=10)})
+    nights(made, 1)
+    made.asleep += timedelta(days=5)
+    made.now += timedelta(days=5)
+    made.mono += timedelta(days=5)
+    made.told.clear()
+    woke = made.now
+    assert nights(made, 1)[0] == woke
+    assert {kind for kind, _ in made.told} == {"success"}
+
+
+def test_a_run_that_failed_is_tried_again_by_a_clock_that_nobody_puts() -> None:
+    made = Made(volumes=[volume("vol", "@daily")])
+    made.after()
+    made.ends("vol", good=False, error="no space")
+    made.now -= timedelta(seconds=4)  # no step: what slewing may do
+    made.after(seconds=59)
+    assert made.begun == ["vol"]
+    made.after(seconds=1)
+    assert made.begun == ["vol", "vol"]

@@ -9,14 +9,16 @@ from volferry.checked import value_of
 from volferry.daemon_config import NotifyConfig
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending
+from volferry.scheduler.moments import Moment
 from volferry.telling.messages import Composer
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def event(kind: Any, volume: str = "vol", what: str = "the backup failed", minutes: float = 0) -> Event:
+    passed = timedelta(minutes=minutes)
     return Event(
-        kind, volume, f"{volume}: {what}", NOW + timedelta(minutes=minutes), Ending(False, error="no space")
+        kind, volume, f"{volume}: {what}", Moment(NOW + passed, passed), Ending(False, error="no space")
     )
 
 

@@ -9,6 +9,7 @@ from volferry.config import Config
 from volferry.model import ANONYMOUS_LABEL, Volume
 from volferry.schedule import Schedule
 from volferry.scheduler.agenda import Agenda, Appointment, Scheduled, scheduled_of
+from volferry.scheduler.moments import Moment
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -16,6 +17,11 @@ NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 def volume(name: str, **labels: str) -> Volume:
     marked = {f"volferry.{key}": value for key, value in labels.items()}
     return Volume(name, "local", {}, marked, "local", "")
+
+
+def at(wall: datetime) -> Moment:
+    """By clocks that nobody has put."""
+    return Moment(wall, wall - NOW + timedelta(days=9))
 
 
 def config(**more: object) -> Config:
@@ -33,7 +39,7 @@ def appointments(
 ) -> list[Appointment]:
     scheduled, _ = scheduled_of(volumes, settings)
     seen_of = {each.name: seen for each in volumes}
-    return agenda.appointments(scheduled, newest, seen_of, now, jitter=settings.daemon.jitter.delta)
+    return agenda.appointments(scheduled, newest, seen_of, at(now), jitter=settings.daemon.jitter.delta)
 
 
 def names(agenda: Agenda, volumes: list[Volume], settings: Config, **newest: datetime) -> list[str]:
@@ -69,12 +75,12 @@ def test_what_is_wrong_with_one_volume_is_no_matter_of_the_others() -> None:
 
 def test_what_failed_is_tried_again_later_and_later() -> None:
     agenda = Agenda(UTC)
-    waits = [agenda.failed("vol", NOW) - NOW for _ in range(12)]
+    waits = [agenda.failed("vol", at(NOW)) for _ in range(12)]
     assert waits[:4] == [timedelta(minutes=minutes) for minutes in (1, 2, 4, 8)]
     assert set(waits[6:]) == {timedelta(hours=1)}
     assert names(agenda, [volume("vol")], config()) == []
-    assert agenda.succeeded("vol", NOW - timedelta(days=1))
-    assert not agenda.succeeded("vol", NOW - timedelta(days=1))
+    assert agenda.succeeded("vol", at(NOW - timedelta(days=1)))
+    assert not agenda.succeeded("vol", at(NOW - timedelta(days=1)))
     assert names(agenda, [volume("vol")], config()) == ["vol"]
 
 
@@ -99,7 +105,7 @@ def test_a_backup_from_the_future_counts_as_none() -> None:
     seen = NOW - timedelta(days=2)
     (found,) = appointments(agenda, [volume("vol")], config(), newest, seen=seen)
     assert (found.at, found.late) == (NOW, True)
-    agenda.succeeded("vol", NOW)
+    agenda.succeeded("vol", at(NOW))
     found = appointments(agenda, [volume("vol")], config(), newest, NOW + timedelta(minutes=5))[0]
     assert found.at == datetime(2026, 3, 11, 2, tzinfo=UTC)
 
@@ -111,18 +117,18 @@ def test_clocks_of_two_machines_may_differ_a_little() -> None:
 
 def test_failures_and_ends_from_the_future_say_nothing() -> None:
     agenda = Agenda(UTC)
-    agenda.failed("vol", NOW + timedelta(days=3650))
+    agenda.failed("vol", Moment(NOW + timedelta(days=3650), at(NOW).mono - timedelta(minutes=1)))
     assert names(agenda, [volume("vol")], config()) == ["vol"]
-    agenda.succeeded("vol", NOW + timedelta(days=3650))
+    agenda.succeeded("vol", at(NOW + timedelta(days=3650)))
     assert names(agenda, [volume("vol")], config()) == ["vol"]
 
 
 def test_what_came_due_during_a_run_is_done_with_when_it_ends() -> None:
     agenda, began = Agenda(UTC), NOW - timedelta(hours=3)
-    agenda.succeeded("vol", NOW - timedelta(minutes=1))
+    agenda.succeeded("vol", at(NOW - timedelta(minutes=1)))
     found = appointments(agenda, [volume("vol", schedule="@hourly")], config(), {"vol": began})
     assert [each.at for each in found] == [NOW]
-    agenda.succeeded("vol", NOW)
+    agenda.succeeded("vol", at(NOW))
     found = appointments(agenda, [volume("vol", schedule="@hourly")], config(), {"vol": began})
     assert [each.at for each in found] == [NOW + timedelta(hours=1)]
 
@@ -130,13 +136,13 @@ def test_what_came_due_during_a_run_is_done_with_when_it_ends() -> None:
 def test_an_interval_does_not_move_with_what_runs_take() -> None:
     agenda = Agenda(UTC)
     began = NOW
-    agenda.succeeded("vol", NOW + timedelta(minutes=50))
+    agenda.succeeded("vol", at(NOW + timedelta(minutes=50)))
     every = [Scheduled("vol", Schedule("every 2h"))]
-    (found,) = agenda.appointments(every, {"vol": began}, {}, NOW + timedelta(minutes=51))
+    (found,) = agenda.appointments(every, {"vol": began}, {}, at(NOW + timedelta(minutes=51)))
     assert found.at == began + timedelta(hours=2)
     # One that took longer than that: the next of its times, and not all that were missed.
-    agenda.succeeded("vol", NOW + timedelta(hours=5))
-    (found,) = agenda.appointments(every, {"vol": began}, {}, NOW + timedelta(hours=5))
+    agenda.succeeded("vol", at(NOW + timedelta(hours=5)))
+    (found,) = agenda.appointments(every, {"vol": began}, {}, at(NOW + timedelta(hours=5)))
     assert found.at == began + timedelta(hours=6)
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from volferry.checked import value_of
 from volferry.config import Config
+from volferry.scheduler.moments import Moment
 from volferry.scheduler.verifying import ShareEnding, Verifying
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class Made:
     """Shares, memory and teller at once."""
 
     schedule: str | None = "0 4 * * *"
-    now: datetime = NOW
+    now: datetime = NOW  # what the wall's clock shows
+    mono: timedelta = timedelta(days=2)
     last: datetime | None = None
     began: datetime | None = None
     begun: list[datetime] = field(default_factory=list)
@@ -34,9 +36,8 @@ class Made:
     def __post_init__(self) -> None:
         log = structlog.wrap_logger(None, processors=[self._drop])
         config = value_of({"verify": {"schedule": self.schedule} if self.schedule else {}}, Config)
-        self.verifying = Verifying(
-            lambda: config, lambda: UTC, self, self, self.tell, log, self.now - timedelta(days=1)
-        )
+        self.verifying = Verifying(lambda: config, lambda: UTC, self, self, self.tell, log, self.moment)
+        self.verifying.pace.since -= timedelta(days=1)  # it was started then
 
     @staticmethod
     def _drop(_logger: object, _name: str, _line: Any) -> Any:
@@ -68,11 +69,17 @@ class Made:
         if done:
             self.last = self.now
         self.began = None
-        self.verifying.ended(ShareEnding(done=done, **more), self.now)
+        self.verifying.ended(ShareEnding(done=done, **more), self.moment)
 
     def after(self, **span: float) -> datetime | None:
         self.now += timedelta(**span)
-        return self.verifying.step(self.now)
+        self.mono += timedelta(**span)
+        until = self.verifying.step(self.moment)
+        return None if until is None else self.moment.at(until)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.now, self.mono)
 
 
 def test_nothing_is_read_without_a_schedule() -> None:

@@ -23,6 +23,7 @@ from volferry.history import History
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending, Loop
+from volferry.scheduler.moments import Moment
 from volferry.scheduler.verifying import Verifying
 from volferry.systemd_notify import notify
 from volferry.telling.notifier import Notifier, check_urls
@@ -127,7 +128,6 @@ class _Daemon:
         )
         self._told = Notifier(lambda: self._config, self._surroundings.host, self._log)
         self._web: WebServer | None = None
-        self._digest_due: datetime | None = None
         self._digest_since = datetime.now(UTC)
         self._beat = time.monotonic()
         self._loop = Loop(
@@ -138,7 +138,7 @@ class _Daemon:
             teller=self,
             memory=self.history,
             log=self._log,
-            started=datetime.now(UTC),
+            started=Moment.now(),
         )
 
         self._verifying = Verifying(
@@ -148,7 +148,7 @@ class _Daemon:
             memory=self,
             tell=self.tell,
             log=self._log,
-            started=datetime.now(UTC),
+            started=Moment.now(),
         )
 
     def run(self) -> int:
@@ -163,11 +163,11 @@ class _Daemon:
             while True:
                 if self._settings.is_to_be_read:
                     self._reload()
-                now = datetime.now(UTC)
-                self._tell_digest(now)
+                now = Moment.now()
+                digest_at = self._tell_digest(now)
                 # Backups first: what is due begins before a share of the store is read.
-                until, verify_at = self._loop.step(now), self._verifying.step(now)
-                self._await(until if verify_at is None else min(until, verify_at))
+                ends = self._loop.step(now), self._verifying.step(now), digest_at
+                self._await(min(each for each in ends if each is not None), now)
         except Interrupted as error:
             notify("STOPPING=1")
             self._log.info("the daemon stops", reason=str(error))
@@ -225,14 +225,14 @@ class _Daemon:
     def _config(self) -> Config:
         return self._settings.config
 
-    def _await(self, until: datetime) -> None:
-        """Until then, or until something happens."""
-        end = until if self._digest_due is None else min(until, self._digest_due)
+    def _await(self, until: timedelta, since: Moment) -> None:
+        """Until then, or until something happens, such as that the clock is put."""
         while True:
             self._beat = time.monotonic()
             notify("WATCHDOG=1")
-            left = end - datetime.now(UTC)
-            if left <= timedelta() or self._settings.is_to_be_read:
+            now = Moment.now()
+            left = until - now.mono
+            if left <= timedelta() or now.change_since(since) or self._settings.is_to_be_read:
                 return
             try:
                 what, detail = self._wake.get(timeout=min(left, _GLANCE).total_seconds())
@@ -242,14 +242,14 @@ class _Daemon:
             return
 
     def _happened(self, what: str, detail: Any) -> None:
-        now = datetime.now(UTC)
+        now = Moment.now()
         if what == "reload":
             self._reload()
         elif what == "changed":
             self._loop.changed(now)
         elif what == "ended":
             volume, run, ending = detail
-            self._keep(volume, run, ending, now)
+            self._keep(volume, run, ending, now.wall)
             if not ending.refused:
                 self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
             self._loop.ended(volume, ending, now)
@@ -280,7 +280,6 @@ class _Daemon:
             _configure_log(self._config)
             self.history.store = self.verified.place = self._config.store_config.place
             self._loop.agenda.zone = zone_of(self._config)
-            self._digest_due = None
             self._surroundings.close()
             self._loop.reconfigured()
             self._log.info("the configuration was read again")
@@ -297,19 +296,22 @@ class _Daemon:
         url = self._surroundings.ping_url(volume)
         self._told.ping(url, moment, body)
 
-    def _tell_digest(self, now: datetime) -> None:
+    def _tell_digest(self, now: Moment) -> timedelta | None:
+        """Returns when the next one is due."""
         config = self._config.notify
         if "digest" not in config.on:
-            return
-        if self._digest_due is not None and now >= self._digest_due:
+            return None
+        self._digest_since = min(self._digest_since, now.wall)  # the clock may have been put back
+        after = config.digest.after(self._digest_since, self._loop.agenda.zone)
+        if after is not None and after <= now.wall:
             from volferry.telling.messages import digest  # noqa: PLC0415
 
             runs = self.history.recent(10_000, since=self._digest_since)
             text = digest(runs, sorted(self._loop.late), self._digest_since)
             self.tell(Event("digest", "", "what was backed up", now, Ending(True, error=text)))
-            self._digest_since, self._digest_due = now, None
-        if self._digest_due is None:
-            self._digest_due = config.digest.after(now, self._loop.agenda.zone)
+            self._digest_since = now.wall
+            after = config.digest.after(now.wall, self._loop.agenda.zone)
+        return None if after is None else now.when(after)
 
 
 def _ask_for_time() -> None:

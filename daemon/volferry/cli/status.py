@@ -7,7 +7,7 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ from volferry.errors import ConfigError, VolferryError
 from volferry.history import History
 from volferry.restore_record import begun_restore, last_completed
 from volferry.scheduler.agenda import Agenda, scheduled_of
+from volferry.scheduler.moments import Moment
 
 if TYPE_CHECKING:
     from volferry.daemon_config import Listen
@@ -216,7 +217,9 @@ def _outlook(session: Session, history: History, now: datetime) -> _Outlook:
         return _Outlook(there, {each.volume for each in scheduled}, wrong, store_trouble=str(error))
     jitter = session.config.daemon.jitter.delta
     agenda = Agenda(zone_of(session.config))
-    appointments = agenda.appointments(scheduled, view.newest, view.seen, now, jitter=jitter)
+    appointments = agenda.appointments(
+        scheduled, view.newest, view.seen, Moment(now, timedelta()), jitter=jitter
+    )
     due = {each.volume: each for each in appointments}
     return _Outlook(there, set(due), wrong, due)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from volferry.config import Config
     from volferry.model import Volume
     from volferry.schedule import Schedule
+    from volferry.scheduler.moments import Moment
     from volferry.volume_settings import VolumeSettings
 
 _FIRST_RETRY = timedelta(minutes=1)
@@ -59,39 +60,45 @@ class Agenda:
     """It remembers failures, refusals, and when runs ended; a restart forgets those."""
 
     zone: tzinfo
-    _failures: dict[str, tuple[int, datetime]] = field(
-        default_factory=dict
-    )  # how many in a row, and when the last was
-    _refused: dict[str, datetime] = field(default_factory=dict)  # another run had the volume
+    # How many in a row, and when the last was, by the clock that only goes on.
+    _failures: dict[str, tuple[int, timedelta]] = field(default_factory=dict)
+    _refused: dict[str, timedelta] = field(default_factory=dict)  # another run had the volume
     _ended: dict[str, datetime] = field(default_factory=dict)  # the last good run of each
 
-    def failed(self, volume: str, now: datetime) -> datetime:
-        """When it is tried again: a minute later, then two, four, up to an hour."""
-        count = self._failures.get(volume, (0, now))[0] + 1
-        self._failures[volume] = (count, now)
-        return now + _retry(count)
+    def failed(self, volume: str, now: Moment) -> timedelta:
+        """In how long it is tried again: a minute, then two, four, up to an hour."""
+        count = self._failures.get(volume, (0, now.mono))[0] + 1
+        self._failures[volume] = (count, now.mono)
+        return _retry(count)
 
-    def refused(self, volume: str, now: datetime) -> datetime:
-        """When it is tried again: a minute later, unless the other run has made a backup by then. It is no failure."""
-        self._refused[volume] = now
-        return now + _FIRST_RETRY
+    def refused(self, volume: str, now: Moment) -> timedelta:
+        """In how long it is tried again: a minute, unless the other run has made a backup by then. It is no failure."""
+        self._refused[volume] = now.mono
+        return _FIRST_RETRY
 
-    def succeeded(self, volume: str, now: datetime) -> bool:
+    def succeeded(self, volume: str, now: Moment) -> bool:
         """Whether it had failed before. What came due while it ran is done with."""
-        self._ended[volume] = now
+        self._ended[volume] = now.wall
         return self._failures.pop(volume, None) is not None
+
+    def clock_was_put(self) -> None:
+        """What it knows by the wall's clock is worth nothing any longer, and a wrong clock is why many a run fails."""
+        self._ended.clear()
+        self._failures.clear()
+        self._refused.clear()
 
     def appointments(
         self,
         scheduled: Iterable[Scheduled],
         newest: Mapping[str, datetime],
         seen: Mapping[str, datetime],
-        now: datetime,
+        moment: Moment,
         *,
         jitter: timedelta = timedelta(),
     ) -> list[Appointment]:
         """The first one first. `newest` is when the newest backup of each volume began, `seen` when it was seen first."""
         found = []
+        now = moment.wall
         for volume, schedule in scheduled:
             last, ended = newest.get(volume), self._ended.get(volume)
             if ended is not None and ended > now:  # the clock was put back since
@@ -103,7 +110,7 @@ class Agenda:
             if ended is not None and (last is None or last < ended):
                 next_due = self._after(schedule, by_store, ended)
             if next_due is not None and by_store is not None:
-                at = self._time_of(volume, next_due, jitter, now)
+                at = self._time_of(volume, next_due, jitter, moment)
                 found.append(Appointment(volume, at, by_store.late))
         return sorted(found, key=lambda each: (each.at, each.volume))
 
@@ -116,17 +123,15 @@ class Agenda:
             at = schedule.after(at, self.zone)
         return Due(at, late=False) if at is not None else None
 
-    def _time_of(self, volume: str, next_due: Due, jitter: timedelta, now: datetime) -> datetime:
+    def _time_of(self, volume: str, next_due: Due, jitter: timedelta, now: Moment) -> datetime:
         at = next_due.at
-        if next_due.at != now:  # of a volume without a backup, it would be another one at each look
+        if next_due.at != now.wall:  # of a volume without a backup, it would be another one at each look
             at += _share(volume, next_due.at, jitter)
         if volume in self._failures:
             count, last = self._failures[volume]
-            if last <= now:  # else the clock was put back since
-                at = max(at, last + _retry(count))
-        refused = self._refused.get(volume)
-        if refused is not None and refused <= now:
-            at = max(at, refused + _FIRST_RETRY)
+            at = max(at, now.at(last + _retry(count)))
+        if volume in self._refused:
+            at = max(at, now.at(self._refused[volume] + _FIRST_RETRY))
         return at
 
 

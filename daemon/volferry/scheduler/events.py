@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from volferry.daemon_config import EventKind
     from volferry.scheduler.loop import Ending
+    from volferry.scheduler.moments import Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +18,5 @@ class Event:
     kind: EventKind
     volume: str  # empty where it is about none
     what: str  # a sentence
-    time: datetime
+    at: Moment
     ending: Ending | None = None

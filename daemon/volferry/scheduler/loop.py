@@ -1,4 +1,7 @@
-"""The daemon's loop: looks at what there is, starts what is due, and says what becomes of it. Time is given to it."""
+"""The daemon's loop: looks at what there is, starts what is due, and says what becomes of it. Time is given to it.
+
+Schedules go by the wall's clock, and all else by one that only goes on: when the wall's clock is put, that is noticed, and everything is looked at again.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from volferry.errors import described
 from volferry.schedule import Schedule
 from volferry.scheduler.agenda import Scheduled, scheduled_of
 from volferry.scheduler.events import Event
+from volferry.scheduler.moments import Moment, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +26,6 @@ _LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
 _TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
 _DOWN_LOOK = timedelta(seconds=10)  # while a service is down that must not be: each look tries again
 _CALM = timedelta(seconds=2)
-# After a start: what was due meanwhile is being done, and late only if that fails or takes long.
-_CATCHING_UP = timedelta(minutes=10)
 
 Log = Any  # of structlog, which has no type for what it makes
 
@@ -98,11 +100,12 @@ class Loop:
     teller: Teller
     memory: Memory
     log: Log
-    started: datetime
+    started: Moment
     appointments: list[Appointment] = field(default_factory=list)
     trouble: str = ""  # why the last look failed; empty if it did not
-    looked_at: datetime | None = None
-    _look_due: datetime | None = None
+    looked_at: timedelta | None = None  # by the clock that only goes on, as `_look_due`
+    pace: Pace = field(init=False)
+    _look_due: timedelta | None = None
     _newest: Mapping[str, datetime] = field(default_factory=dict)
     _seen: Mapping[str, datetime] = field(default_factory=dict)
     _kept: list[tuple[str, str, datetime | None]] = field(default_factory=list)
@@ -114,6 +117,7 @@ class Loop:
     _wrong: frozenset[str] = frozenset()  # what is left out, for its settings are wrong
 
     def __post_init__(self) -> None:
+        self.pace = Pace(self.started.mono)
         self._kept = self.memory.scheduled()
         self._scheduled = [Scheduled(volume, Schedule(text)) for volume, text, _ in self._kept]
         self._newest = {volume: time for volume, _, time in self._kept if time is not None}
@@ -123,46 +127,66 @@ class Loop:
     def late(self) -> frozenset[str]:
         return frozenset(each.volume for each in self.appointments if each.late)
 
-    def changed(self, now: datetime) -> None:
+    def changed(self, now: Moment) -> None:
         """Something has, in the engine. Much of that comes together, and each look asks the store."""
-        soon = max(now, (self.looked_at or now) + _CALM)
-        self._look_due = min(self._look_due or soon, soon)
+        soon = max(now.mono, now.mono if self.looked_at is None else self.looked_at + _CALM)
+        self._look_due = soon if self._look_due is None else min(self._look_due, soon)
 
     def reconfigured(self) -> None:
         self._look_due = None
         self._said.clear()
 
-    def step(self, now: datetime) -> datetime:
-        """Does what is due; returns when to be called again at the latest."""
-        put_back = self.looked_at is not None and now < self.looked_at  # the clock: it was wrong
-        if self._look_due is None or now >= self._look_due or put_back:
+    def step(self, now: Moment) -> timedelta:
+        """Does what is due; returns when to be called again at the latest, by the clock that only goes on."""
+        self._mind_the_clock(now)
+        if self._look_due is None or now.mono >= self._look_due:
             self._look(now)
         self._judge(now)
         next_run = self._start_due(now)
         ends = [each for each in (self._look_due, next_run) if each is not None]
-        return min(ends, default=now + _LONGEST_LOOK)
+        return min(ends, default=now.mono + _LONGEST_LOOK)
 
-    def ended(self, volume: str, ending: Ending, now: datetime) -> None:
+    def _mind_the_clock(self, now: Moment) -> None:
+        change = self.pace.change(now)
+        if not change:
+            return
+        self._look_due = None
+        if change == "suspended":
+            self.log.info("the machine was suspended")
+            return
+        self.log.warning("the clock was put", how=change.removeprefix("put "))
+        self.agenda.clock_was_put()
+        self._overlapped.clear()
+
+    def ended(self, volume: str, ending: Ending, now: Moment) -> None:
         """A run is over."""
         self._overlapped.pop(volume, None)
         self._look_due = None
         if ending.good:
             self._went_well(volume, ending, now)
         elif ending.refused:
-            again = self.agenda.refused(volume, now)
-            self._look_due = again  # by then the other run may have made the backup
+            wait = self.agenda.refused(volume, now)
+            self._look_due = now.mono + wait  # by then the other run may have made the backup
             self.log.info(
-                "the run was refused", run=ending.run, volume=volume, error=ending.error, again=_text(again)
+                "the run was refused",
+                run=ending.run,
+                volume=volume,
+                error=ending.error,
+                again=_text(now.wall + wait),
             )
         elif not ending.interrupted:
-            again = self.agenda.failed(volume, now)
+            wait = self.agenda.failed(volume, now)
             self._failed.add(volume)
             self.log.error(
-                "the run failed", run=ending.run, volume=volume, error=ending.error, again=_text(again)
+                "the run failed",
+                run=ending.run,
+                volume=volume,
+                error=ending.error,
+                again=_text(now.wall + wait),
             )
             self._tell("failure", volume, "the backup failed", now, ending)
 
-    def _went_well(self, volume: str, ending: Ending, now: datetime) -> None:
+    def _went_well(self, volume: str, ending: Ending, now: Moment) -> None:
         recovered = self.agenda.succeeded(volume, now) or volume in self._failed | self._late
         self._failed.discard(volume)
         self._late.discard(volume)
@@ -187,10 +211,10 @@ class Loop:
             )
         self._tell("success", volume, "the backup is done", now, ending)
 
-    def _tell(self, kind: Any, volume: str, what: str, now: datetime, ending: Ending | None = None) -> None:
+    def _tell(self, kind: Any, volume: str, what: str, now: Moment, ending: Ending | None = None) -> None:
         self.teller.tell(Event(kind, volume, f"{volume}: {what}" if volume else what, now, ending))
 
-    def _look(self, now: datetime) -> None:
+    def _look(self, now: Moment) -> None:
         try:
             view = self.surroundings.look()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it must not end the daemon: it is said, and tried again
@@ -200,7 +224,7 @@ class Loop:
                 )
             self.trouble = described(error)
             self._say_once("cannot look for what is due", self.trouble)
-            self._look_due = now + _TROUBLED_LOOK
+            self._look_due = now.mono + _TROUBLED_LOOK
             return
         if self.trouble:
             self.log.info("the engine and the store can be looked at again")
@@ -220,11 +244,11 @@ class Loop:
         if kept != self._kept:
             self.memory.keep_scheduled(kept)
             self._kept = kept
-        self.looked_at = now
-        self._look_due = now + (_DOWN_LOOK if view.left_down else _LONGEST_LOOK)
+        self.looked_at = now.mono
+        self._look_due = now.mono + (_DOWN_LOOK if view.left_down else _LONGEST_LOOK)
         self._say_left_down(view.left_down, now)
 
-    def _say_left_down(self, left_down: Sequence[str], now: datetime) -> None:
+    def _say_left_down(self, left_down: Sequence[str], now: Moment) -> None:
         what = "what an interrupted run had stopped could not be brought back"
         for problem in left_down:
             if self._say_once(what, problem):
@@ -234,14 +258,14 @@ class Loop:
             self.log.info("what an interrupted run had stopped is up again")
             self._tell("recovery", "", "the service is up again", now)
 
-    def _judge(self, now: datetime) -> None:
+    def _judge(self, now: Moment) -> None:
         """By the last look that did not fail: what is late does not become less so where nothing can be seen."""
         self.appointments = self.agenda.appointments(
             self._scheduled, self._newest, self._seen, now, jitter=self.config().daemon.jitter.delta
         )
         late = self.late
         self._late &= late
-        if abs(now - self.started) < _CATCHING_UP:
+        if self.pace.is_catching_up(now):
             late &= self._failed
         for volume in sorted(late - self._late):
             self._late.add(volume)
@@ -249,21 +273,21 @@ class Loop:
             self.log.error("a volume is late", volume=volume, error=error)
             self._tell("late", volume, "it is late", now, Ending(False, error=error))
 
-    def _start_due(self, now: datetime) -> datetime | None:
+    def _start_due(self, now: Moment) -> timedelta | None:
         """Starts what may; returns when the next one is due, None if that is not known before something happens."""
         if self.trouble or self.looked_at is None:
             return None  # it would fail, and be tried again later than the next look
         config = self.config()
         going_on = self.runs.going_on()
-        next_run: datetime | None = None
+        next_run: timedelta | None = None
         for appointment in self.appointments:
             volume = appointment.volume
             if volume in self._wrong:
                 continue
             if volume in going_on:
-                self._overlap(volume, going_on[volume], now)
-            elif appointment.at > now:
-                next_run = appointment.at
+                self._overlap(volume, going_on[volume], now.wall)
+            elif appointment.at > now.wall:
+                next_run = now.when(appointment.at)
                 break
             elif len(going_on) < config.daemon.at_once:
                 self.runs.start(volume)

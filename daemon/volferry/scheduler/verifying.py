@@ -10,6 +10,7 @@ from volferry.errors import described
 from volferry.schedule import due, is_believed
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending
+from volferry.scheduler.moments import Moment, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 _BUSY = timedelta(minutes=1)  # a backup goes first
 _FIRST_RETRY = timedelta(minutes=1)
 _LAST_RETRY = timedelta(hours=1)
-# After a start: what was due meanwhile is being done.
-_CATCHING_UP = timedelta(minutes=10)
 
 Log = Any  # of structlog, which has no type for what it makes
 
@@ -67,19 +66,26 @@ class Verifying:
     memory: ShareMemory
     tell: Callable[[Event], None]
     log: Log
-    started: datetime
+    started: Moment
     late: bool = False
+    pace: Pace = field(init=False)
     _told_late: bool = False
     _failures: int = 0
-    _again: datetime | None = None
-    _looks_again: datetime | None = None  # after a step that failed
+    _again: timedelta | None = None  # by the clock that only goes on
+    _looks_again: timedelta | None = None  # after a step that failed
     _hurt: bool = False
     _began: datetime | None = None
     _ended: datetime | None = None
 
-    def step(self, now: datetime) -> datetime | None:
-        """Starts one if it is due; returns when to be called again, None if that is not known before something happens."""
-        if self._looks_again is not None and timedelta() < self._looks_again - now <= _LAST_RETRY:
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.started.mono)
+
+    def step(self, now: Moment) -> timedelta | None:
+        """Starts one if it is due; returns when to be called again, by the clock that only goes on, None if that is not known before something
+        happens.
+        """
+        self.pace.change(now)
+        if self._looks_again is not None and self._looks_again > now.mono:
             return self._looks_again
         try:
             found = self._start_due(now)
@@ -90,46 +96,43 @@ class Verifying:
         self._looks_again = None
         return found
 
-    def _start_due(self, now: datetime) -> datetime | None:
+    def _start_due(self, now: Moment) -> timedelta | None:
         schedule = self.config().verify.schedule
         if schedule is None:
             self.late = False
             return None
         # One that takes long is not late for that before it should have been followed by another.
-        last = self._began if self.shares.share_goes_on else self._last(now)
-        found = due(schedule, last, now, self.zone(), seen=self.memory.shares_since(now))
+        last = self._began if self.shares.share_goes_on else self._last(now.wall)
+        found = due(schedule, last, now.wall, self.zone(), seen=self.memory.shares_since(now.wall))
         if found is None:
             return None
         self.late = found.late
         self._judge(now)
         if self.shares.share_goes_on:
             return None
-        if self._again is not None and self._again - now > _LAST_RETRY:  # the clock was put back since
-            self._again = None
-        at = max(found.at, self._again or found.at)
-        if at > now:
+        at = max(now.when(found.at), self._again or timedelta())
+        if at > now.mono:
             return at
         # It waits for a moment without a backup, and not for ever.
         if self.shares.going_on() and not found.late:
-            return now + _BUSY
+            return now.mono + _BUSY
         self.log.info("a share of the store is verified")
-        self._began = now
+        self._began = now.wall
         self.shares.start_share()
         return None
 
-    def ended(self, ending: ShareEnding, now: datetime) -> None:
+    def ended(self, ending: ShareEnding, now: Moment) -> None:
         if ending.interrupted:
             return
         if not ending.done:
             self._failures += 1
-            self._again = now + min(_LAST_RETRY, _FIRST_RETRY * (1 << min(self._failures - 1, 10)))
-            self.log.error(
-                "verifying failed", error=ending.error, again=f"{self._again.astimezone():%Y-%m-%d %H:%M:%S}"
-            )
+            self._again = now.mono + min(_LAST_RETRY, _FIRST_RETRY * (1 << min(self._failures - 1, 10)))
+            again = now.at(self._again).astimezone()
+            self.log.error("verifying failed", error=ending.error, again=f"{again:%Y-%m-%d %H:%M:%S}")
             if self._failures == 1:
                 self._tell("failure", "", "verifying failed", now, ending.error)
             return
-        self._ended = now
+        self._ended = now.wall
         had_failed, self._failures, self._again = bool(self._failures or self._told_late), 0, None
         self._told_late = False
         self.log.info(
@@ -150,18 +153,14 @@ class Verifying:
         times = [time for time in (self.memory.last_share(), self._ended) if time is not None]
         return max((time for time in times if is_believed(time, now)), default=None)
 
-    def _judge(self, now: datetime) -> None:
-        if (
-            not self.late
-            or self._told_late
-            or (abs(now - self.started) < _CATCHING_UP and not self._failures)
-        ):
+    def _judge(self, now: Moment) -> None:
+        if not self.late or self._told_late or (self.pace.is_catching_up(now) and not self._failures):
             return
         self._told_late = True
         error = "no share of the store was read for longer than verify.schedule allows"
         self.log.error("verifying is late", error=error)
         self._tell("late", "", "verifying is late", now, error)
 
-    def _tell(self, kind: Any, volume: str, what: str, now: datetime, error: str = "") -> None:
+    def _tell(self, kind: Any, volume: str, what: str, now: Moment, error: str = "") -> None:
         text = f"{volume}: {what}" if volume else what
         self.tell(Event(kind, volume, text, now, Ending(not error, error=error)))

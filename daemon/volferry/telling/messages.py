@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from volferry.daemon_config import NotifyConfig
     from volferry.history import PastRun
@@ -29,8 +29,9 @@ class Composer:
     """Turns events into messages: those that are wanted, and not more of them than a person reads."""
 
     host: Callable[[], str]
-    _told: dict[tuple[str, str, str], datetime] = field(default_factory=dict)  # kind, volume and what
-    _recent: deque[datetime] = field(default_factory=deque)
+    # Of kind, volume and what: when, by the clock that only goes on.
+    _told: dict[tuple[str, str, str], timedelta] = field(default_factory=dict)
+    _recent: deque[timedelta] = field(default_factory=deque)
     _withheld: int = 0
 
     def compose(self, event: Event, config: NotifyConfig) -> Message | None:
@@ -55,7 +56,7 @@ class Composer:
             "downtime_seconds": ending.downtime_seconds if ending else 0,
             "stored_bytes": ending.stored_bytes if ending else 0,
             "findings": ending.findings if ending else 0,
-            "time": event.time.astimezone(UTC).isoformat(timespec="seconds"),
+            "time": event.at.wall.astimezone(UTC).isoformat(timespec="seconds"),
         }
         body = config.body.format_map(values).rstrip()
         if self._withheld:
@@ -66,16 +67,16 @@ class Composer:
     def _may(self, event: Event, config: NotifyConfig) -> bool:
         interval = config.interval.delta
         before = self._told.get((event.kind, event.volume, event.what))
-        while self._recent and event.time - self._recent[0] >= interval:
+        while self._recent and event.at.mono - self._recent[0] >= interval:
             self._recent.popleft()
         if event.kind == "digest":
             return True
-        same = before is not None and event.time - before < interval
+        same = before is not None and event.at.mono - before < interval
         if same or len(self._recent) >= config.most:
             self._withheld += 1
             return False
-        self._told[event.kind, event.volume, event.what] = event.time
-        self._recent.append(event.time)
+        self._told[event.kind, event.volume, event.what] = event.at.mono
+        self._recent.append(event.at.mono)
         return True
 
 
