@@ -95,6 +95,12 @@ class NotifyConfig(Section, frozen=True):
     most: Annotated[
         int, Meta(ge=1, description="So many messages in that time at most; what is withheld is counted.")
     ] = 20
+    again: Annotated[
+        Span, Meta(description="What lasts is told again after so long: late; engine or store out of reach.")
+    ] = Span("1d")
+    down_again: Annotated[
+        Span, Meta(description="That a service is down is told again after so long, until it is up.")
+    ] = Span("1h")
     title: Annotated[Template, Meta(description="Of a message.")] = Template("volferry on {host}: {what}")
     body: Annotated[Template, Meta(description="Of a message.")] = Template("{what}\n{error}")
 

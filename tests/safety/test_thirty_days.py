@@ -30,7 +30,7 @@ from volferry.engine.reap import reap
 from volferry.engine_address import Address
 from volferry.errors import EngineUnreachable, StoreUnreachable, VolferryError
 from volferry.history import History
-from volferry.journal import Journal
+from volferry.journal import Journal, journals_of_the_dead
 from volferry.layout import files_key, frames_key, pack_key
 from volferry.model import BackupRef, Volume, VolumeUse, new_backup_id
 from volferry.operations import coming_back
@@ -42,8 +42,9 @@ from volferry.retention import Within, judge
 from volferry.run import begin_run, remove_dead
 from volferry.scheduler import loop as loops
 from volferry.scheduler.agenda import Agenda
-from volferry.scheduler.loop import Ending, Loop, View
+from volferry.scheduler.loop import Down, Ending, Loop, View
 from volferry.scheduler.moments import Moment
+from volferry.scheduler.recovering import Recovering, RecoveryEnding
 from volferry.stores.base import put
 
 if TYPE_CHECKING:
@@ -209,7 +210,11 @@ class World:
     def start_daemon(self) -> None:
         log = structlog.wrap_logger(None, processors=[_drop])
         self.loop = Loop(lambda: CONFIG, Agenda(UTC), self, self, self, self.history, log, self.moment)
+        self.recovering = Recovering(lambda: CONFIG, self._journals, self, self.tell, log)
         self.history.settle(self.now)
+
+    def _journals(self) -> list[str]:
+        return [journal.run_id for journal, _ in journals_of_the_dead(self.state)]
 
     def kill_everything(self) -> None:
         """The processes are gone, with their locks; what they had made and stopped is as it is."""
@@ -224,7 +229,6 @@ class World:
     # Surroundings
 
     def look(self) -> View:
-        left = replay(self.engine, self.state)
         self.engine_step()
         self._store_step("list")
         for volume in sorted(self.changed):
@@ -232,12 +236,25 @@ class World:
             for ref in self.repository.refs(host=HOST, volume=volume):
                 self.newest[volume] = ref.time
             self.changed.remove(volume)
-        return View(self.as_seen, dict(self.newest), dict.fromkeys(self.volumes, BEGIN), left)
+        return View(self.as_seen, dict(self.newest), dict.fromkeys(self.volumes, BEGIN))
 
     def _volume(self, name: str) -> Volume:
         labels = self.api.containers_[f"app-{name}"]["Labels"]
         use = VolumeUse(f"app-{name}", f"app-{name}", "", "running", "/data", read_write=True, labels=labels)
         return Volume(name, "local", {}, {"volferry.schedule": self.volumes[name]}, "local", "", (use,))
+
+    # Recoveries
+
+    recovery_goes_on = False
+
+    def start_recovery(self) -> None:
+        try:
+            left = replay(self.engine, self.state)
+        except VolferryError as error:
+            ending = RecoveryEnding(error=str(error))
+        else:
+            ending = RecoveryEnding(tuple(Down(each, each) for each in left))
+        self.recovering.ended(ending, self.moment)
 
     # Runs
 
@@ -370,7 +387,10 @@ class World:
                     self._fault(*heapq.heappop(faults)[1:])
                 while self.ends and self.ends[0][0] <= self.now:
                     self.end(heapq.heappop(self.ends)[2])
+                again = self.recovering.step(self.moment)
                 asked = self.moment.at(self.loop.step(self.moment))
+                if again is not None:
+                    asked = min(asked, self.moment.at(again))
             except Killed:
                 self.now += self._killed()
                 asked = self.now

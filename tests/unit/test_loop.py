@@ -39,12 +39,12 @@ class Made:
     volumes: list[Volume] = field(default_factory=list)
     newest: dict[str, datetime] = field(default_factory=dict)
     seen: dict[str, datetime] = field(default_factory=dict)
-    left_down: list[str] = field(default_factory=list)
     unreachable: bool = False
     failing: Exception | None = None
     running: dict[str, datetime] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
+    urgent: set[str] = field(default_factory=set)  # what was told at once, whatever else there was to tell
     had_failed: set[str] = field(default_factory=set)  # before the start
     looks: int = 0
     config: Config = field(default_factory=Config)
@@ -68,7 +68,7 @@ class Made:
             raise self.failing
         for each in self.volumes:
             self.seen.setdefault(each.name, self.now)
-        return View(self.volumes, dict(self.newest), self.seen, self.left_down)
+        return View(self.volumes, dict(self.newest), self.seen)
 
     def start(self, volume: str) -> None:
         self.running[volume] = self.now
@@ -88,6 +88,8 @@ class Made:
 
     def tell(self, event: Event) -> None:
         self.told.append((event.kind, event.volume))
+        if event.urgent:
+            self.urgent.add(event.what)
 
     def ends(self, volume: str, *, good: bool = True, **more: Any) -> None:
         began = self.running.pop(volume)
@@ -207,13 +209,14 @@ def test_an_engine_that_goes_is_told_once_and_asked_each_minute_until_it_is_back
     assert made.begun == ["vol"]
 
 
-def test_late_is_told_once_whatever_the_reason_and_over_with_a_good_backup() -> None:
+def test_late_is_told_once_a_day_whatever_the_reason_and_over_with_a_good_backup() -> None:
     made = Made(volumes=[volume("vol", "@daily")], newest={"vol": NOW})
     made.after()
     made.unreachable = True
     for _ in range(3):
         made.after(days=1)
-    assert made.told == [("failure", ""), ("late", "vol")]
+    # That nothing can be looked at, each day; and that it is late from the second on.
+    assert made.told == [("failure", "")] * 2 + [("late", "vol"), ("failure", ""), ("late", "vol")]
     assert made.loop.late == {"vol"}
     made.unreachable = False
     made.after(minutes=1)
@@ -221,6 +224,12 @@ def test_late_is_told_once_whatever_the_reason_and_over_with_a_good_backup() -> 
     made.after()
     assert made.loop.late == set()
     assert ("recovery", "vol") in made.told
+    assert made.urgent == {
+        "cannot look for what is due",
+        "the engine and the store can be looked at again",
+        "vol: it is late",
+        "vol: it works again",
+    }
 
 
 def test_after_a_start_what_was_missed_is_late_only_if_it_fails_now() -> None:
@@ -241,7 +250,7 @@ def test_a_volume_whose_label_becomes_wrong_is_late_in_its_time() -> None:
     for _ in range(3):
         made.after(days=1)
     assert made.begun == []
-    assert made.told == [("failure", "vol"), ("late", "vol")]
+    assert made.told == [("failure", "vol"), ("late", "vol"), ("late", "vol")]  # each day
     assert made.loop.late == {"vol"}
 
 
@@ -270,25 +279,6 @@ def test_events_that_come_together_are_one_look() -> None:
     assert made.looks == 1
     made.after(seconds=2)
     assert made.looks == 2
-
-
-def test_what_could_not_be_brought_back_is_told_once() -> None:
-    made = Made(left_down=["web could not be brought back"])
-    for _ in range(9):
-        made.after(minutes=5)
-    assert made.told == [("failure", "")]
-
-
-def test_what_is_down_is_tried_again_soon_and_told_when_it_is_up() -> None:
-    made = Made(left_down=["web could not be brought back"])
-    made.after()
-    made.after(seconds=10)
-    assert made.looks == 2
-    made.left_down.clear()
-    made.after(seconds=10)
-    assert made.told == [("failure", ""), ("recovery", "")]
-    made.after(seconds=10)
-    assert made.looks == 3
 
 
 def test_settings_that_are_wrong_are_told_once_and_no_matter_of_the_others() -> None:

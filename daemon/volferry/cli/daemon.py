@@ -20,10 +20,12 @@ from volferry.cli.surroundings import EngineAndStore, zone_of
 from volferry.config import Config, accepted_path, config_path, keep_accepted, load_config
 from volferry.errors import ConfigError, Interrupted
 from volferry.history import History
+from volferry.journal import journals_of_the_dead, unreadable_journals
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending, Loop
 from volferry.scheduler.moments import Moment
+from volferry.scheduler.recovering import Recovering
 from volferry.scheduler.verifying import Verifying
 from volferry.systemd_notify import notify
 from volferry.telling.notifier import Notifier, check_urls
@@ -56,9 +58,8 @@ def daemon(
     """
     options = {"store": store, "host": host, "engine": engine}
     settings = _Settings(config_path(config), options)
-    arguments = [part for name, value in options.items() if value for part in (f"--{name}", value)]
     with ExitStack() as at_end:
-        return _Daemon(settings, arguments, at_end).run()
+        return _Daemon(settings, at_end).run()
 
 
 @dataclass(slots=True)
@@ -90,6 +91,12 @@ class _Settings:
         self._stamp = self._stamp_now()
         self.config = self._loaded()
 
+    def arguments(self, command: str) -> list[str]:
+        """By which a command has the configuration in force."""
+        options = {"engine": self.options["engine"]} if command == "recover" else self.options
+        given = [part for name, value in options.items() if value for part in (f"--{name}", value)]
+        return [*given, "--config", str(accepted_path(self.config.state_dir))]
+
     def _loaded(self) -> Config:
         check_urls(load_config(self.path, self.options).notify)
         return keep_accepted(self.path, self.options)
@@ -105,7 +112,7 @@ class _Settings:
 class _Daemon:
     """Implements `Source` and `Answers` for the web server."""
 
-    def __init__(self, settings: _Settings, arguments: list[str], at_end: ExitStack) -> None:
+    def __init__(self, settings: _Settings, at_end: ExitStack) -> None:
         self._settings = settings
         self._wake: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._at_end = at_end
@@ -118,13 +125,14 @@ class _Daemon:
         )
         at_end.callback(self._surroundings.close)
         self._runs = ProcessRuns(
-            lambda: [*arguments, "--config", str(accepted_path(self._config.state_dir))],
+            settings.arguments,
             lambda: self._config.state_dir,
             self._log,
             has_replicas=lambda: bool(self._config.replicas),
             began=lambda volume, _: self._ping(volume, "start"),
             ended=lambda volume, run, ending: self._wake.put(("ended", (volume, run, ending))),
             shared=lambda ending: self._wake.put(("verified", ending)),
+            recovered=lambda ending: self._wake.put(("recovered", ending)),
         )
         self._told = Notifier(lambda: self._config, self._surroundings.host, self._log)
         self._web: WebServer | None = None
@@ -151,6 +159,21 @@ class _Daemon:
             started=Moment.now(),
         )
 
+        self._recovering = Recovering(
+            config=lambda: self._config,
+            journals=self._journals,
+            recoveries=self._runs,
+            tell=self.tell,
+            log=self._log,
+        )
+
+    def _journals(self) -> list[str]:
+        state = self._config.state_dir
+        return [
+            *(journal.run_id for journal, _ in journals_of_the_dead(state)),
+            *(each.run_id for each in unreadable_journals(state)),
+        ]
+
     def run(self) -> int:
         signal.signal(signal.SIGHUP, lambda *_: self._wake.put(("reload", True)))
         self._open_web()
@@ -165,8 +188,9 @@ class _Daemon:
                     self._reload()
                 now = Moment.now()
                 digest_at = self._tell_digest(now)
-                # Backups first: what is due begins before a share of the store is read.
-                ends = self._loop.step(now), self._verifying.step(now), digest_at
+                # Services first, then backups: what is due begins before a share of the store is read.
+                recover_at = self._recovering.step(now)
+                ends = self._loop.step(now), self._verifying.step(now), recover_at, digest_at
                 self._await(min(each for each in ends if each is not None), now)
         except Interrupted as error:
             notify("STOPPING=1")
@@ -247,15 +271,18 @@ class _Daemon:
             self._reload()
         elif what == "changed":
             self._loop.changed(now)
+            self._recovering.changed(now)
         elif what == "ended":
             volume, run, ending = detail
             self._keep(volume, run, ending, now.wall)
             if not ending.refused:
                 self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
             self._loop.ended(volume, ending, now)
-
+            self._recovering.found(ending.down, now)
         elif what == "verified":
             self._verifying.ended(detail, now)
+        elif what == "recovered":
+            self._recovering.ended(detail, now)
 
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""

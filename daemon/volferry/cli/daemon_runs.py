@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from volferry.errors import FINDINGS_EXIT_CODE, Interrupted
 from volferry.interrupts import held_back
 from volferry.run import RUN_VARIABLE, journal_paths, new_run_id
-from volferry.scheduler.loop import Ending
+from volferry.scheduler.loop import Down, Ending
+from volferry.scheduler.recovering import RecoveryEnding
 from volferry.scheduler.verifying import ShareEnding
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _Done:
 class ProcessRuns:
     """Implements `Runs`. `ended` is called from other threads than the loop's."""
 
-    arguments: Callable[[], Sequence[str]]  # of every command
+    arguments: Callable[[str], Sequence[str]]  # of a command
     state_directory: Callable[[], Path]
     log: Log
     has_replicas: Callable[[], bool]
@@ -54,32 +55,70 @@ class ProcessRuns:
     stopped: bool = False
     _threads: dict[str, tuple[threading.Thread, datetime]] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)  # of runs, by volume
-    shared: Callable[[ShareEnding], None] = lambda _: None  # called when a share was verified, as `ended` is
+    # Called as `ended` is: when a share was verified, and when an attempt to bring back what is down has ended.
+    shared: Callable[[ShareEnding], None] = lambda _: None
+    recovered: Callable[[RecoveryEnding], None] = lambda _: None
     _share: threading.Thread | None = None
+    _recovery: threading.Thread | None = None
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def going_on(self) -> Mapping[str, datetime]:
         with self._lock:
-            return {volume: began for volume, (thread, began) in self._threads.items() if thread.is_alive()}
+            return {volume: began for volume, (_, began) in self._threads.items()}
 
     def start(self, volume: str) -> None:
         with held_back():
             thread = threading.Thread(target=self._run, args=(volume,), name=f"run of {volume}")
-            thread.start()
             with self._lock:
-                living = {name: each for name, each in self._threads.items() if each[0].is_alive()}
-                self._threads = {**living, volume: (thread, datetime.now(UTC))}
+                self._threads[volume] = (thread, datetime.now(UTC))
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads: it is one failed run
+                self._over(volume, "", Ending(good=False, error=str(error)))
+
+    def _over(self, volume: str, run: str, ending: Ending) -> None:
+        # Whoever is told finds it over.
+        with self._lock:
+            self._threads.pop(volume, None)
+        self.ended(volume, run, ending)
 
     @property
     def share_goes_on(self) -> bool:
-        return self._share is not None and self._share.is_alive()
+        return self._share is not None
 
     def start_share(self) -> None:
         """Has a share of the store verified, by a process of its own, beside what else goes on."""
         with held_back():
             self._share = threading.Thread(target=self._verify, name="share")
-            self._share.start()
+            try:
+                self._share.start()
+            except RuntimeError as error:
+                self._share = None
+                self.shared(ShareEnding(done=False, error=str(error)))
+
+    @property
+    def recovery_goes_on(self) -> bool:
+        return self._recovery is not None
+
+    def start_recovery(self) -> None:
+        """Has what runs that died had stopped brought back, by a process of its own."""
+        with held_back():
+            self._recovery = threading.Thread(target=self._recover, name="recovery")
+            try:
+                self._recovery.start()
+            except RuntimeError as error:
+                self._recovery = None
+                self.recovered(RecoveryEnding(error=str(error)))
+
+    def _recover(self) -> None:
+        try:
+            done = self._command("recover", "", self.log, "", "--json")
+            ending = _recovery_ending(done, stopped=self.stopped)
+        except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
+            ending = RecoveryEnding(error=f"{type(error).__name__}: {error}")
+        self._recovery = None
+        self.recovered(ending)
 
     def _verify(self) -> None:
         try:
@@ -87,6 +126,7 @@ class ProcessRuns:
             ending = _share_ending(done, stopped=self.stopped)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = ShareEnding(done=False, error=f"{type(error).__name__}: {error}")
+        self._share = None
         self.shared(ending)
 
     def stop(self, waiting: Callable[[], object] = lambda: None) -> None:
@@ -96,12 +136,15 @@ class ProcessRuns:
         with self._lock:
             self.stopped = True
             threads = {thread: self._ids.get(volume, "") for volume, (thread, _) in self._threads.items()}
-            threads |= {self._share: ""} if self._share is not None else {}
+            threads |= {each: "" for each in (self._share, self._recovery) if each is not None}
             for process in self._processes:
                 process.send_signal(signal.SIGTERM)
         end = time.monotonic() + _STOP_SECONDS
         while living := [(thread, run) for thread, run in threads.items() if thread.is_alive()]:
-            if any(run and journal_paths(self.state_directory(), run) for _, run in living):
+            if any(
+                thread is self._recovery or (run and journal_paths(self.state_directory(), run))
+                for thread, run in living
+            ):
                 end = time.monotonic() + _STOP_SECONDS
             elif time.monotonic() >= end:
                 break
@@ -117,7 +160,7 @@ class ProcessRuns:
             ending = replace(self._ending(volume, log, run), run=run)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory: it is one failed run
             ending = Ending(good=False, error=f"{type(error).__name__}: {error}", run=run)
-        self.ended(volume, run, ending)
+        self._over(volume, run, ending)
 
     def _ending(self, volume: str, log: Log, run: str) -> Ending:
         done = self._command("backup", volume, log, run, "--json")
@@ -156,7 +199,7 @@ class ProcessRuns:
                     "-m",
                     "volferry",
                     command,
-                    *self.arguments(),
+                    *self.arguments(command),
                     *options,
                     *(["--", volume] if volume else []),
                 ],
@@ -242,6 +285,7 @@ def _ending(done: _Done, *, stopped: bool) -> Ending:
             seconds=backup["seconds"],
             downtime_seconds=backup["downtime_seconds"],
             stored_bytes=backup["stored_bytes"],
+            down=_down(done.document),
             findings=backup["findings_total"],
             suspicious=next(
                 (
@@ -255,8 +299,25 @@ def _ending(done: _Done, *, stopped: bool) -> Ending:
     interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
     refused = any(each["busy"] for each in done.document.get("failed", ()))
     return Ending(
-        good=False, interrupted=interrupted, refused=refused, error="; ".join(failed) or done.last_line
+        good=False,
+        interrupted=interrupted,
+        refused=refused,
+        error="; ".join(failed) or done.last_line,
+        stopped=any(each.get("stopped", False) for each in done.document.get("failed", ())),
+        down=_down(done.document),
     )
+
+
+def _down(document: dict[str, Any], key: str = "down") -> tuple[Down, ...]:
+    return tuple(Down(each["name"], each["error"]) for each in document.get(key, ()))
+
+
+def _recovery_ending(done: _Done, *, stopped: bool) -> RecoveryEnding:
+    document = done.document
+    if "left" not in document:
+        interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
+        return RecoveryEnding(interrupted=interrupted, error=done.last_line)
+    return RecoveryEnding(_down(document, "left"), tuple(document.get("brought_back", ())))
 
 
 def _share_ending(done: _Done, *, stopped: bool) -> ShareEnding:

@@ -212,7 +212,7 @@ def _outlook(session: Session, history: History, now: datetime) -> _Outlook:
     there = {volume.name for volume in volumes}
     scheduled, wrong = scheduled_of(volumes, session.config)
     try:
-        view = view_of(session, volumes, history, [])
+        view = view_of(session, volumes, history)
     except VolferryError as error:
         return _Outlook(there, {each.volume for each in scheduled}, wrong, store_trouble=str(error))
     jitter = session.config.daemon.jitter.delta

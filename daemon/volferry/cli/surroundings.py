@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from tzlocal import get_localzone
 
 from volferry.cli.session import Session
-from volferry.errors import ConfigError, NoSuchStore, VolferryError
+from volferry.errors import ConfigError, NoSuchStore
 from volferry.scheduler.loop import View
 
 if TYPE_CHECKING:
@@ -44,13 +44,9 @@ class EngineAndStore:
         from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
         session = self._opened()
-        try:
-            left = [each.text for each in session.recovery(self._log.info, wait=False).left]
-        except VolferryError as error:  # no reason to back up nothing
-            left = [str(error)]
         volumes = list_volumes(session.engine)
         self._volumes = {volume.name: volume for volume in volumes}
-        return view_of(session, volumes, self._history, left)
+        return view_of(session, volumes, self._history)
 
     def host(self) -> str:
         """The machine's name in the store; what is known of it where the engine does not answer."""
@@ -86,12 +82,12 @@ class EngineAndStore:
             return self._session
 
 
-def view_of(session: Session, volumes: list[Volume], history: History, left_down: list[str]) -> View:
+def view_of(session: Session, volumes: list[Volume], history: History) -> View:
     """Without volumes that hold volferry's own directories. Raises VolferryError where the store cannot be listed."""
     now = datetime.now(UTC)
     volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]
     seen = history.first_seen([volume.name for volume in volumes], now)
-    return View(volumes, _newest(session, now), seen, left_down)
+    return View(volumes, _newest(session, now), seen)
 
 
 def zone_of(config: Config) -> Any:

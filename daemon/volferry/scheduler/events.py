@@ -20,3 +20,4 @@ class Event:
     what: str  # a sentence
     at: Moment
     ending: Ending | None = None
+    urgent: bool = False  # it is told at once, whatever else there is to tell

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
 _TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
-_DOWN_LOOK = timedelta(seconds=10)  # while a service is down that must not be: each look tries again
 _CALM = timedelta(seconds=2)
 
 Log = Any  # of structlog, which has no type for what it makes
@@ -37,7 +36,14 @@ class View:
     volumes: Sequence[Volume]
     newest: Mapping[str, datetime]  # when the newest backup of each began
     seen: Mapping[str, datetime]  # when each was seen first
-    left_down: Sequence[str] = ()  # what an interrupted run had stopped, and could not be brought back
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """A service that a run had stopped, and that is not up."""
+
+    name: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class Ending:
     findings: int = 0
     suspicious: str = ""  # in what the backup is unlike the one before, and what is held because of that
     run: str = ""
+    stopped: bool = False  # it failed after it had stopped something
+    down: tuple[Down, ...] = ()
 
 
 class Surroundings(Protocol):
@@ -111,7 +119,8 @@ class Loop:
     _kept: list[tuple[str, str, datetime | None]] = field(default_factory=list)
     _scheduled: list[Scheduled] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
-    _late: set[str] = field(default_factory=set)
+    _late: dict[str, timedelta] = field(default_factory=dict)  # when it was told last
+    _trouble_told: timedelta | None = None
     _failed: set[str] = field(default_factory=set)
     _overlapped: dict[str, datetime] = field(default_factory=dict)
     _wrong: frozenset[str] = frozenset()  # what is left out, for its settings are wrong
@@ -187,9 +196,10 @@ class Loop:
             self._tell("failure", volume, "the backup failed", now, ending)
 
     def _went_well(self, volume: str, ending: Ending, now: Moment) -> None:
-        recovered = self.agenda.succeeded(volume, now) or volume in self._failed | self._late
+        was_late = volume in self._late
+        recovered = self.agenda.succeeded(volume, now) or volume in self._failed or was_late
         self._failed.discard(volume)
-        self._late.discard(volume)
+        self._late.pop(volume, None)
         if ending.error:
             # The service is down, or something after the backup was not done.
             self._failed.add(volume)  # the next one that goes well is news
@@ -199,7 +209,7 @@ class Loop:
             self._tell("failure", volume, "the backup is good, but not all is well", now, ending)
         elif recovered:
             self.log.info("it works again", run=ending.run, volume=volume)
-            self._tell("recovery", volume, "it works again", now, ending)
+            self._tell("recovery", volume, "it works again", now, ending, urgent=was_late)
         if ending.suspicious:
             self.log.warning("a backup is suspicious", run=ending.run, volume=volume, error=ending.suspicious)
             self._tell(
@@ -211,24 +221,44 @@ class Loop:
             )
         self._tell("success", volume, "the backup is done", now, ending)
 
-    def _tell(self, kind: Any, volume: str, what: str, now: Moment, ending: Ending | None = None) -> None:
-        self.teller.tell(Event(kind, volume, f"{volume}: {what}" if volume else what, now, ending))
+    def _tell(
+        self,
+        kind: Any,
+        volume: str,
+        what: str,
+        now: Moment,
+        ending: Ending | None = None,
+        *,
+        urgent: bool = False,
+    ) -> None:
+        self.teller.tell(Event(kind, volume, f"{volume}: {what}" if volume else what, now, ending, urgent))
+
+    def _is_to_be_told_again(self, told: timedelta, now: Moment) -> bool:
+        """Of what lasts: who missed one message gets another."""
+        return now.mono - told >= self.config().notify.again.delta
 
     def _look(self, now: Moment) -> None:
         try:
             view = self.surroundings.look()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it must not end the daemon: it is said, and tried again
-            if not self.trouble:
-                self._tell(
-                    "failure", "", "cannot look for what is due", now, Ending(False, error=described(error))
-                )
             self.trouble = described(error)
+            if self._trouble_told is None or self._is_to_be_told_again(self._trouble_told, now):
+                self._trouble_told = now.mono
+                self._tell(
+                    "failure",
+                    "",
+                    "cannot look for what is due",
+                    now,
+                    Ending(False, error=self.trouble),
+                    urgent=True,
+                )
             self._say_once("cannot look for what is due", self.trouble)
             self._look_due = now.mono + _TROUBLED_LOOK
             return
         if self.trouble:
             self.log.info("the engine and the store can be looked at again")
-            self._tell("recovery", "", "the engine and the store can be looked at again", now)
+            self._tell("recovery", "", "the engine and the store can be looked at again", now, urgent=True)
+            self._trouble_told = None
             self._said = {key for key in self._said if not key.startswith("cannot look")}
         self.trouble = ""
         before = {each.volume: each for each in self._scheduled}
@@ -245,18 +275,7 @@ class Loop:
             self.memory.keep_scheduled(kept)
             self._kept = kept
         self.looked_at = now.mono
-        self._look_due = now.mono + (_DOWN_LOOK if view.left_down else _LONGEST_LOOK)
-        self._say_left_down(view.left_down, now)
-
-    def _say_left_down(self, left_down: Sequence[str], now: Moment) -> None:
-        what = "what an interrupted run had stopped could not be brought back"
-        for problem in left_down:
-            if self._say_once(what, problem):
-                self._tell("failure", "", "a service is down", now, Ending(False, error=problem))
-        if not left_down and any(key.startswith(what) for key in self._said):
-            self._said = {key for key in self._said if not key.startswith(what)}
-            self.log.info("what an interrupted run had stopped is up again")
-            self._tell("recovery", "", "the service is up again", now)
+        self._look_due = now.mono + _LONGEST_LOOK
 
     def _judge(self, now: Moment) -> None:
         """By the last look that did not fail: what is late does not become less so where nothing can be seen."""
@@ -264,14 +283,17 @@ class Loop:
             self._scheduled, self._newest, self._seen, now, jitter=self.config().daemon.jitter.delta
         )
         late = self.late
-        self._late &= late
+        self._late = {volume: told for volume, told in self._late.items() if volume in late}
         if self.pace.is_catching_up(now):
             late &= self._failed
-        for volume in sorted(late - self._late):
-            self._late.add(volume)
-            error = "it has had no good backup for longer than its schedule allows"
-            self.log.error("a volume is late", volume=volume, error=error)
-            self._tell("late", volume, "it is late", now, Ending(False, error=error))
+        error = "it has had no good backup for longer than its schedule allows"
+        for volume in sorted(late):
+            if volume not in self._late:
+                self.log.error("a volume is late", volume=volume, error=error)
+            elif not self._is_to_be_told_again(self._late[volume], now):
+                continue
+            self._late[volume] = now.mono
+            self._tell("late", volume, "it is late", now, Ending(False, error=error), urgent=True)
 
     def _start_due(self, now: Moment) -> timedelta | None:
         """Starts what may; returns when the next one is due, None if that is not known before something happens."""
