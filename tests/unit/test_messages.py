@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -56,6 +57,52 @@ def test_no_more_than_so_many_in_an_interval() -> None:
     events = [event("failure", f"vol{number}", minutes=number) for number in range(30)]
     assert len(told(config(most=5, interval="1h"), *events)) == 5
     assert len(told(config(most=5, interval="10m"), *events)) == 15
+
+
+def urgent(kind: Any, what: str, minutes: float = 0, volume: str = "") -> Event:
+    return replace(event(kind, volume, what, minutes), what=what, urgent=True)
+
+
+def test_a_service_that_is_down_is_told_whatever_else_there_is_to_tell() -> None:
+    many = [event("failure", f"vol{number}", minutes=number / 10) for number in range(30)]
+    down = urgent("failure", "a service is down: db", 4)
+    found = told(config(most=20), *many, down, replace(down, at=many[-1].at))
+    assert [text for text in found if "a service is down: db" in text] == found[20:]
+    assert len(found) == 22  # the one who sends it again has a reason to
+
+
+def test_what_was_too_much_is_told_in_one_message_when_there_is_room() -> None:
+    settings = config(most=5, interval="1h")
+    composer = Composer(lambda: "host")
+    for number in range(9):
+        composer.compose(event("failure", f"vol{number}", minutes=number), settings)
+    assert composer.rest(timedelta(minutes=10), settings) is None
+    rest = composer.rest(timedelta(minutes=61), settings)
+    assert rest is not None
+    assert rest.title == "volferry on host: 4 more messages"
+    assert rest.body.splitlines() == [f"vol{number}: the backup failed: no space" for number in range(5, 9)]
+    assert composer.rest(timedelta(minutes=130), settings) is None
+
+
+def test_of_a_thousand_volumes_that_are_late_each_is_told_at_once_in_few_messages() -> None:
+    settings = config(most=20)
+    composer = Composer(lambda: "host")
+    events = [urgent("late", f"vol{number}: it is late", 0, f"vol{number}") for number in range(100)]
+    found = [composer.compose(each, settings) for each in events]
+    rest = composer.rest(timedelta(seconds=5), settings)
+    assert rest is not None
+    assert len([each for each in found if each is not None]) == 20
+    assert len(rest.body.splitlines()) == 80
+    assert rest.urgent
+
+
+def test_a_message_that_was_lost_is_told_when_it_happens_again() -> None:
+    settings, composer = config(interval="1h"), Composer(lambda: "host")
+    lost = composer.compose(event("failure"), settings)
+    assert lost is not None
+    assert composer.compose(event("failure", minutes=1), settings) is None
+    composer.lost(lost)
+    assert composer.compose(event("failure", minutes=2), settings) is not None
 
 
 def test_only_what_is_wanted_is_told() -> None:

@@ -16,26 +16,33 @@ if TYPE_CHECKING:
     from volferry.scheduler.events import Event
 
 _DIGEST_VOLUMES = 200
+_REST_LINES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     title: str
     body: str
+    urgent: bool = False
+    # Kind, volume and what: of two with the same, the later one says all that the earlier one did.
+    key: tuple[str, str, str] | tuple[()] = ()
 
 
 @dataclass(slots=True)
 class Composer:
-    """Turns events into messages: those that are wanted, and not more of them than a person reads."""
+    """Turns events into messages: those that are wanted, and not more of them than a person reads. None is withheld for good: what was too
+    much comes in one message, a little later.
+    """
 
     host: Callable[[], str]
     # Of kind, volume and what: when, by the clock that only goes on.
     _told: dict[tuple[str, str, str], timedelta] = field(default_factory=dict)
     _recent: deque[timedelta] = field(default_factory=deque)
-    _withheld: int = 0
+    _repeated: int = 0
+    _too_many: list[Event] = field(default_factory=list)
 
     def compose(self, event: Event, config: NotifyConfig) -> Message | None:
-        """None for what is not to be told."""
+        """None for what is not to be told, or not yet."""
         if event.kind == "recovery":  # what fails after that is news
             self._told = {
                 key: time
@@ -59,25 +66,57 @@ class Composer:
             "time": event.at.wall.astimezone(UTC).isoformat(timespec="seconds"),
         }
         body = config.body.format_map(values).rstrip()
-        if self._withheld:
-            body += f"\n\n{self._withheld} more messages were withheld: `volferry status` shows all."
-            self._withheld = 0
-        return Message(" ".join(config.title.format_map(values).split()), body or event.what)
+        if self._repeated:
+            body += f"\n\n{self._repeated} more messages were withheld: `volferry status` shows all."
+            self._repeated = 0
+        title = " ".join(config.title.format_map(values).split())
+        lasts = event.kind in {"failure", "late"}
+        key = (event.kind, event.volume, event.what) if lasts else ()
+        return Message(title, body or event.what, event.urgent, key)
+
+    def rest(self, now: timedelta, config: NotifyConfig) -> Message | None:
+        """What was too much for messages of its own, once there is room for one more, or at once where some of it is urgent."""
+        self._forget_recent(now, config)
+        urgent = any(event.urgent for event in self._too_many)
+        if not self._too_many or not (urgent or len(self._recent) < config.most):
+            return None
+        lines = [
+            f"{event.what}{f': {event.ending.error}' if event.ending and event.ending.error else ''}"
+            for event in self._too_many
+        ]
+        more = len(lines) - _REST_LINES
+        if more > 0:
+            lines[_REST_LINES:] = [f"and {more} more: `volferry status` shows all."]
+        title = f"volferry on {self.host()}: {len(self._too_many)} more messages"
+        self._too_many.clear()
+        self._recent.append(now)
+        return Message(title, "\n".join(lines), urgent)
+
+    def lost(self, message: Message) -> None:
+        """It could not be delivered: the next one of the kind is no repetition."""
+        if message.key:
+            self._told.pop(message.key, None)
 
     def _may(self, event: Event, config: NotifyConfig) -> bool:
-        interval = config.interval.delta
-        before = self._told.get((event.kind, event.volume, event.what))
-        while self._recent and event.at.mono - self._recent[0] >= interval:
-            self._recent.popleft()
-        if event.kind == "digest":
+        now = event.at.mono
+        if event.kind == "digest" or (event.urgent and event.kind != "late"):
             return True
-        same = before is not None and event.at.mono - before < interval
-        if same or len(self._recent) >= config.most:
-            self._withheld += 1
+        self._forget_recent(now, config)
+        key = (event.kind, event.volume, event.what)
+        before = self._told.get(key)
+        if not event.urgent and before is not None and now - before < config.interval.delta:
+            self._repeated += 1
             return False
-        self._told[event.kind, event.volume, event.what] = event.at.mono
-        self._recent.append(event.at.mono)
+        self._told[key] = now
+        if len(self._recent) >= config.most:
+            self._too_many.append(event)
+            return False
+        self._recent.append(now)
         return True
+
+    def _forget_recent(self, now: timedelta, config: NotifyConfig) -> None:
+        while self._recent and now - self._recent[0] >= config.interval.delta:
+            self._recent.popleft()
 
 
 def digest(runs: Sequence[PastRun], late: Sequence[str], since: datetime) -> str:

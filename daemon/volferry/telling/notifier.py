@@ -1,35 +1,40 @@
-"""Sends messages, by apprise, and pings, in a thread of its own: who does not answer holds nothing up."""
+"""Sends messages, by apprise, and pings, in two threads: who does not answer holds nothing up, and a mail server no ping."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import requests
 
 from volferry.errors import ConfigError, reason
+from volferry.scheduler.moments import Moment
 from volferry.telling.messages import Composer
+from volferry.telling.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
 
     from volferry.config import Config
     from volferry.daemon_config import NotifyConfig
     from volferry.scheduler.events import Event
     from volferry.telling.messages import Message
+    from volferry.telling.outbox import Letter
 
 Log = Any
 _PING_SECONDS = 10
 _PING_ATTEMPTS = 3
-_SEND_AGAIN_SECONDS = (5, 60)  # a mail server that is being restarted is no reason to lose an alarm
 _PING_BODY = 10_000  # what healthchecks.io keeps of one
 _LAST_SECONDS = 2.0
 _MOST_WAITING = 1000
+_TICK_SECONDS = 5.0  # what was too much for messages of its own is asked for so often
 
-Moment = Literal["start", "success", "fail"]
+Stage = Literal["start", "success", "fail"]
 
 
 class Notifier:
@@ -39,65 +44,113 @@ class Notifier:
         self._log = log
         self._config = config
         self._composer = Composer(host)
-        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="notifier", daemon=True)
-        self._thread.start()
+        self._outbox = Outbox()
+        self._changed = threading.Condition()  # guards both
+        self._closing = False
+        self._pings: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._send_all, "messages"), (self._ping_all, "pings"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def tell(self, event: Event) -> None:
         config = self._config().notify
         if not (config.urls or config.urls_file):
             return
-        message = self._composer.compose(event, config)
-        if message is not None:
-            self._put(lambda: self._send(message, config))
+        with self._changed:
+            message = self._composer.compose(event, config)
+            if message is not None:
+                self._put(message, event.at.mono)
 
-    def ping(self, url: str | None, moment: Moment, body: str = "") -> None:
+    def ping(self, url: str | None, stage: Stage, body: str = "") -> None:
         """As healthchecks.io has it: `/start` and `/fail` are added to the path, a success is the URL itself."""
         if url:
-            self._put(lambda: self._ping(url, moment, body))
+            try:
+                self._pings.put_nowait(lambda: self._ping(url, stage, body))
+            except queue.Full:
+                self._log.error("pings are lost: nobody answers them")
 
     def close(self) -> None:
-        self._closing.set()
-        self._put(None)
-        self._thread.join(_LAST_SECONDS)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        with suppress(queue.Full):
+            self._pings.put_nowait(None)
+        end = time.monotonic() + _LAST_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
-    def _put(self, job: Callable[[], None] | None) -> None:
-        try:
-            self._waiting.put_nowait(job)
-        except queue.Full:
-            self._log.error("messages are lost: whoever is to be told does not answer")
+    def _put(self, message: Message, now: timedelta) -> None:
+        for lost in self._outbox.put(message, now):
+            self._log.error("a message is lost: too many wait", title=lost.title)
+            self._composer.lost(lost)
+        self._changed.notify()
 
-    def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
+    def _ping_all(self) -> None:
+        while (job := self._pings.get()) is not None:
             try:
                 job()
             except Exception as error:  # noqa: BLE001 -- of whatever service: it must not end the telling
-                self._log.error("a message could not be sent", error=f"{type(error).__name__}: {error}")
+                self._log.error("a ping could not be sent", error=f"{type(error).__name__}: {error}")
 
-    def _send(self, message: Message, config: NotifyConfig) -> None:
+    def _send_all(self) -> None:
+        while (letter := self._next_letter()) is not None:
+            failed: list[str] | None = None
+            try:
+                known = urls_of(self._config().notify)
+                urls = known if letter.urls is None else [url for url in letter.urls if url in known]
+                failed = self._send(letter.message, urls)
+            except Exception as error:  # noqa: BLE001 -- it must not end the telling
+                self._log.error("messages cannot be sent", error=f"{type(error).__name__}: {error}")
+            with self._changed:
+                wait = self._outbox.tried(letter, failed, Moment.now().mono)
+                if failed and wait is None:
+                    self._composer.lost(letter.message)
+            if failed and (letter.tries == 1 or wait is None):
+                again = f"in {wait.total_seconds():.0f} s, and then less often" if wait is not None else "no"
+                for url in failed:
+                    self._log.error(
+                        "a message could not be sent", to=_shown(url), title=letter.message.title, again=again
+                    )
+
+    def _next_letter(self) -> Letter | None:
+        """Waits for it; None at the end."""
+        with self._changed:
+            while True:
+                now = Moment.now().mono
+                if (letter := self._outbox.due(now, untried=self._closing)) is not None:
+                    return letter
+                if self._closing:
+                    return None
+                if (rest := self._composer.rest(now, self._config().notify)) is not None:
+                    self._put(rest, now)
+                else:
+                    self._changed.wait(_TICK_SECONDS)
+
+    def _send(self, message: Message, urls: list[str]) -> list[str]:
+        """Returns where it could not be delivered."""
         import apprise  # noqa: PLC0415 -- a tenth of a second, and only where somebody is to be told
 
-        left = urls_of(config)
-        for seconds in (*_SEND_AGAIN_SECONDS, None):
-            failed = []
-            for url in left:
-                sender = apprise.Apprise()
-                if not sender.add(url):
-                    self._log.error(
-                        "a message could not be sent", error=f"apprise does not know {_shown(url)}"
-                    )
-                elif not sender.notify(title=message.title, body=message.body):
-                    failed.append(url)
-            left = failed
-            if not left or seconds is None or self._closing.wait(seconds):
-                break
-        for url in left:
-            self._log.error("a message could not be sent", to=_shown(url), title=message.title)
+        failed = []
+        for url in urls:
+            sender = apprise.Apprise()
+            if not sender.add(url):
+                self._log.error("a message could not be sent", error=f"apprise does not know {_shown(url)}")
+                continue
+            try:
+                sent = bool(sender.notify(title=message.title, body=message.body))
+            except Exception as error:  # noqa: BLE001 -- of whatever service: the others are told
+                self._log.error("a message could not be sent", error=f"{type(error).__name__}: {error}")
+                sent = False
+            if not sent:
+                failed.append(url)
+        return failed
 
-    def _ping(self, url: str, moment: Moment, body: str) -> None:
+    def _ping(self, url: str, stage: Stage, body: str) -> None:
         parts = urlsplit(url)
-        suffix = {"start": "/start", "success": "", "fail": "/fail"}[moment]
+        suffix = {"start": "/start", "success": "", "fail": "/fail"}[stage]
         asked = parts._replace(path=f"{parts.path.rstrip('/')}{suffix}").geturl()
         said = ""
         for attempt in range(_PING_ATTEMPTS):
@@ -114,7 +167,7 @@ class Notifier:
         self._log.warning(
             "a ping was not answered",
             to=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
-            moment=moment,
+            moment=stage,
             error=said,
         )
 
