@@ -13,6 +13,7 @@ import pytest
 from tests.engine.test_quiesce import await_true, state_of
 from tests.parts.commands import executed, tried
 from tests.parts.compose import Project
+from tests.parts.schedules import due_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +69,9 @@ services:
 volumes:
   uploads:
     labels:
-      volferry.schedule: "@yearly"
+      volferry.schedule: "{due}"
       volferry.quiesce: stop
+      volferry.quiesce-after: 0s
 """
 
 
@@ -120,7 +122,7 @@ def behind_a_proxy(world: World, image: str, tmp_path: Path) -> Iterator[Project
 @pytest.fixture
 def shop(world: World, tmp_path: Path) -> Iterator[Project]:
     file = tmp_path / "shop.yaml"
-    file.write_text(SHOP.format(image=world.image))
+    file.write_text(SHOP.format(image=world.image, due=due_now()))
     project = Project(world.engine, world.client, f"shop{time.monotonic_ns()}", [file])
     yield project
     project.down()

@@ -19,6 +19,7 @@ from tests.engine.test_quiesce import await_true, state_of
 from tests.parts.commands import executed, tried
 from tests.parts.compose import Project
 from tests.parts.engine import private_engine
+from tests.parts.schedules import due_now
 from tests.parts.services_image import import_services
 from tests.parts.world import World, world_of
 
@@ -77,6 +78,7 @@ def project(world: World, own_image: OwnImage) -> Iterator[Project]:
         {
             "VOLFERRY_IMAGE": own_image.load(world.engine),
             "SERVICES_IMAGE": SERVICES_IMAGE,
+            "DUE": due_now(),
             "DOCKER_SOCKET": world.engine.docker_host.removeprefix("unix://"),
         },
     )

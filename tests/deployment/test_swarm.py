@@ -16,6 +16,7 @@ from docker.errors import APIError
 from tests.engine.test_quiesce import await_true
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import KEY_ID, SECRET, free_ports
+from tests.parts.schedules import due_now
 from tests.parts.world import World, world_of
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ services:
     init: true
     command: ["sh", "-c", "while read -r _; do :; done"]
     labels:
-      volferry.schedule: "@yearly"
+      volferry.schedule: "{{due}}"
       volferry.quiesce: stop
+      volferry.quiesce-after: 0s
     volumes:
       - uploads:/uploads
 volumes:
@@ -122,7 +124,7 @@ def test_each_node_backs_up_its_volumes_under_its_name(
     swarm.client.secrets.create(name="volferry_key", data=SECRET.encode())
     here, shop = tmp_path / "here.yaml", tmp_path / "shop.yaml"
     here.write_text(HERE)
-    shop.write_text(SHOP.format(image=swarm.image))
+    shop.write_text(SHOP.format(image=swarm.image, due=due_now()))
     volume = "shop_uploads"
     deploy(swarm, "shop", shop)
     await_true(lambda: [task["Status"]["State"] for task in tasks_of(swarm, "shop_web")] == ["running"])

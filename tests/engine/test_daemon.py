@@ -26,6 +26,7 @@ import pytest
 from tests.engine.test_quiesce import large, state_of, writing
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
+from tests.parts.schedules import due_now
 from tests.parts.world import world_of
 from volferry.archive.restore_mark import sealed_text
 from volferry.archive.sealed import seal, unseal
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
 LOG = '[daemon]\nlog = "json"\nlisten = "off"\n'
 DUE = {"volferry.schedule": "@yearly"}  # at once, for there is no backup yet, and then not again
 _STOP_SECONDS = 10
+
+
+def scheduled_now() -> dict[str, str]:
+    """Labels by which the first backup is in time, and stops also what has only just started."""
+    return {"volferry.schedule": due_now(), "volferry.quiesce-after": "0s"}
 
 
 @pytest.fixture
@@ -138,7 +144,7 @@ def test_a_run_that_fails_is_said_and_tried_again_later(world: World, daemon: Ru
 
 def test_a_run_is_stopped_with_the_daemon_and_its_service_is_up(world: World, config: Path) -> None:
     del config
-    volume = world.volume(labels={**DUE, "volferry.quiesce": "stop"})
+    volume = world.volume(labels={**scheduled_now(), "volferry.quiesce": "stop"})
     large(world, volume)
     container = writing(world, volume)
     daemon = world.cli.start("daemon")  # not before: it would back up what is not there yet
@@ -147,6 +153,20 @@ def test_a_run_is_stopped_with_the_daemon_and_its_service_is_up(world: World, co
     assert state_of(container)["Status"] == "running"
     assert world.own_containers() == []
     assert backups(world, volume) == 0
+
+
+def test_the_first_backup_of_a_new_service_does_not_stop_it(world: World, config: Path) -> None:
+    del config
+    volume = world.volume(labels={**DUE, "volferry.quiesce": "stop"})
+    container = writing(world, volume)
+    before = state_of(container)["StartedAt"]
+    daemon = world.cli.start("daemon")
+    assert daemon.until(lambda: backups(world, volume) == 1)
+    lines = ended(daemon)
+    assert state_of(container)["StartedAt"] == before
+    (said,) = [line for line in lines if line["event"] == "nothing is stopped for it"]
+    assert (said["volume"], said["why"]) == (volume, "it is the first backup, and outside of the schedule")
+    assert world.cli("show", volume, "--json").exits(0).json["consistency"] == "none"
 
 
 def test_what_a_power_failure_left_down_is_brought_back(world: World, config: Path) -> None:
@@ -217,7 +237,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def test_metrics_health_pings_messages_and_status(world: World, config: Path) -> None:
-    good = world.volume("good", labels=DUE)
+    good = world.volume("good", labels=scheduled_now())
     world.volume("bad", labels=DUE, options={"type": "none", "o": "bind", "device": "/nowhere"})
     container = writing(world, good, labels={"volferry.quiesce": "stop", "volferry.dump": "printf content"})
     (port,) = free_ports(1)

@@ -51,7 +51,7 @@ class Made:
 
     def __post_init__(self) -> None:
         self.runs = ProcessRuns(
-            list,
+            lambda _: ["--config=c"],
             lambda: self.state,
             structlog.wrap_logger(None, processors=[self._keep]),
             has_replicas=lambda: False,
@@ -134,3 +134,37 @@ time.sleep(60)
     assert not made.over.is_set()
     os.kill(int(made.lines[-1]["line"]), signal.SIGKILL)
     assert made.over.wait(20)
+
+
+def test_the_daemon_says_that_a_run_is_scheduled_and_when_it_must_stop_nothing(command: Any) -> None:
+    made = command(
+        """
+if command == "backup":
+    say(" ".join(sys.argv[2:]))
+"""
+        + _DONE
+    )
+    for moving in ("", "it is the first backup"):
+        made.over.clear()
+        made.runs.start("pgdata", moving)
+        assert made.over.wait(20)
+    said = [line["line"] for line in made.lines if "line" in line]
+    assert said == [
+        "--config=c --scheduled --json -- pgdata",
+        "--config=c --scheduled --quiesce none --json -- pgdata",
+    ]
+    assert [line["why"] for line in made.lines if "why" in line] == ["it is the first backup"]
+    assert [ending.good for _, _, ending in made.endings] == [True, True]
+
+
+def test_what_a_run_had_stopped_and_left_down_is_known(command: Any) -> None:
+    made = command("""
+failed = {"volume": "pgdata", "error": "no space", "busy": False, "stopped": True}
+print(json.dumps({"backups": [], "failed": [failed], "down": [{"name": "db", "error": "it has ended again"}]}))
+sys.exit(1)
+""")
+    made.runs.start("pgdata")
+    assert made.over.wait(20)
+    ((_, _, ending),) = made.endings
+    assert (ending.good, ending.error, ending.stopped) == (False, "no space", True)
+    assert [(each.name, each.error) for each in ending.down] == [("db", "it has ended again")]

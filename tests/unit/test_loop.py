@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
-def volume(name: str, schedule: str) -> Volume:
-    return Volume(name, "local", {}, {"volferry.schedule": schedule}, "local", "")
+def volume(name: str, schedule: str, **more: str) -> Volume:
+    labels = {f"volferry.{key.replace('_', '-')}": value for key, value in more.items()}
+    return Volume(name, "local", {}, {"volferry.schedule": schedule, **labels}, "local", "")
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Made:
     failing: Exception | None = None
     running: dict[str, datetime] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
+    moving: list[tuple[datetime, str]] = field(default_factory=list)  # runs that stop nothing, and why
     told: list[tuple[str, str]] = field(default_factory=list)
     urgent: set[str] = field(default_factory=set)  # what was told at once, whatever else there was to tell
     had_failed: set[str] = field(default_factory=set)  # before the start
@@ -70,8 +72,10 @@ class Made:
             self.seen.setdefault(each.name, self.now)
         return View(self.volumes, dict(self.newest), self.seen)
 
-    def start(self, volume: str) -> None:
+    def start(self, volume: str, moving: str) -> None:
         self.running[volume] = self.now
+        if moving:
+            self.moving.append((self.now, moving))
         self.begun.append(volume)
 
     def going_on(self) -> dict[str, datetime]:
@@ -417,3 +421,81 @@ def test_a_run_that_failed_is_tried_again_by_a_clock_that_nobody_puts() -> None:
     assert made.begun == ["vol"]
     made.after(seconds=1)
     assert made.begun == ["vol", "vol"]
+
+
+def test_the_first_backup_of_a_new_volume_stops_nothing_and_the_scheduled_one_does() -> None:
+    made = Made()
+    made.after()
+    made.volumes = [volume("pgdata", "0 2 * * *", quiesce="stop"), volume("files", "0 2 * * *")]
+    made.loop.changed(made.moment)
+    began = nights(made, 2)
+    first = "it is the first backup, and outside of the schedule"
+    assert [why for _, why in made.moving] == [first]  # files stops nothing anyway
+    assert made.begun.count("pgdata") == 3
+    assert [each.hour for each in began if each.hour != 12] == [2] * 4
+
+
+def test_a_first_backup_that_is_due_by_the_schedule_stops_what_it_should() -> None:
+    made = Made(now=NOW.replace(hour=1, minute=59), volumes=[volume("pgdata", "0 2 * * *", quiesce="stop")])
+    made.after()
+    made.ends("pgdata", good=False, error="no store")
+    made.after(minutes=1, seconds=1)
+    assert len(made.begun) == 2
+    assert len(made.moving) == 1
+
+
+def test_a_run_that_had_stopped_something_and_failed_is_tried_twice_before_its_next_time() -> None:
+    made = Made(now=NOW - timedelta(hours=11), volumes=[volume("pgdata", "0 2 * * *", quiesce="stop")])
+    made.newest = {"pgdata": made.now - timedelta(hours=23)}
+    stops = []
+    end = made.now + timedelta(days=3)
+    while made.now < end:
+        until = made.after()
+        if made.running:
+            stops.append(made.now)
+            made.after(seconds=40)
+            made.ends("pgdata", good=False, error="no space", stopped=True)
+            until = made.after()
+        made.after(seconds=max(0.0, (until - made.now).total_seconds()))
+    at_two = [f"{each:%d %H:%M}" for each in stops]
+    assert at_two == ["10 02:00", "10 02:01", "11 02:00", "12 02:00"]
+    assert ("late", "pgdata") in made.told
+
+
+def test_a_run_that_failed_before_it_stopped_anything_is_tried_again_as_any_other() -> None:
+    made = Made(
+        volumes=[volume("pgdata", "0 11 * * *", quiesce="stop")], newest={"pgdata": NOW - timedelta(days=1)}
+    )
+    made.after()
+    for _ in range(4):
+        made.ends("pgdata", good=False, error="no space")
+        made.after(minutes=20)
+    assert len(made.begun) == 5
+
+
+def test_what_begins_after_its_window_stops_nothing_and_says_so() -> None:
+    pgdata = volume("pgdata", "0 2 * * *", quiesce="stop", quiesce_window="2h")
+    made = Made(volumes=[pgdata], newest={"pgdata": NOW - timedelta(days=1)})
+    made.after()  # the machine was off at night
+    assert [why for _, why in made.moving] == [
+        "it begins later after its scheduled time than quiesce_window says"
+    ]
+    made.ends("pgdata")
+    nights(made, 2)
+    assert len(made.begun) == 3
+    assert len(made.moving) == 1
+
+
+def test_what_begins_late_for_it_waited_for_others_stops_what_it_should_within_its_window() -> None:
+    labels = {"quiesce": "stop", "quiesce_window": "2h"}
+    made = Made(now=NOW.replace(hour=1), volumes=[volume(name, "0 2 * * *", **labels) for name in "abc"])
+    made.newest = dict.fromkeys("abc", NOW - timedelta(days=1))
+    made.after()
+    for name in "abc":
+        made.after(hours=1)
+        made.after(minutes=1)
+        assert list(made.running) == [name]
+        made.ends(name)
+        made.after()
+    assert [at.hour for at, _ in made.moving] == []
+    assert made.begun == ["a", "b", "c"]

@@ -68,7 +68,8 @@ class Year:
     def look(self) -> View:
         return View(self.volumes, dict(self.newest), dict.fromkeys(SCHEDULES, BEGIN))
 
-    def start(self, volume: str) -> None:
+    def start(self, volume: str, moving: str) -> None:
+        assert not moving
         self.begun[volume].append(self.now)
         self.running[volume] = self.now
 

@@ -67,9 +67,9 @@ class ProcessRuns:
         with self._lock:
             return {volume: began for volume, (_, began) in self._threads.items()}
 
-    def start(self, volume: str) -> None:
+    def start(self, volume: str, moving: str = "") -> None:
         with held_back():
-            thread = threading.Thread(target=self._run, args=(volume,), name=f"run of {volume}")
+            thread = threading.Thread(target=self._run, args=(volume, moving), name=f"run of {volume}")
             with self._lock:
                 self._threads[volume] = (thread, datetime.now(UTC))
             try:
@@ -151,19 +151,21 @@ class ProcessRuns:
             waiting()
             living[0][0].join(_STOP_LOOK_SECONDS)
 
-    def _run(self, volume: str) -> None:
+    def _run(self, volume: str, moving: str) -> None:
         run = self._ids[volume] = new_run_id()
         log = self.log.bind(run=run, volume=volume)
         log.info("a run begins")
+        if moving:
+            log.info("nothing is stopped for it", why=moving)
         self.began(volume, run)
         try:
-            ending = replace(self._ending(volume, log, run), run=run)
+            ending = replace(self._ending(volume, log, run, ("--quiesce", "none") if moving else ()), run=run)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory: it is one failed run
             ending = Ending(good=False, error=f"{type(error).__name__}: {error}", run=run)
         self._over(volume, run, ending)
 
-    def _ending(self, volume: str, log: Log, run: str) -> Ending:
-        done = self._command("backup", volume, log, run, "--json")
+    def _ending(self, volume: str, log: Log, run: str, options: Sequence[str]) -> Ending:
+        done = self._command("backup", volume, log, run, "--scheduled", *options, "--json")
         ending = _ending(done, stopped=self.stopped)
         problems = [ending.error] if ending.error else []
         if ending.good:

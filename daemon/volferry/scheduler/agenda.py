@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _FIRST_RETRY = timedelta(minutes=1)
 _LAST_RETRY = timedelta(hours=1)
+# What stops services is not tried more often than this before its next scheduled time: each try is an outage.
+_STOPPING_TRIES = 2
+_ON_TIME = timedelta(minutes=10)  # what begins later is outside of its schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Appointment:
     volume: str
     at: datetime
     late: bool  # it has had no good backup for longer than its schedule allows
+    moving: str = ""  # why a run that begins now must stop nothing; empty where it may
 
 
 class Scheduled(NamedTuple):
@@ -38,6 +42,17 @@ class Scheduled(NamedTuple):
 
     volume: str
     schedule: Schedule
+    quiesces: bool = False  # its runs stop or pause what writes to it
+    window: timedelta | None = None  # for how long after its time they may
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    """In a row."""
+
+    count: int
+    last: Moment
+    stopped: int  # how many of them had stopped something
 
 
 def scheduled_of(volumes: Iterable[Volume], config: Config) -> tuple[list[Scheduled], dict[str, str]]:
@@ -51,7 +66,9 @@ def scheduled_of(volumes: Iterable[Volume], config: Config) -> tuple[list[Schedu
             wrong[volume.name] = str(error)
             continue
         if is_selected(volume, settings, config.daemon.select) and settings.schedule is not None:
-            found.append(Scheduled(volume.name, settings.schedule))
+            window = settings.quiesce_window.delta if settings.quiesce_window is not None else None
+            quiesces = settings.quiesce in {"pause", "stop"}
+            found.append(Scheduled(volume.name, settings.schedule, quiesces, window))
     return found, wrong
 
 
@@ -60,16 +77,19 @@ class Agenda:
     """It remembers failures, refusals, and when runs ended; a restart forgets those."""
 
     zone: tzinfo
-    # How many in a row, and when the last was, by the clock that only goes on.
-    _failures: dict[str, tuple[int, timedelta]] = field(default_factory=dict)
-    _refused: dict[str, timedelta] = field(default_factory=dict)  # another run had the volume
+    _failures: dict[str, _Failures] = field(default_factory=dict)
+    # When another run had the volume, by the clock that only goes on.
+    _refused: dict[str, timedelta] = field(default_factory=dict)
     _ended: dict[str, datetime] = field(default_factory=dict)  # the last good run of each
 
-    def failed(self, volume: str, now: Moment) -> timedelta:
-        """In how long it is tried again: a minute, then two, four, up to an hour."""
-        count = self._failures.get(volume, (0, now.mono))[0] + 1
-        self._failures[volume] = (count, now.mono)
-        return _retry(count)
+    def failed(self, volume: str, now: Moment, *, stopped: bool = False) -> timedelta | None:
+        """In how long it is tried again: a minute, then two, four, up to an hour; None where that is at its next scheduled time, for runs that had
+        `stopped` something have failed too often.
+        """
+        before = self._failures.get(volume, _Failures(0, now, 0))
+        failures = _Failures(before.count + 1, now, before.stopped + stopped)
+        self._failures[volume] = failures
+        return None if failures.stopped >= _STOPPING_TRIES else _retry(failures.count)
 
     def refused(self, volume: str, now: Moment) -> timedelta:
         """In how long it is tried again: a minute, unless the other run has made a backup by then. It is no failure."""
@@ -99,7 +119,8 @@ class Agenda:
         """The first one first. `newest` is when the newest backup of each volume began, `seen` when it was seen first."""
         found = []
         now = moment.wall
-        for volume, schedule in scheduled:
+        for each in scheduled:
+            volume, schedule = each.volume, each.schedule
             last, ended = newest.get(volume), self._ended.get(volume)
             if ended is not None and ended > now:  # the clock was put back since
                 ended = None
@@ -110,8 +131,10 @@ class Agenda:
             if ended is not None and (last is None or last < ended):
                 next_due = self._after(schedule, by_store, ended)
             if next_due is not None and by_store is not None:
-                at = self._time_of(volume, next_due, jitter, moment)
-                found.append(Appointment(volume, at, by_store.late))
+                planned = self._planned(each, next_due, jitter, now)
+                moving = self._why_moving(each, planned, now, first=last is None) if each.quiesces else ""
+                at = self._time_of(volume, planned, moment)
+                found.append(Appointment(volume, at, by_store.late, moving))
         return sorted(found, key=lambda each: (each.at, each.volume))
 
     def _after(self, schedule: Schedule, first: Due | None, ended: datetime) -> Due | None:
@@ -123,13 +146,33 @@ class Agenda:
             at = schedule.after(at, self.zone)
         return Due(at, late=False) if at is not None else None
 
-    def _time_of(self, volume: str, next_due: Due, jitter: timedelta, now: Moment) -> datetime:
+    def _planned(self, each: Scheduled, next_due: Due, jitter: timedelta, now: datetime) -> datetime:
+        """When it should begin, by its schedule."""
         at = next_due.at
-        if next_due.at != now.wall:  # of a volume without a backup, it would be another one at each look
-            at += _share(volume, next_due.at, jitter)
-        if volume in self._failures:
-            count, last = self._failures[volume]
-            at = max(at, now.at(last + _retry(count)))
+        failures = self._failures.get(each.volume)
+        if failures is not None and failures.stopped >= _STOPPING_TRIES:
+            following = each.schedule.after(failures.last.wall, self.zone)
+            at = max(at, following) if following is not None else at
+        if at != now:  # of a volume without a backup, it would be another one at each look
+            at += _share(each.volume, at, jitter)
+        return at
+
+    def _why_moving(self, each: Scheduled, planned: datetime, now: datetime, *, first: bool) -> str:
+        window = each.window
+        if first:
+            # Due at once, whatever the schedule says: what has only just come may be in the middle of its first start.
+            at = each.schedule.after(now - (window or _ON_TIME), self.zone)
+            return (
+                "" if at is not None and at <= now else "it is the first backup, and outside of the schedule"
+            )
+        if window is not None and now - planned > window:
+            return "it begins later after its scheduled time than quiesce_window says"
+        return ""
+
+    def _time_of(self, volume: str, at: datetime, now: Moment) -> datetime:
+        failures = self._failures.get(volume)
+        if failures is not None:
+            at = max(at, now.at(failures.last.mono + _retry(failures.count)))
         if volume in self._refused:
             at = max(at, now.at(self._refused[volume] + _FIRST_RETRY))
         return at

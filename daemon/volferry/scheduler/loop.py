@@ -86,7 +86,9 @@ class Memory(Protocol):
 class Runs(Protocol):
     """Where runs take place. Each that ends must be told to the loop (`ended`)."""
 
-    def start(self, volume: str) -> None: ...
+    def start(self, volume: str, moving: str) -> None:
+        """`moving` is why it must stop nothing; empty where it may."""
+
     def going_on(self) -> Mapping[str, datetime]:
         """Volumes, and when their runs began."""
 
@@ -184,15 +186,10 @@ class Loop:
                 again=_text(now.wall + wait),
             )
         elif not ending.interrupted:
-            wait = self.agenda.failed(volume, now)
+            retry_in = self.agenda.failed(volume, now, stopped=ending.stopped)
             self._failed.add(volume)
-            self.log.error(
-                "the run failed",
-                run=ending.run,
-                volume=volume,
-                error=ending.error,
-                again=_text(now.wall + wait),
-            )
+            again = "at its next scheduled time" if retry_in is None else _text(now.wall + retry_in)
+            self.log.error("the run failed", run=ending.run, volume=volume, error=ending.error, again=again)
             self._tell("failure", volume, "the backup failed", now, ending)
 
     def _went_well(self, volume: str, ending: Ending, now: Moment) -> None:
@@ -270,7 +267,7 @@ class Loop:
             if self._say_once("a volume is left out", problem, volume=volume):
                 self._tell("failure", volume, "it is left out", now, Ending(good=False, error=problem))
         self._newest, self._seen = view.newest, view.seen
-        kept = [(volume, str(schedule), view.newest.get(volume)) for volume, schedule in self._scheduled]
+        kept = [(volume, str(schedule), view.newest.get(volume)) for volume, schedule, *_ in self._scheduled]
         if kept != self._kept:
             self.memory.keep_scheduled(kept)
             self._kept = kept
@@ -312,13 +309,13 @@ class Loop:
                 next_run = now.when(appointment.at)
                 break
             elif len(going_on) < config.daemon.at_once:
-                self.runs.start(volume)
+                self.runs.start(volume, appointment.moving)
                 going_on = self.runs.going_on()
         return next_run
 
     def _overlap(self, volume: str, began: datetime, now: datetime) -> None:
         """Says that a run came due while the one before was still going on; that one counts for both."""
-        schedule = next(schedule for name, schedule in self._scheduled if name == volume)
+        schedule = next(each.schedule for each in self._scheduled if each.volume == volume)
         next_due = schedule.after(self._overlapped.get(volume, began), self.agenda.zone)
         if next_due is not None and next_due <= now:
             self._overlapped[volume] = now
