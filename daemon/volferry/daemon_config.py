@@ -113,6 +113,9 @@ class DaemonConfig(Section, frozen=True):
         Meta(description="Which volumes it backs up: all named ones, or those with `enable`."),
     ] = "all"
     at_once: Annotated[int, Meta(ge=1, le=64, description="How many runs at a time, at most.")] = 1
+    stall: Annotated[
+        Span, Meta(description="A run that makes no progress for so long is ended; 0s: never.")
+    ] = Span("1h")
     timezone: Annotated[
         Zone | None, Meta(description="Of schedules, such as Europe/Berlin; default: the machine's.")
     ] = None

@@ -258,6 +258,9 @@ class World:
 
     # Runs
 
+    def stalled(self) -> set[str]:
+        return set()
+
     def going_on(self) -> dict[str, datetime]:
         return {name: run.began for name, run in self.running.items()}
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
-from volferry.cli import daemon_runs
+from volferry.cli import daemon_process, daemon_runs
 from volferry.cli.daemon_runs import ProcessRuns
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Made:
     lines: list[dict[str, Any]] = field(default_factory=list)
     said: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+    stall: timedelta = timedelta()
 
     def __post_init__(self) -> None:
         self.runs = ProcessRuns(
@@ -57,6 +61,8 @@ class Made:
             has_replicas=lambda: False,
             began=lambda *_: None,
             ended=self._ended,
+            stall=lambda: self.stall,
+            released=self.released.set,
         )
 
     def _keep(self, _logger: object, _name: str, line: Any) -> Any:
@@ -64,6 +70,10 @@ class Made:
         if line.get("line") == "ready":
             self.said.set()
         raise structlog.DropEvent
+
+    def text(self, number: int) -> str:
+        """The line that was said then."""
+        return str([line["line"] for line in self.lines if "line" in line][number])
 
     def _ended(self, volume: str, run: str, ending: Ending) -> None:
         self.endings.append((volume, run, ending))
@@ -168,3 +178,137 @@ sys.exit(1)
     ((_, _, ending),) = made.endings
     assert (ending.good, ending.error, ending.stopped) == (False, "no space", True)
     assert [(each.name, each.error) for each in ending.down] == [("db", "it has ended again")]
+
+
+SECOND = timedelta(seconds=1)
+
+
+def test_a_run_that_gets_nowhere_is_ended_and_failed(command: Any) -> None:
+    made = command("""
+def ended(*_):
+    say("cleaning up")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, ended)
+say("ready")
+time.sleep(60)
+""")
+    made.stall = SECOND
+    made.runs.start("pgdata")
+    assert made.said.wait(20)
+    assert made.released.wait(20)  # another may begin
+    assert made.over.wait(20)
+    ((_, _, ending),) = made.endings
+    assert (ending.good, ending.interrupted) == (False, False)
+    assert ending.error.startswith("it made no progress for 1.")
+    assert ending.error.endswith("and was ended (it said last: cleaning up)")
+    assert made.runs.going_on() == {}
+    assert made.runs.stalled() == set()
+
+
+def test_a_run_that_does_not_heed_that_is_killed(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_process, "_TERM_SECONDS", 0.5)
+    made = command("""
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+say("ready")
+time.sleep(60)
+""")
+    made.stall = SECOND
+    made.runs.start("pgdata")
+    assert made.over.wait(20)
+    ((_, _, ending),) = made.endings
+    assert "it made no progress" in ending.error
+    assert made.runs.going_on() == {}
+
+
+def test_a_run_that_cannot_be_killed_is_failed_and_none_is_begun_beside_it(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_process, "_TERM_SECONDS", 0.1)
+    monkeypatch.setattr(daemon_process, "_KILL_SECONDS", 0.1)
+    monkeypatch.setattr(daemon_process.subprocess.Popen, "send_signal", lambda *_: None)  # type: ignore[attr-defined]
+    made = command("""
+journal().touch()
+say(str(os.getpid()))
+time.sleep(60)
+""")
+    made.stall = SECOND
+    made.runs.start("pgdata")
+    assert made.over.wait(20)
+    ((_, _, ending),) = made.endings
+    assert "cannot be ended: it waits for a disk, a share or a device" in ending.error
+    assert set(made.runs.going_on()) == made.runs.stalled() == {"pgdata"}
+    began = time.monotonic()
+    made.runs.stop()  # and the daemon's end does not wait for it
+    assert time.monotonic() - began < 5
+    made.released.clear()
+    os.kill(int(made.text(0)), signal.SIGKILL)
+    assert made.released.wait(20)
+    assert made.runs.going_on() == {}
+    assert len(made.endings) == 1
+
+
+def test_a_run_that_moves_bytes_or_computes_or_says_something_goes_on(command: Any) -> None:
+    made = command(
+        """
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    time.sleep(0.1)
+    with open("/dev/zero", "rb") as file:
+        file.read(100_000)
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    time.sleep(0.1)
+    say("so far")
+"""
+        + _DONE
+    )
+    made.stall = SECOND
+    made.runs.start("pgdata")
+    assert made.over.wait(30)
+    assert made.endings[0][2].good
+
+
+def test_a_run_that_waits_for_another_one_goes_on(command: Any) -> None:
+    made = command(
+        """
+import fcntl
+with open(state / "lock", "w") as file:
+    say("ready")
+    fcntl.flock(file, fcntl.LOCK_EX)
+"""
+        + _DONE
+    )
+    made.state.mkdir()
+    with (made.state / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        made.stall = SECOND
+        made.runs.start("pgdata")
+        assert made.said.wait(20)
+        assert not made.released.wait(2.5)
+    assert made.over.wait(20)
+    assert made.endings[0][2].good
+
+
+def test_a_share_that_hangs_is_ended_too(command: Any) -> None:
+    made = command("time.sleep(60)")
+    made.stall = SECOND
+    shared: list[Any] = []
+    made.runs.shared = shared.append
+    made.runs.start_share()
+    end = time.monotonic() + 20
+    while not shared and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "no progress" in shared[0].error
+    assert not made.runs.share_goes_on
+
+
+def test_what_lies_where_the_daemon_was_started_is_no_part_of_its_runs(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = command("import typer\nsay(typer.__file__)\n" + _DONE)
+    (tmp_path / "typer.py").write_text("raise SystemExit('somebody else's')")
+    monkeypatch.chdir(tmp_path)
+    made.runs.start("pgdata")
+    assert made.over.wait(20)
+    assert made.endings[0][2].good
+    assert "site-packages" in made.text(0)

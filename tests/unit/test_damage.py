@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.parts.cli import Cli
 from tests.parts.local_helper import LocalVolume
 from volferry.archive.sealed import seal
-from volferry.cli.daemon_runs import _afterwards as afterwards
+from volferry.cli.daemon_endings import afterwards
 from volferry.damage import Condition, found_damaged, mark_key, marked_object, says_damaged
 from volferry.errors import ObjectLocked, StoreError
 from volferry.layout import files_key, frames_key, manifest_key, pack_key

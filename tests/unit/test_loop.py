@@ -44,6 +44,7 @@ class Made:
     failing: Exception | None = None
     running: dict[str, datetime] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
+    hung: set[str] = field(default_factory=set)
     moving: list[tuple[datetime, str]] = field(default_factory=list)  # runs that stop nothing, and why
     told: list[tuple[str, str]] = field(default_factory=list)
     urgent: set[str] = field(default_factory=set)  # what was told at once, whatever else there was to tell
@@ -77,6 +78,9 @@ class Made:
         if moving:
             self.moving.append((self.now, moving))
         self.begun.append(volume)
+
+    def stalled(self) -> set[str]:
+        return self.hung
 
     def going_on(self) -> dict[str, datetime]:
         return dict(self.running)
@@ -499,3 +503,19 @@ def test_what_begins_late_for_it_waited_for_others_stops_what_it_should_within_i
         made.after()
     assert [at.hour for at, _ in made.moving] == []
     assert made.begun == ["a", "b", "c"]
+
+
+def test_a_run_that_hangs_does_not_keep_other_volumes_from_their_backups() -> None:
+    made = Made(volumes=[volume("a", "@daily"), volume("b", "@daily")], newest={"a": NOW, "b": NOW})
+    made.after()
+    made.after(days=1)
+    assert made.begun == ["a"]
+    made.hung = {"a"}
+    made.after(hours=1)
+    made.ends("b")
+    for _ in range(13):
+        made.after(days=1)
+        made.ends("b")
+    assert made.begun == ["a", *["b"] * 14]
+    assert ("late", "a") in made.told
+    assert ("late", "b") not in made.told

@@ -73,6 +73,9 @@ class Year:
         self.begun[volume].append(self.now)
         self.running[volume] = self.now
 
+    def stalled(self) -> set[str]:
+        return set()
+
     def going_on(self) -> dict[str, datetime]:
         return self.running
 

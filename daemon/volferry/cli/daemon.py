@@ -131,6 +131,8 @@ class _Daemon:
             has_replicas=lambda: bool(self._config.replicas),
             began=lambda volume, _: self._ping(volume, "start"),
             ended=lambda volume, run, ending: self._wake.put(("ended", (volume, run, ending))),
+            stall=lambda: self._config.daemon.stall.delta,
+            released=lambda: self._wake.put(("released", None)),
             shared=lambda ending: self._wake.put(("verified", ending)),
             recovered=lambda ending: self._wake.put(("recovered", ending)),
         )

@@ -5,41 +5,31 @@ Each is the same command as a person would type: what it holds is given back whe
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from volferry.cli.daemon_endings import afterwards, ending_of, held_text, recovery_ending_of, share_ending_of
+from volferry.cli.daemon_process import Command, Done
 from volferry.errors import FINDINGS_EXIT_CODE, Interrupted
 from volferry.interrupts import held_back
-from volferry.run import RUN_VARIABLE, journal_paths, new_run_id
-from volferry.scheduler.loop import Down, Ending
+from volferry.run import journal_paths, new_run_id
+from volferry.scheduler.loop import Ending
 from volferry.scheduler.recovering import RecoveryEnding
 from volferry.scheduler.verifying import ShareEnding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import subprocess
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
 Log = Any
 _STOP_SECONDS = 8  # of the ten that an engine gives a container; for what has nothing stopped
 _STOP_LOOK_SECONDS = 0.2
 _GOOD = {0, FINDINGS_EXIT_CODE}
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """One command that has ended."""
-
-    code: int
-    document: dict[str, Any]
-    last_line: str
 
 
 @dataclass(slots=True)
@@ -52,6 +42,8 @@ class ProcessRuns:
     has_replicas: Callable[[], bool]
     began: Callable[[str, str], None]  # with volume and run
     ended: Callable[[str, str, Ending], None]
+    stall: Callable[[], timedelta] = timedelta  # as of `Command`
+    released: Callable[[], None] = lambda: None  # called when another run may begin, though none has ended
     stopped: bool = False
     _threads: dict[str, tuple[threading.Thread, datetime]] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)  # of runs, by volume
@@ -61,6 +53,9 @@ class ProcessRuns:
     _share: threading.Thread | None = None
     _recovery: threading.Thread | None = None
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
+    _stalled: set[str] = field(default_factory=set)  # volumes, from then on until their runs are over
+    # By volume, or by command where that is of none: what not even SIGKILL has ended.
+    _hung: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def going_on(self) -> Mapping[str, datetime]:
@@ -77,11 +72,29 @@ class ProcessRuns:
             except RuntimeError as error:  # no more threads: it is one failed run
                 self._over(volume, "", Ending(good=False, error=str(error)))
 
+    def stalled(self) -> Collection[str]:
+        with self._lock:
+            return set(self._stalled)
+
     def _over(self, volume: str, run: str, ending: Ending) -> None:
-        # Whoever is told finds it over.
+        # Whoever is told finds it over, but for what cannot be ended: nothing else is begun for that volume.
+        if volume not in self._hung:
+            self._forget(volume)
+        self.ended(volume, run, ending)
+        if volume in self._hung:
+            self._wait_out(volume)
+            self._forget(volume)
+            self.released()
+
+    def _forget(self, volume: str) -> None:
         with self._lock:
             self._threads.pop(volume, None)
-        self.ended(volume, run, ending)
+            self._stalled.discard(volume)
+
+    def _wait_out(self, key: str) -> None:
+        self._hung[key].wait()
+        with self._lock:
+            self._processes.discard(self._hung.pop(key))
 
     @property
     def share_goes_on(self) -> bool:
@@ -114,20 +127,30 @@ class ProcessRuns:
     def _recover(self) -> None:
         try:
             done = self._command("recover", "", self.log, "", "--json")
-            ending = _recovery_ending(done, stopped=self.stopped)
+            ending = recovery_ending_of(done, stopped=self.stopped)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = RecoveryEnding(error=f"{type(error).__name__}: {error}")
-        self._recovery = None
+        if "recover" not in self._hung:
+            self._recovery = None
         self.recovered(ending)
+        if "recover" in self._hung:
+            self._wait_out("recover")
+            self._recovery = None
+            self.released()
 
     def _verify(self) -> None:
         try:
             done = self._command("verify", "", self.log, "", "--share", "--json")
-            ending = _share_ending(done, stopped=self.stopped)
+            ending = share_ending_of(done, stopped=self.stopped)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = ShareEnding(done=False, error=f"{type(error).__name__}: {error}")
-        self._share = None
+        if "verify" not in self._hung:
+            self._share = None
         self.shared(ending)
+        if "verify" in self._hung:
+            self._wait_out("verify")
+            self._share = None
+            self.released()
 
     def stop(self, waiting: Callable[[], object] = lambda: None) -> None:
         """Ends what is going on, as a signal would. A run that has something stopped is waited for until that is up again, however long
@@ -135,8 +158,16 @@ class ProcessRuns:
         """
         with self._lock:
             self.stopped = True
-            threads = {thread: self._ids.get(volume, "") for volume, (thread, _) in self._threads.items()}
-            threads |= {each: "" for each in (self._share, self._recovery) if each is not None}
+            threads = {
+                thread: self._ids.get(volume, "")
+                for volume, (thread, _) in self._threads.items()
+                if volume not in self._hung
+            }
+            threads |= {
+                each: ""
+                for name, each in (("verify", self._share), ("recover", self._recovery))
+                if each is not None and name not in self._hung
+            }
             for process in self._processes:
                 process.send_signal(signal.SIGTERM)
         end = time.monotonic() + _STOP_SECONDS
@@ -166,7 +197,7 @@ class ProcessRuns:
 
     def _ending(self, volume: str, log: Log, run: str, options: Sequence[str]) -> Ending:
         done = self._command("backup", volume, log, run, "--scheduled", *options, "--json")
-        ending = _ending(done, stopped=self.stopped)
+        ending = ending_of(done, stopped=self.stopped)
         problems = [ending.error] if ending.error else []
         if ending.good:
             log.info(
@@ -181,161 +212,37 @@ class ProcessRuns:
                 after = self._command(command, volume, log, "", "--json")
                 for pruned in after.document.get("volumes", ()) if ending.suspicious else ():
                     if held := pruned["held"]:
-                        ending = replace(ending, suspicious=f"{ending.suspicious}; {_held(volume, held)}")
+                        ending = replace(ending, suspicious=f"{ending.suspicious}; {held_text(volume, held)}")
                 problems += [less for each in after.document.get("volumes", ()) if (less := each.get("less"))]
                 if after.code in _GOOD:
-                    for event, details in _afterwards(after.document):
+                    for event, details in afterwards(after.document):
                         log.info(event, **details)
                 elif not self.stopped:
                     log.error("what follows a run failed", command=command, error=after.last_line)
                     problems.append(f"{command}: {after.last_line}")
+                if after.hung is not None:
+                    break
         return replace(ending, error="; ".join(problems))
 
-    def _command(self, command: str, volume: str, log: Log, run: str, *options: str) -> _Done:
+    def _command(self, name: str, volume: str, log: Log, run: str, *options: str) -> Done:
+        arguments = [*self.arguments(name), *options, *(["--", volume] if volume else [])]
+
+        def on_stall() -> None:
+            if volume:
+                with self._lock:
+                    self._stalled.add(volume)
+                self.released()
+
+        command = Command(log, name, arguments, run, self.stall(), on_stall)
         with self._lock:
             if self.stopped:
-                return _Done(Interrupted.exit_code, {}, "")
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "volferry",
-                    command,
-                    *self.arguments(command),
-                    *options,
-                    *(["--", volume] if volume else []),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                env={**os.environ, "PYTHONUNBUFFERED": "1", RUN_VARIABLE: run},
-                # A signal to the daemon's group is the daemon's to pass on.
-                start_new_session=True,
-            )
-            self._processes.add(process)
-        printed: list[str] = []
-        reader = threading.Thread(target=lambda: printed.append(process.stdout.read()))  # type: ignore[union-attr]
-        reader.start()
-        last = ""
-        assert process.stderr  # noqa: S101 -- it is a pipe
-        for line in process.stderr:
-            if line.strip():
-                last = line.strip().removeprefix("volferry: ")
-                log.info("it says", command=command, line=last)
-        reader.join()
-        process.wait()
-        process.stderr.close()
-        assert process.stdout  # noqa: S101 -- it is a pipe
-        process.stdout.close()
+                return Done(Interrupted.exit_code, {}, "")
+            command.start()
+            self._processes.add(command.process)
+        done = command.done()
         with self._lock:
-            self._processes.discard(process)
-        return _Done(
-            process.returncode, _document("".join(printed)), last or f"exit code {process.returncode}"
-        )
-
-
-def _document(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _afterwards(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Events for the log about a copy or a prune that did anything."""
-    for copied in document.get("copied", ()):
-        if copied["copied"] or copied["mended"]:
-            yield (
-                "backups were copied",
-                {
-                    "store": copied["store"],
-                    "backups": len(copied["copied"]),
-                    "mended": copied["mended"],
-                    "sent_bytes": copied["sent_bytes"],
-                },
-            )
-    for pruned in document.get("volumes", ()):
-        if pruned["forgotten"] or pruned["packs"]:
-            yield (
-                "backups were pruned",
-                {
-                    "forgotten": len(pruned["forgotten"]),
-                    "packs": len(pruned["packs"]),
-                    "freed_bytes": pruned["freed_bytes"],
-                },
-            )
-
-
-def _held(volume: str, held: dict[str, str]) -> str:
-    until = datetime.fromisoformat(held["until"]).astimezone()
-    return (
-        f"{held['id']} is held until {until:%Y-%m-%d %H:%M}; look at it (`volferry show {volume}`), "
-        f"then restore, or say `volferry accept {volume}`"
-    )
-
-
-def _ending(done: _Done, *, stopped: bool) -> Ending:
-    failed = [each["error"] for each in done.document.get("failed", ())]
-    for backup in done.document.get("backups", ()):
-        return Ending(
-            good=True,
-            error="; ".join(failed),
-            backup=backup["id"],
-            seconds=backup["seconds"],
-            downtime_seconds=backup["downtime_seconds"],
-            stored_bytes=backup["stored_bytes"],
-            down=_down(done.document),
-            findings=backup["findings_total"],
-            suspicious=next(
-                (
-                    f"{each['kind']}: {each['detail']}"
-                    for each in backup["findings"]
-                    if each["kind"] in {"shrunk", "rewritten"}
-                ),
-                "",
-            ),
-        )
-    interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
-    refused = any(each["busy"] for each in done.document.get("failed", ()))
-    return Ending(
-        good=False,
-        interrupted=interrupted,
-        refused=refused,
-        error="; ".join(failed) or done.last_line,
-        stopped=any(each.get("stopped", False) for each in done.document.get("failed", ())),
-        down=_down(done.document),
-    )
-
-
-def _down(document: dict[str, Any], key: str = "down") -> tuple[Down, ...]:
-    return tuple(Down(each["name"], each["error"]) for each in document.get(key, ()))
-
-
-def _recovery_ending(done: _Done, *, stopped: bool) -> RecoveryEnding:
-    document = done.document
-    if "left" not in document:
-        interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
-        return RecoveryEnding(interrupted=interrupted, error=done.last_line)
-    return RecoveryEnding(_down(document, "left"), tuple(document.get("brought_back", ())))
-
-
-def _share_ending(done: _Done, *, stopped: bool) -> ShareEnding:
-    document = done.document
-    if not document.get("share"):
-        interrupted = stopped and done.code in {Interrupted.exit_code, -signal.SIGTERM, 0}
-        return ShareEnding(done=False, interrupted=interrupted, error=done.last_line)
-    news: dict[str, str] = {}
-    for each in document["hurt"]:
-        if each["new"]:
-            line = f"{each['volume']}@{each['id']}: {each['error']}"
-            news[each["volume"]] = f"{news[each['volume']]}; {line}" if each["volume"] in news else line
-    return ShareEnding(
-        done=True,
-        news=news,
-        hurt=len(document["hurt"]),
-        objects=document["objects"],
-        read_bytes=document["read_bytes"],
-    )
+            if done.hung is not None:
+                self._hung[volume or name] = done.hung
+            else:
+                self._processes.discard(command.process)
+        return done

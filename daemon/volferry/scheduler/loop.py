@@ -16,7 +16,7 @@ from volferry.scheduler.events import Event
 from volferry.scheduler.moments import Moment, Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from volferry.config import Config
     from volferry.model import Volume
@@ -91,6 +91,9 @@ class Runs(Protocol):
 
     def going_on(self) -> Mapping[str, datetime]:
         """Volumes, and when their runs began."""
+
+    def stalled(self) -> Collection[str]:
+        """Those of them whose runs get nowhere any longer: they count for none that goes on, but none is begun beside them."""
 
 
 class Teller(Protocol):
@@ -308,7 +311,7 @@ class Loop:
             elif appointment.at > now.wall:
                 next_run = now.when(appointment.at)
                 break
-            elif len(going_on) < config.daemon.at_once:
+            elif len(going_on.keys() - self.runs.stalled()) < config.daemon.at_once:
                 self.runs.start(volume, appointment.moving)
                 going_on = self.runs.going_on()
         return next_run
