@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,9 +21,12 @@ from volferry.cli.options import (
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, size_text
-from volferry.errors import StoreUnreachable, UsageError, VolferryError
+from volferry.errors import StoreUnreachable, UsageError, VolferryError, VolumeBusy
+from volferry.upkeep import UpkeepLog
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from volferry.model import BackupRef
     from volferry.operations.copy import Copying
     from volferry.repository import Repository
@@ -56,6 +61,7 @@ def copy(
     check_hosts(host, all_hosts=all_hosts)
     targets = _targets(session, to)
     chosen = _chosen(session, names or [], all_hosts=all_hosts)
+    outcomes = _Outcomes(session, UpkeepLog(session.config.state_dir))
     done: list[tuple[str, Copying]] = []
     failed = _lost(session, all_hosts=all_hosts) if not names else []
     for target in targets:
@@ -65,16 +71,21 @@ def copy(
             advice = f": {error.advice}" if error.advice else ""
             say(f"volferry: {target}: {error}{advice}")
             failed.append({"store": target, "error": str(error)})
+            outcomes.failed(target, chosen, str(error))
             continue
-        for owner, volume, only in chosen:
+        for number, (owner, volume, only) in enumerate(chosen):
             try:
                 result = _copied(session, repository, target, owner, volume, only)
             except VolferryError as error:
                 say(f"volferry: {volume}: {error}")
                 failed.append({"store": target, "volume": volume, "error": str(error)})
-                if isinstance(error, StoreUnreachable):
+                away = isinstance(error, StoreUnreachable)
+                if not isinstance(error, VolumeBusy):  # the other run is the one that says how the copy fares
+                    outcomes.failed(target, chosen[number : None if away else number + 1], str(error))
+                if away:
                     break
                 continue
+            outcomes.ended(target, only, result)
             done.append((target, result))
             steps = {str(ref): session.next_step(ref) for ref in result.damaged}
             for name, why in result.failed.items():
@@ -88,6 +99,31 @@ def copy(
     elif not chosen:
         print(f"No backups in {session.store.url}.")
     return 1 if failed else 0
+
+
+_Chosen = tuple[str, str, "BackupRef | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Keeps how the copies of whole volumes went; that of a single backup says nothing of the others."""
+
+    session: Session
+    log: UpkeepLog
+
+    def failed(self, target: str, chosen: Iterable[_Chosen], error: str) -> None:
+        place = self.session.config.named_store(target).place
+        for owner, volume, only in chosen:
+            if only is None:
+                self.log.failed("copy", place, owner, [volume], datetime.now(UTC), error)
+
+    def ended(self, target: str, only: BackupRef | None, result: Copying) -> None:
+        if result.failed:
+            backup, why = next(iter(result.failed.items()))
+            self.failed(target, [(result.host, result.volume, only)], f"{backup}: {why}")
+        elif only is None:
+            place = self.session.config.named_store(target).place
+            self.log.done("copy", place, result.host, result.volume, datetime.now(UTC))
 
 
 def _targets(session: Session, typed: list[str] | None) -> list[str]:
@@ -104,11 +140,9 @@ def _targets(session: Session, typed: list[str] | None) -> list[str]:
     return targets
 
 
-def _chosen(
-    session: Session, names: list[str], *, all_hosts: bool
-) -> list[tuple[str, str, BackupRef | None]]:
+def _chosen(session: Session, names: list[str], *, all_hosts: bool) -> list[_Chosen]:
     """Host, volume, and one backup of it where only that is asked for."""
-    found: dict[tuple[str, str, BackupRef | None], None] = {}
+    found: dict[_Chosen, None] = {}
     for name in names:
         ref = session.backup_ref(name)
         found[ref.host, ref.volume, ref if "@" in name else None] = None

@@ -19,8 +19,10 @@ from volferry.errors import (
     StoreError,
     UsageError,
     VolferryError,
+    VolumeBusy,
 )
 from volferry.model import BackupRef
+from volferry.upkeep import UpkeepLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +66,7 @@ def prune(
     repository = session.repository
     plain = session.config.without_labels()
     chosen = _volumes(session, volumes or [], all_hosts=all_hosts)
+    outcomes, place = UpkeepLog(session.config.state_dir), session.config.store_config.place
     done: list[Pruning] = []
     failed: list[dict[str, str]] = []
     less: dict[tuple[str, str], str] = {}
@@ -96,7 +99,11 @@ def prune(
             except VolferryError as error:
                 say(f"volferry: {volume}: {error}")
                 failed.append({"host": owner, "volume": volume, "error": str(error)})
+                if not (dry_run or isinstance(error, VolumeBusy)):
+                    outcomes.failed("prune", place, owner, [volume], datetime.now(UTC), str(error))
                 continue
+            if not dry_run:
+                outcomes.done("prune", place, owner, volume, datetime.now(UTC))
             done.append(result)
             if policy.until is not None:
                 less[owner, volume] = (

@@ -19,6 +19,7 @@ from volferry.cli.session import Session, print_json, say
 from volferry.cli.stored import VerifyStatus, accepted_volumes, stored_of_host
 from volferry.cli.surroundings import view_of, zone_of
 from volferry.cli.text import duration_text, local_time_text, size_text, table
+from volferry.cli.upkeep import UpkeepStatus
 from volferry.config import accepted_path, config_path, load_config
 from volferry.errors import ConfigError, VolferryError
 from volferry.history import History
@@ -47,7 +48,7 @@ def status(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run went wrong, a restore was interrupted, a service is still down, or a backup cannot be restored."""
+    """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run, copy or prune went wrong, a restore was interrupted, a service is still down, or a backup cannot be restored."""
     if health:
         return _health(_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -70,6 +71,7 @@ def status(
     troubles, unknown = stored.troubles, stored.unknown
     accepted = accepted_volumes(session, last.values())
     verifying = VerifyStatus(session, now, stored)
+    upkeep = UpkeepStatus.of(session, None if unknown else stored.newest)
     restores = {name: begun for name in there if (begun := begun_restore(session.state_of_content(name)))}
     names = sorted({*last, *outlook.scheduled, *wrong, *restores, *(ref.volume for ref in troubles)})
     down, journal_trouble = _still_down(session, engine_answers=engine_answers)
@@ -82,6 +84,7 @@ def status(
     running = [run for run in last.values() if run.outcome == "running"]
     answers = _answers(session.config.daemon.listen)
     if json:
+        copies, prunes = upkeep.documents()
         print_json(
             {
                 "volumes": [
@@ -106,6 +109,8 @@ def status(
                 "running": [_document(run) for run in running],
                 "recent": [_document(run) for run in recent],
                 "verify": verifying.document,
+                "copies": copies,
+                "prunes": prunes,
                 "down": [down_document(each) for each in down],
                 "daemon_answers": answers,
                 "trouble": trouble or unknown or None,
@@ -114,7 +119,7 @@ def status(
     else:
         following = {name: _next(outlook, name, now) for name in names}
         _print(names, last, following, wrong, past, accepted)
-        for line in verifying.lines(now):
+        for line in (*verifying.lines(now), *upkeep.lines()):
             print(line)
     if outlook.scheduled and answers is False:
         say(
@@ -126,6 +131,8 @@ def status(
         say(
             f"volferry: whether an interrupted run has left something stopped cannot be found out: {journal_trouble}"
         )
+    for complaint in upkeep.complaints():
+        say(session.typed(complaint))
     for name, restore in restores.items():
         say(restore_line(name, restore))
     for ref, each in troubles.items():
@@ -136,11 +143,13 @@ def status(
         say(f"volferry: what is due cannot be found out: {trouble}")
     # Of a volume that is gone nobody could ever make it good.
     failed = any(
-        run.outcome in {"failed", "troubled"} and (name in there or _is_bind(name))
+        run.outcome in {"failed", "troubled", "interrupted"} and (name in there or _is_bind(name))
         for name, run in last.items()
     )
     half = any(not each.running for each in restores.values())
-    bad = trouble or unknown or wrong or failed or half or any(each.late for each in due.values())
+    bad = (
+        trouble or unknown or wrong or failed or half or upkeep.bad or any(each.late for each in due.values())
+    )
     return 1 if bad or down or journal_trouble or troubles or verifying.bad else 0
 
 
