@@ -19,6 +19,7 @@ from volferry.config import Config, load_config
 from volferry.history import History, Record
 from volferry.layout import files_key
 from volferry.scheduler.copies import Copies, CopyEnding
+from volferry.scheduler.moments import Moment
 from volferry.upkeep import Upkeep, UpkeepLog
 
 if TYPE_CHECKING:
@@ -137,14 +138,19 @@ class Made:
         if not error and not more:  # as the command does
             for each in volumes:
                 self.log.done("copy", next(iter(self.owed.stores["copy"])), "host", each, self.now)
-        self.copies.ended(CopyEnding(store, volumes, self._began, error=error, **more), self.now)
+        self.copies.ended(CopyEnding(store, volumes, self._began, error=error, **more), self.moment)
 
     def tell(self, event: Event) -> None:
         self.told.append((event.kind, event.what))
 
     def after(self, **span: float) -> datetime | None:
         self.now += timedelta(**span)
-        return self.copies.step(self.now)
+        again = self.copies.step(self.moment)
+        return self.moment.at(again) if again is not None else None
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.now, self.now - NOW + timedelta(days=9))
 
 
 def test_a_copy_that_failed_is_made_up_for_without_another_backup(tmp_path: Path) -> None:

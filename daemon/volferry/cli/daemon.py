@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from volferry.cli.daemon_copies import DaemonCopies
 from volferry.cli.daemon_runs import ProcessRuns
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOption
 from volferry.cli.output import plain
@@ -22,6 +23,7 @@ from volferry.errors import ConfigError, Interrupted
 from volferry.history import History
 from volferry.journal import journals_of_the_dead, unreadable_journals
 from volferry.scheduler.agenda import Agenda
+from volferry.scheduler.copies import Copies
 from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending, Loop
 from volferry.scheduler.moments import Moment
@@ -29,6 +31,7 @@ from volferry.scheduler.recovering import Recovering
 from volferry.scheduler.verifying import Verifying
 from volferry.systemd_notify import notify
 from volferry.telling.notifier import Notifier, check_urls
+from volferry.upkeep import UpkeepLog
 from volferry.verification_log import VerificationLog
 from volferry.web.server import WebServer
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from volferry.scheduler.agenda import Appointment
+    from volferry.upkeep import Work
 
 _GLANCE = timedelta(seconds=2)  # at the configuration's file
 _SETTLED = timedelta(seconds=2)
@@ -124,6 +128,10 @@ class _Daemon:
             lambda: self._config, self.history, lambda: self._wake.put(("changed", None)), self._log
         )
         at_end.callback(self._surroundings.close)
+        self.upkeep = UpkeepLog(settings.config.state_dir)
+        self._owed = DaemonCopies(
+            lambda: self._config, self._surroundings.host, self._surroundings.backed_up, self.upkeep
+        )
         self._runs = ProcessRuns(
             settings.arguments,
             lambda: self._config.state_dir,
@@ -135,6 +143,11 @@ class _Daemon:
             released=lambda: self._wake.put(("released", None)),
             shared=lambda ending: self._wake.put(("verified", ending)),
             recovered=lambda ending: self._wake.put(("recovered", ending)),
+            owes_copies=self._owed.owe,
+            follow_up_failed=lambda work, volume, began, error: self._owed.failed(
+                work, volume, began, datetime.now(UTC), error
+            ),
+            copied=lambda ending: self._wake.put(("copied", ending)),
         )
         self._told = Notifier(lambda: self._config, self._surroundings.host, self._log)
         self._web: WebServer | None = None
@@ -160,6 +173,7 @@ class _Daemon:
             log=self._log,
             started=Moment.now(),
         )
+        self._copies = Copies(self._runs, self._owed, self.tell, self._log)
 
         self._recovering = Recovering(
             config=lambda: self._config,
@@ -192,7 +206,13 @@ class _Daemon:
                 digest_at = self._tell_digest(now)
                 # Services first, then backups: what is due begins before a share of the store is read.
                 recover_at = self._recovering.step(now)
-                ends = self._loop.step(now), self._verifying.step(now), recover_at, digest_at
+                ends = (
+                    self._loop.step(now),
+                    self._verifying.step(now),
+                    self._copies.step(now),
+                    recover_at,
+                    digest_at,
+                )
                 self._await(min(each for each in ends if each is not None), now)
         except Interrupted as error:
             notify("STOPPING=1")
@@ -229,6 +249,14 @@ class _Daemon:
 
     def shares_since(self, now: datetime) -> datetime:
         return self.verified.since("", now)
+
+    @property
+    def state_directory(self) -> Path:
+        return self._config.state_dir
+
+    @property
+    def stores(self) -> Mapping[Work, Mapping[str, str]]:
+        return self._owed.stores
 
     @property
     def verify_late(self) -> bool | None:
@@ -285,6 +313,8 @@ class _Daemon:
             self._verifying.ended(detail, now)
         elif what == "recovered":
             self._recovering.ended(detail, now)
+        elif what == "copied":
+            self._copies.ended(detail, now)
 
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""

@@ -17,6 +17,7 @@ from volferry.cli.daemon_process import Command, Done
 from volferry.errors import FINDINGS_EXIT_CODE, Interrupted
 from volferry.interrupts import held_back
 from volferry.run import journal_paths, new_run_id
+from volferry.scheduler.copies import CopyEnding
 from volferry.scheduler.loop import Ending
 from volferry.scheduler.recovering import RecoveryEnding
 from volferry.scheduler.verifying import ShareEnding
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
+
+    from volferry.upkeep import Work
 
 Log = Any
 _STOP_SECONDS = 8  # of the ten that an engine gives a container; for what has nothing stopped
@@ -52,6 +55,11 @@ class ProcessRuns:
     recovered: Callable[[RecoveryEnding], None] = lambda _: None
     _share: threading.Thread | None = None
     _recovery: threading.Thread | None = None
+    owes_copies: Callable[[str], None] = lambda _: None  # called with a volume of which there is a new backup
+    # Called with what follows a run and did not go well: command, volume, since when, and why.
+    follow_up_failed: Callable[[Work, str, datetime, str], None] = lambda *_: None
+    copied: Callable[[CopyEnding], None] = lambda _: None  # as `shared`
+    _copy: threading.Thread | None = None
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
     _stalled: set[str] = field(default_factory=set)  # volumes, from then on until their runs are over
     # By volume, or by command where that is of none: what not even SIGKILL has ended.
@@ -152,6 +160,34 @@ class ProcessRuns:
             self._share = None
             self.released()
 
+    @property
+    def copy_goes_on(self) -> bool:
+        return self._copy is not None and self._copy.is_alive()
+
+    def start_copy(self, store: str, volumes: list[str], now: datetime) -> None:
+        """Has volumes copied to one store, by a process of its own."""
+        with held_back():
+            self._copy = threading.Thread(target=self._make_up_for, args=(store, volumes, now), name="copy")
+            self._copy.start()
+
+    def _make_up_for(self, store: str, volumes: list[str], began: datetime) -> None:
+        ending = CopyEnding(store, volumes, began)
+        try:
+            done = self._command("copy", "", self.log, "", "--to", store, "--json", "--", *volumes)
+            bad = done.code not in _GOOD
+            ending = replace(ending, interrupted=bad and self.stopped, error=done.last_line if bad else "")
+            for event, details in afterwards(done.document):
+                self.log.info(event, **details)
+        except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
+            ending = replace(ending, error=f"{type(error).__name__}: {error}")
+        if "copy" not in self._hung:
+            self._copy = None
+        self.copied(ending)
+        if "copy" in self._hung:
+            self._wait_out("copy")
+            self._copy = None
+            self.released()
+
     def stop(self, waiting: Callable[[], object] = lambda: None) -> None:
         """Ends what is going on, as a signal would. A run that has something stopped is waited for until that is up again, however long
         it takes; `waiting` is called all the while. Others have a few seconds.
@@ -165,7 +201,7 @@ class ProcessRuns:
             }
             threads |= {
                 each: ""
-                for name, each in (("verify", self._share), ("recover", self._recovery))
+                for name, each in (("verify", self._share), ("recover", self._recovery), ("copy", self._copy))
                 if each is not None and name not in self._hung
             }
             for process in self._processes:
@@ -208,7 +244,10 @@ class ProcessRuns:
                 downtime_seconds=ending.downtime_seconds,
                 findings=ending.findings,
             )
-            for command in ("copy", "prune") if self.has_replicas() else ("prune",):
+            self.owes_copies(volume)
+            following: tuple[Work, ...] = ("copy", "prune") if self.has_replicas() else ("prune",)
+            for command in following:
+                begun = datetime.now(UTC)
                 after = self._command(command, volume, log, "", "--json")
                 for pruned in after.document.get("volumes", ()) if ending.suspicious else ():
                     if held := pruned["held"]:
@@ -220,6 +259,7 @@ class ProcessRuns:
                 elif not self.stopped:
                     log.error("what follows a run failed", command=command, error=after.last_line)
                     problems.append(f"{command}: {after.last_line}")
+                    self.follow_up_failed(command, volume, begun, after.last_line)
                 if after.hung is not None:
                     break
         return replace(ending, error="; ".join(problems))

@@ -14,7 +14,7 @@ from volferry.errors import ConfigError, NoSuchStore
 from volferry.scheduler.loop import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from volferry.config import Config
     from volferry.engine.events import Watch
@@ -39,6 +39,7 @@ class EngineAndStore:
         self._watch: Watch | None = None
         self._volumes: dict[str, Volume] = {}
         self._host = ""
+        self._newest: Mapping[str, datetime] = {}
 
     def look(self) -> View:
         from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
@@ -46,7 +47,9 @@ class EngineAndStore:
         session = self._opened()
         volumes = list_volumes(session.engine)
         self._volumes = {volume.name: volume for volume in volumes}
-        return view_of(session, volumes, self._history)
+        view = view_of(session, volumes, self._history)
+        self._newest = view.newest
+        return view
 
     def host(self) -> str:
         """The machine's name in the store; what is known of it where the engine does not answer."""
@@ -55,6 +58,10 @@ class EngineAndStore:
     def has(self, volume: str) -> bool:
         """Whether the engine had it at the last look."""
         return volume in self._volumes
+
+    def backed_up(self) -> Collection[str]:
+        """Volumes that had backups at the last look."""
+        return self._newest.keys()
 
     def ping_url(self, volume: str) -> str | None:
         found = self._volumes.get(volume)

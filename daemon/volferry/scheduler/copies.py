@@ -13,6 +13,7 @@ from volferry.scheduler.loop import Ending
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from volferry.scheduler.moments import Moment
     from volferry.upkeep import Upkeep
 
 _AT_ONCE = 100  # volumes of one command
@@ -63,37 +64,37 @@ class Copies:
     tell: Callable[[Event], None]
     log: Log
     _failed: set[str] = field(default_factory=set)  # stores
-    _looks_again: datetime | None = None
+    _looks_again: timedelta | None = None  # by the clock that only goes on
 
-    def step(self, now: datetime) -> datetime | None:
+    def step(self, now: Moment) -> timedelta | None:
         """Starts one if it is due; returns when to be called again, None if that is not known before something happens."""
         if self.runs.copy_goes_on:
             return None
-        if self._looks_again is not None and timedelta() < self._looks_again - now <= _RETRY:
+        if self._looks_again is not None and self._looks_again > now.mono:
             return self._looks_again
         self._looks_again = None
-        due, following = self.memory.due_copies(self.runs.going_on().keys(), now)
+        due, following = self.memory.due_copies(self.runs.going_on().keys(), now.wall)
         if not due:
-            return following
+            return now.when(following) if following is not None else None
         store, owed = next(iter(due.items()))
         volumes = [each.volume for each in owed[:_AT_ONCE]]
         if any(each.failures for each in owed):
             self._failed.add(store)
         self.log.info("a copy is made up for", store=store, volumes=volumes)
         try:
-            self.runs.start_copy(store, volumes, now)
+            self.runs.start_copy(store, volumes, now.wall)
         except Exception as error:  # noqa: BLE001 -- it must not end the daemon: backups go on
             self._could_not_begin(store, described(error), now)
         return self._looks_again
 
-    def _could_not_begin(self, store: str, error: str, now: datetime) -> None:
+    def _could_not_begin(self, store: str, error: str, now: Moment) -> None:
         self.log.error("a copy could not be begun", store=store, error=error)
-        self._looks_again = now + _RETRY
+        self._looks_again = now.mono + _RETRY
 
-    def ended(self, ending: CopyEnding, now: datetime) -> None:
+    def ended(self, ending: CopyEnding, now: Moment) -> None:
         if ending.interrupted:
             return
-        failures = self.memory.copy_ended(ending, now)
+        failures = self.memory.copy_ended(ending, now.wall)
         if failures:
             self._failed.add(ending.store)
             self.log.error("a copy failed", store=ending.store, error=ending.error, failures=failures)
@@ -104,5 +105,5 @@ class Copies:
             self.log.info("copying works again", store=ending.store)
             self._tell("recovery", f"copying to {ending.store} works again", now)
 
-    def _tell(self, kind: Any, what: str, now: datetime, error: str = "") -> None:
+    def _tell(self, kind: Any, what: str, now: Moment, error: str = "") -> None:
         self.tell(Event(kind, "", what, now, Ending(not error, error=error)))

@@ -15,15 +15,19 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
 from volferry import __version__
+from volferry.errors import VolferryError
+from volferry.journal import journals_of_the_dead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from prometheus_client import Metric
 
     from volferry.history import History, PastRun
     from volferry.scheduler.agenda import Appointment
+    from volferry.upkeep import Upkeep, UpkeepLog, Work
     from volferry.verification_log import VerificationLog
 
 # Of the newest backup of each volume: name, what it says, and where it is in a run.
@@ -37,12 +41,21 @@ _OF_BACKUPS = (
     ("last_backup_findings", "Files that vanished or changed while they were read.", "findings"),
 )
 
+_PLURAL: dict[Work, str] = {"copy": "copies", "prune": "prunes"}
+
 
 class Source(Protocol):
     """Where the figures are."""
 
     history: History
     verified: VerificationLog
+    upkeep: UpkeepLog
+
+    @property
+    def state_directory(self) -> Path: ...
+    @property
+    def stores(self) -> Mapping[Work, Mapping[str, str]]:
+        """Where backups are copied to, and where they are pruned: names by place."""
 
     @property
     def appointments(self) -> Sequence[Appointment]: ...
@@ -82,6 +95,8 @@ class Metrics:
         yield from self._of_history()
         yield from self._of_appointments()
         yield from self._of_verifying()
+        yield from self._of_upkeep()
+        yield from self._of_journals()
 
     def _of_history(self) -> Iterator[Metric]:
         history = self._source.history
@@ -117,6 +132,11 @@ class Metrics:
         yield runs
 
     def _of_appointments(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "volferry_scheduled_volumes",
+            "Volumes that are to be backed up on schedule.",
+            value=len(self._source.appointments),
+        )
         going_on = self._source.going_on()
         following = _gauge("next_run_timestamp_seconds", "When the volume is due next.")
         late = _gauge("late", "Whether it has had no good backup for longer than its schedule allows.")
@@ -148,9 +168,41 @@ class Metrics:
                 value=float(late),
             )
 
+    def _of_upkeep(self) -> Iterator[Metric]:
+        for work, stores in self._source.stores.items():
+            success = _gauge(
+                f"last_{work}_success_timestamp_seconds", f"When a {work} went well last.", "store"
+            )
+            failing = _gauge(f"failing_{_PLURAL[work]}", f"Volumes whose last {work} failed.", "store")
+            found: dict[str, list[Upkeep]] = {place: [] for place in stores}
+            for each in self._source.upkeep.all(work, stores.keys()):
+                found[each.store].append(each)
+            for place, name in stores.items():
+                times = [each.succeeded for each in found[place] if each.succeeded is not None]
+                if times:
+                    success.add_metric([name], max(times).timestamp())
+                wrong = [each for each in found[place] if each.failures and self._source.exists(each.volume)]
+                failing.add_metric([name], len(wrong))
+            yield from (success, failing)
 
-def _gauge(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"volferry_{name}", text, labels=["volume"])
+    def _of_journals(self) -> Iterator[Metric]:
+        try:
+            down = sum(
+                halt.action != "hook" and halt.state != "planned"
+                for _, halts in journals_of_the_dead(self._source.state_directory)
+                for halt in halts
+            )
+        except VolferryError:  # the daemon says so at each look
+            return
+        yield GaugeMetricFamily(
+            "volferry_services_down",
+            "Containers and services that a run which died has left stopped, paused or scaled to 0.",
+            value=down,
+        )
+
+
+def _gauge(name: str, text: str, label: str = "volume") -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"volferry_{name}", text, labels=[label])
 
 
 def _is_well(run: PastRun) -> bool:
