@@ -28,7 +28,6 @@ from volferry.errors import (
 from volferry.interrupts import held_back
 from volferry.layout import (
     BackupName,
-    decode_name,
     encode_name,
     files_key,
     frames_key,
@@ -266,19 +265,6 @@ class Repository:
         return {
             info.key: info.size for kind in ("packs", "indexes") for info in self.objects(kind, host, volume)
         }
-
-    def volumes(self, host: str | None = None) -> list[tuple[str, str]]:
-        """Host and volume of all of which there is anything, if only packs of a run that died."""
-        found = set()
-        for kind in ("packs", "indexes", "manifests", "damaged"):
-            for info in self.store.list(f"{kind}/{f'{encode_name(host)}/' if host is not None else ''}"):
-                parts = info.key.split("/")
-                if len(parts) != 4:
-                    continue
-                of, volume = decode_name(parts[1]), decode_name(parts[2])
-                if of is not None and volume is not None:
-                    found.add((of, volume))
-        return sorted(found)
 
     def objects(self, kind: str, host: str, volume: str) -> list[ObjectInfo]:
         """Of one kind (`packs`, `indexes`, `manifests`, `damaged`), all that is there of a volume."""

@@ -30,6 +30,7 @@ from volferry.manifest_cache import ManifestCache
 from volferry.observer import Silent
 from volferry.operations.copy import copy_volume
 from volferry.operations.prune import prune_volume
+from volferry.operations.stored_volumes import stored_volumes
 from volferry.repository import Repository
 from volferry.retention import Keep, Within
 from volferry.stores.local import LocalStore
@@ -191,7 +192,7 @@ class Life:
         self._prune_all(Repository.open(LocalStore(name)), KEPT[True])
 
     def _prune_all(self, repository: Repository, keep: Keep) -> None:
-        for host, volume in repository.volumes():
+        for host, volume in stored_volumes(repository):
             try:
                 with volume_lock(self._state(repository) / host / volume, volume):
                     pruned = prune_volume(

@@ -27,6 +27,7 @@ from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.copy import copy_volume
 from volferry.operations.prune import prune_volume
+from volferry.operations.stored_volumes import stored_volumes
 from volferry.operations.verify import Verifier
 from volferry.repository import Repository
 from volferry.retention import Keep, Within
@@ -323,7 +324,7 @@ def test_a_mark_goes_with_its_pack_and_not_before(lab: Lab) -> None:
     assert not hurt.exists()
     assert lab.marks() == []
     assert lab.verify(second).findings == ()
-    assert lab.repository.volumes("host") == [("host", "vol")]
+    assert stored_volumes(lab.repository, "host") == [("host", "vol")]
 
 
 NEXT_BACKUP = "`volferry backup vol` on host makes a whole one of what the volume still has"

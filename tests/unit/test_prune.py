@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from tests.parts.local_helper import LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
+from tests.parts.recorded_store import RecordedStore
 from volferry.archive.sealed import seal
 from volferry.cli.prune import forget
 from volferry.cli.prune import prune as prune_command
@@ -30,6 +31,7 @@ from volferry.observer import Silent
 from volferry.operations.acceptance import accept
 from volferry.operations.copy import copy_volume
 from volferry.operations.prune import Pruning, prune_volume
+from volferry.operations.stored_volumes import is_stored, stored_volumes
 from volferry.operations.verdicts import judged
 from volferry.operations.verify import Verifier
 from volferry.repository import Repository
@@ -261,7 +263,7 @@ def test_a_name_that_is_encoded_otherwise_is_no_backup(
     put(repository.store, f"manifests/host/{segment}/20260101T000000Z-abcdef.json", b"{}")
     put(repository.store, f"manifests/{segment}/vol/20260101T000000Z-abcdef.json", b"{}")
     assert list(repository.refs()) == [made.ref]
-    assert repository.volumes() == [("host", "vol")]
+    assert stored_volumes(repository) == [("host", "vol")]
 
 
 class Made:
@@ -534,3 +536,39 @@ def test_labels_that_keep_less_than_at_the_last_prune_are_told_a_day_before(
     assert prune_command([]) == 0
     assert list(repository.refs()) == made[-1:]
     assert "labels keep less" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RecordedStore:
+    """The store of all commands, with something of a thousand volumes."""
+    repository, _ = Repository.open_or_create(LocalStore(tmp_path / "store"))
+    for kind in ("packs", "indexes", "manifests", "damaged"):
+        put(repository.store, f"{kind}/host/only {kind}/x".replace(" ", "%20"), b"x")
+    store = RecordedStore(repository.store)
+    found = Repository(store, repository.id)
+    monkeypatch.setattr(Session, "repository", found)
+    monkeypatch.setattr(Session, "store", store)
+    return store
+
+
+@pytest.mark.parametrize("kind", ["packs", "indexes", "manifests", "damaged"])
+def test_prune_of_a_volume_lists_nothing_of_others(
+    recorded: RecordedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("VOLFERRY_STATE_DIR", str(tmp_path / "state"))
+    prune_command([f"only {kind}"], host="host", json=True)
+    listed = {call.key for call in recorded.of("list")}
+    assert listed
+    assert all(key.endswith(f"/host/only%20{kind}/") for key in listed)
+    with pytest.raises(UsageError, match="did you mean 'only packs'"):
+        prune_command(["only pack"], host="host")
+
+
+def test_a_volume_is_stored_if_there_is_anything_of_it(recorded: RecordedStore) -> None:
+    repository = Repository(recorded, "id")
+    there = stored_volumes(repository, "host")
+    assert there == stored_volumes(repository)
+    assert [volume for _, volume in there] == ["only damaged", "only indexes", "only manifests", "only packs"]
+    assert all(is_stored(repository, *each) for each in there)
+    assert not is_stored(repository, "host", "only")
+    assert not is_stored(repository, "other", "only packs")

@@ -145,7 +145,13 @@ def prune(
 
 def _volumes(session: Session, names: list[str], *, all_hosts: bool) -> list[tuple[str, str]]:
     """Host and volume of what is asked for. Raises UsageError for a volume of which there is nothing."""
-    there = session.repository.volumes(None if all_hosts else session.host)
+    from volferry.operations.stored_volumes import is_stored, stored_volumes  # noqa: PLC0415
+
+    if names and not all_hosts:  # of others nothing is listed: there may be thousands
+        asked = [(session.host, name) for name in sorted(set(names))]
+        if all(is_stored(session.repository, *each) for each in asked):
+            return asked
+    there = stored_volumes(session.repository, None if all_hosts else session.host)
     for name in names:
         if name not in {volume for _, volume in there}:
             from difflib import get_close_matches  # noqa: PLC0415 -- only needed for the hint
