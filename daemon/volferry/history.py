@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from volferry.errors import Unfinished, VolferryError, VolumeBusy
 from volferry.interrupts import held_back
 from volferry.run import is_alive
+from volferry.schedule import Schedule
+from volferry.seen_volumes import SEEN_SCHEMA, first_seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,7 +49,7 @@ CREATE TABLE IF NOT EXISTS runs (
     cause TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS runs_of_a_volume ON runs (volume, number);
-CREATE TABLE IF NOT EXISTS seen (volume TEXT PRIMARY KEY, first REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_by_end ON runs (ended);
 CREATE TABLE IF NOT EXISTS scheduled (volume TEXT PRIMARY KEY, schedule TEXT NOT NULL, newest REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (volume TEXT, outcome TEXT, count INTEGER NOT NULL, PRIMARY KEY (volume, outcome));
 """
@@ -59,6 +61,16 @@ _SELECT = (
     "SELECT number, run, host, volume, began, ended, outcome, backup, error, entries, source_bytes, read_bytes, stored_bytes, seconds, "
     "downtime_seconds, findings, store, cause FROM runs "
 )
+# The newest run of each volume, by an index: there may be a thousand of each.
+_NEWEST = """WHERE number IN (
+    WITH RECURSIVE each(volume) AS (
+        SELECT min(volume) FROM runs
+        UNION ALL SELECT (SELECT min(volume) FROM runs WHERE volume > each.volume) FROM each WHERE each.volume IS NOT NULL
+    )
+    SELECT (
+        SELECT number FROM runs WHERE runs.volume = each.volume AND (?1 = '' OR store IN ('', ?1)) {} ORDER BY number DESC LIMIT 1
+    ) FROM each WHERE each.volume IS NOT NULL
+)"""
 # Of a run that was refused because the volume held the rest of something that was interrupted.
 UNFINISHED = "unfinished"
 
@@ -177,11 +189,7 @@ class History:
 
     def last(self) -> dict[str, PastRun]:
         """The newest run of each volume, by its name."""
-        found = self._select(
-            "WHERE number IN "
-            "(SELECT max(number) FROM runs WHERE (?1 = '' OR store IN ('', ?1)) GROUP BY volume)",
-            self.store,
-        )
+        found = self._select(_NEWEST.format(""), self.store)
         return {run.volume: run for run in found}
 
     def failed(self) -> set[str]:
@@ -190,13 +198,13 @@ class History:
 
     def last_good(self) -> dict[str, PastRun]:
         """The newest run of each volume that has made a backup."""
-        found = self._select(
-            "WHERE number IN "
-            "(SELECT max(number) FROM runs WHERE (?1 = '' OR store IN ('', ?1)) "
-            "AND outcome IN ('done', 'findings', 'troubled') GROUP BY volume)",
-            self.store,
-        )
+        found = self._select(_NEWEST.format("AND outcome IN ('done', 'findings', 'troubled')"), self.store)
         return {run.volume: run for run in found}
+
+    def good_since(self, time: datetime) -> list[PastRun]:
+        """Those that have ended since, and have made a backup."""
+        which = "WHERE (?1 = '' OR store IN ('', ?1)) AND ended >= ?2 AND outcome IN ('done', 'findings', 'troubled')"
+        return self._select(which, self.store, time.timestamp())
 
     def recent(self, count: int, *, since: datetime | None = None) -> list[PastRun]:
         """The newest ones, newest last."""
@@ -220,16 +228,9 @@ class History:
         """When each of these volumes was seen first, which may be now."""
         try:
             with self._opened() as database, database:
-                database.executemany(
-                    "INSERT OR IGNORE INTO seen VALUES (?, ?)",
-                    [(volume, now.timestamp()) for volume in volumes],
-                )
-                # Those that were seen while the clock was ahead.
-                database.execute("UPDATE seen SET first = ?1 WHERE first > ?1", (now.timestamp(),))
-                rows = database.execute("SELECT volume, first FROM seen").fetchall()
+                return first_seen(database, volumes, now)
         except (sqlite3.Error, OSError):
             return {}
-        return {volume: _time(first) for volume, first in rows}
 
     def keep_scheduled(self, scheduled: Iterable[tuple[str, str, datetime | None]]) -> None:
         """Volumes, their schedules, and when the newest backup of each began: for `scheduled`."""
@@ -239,12 +240,14 @@ class History:
         try:
             with self._opened() as database, database:
                 database.execute("DELETE FROM scheduled")
-                database.executemany("INSERT INTO scheduled VALUES (?, ?, ?)", rows)
+                database.executemany(
+                    "INSERT INTO scheduled (volume, schedule, newest) VALUES (?, ?, ?)", rows
+                )
         except (sqlite3.Error, OSError):
             return
 
     def scheduled(self) -> list[tuple[str, str, datetime | None]]:
-        """As they were kept last."""
+        """As they were kept last; without those whose schedule this version does not know, as a later one may have written it."""
         if not self._path.exists():
             return []
         try:
@@ -252,7 +255,11 @@ class History:
                 rows = database.execute("SELECT volume, schedule, newest FROM scheduled").fetchall()
         except (sqlite3.Error, OSError):
             return []
-        return [(volume, text, None if time is None else _time(time)) for volume, text, time in rows]
+        found: list[tuple[str, str, datetime | None]] = []
+        for volume, text, time in rows:
+            with suppress(ValueError, TypeError):
+                found.append((volume, Schedule.of_document(text), None if time is None else _time(time)))
+        return found
 
     def totals(self) -> dict[tuple[str, str], int]:
         """How often each volume had each outcome, ever."""
@@ -271,12 +278,16 @@ class History:
                 rows = database.execute(_SELECT + which, values).fetchall()
         except (sqlite3.Error, OSError):
             return []
-        return [_run(row[1:]) for row in rows]
+        found = []
+        for row in rows:
+            with suppress(ValueError, TypeError, OverflowError):  # of a later version, or of a flipped bit
+                found.append(_run(row[1:]))
+        return found
 
     @staticmethod
     def _count(database: sqlite3.Connection, volume: str, outcome: Outcome) -> None:
         database.execute(
-            "INSERT INTO totals VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+            "INSERT INTO totals (volume, outcome, count) VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
             (volume, outcome),
         )
 
@@ -295,7 +306,7 @@ class History:
         with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
             # Of what a power failure takes, none is worth waiting for the disk.
             database.execute("PRAGMA synchronous = OFF")
-            database.executescript(_SCHEMA)
+            database.executescript(_SCHEMA + SEEN_SCHEMA)
             columns = {column[1] for column in database.execute("PRAGMA table_info(runs)")}
             for column in _LATER_COLUMNS:
                 if column not in columns:

@@ -3,9 +3,13 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from volferry.errors import HookFailed, Interrupted, Unfinished, VolumeBusy
 from volferry.history import UNFINISHED, History, Record
@@ -13,7 +17,7 @@ from volferry.model import BackupRef, BackupStats, Finding
 from volferry.run import begin_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from volferry.history import Outcome
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STATS = BackupStats(BackupRef("host", "vol", "20260101T000000Z-aaaaaa"), None, 5, 100, 90, 80, 1.5, 0.25)
@@ -139,7 +143,86 @@ def test_volumes_are_seen_first_once(tmp_path: Path) -> None:
     assert history.first_seen(["a"], NOW) == {"a": NOW}
     later = NOW + timedelta(days=1)
     assert history.first_seen(["a", "b"], later) == {"a": NOW, "b": later}
-    assert history.first_seen(["a"], NOW) == {"a": NOW, "b": NOW}  # the clock was ahead, and was put back
+    # The clock was ahead, and was put back.
+    assert history.first_seen(["a"], NOW) == {"a": NOW}
+    assert history.first_seen(["a", "b"], NOW) == {"a": NOW, "b": NOW}
+
+
+def seen(directory: Path) -> int:
+    with closing(sqlite3.connect(directory / "history.sqlite")) as database:
+        return len(database.execute("SELECT * FROM seen").fetchall())
+
+
+def test_volumes_that_have_been_gone_for_a_month_are_forgotten(tmp_path: Path) -> None:
+    history, now = History(tmp_path), NOW
+    for day in range(60):
+        now = NOW + timedelta(days=day)
+        history.first_seen(["stays", f"anonymous {day}"], now)
+    assert history.first_seen(["stays"], now) == {"stays": NOW}
+    assert 25 < seen(tmp_path) < 35
+    assert history.first_seen(["anonymous 0"], now) == {"anonymous 0": now}
+    # One by an earlier version, for how long ever it has been gone.
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as database, database:
+        database.execute("INSERT INTO seen VALUES ('old', 1.0)")
+    history.first_seen([], now + timedelta(days=1))
+    assert history.first_seen(["old"], now + timedelta(days=2)) == {"old": datetime.fromtimestamp(1, UTC)}
+
+
+def test_a_clock_that_is_ahead_for_a_while_makes_no_volume_stay_for_ever(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.first_seen(["a", "gone"], NOW + timedelta(days=4000))
+    for day in range(40):
+        assert history.first_seen(["a"], NOW + timedelta(days=day)) == {"a": NOW}
+    assert seen(tmp_path) == 1
+
+
+@given(
+    some=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["done", "failed", "troubled"]))),
+    store=st.sampled_from(["", "/one", "/two"]),
+)
+def test_the_newest_run_of_each_volume_is_found(some: list[tuple[str, Outcome]], store: str) -> None:
+    with TemporaryDirectory() as directory:
+        state = Path(directory)
+        runs = [(volume, outcome, place) for volume, outcome in some for place in ("", "/one")]
+        for number, (volume, outcome, place) in enumerate(runs):
+            history = History(state, place)
+            history.end(history.begin(str(number), "host", volume, NOW), NOW, outcome)
+        wanted = {
+            volume: str(number)
+            for number, (volume, _, place) in enumerate(runs)
+            if store in {"", place} or not place
+        }
+        good = {
+            volume: str(number)
+            for number, (volume, outcome, place) in enumerate(runs)
+            if outcome != "failed" and (store in {"", place} or not place)
+        }
+        assert {name: run.run for name, run in History(state, store).last().items()} == wanted
+        assert {name: run.run for name, run in History(state, store).last_good().items()} == good
+
+
+def test_what_a_later_version_has_written_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    history = History(tmp_path, "/srv")
+    history.keep_scheduled([("a", "@daily", NOW), ("b", "at moonrise", None)])
+    number = history.begin("run", "host", "vol", NOW)
+    history.end(number, NOW, "done", stats=STATS)
+    history.end(history.begin("other", "host", "odd", NOW), NOW, "done", stats=STATS)
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as database, database:
+        database.execute("ALTER TABLE runs ADD COLUMN moon TEXT NOT NULL DEFAULT ''")
+        database.execute("ALTER TABLE seen ADD COLUMN moon TEXT NOT NULL DEFAULT ''")
+        database.execute("ALTER TABLE scheduled ADD COLUMN moon TEXT NOT NULL DEFAULT ''")
+        database.execute("ALTER TABLE totals ADD COLUMN moon TEXT NOT NULL DEFAULT ''")
+        database.execute("UPDATE runs SET outcome = 'eclipsed' WHERE volume = 'vol'")
+        database.execute("UPDATE runs SET began = 'new moon' WHERE volume = 'odd'")
+    assert history.scheduled() == [("a", "@daily", NOW)]
+    assert {name: run.outcome for name, run in history.last().items()} == {"vol": "eclipsed"}
+    assert history.failed() == set()
+    with Record(tmp_path, "new", "host", "vol", "/srv") as record:
+        record.made(STATS, [])
+    assert history.last()["vol"].run == "new"
+    assert history.first_seen(["a"], NOW) == {"a": NOW}
+    history.keep_scheduled([("c", "@hourly", None)])
+    assert history.scheduled() == [("c", "@hourly", None)]
 
 
 def test_what_is_scheduled_is_kept_as_it_was_last(tmp_path: Path) -> None:

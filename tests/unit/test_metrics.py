@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from volferry.upkeep import Work
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
+DEAD = "0123456789ab"  # a run that there was
 
 
 @dataclass
@@ -72,7 +73,9 @@ def test_services_that_dead_runs_have_left_down_and_an_empty_schedule_are_seen(t
     made = Made(tmp_path)
     assert made.values["volferry_services_down"] == 0
     assert made.values["volferry_scheduled_volumes"] == 0
-    journal = Journal.of_run(tmp_path, "0123456789ab", ("ENGINE", ""))
+    (tmp_path / "runs" / DEAD).mkdir(parents=True)
+    (tmp_path / "runs" / DEAD / "lock").touch()
+    journal = Journal.of_run(tmp_path, DEAD, ("ENGINE", ""))
     journal.write(
         Halt("stop", "1", "web", 0, "", "done"),
         Halt("scale", "2", "shop_db", 1, "1", "under way"),
@@ -84,3 +87,15 @@ def test_services_that_dead_runs_have_left_down_and_an_empty_schedule_are_seen(t
     made.appointments.append(Appointment("vol", NOW, late=False))
     assert made.values["volferry_services_down"] == 2
     assert made.values["volferry_scheduled_volumes"] == 1
+
+
+def test_of_volumes_that_are_gone_there_are_no_series(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    for volume in ("stays", "anonymous"):
+        made.history.end(made.history.begin("run", "host", volume, NOW), NOW, "failed", error="x")
+    made.gone.add("anonymous")
+    values = made.values
+    assert values['volferry_runs_total{outcome="failed",volume="stays"}'] == 1
+    assert not any("anonymous" in name for name in values)
+    made.gone.clear()
+    assert made.values['volferry_runs_total{outcome="failed",volume="anonymous"}'] == 1

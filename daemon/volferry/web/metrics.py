@@ -65,7 +65,7 @@ class Source(Protocol):
     def verify_late(self) -> bool | None: ...
     def going_on(self) -> Mapping[str, datetime]: ...
     def exists(self, volume: str) -> bool:
-        """By the last look; of one that is gone, nothing but how often it was run is told."""
+        """By the last look; of one that is gone there are no metrics: there may have been thousands."""
 
 
 class Metrics:
@@ -128,7 +128,8 @@ class Metrics:
             labels=["volume", "outcome"],
         )  # fmt: skip
         for (volume, outcome), count in sorted(history.totals().items()):
-            runs.add_metric([volume, outcome], count)
+            if self._source.exists(volume):
+                runs.add_metric([volume, outcome], count)
         yield runs
 
     def _of_appointments(self) -> Iterator[Metric]:
