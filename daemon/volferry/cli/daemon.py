@@ -305,6 +305,7 @@ class _Daemon:
         elif what == "ended":
             volume, run, ending = detail
             self._keep(volume, run, ending, now.wall)
+            self._surroundings.run_ended(volume)
             if not ending.refused:
                 self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
             self._loop.ended(volume, ending, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -11,6 +11,8 @@ from tzlocal import get_localzone
 
 from volferry.cli.session import Session
 from volferry.errors import ConfigError, NoSuchStore
+from volferry.model import time_of_id
+from volferry.schedule import is_believed
 from volferry.scheduler.loop import View
 
 if TYPE_CHECKING:
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
     from volferry.engine.events import Watch
     from volferry.history import History
     from volferry.model import Volume
+    from volferry.operations.backup_times import NewestTimes
 
 Log = Any
+# Of a store that is not a directory: each time is a request.
+_OPENED_EVERY = timedelta(minutes=1)
 
 
 class EngineAndStore:
@@ -40,6 +45,7 @@ class EngineAndStore:
         self._volumes: dict[str, Volume] = {}
         self._host = ""
         self._newest: Mapping[str, datetime] = {}
+        self._times = _newest_of_store()
 
     def look(self) -> View:
         from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
@@ -47,9 +53,29 @@ class EngineAndStore:
         session = self._opened()
         volumes = list_volumes(session.engine)
         self._volumes = {volume.name: volume for volume in volumes}
-        view = view_of(session, volumes, self._history)
-        self._newest = view.newest
-        return view
+        now = datetime.now(UTC)
+        volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]
+        seen = self._history.first_seen([volume.name for volume in volumes], now)
+        self._newest = self._newest_times(session, now)
+        return View(volumes, self._newest, seen)
+
+    def run_ended(self, volume: str) -> None:
+        """There may be a new backup of it."""
+        self._times.run_ended(volume)
+
+    def _newest_times(self, session: Session, now: datetime) -> Mapping[str, datetime]:
+        """Looks whether the store is there: where a share is mounted no longer, its mount point would be taken for a store without backups."""
+        is_directory = session.config.store_config.place.startswith("/")
+        self._times.opened_every = timedelta() if is_directory else _OPENED_EVERY
+        newest = self._times.times(session.opened_again, session.host, now)
+        # What others have made on this machine meanwhile.
+        for run in self._history.good_since(self._times.listed_at or now):
+            if run.backup is None or run.host != session.host:
+                continue
+            began = time_of_id(run.backup)
+            if is_believed(began, now):
+                newest[run.volume] = max(newest.get(run.volume, began), began)
+        return newest
 
     def host(self) -> str:
         """The machine's name in the store; what is known of it where the engine does not answer."""
@@ -76,6 +102,7 @@ class EngineAndStore:
                 self._watch.stop()
                 self._session.engine.close()
             self._session = self._watch = None
+            self._times.forget()
 
     def _opened(self) -> Session:
         with self._lock:
@@ -103,11 +130,16 @@ def zone_of(config: Config) -> Any:
     return get_localzone()
 
 
+def _newest_of_store() -> NewestTimes:
+    from volferry.operations.backup_times import NewestTimes  # noqa: PLC0415 -- slow to import
+
+    return NewestTimes()
+
+
 def _newest(session: Session, now: datetime) -> dict[str, datetime]:
     from volferry.operations.backup_times import newest_times  # noqa: PLC0415 -- slow to import
 
     try:
-        # Looked for each time: where a share is mounted no longer, its mount point would be taken for a store without backups.
         return newest_times(session.opened_again(), session.host, now)
     except NoSuchStore:
         return {}
