@@ -6,6 +6,7 @@ import os
 import re
 import select
 import threading
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ import docker.errors
 import requests.exceptions
 from docker import utils
 from docker.transport import UnixHTTPAdapter
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 
-from volferry.engine.gateway import gateway_to
+from volferry.engine.gateway import KEEP_ALIVE, gateway_to
 from volferry.engine_address import address_of_environment
 from volferry.errors import EngineError, EngineUnreachable
 
@@ -32,6 +35,11 @@ _TIMEOUT_SECONDS = 120
 _BECOMES_A_STREAM = re.compile(r"/containers/[^/]+/attach$|/exec/[^/]+/start$")
 # After so long, at most, a container that was killed is known as dead: with much data under way, Docker 20.10 took 2.02 to 2.09 s.
 DEATH_SECONDS = 3.0
+# A wait is renewed: proxies end connections on which nothing happens, and some networks forget them without a word.
+_WAIT_SECONDS = 60
+_LONG_ENOUGH_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.05
+_LAST_PAUSE_SECONDS = 1.0
 
 
 class Engine:
@@ -95,6 +103,7 @@ def connect(name: str | None = None) -> Engine:
             api = docker.APIClient(
                 base_url=gateway.url if gateway else address.url, version="auto", timeout=_TIMEOUT_SECONDS
             )
+            api.mount("http://", _WatchedConnections())
             if gateway is not None:
                 api.mount(
                     "http+docker://", _KeptConnections(gateway.url.removeprefix("unix://"), _TIMEOUT_SECONDS)
@@ -116,6 +125,15 @@ def connect(name: str | None = None) -> Engine:
 def version_of(engine: Engine) -> tuple[int, ...]:
     """Of the API that is spoken with it: (1, 41)."""
     return tuple(int(part) for part in str(engine.api.api_version).split("."))
+
+
+class _WatchedConnections(HTTPAdapter):
+    """Over plain TCP: a network that is gone is noticed, also by who only waits for events."""
+
+    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
+        super().init_poolmanager(
+            *arguments, **more, socket_options=[*HTTPConnection.default_socket_options, *KEEP_ALIVE]
+        )
 
 
 class _KeptConnections(UnixHTTPAdapter):
@@ -177,7 +195,9 @@ def _unreachable(what: str, error: BaseException) -> str:
 
 
 class Death:
-    """Becomes readable (`fileno`) when a container ends, for whatever reason. A thread of its own waits for that."""
+    """Becomes readable (`fileno`) when a container ends, for whatever reason, or when the engine cannot be asked any longer. A thread of its own
+    waits for that.
+    """
 
     def __init__(self, engine: Engine, container_id: str) -> None:
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -197,11 +217,19 @@ class Death:
         return self.happened
 
     def _wait(self, engine: Engine, container_id: str) -> None:
+        pause = _FIRST_PAUSE_SECONDS
         try:
-            status = engine.api.wait(container_id, timeout=None)
-            self.reason = f"it ended with status {status.get('StatusCode')}"
-        except Exception as error:  # noqa: BLE001 -- whatever ends the wait, the helper is not watched any longer
-            self.reason = f"the engine went away ({first_line(error)})"
+            while True:
+                began = time.monotonic()
+                ended = _end_of(engine, container_id)
+                if ended is not None:
+                    self.reason = ended
+                    return
+                if time.monotonic() - began >= _LONG_ENOUGH_SECONDS:
+                    pause = _FIRST_PAUSE_SECONDS
+                else:  # something in between allows no waiting
+                    time.sleep(pause)
+                    pause = min(2 * pause, _LAST_PAUSE_SECONDS)
         finally:
             self.happened = True
             os.eventfd_write(self._event, 1)
@@ -211,3 +239,19 @@ class Death:
         self._thread.join(timeout=10)
         if not self._thread.is_alive():
             os.close(self._event)
+
+
+def _end_of(engine: Engine, container_id: str) -> str | None:
+    """How the container ended, once it has; None if only the connection has, or the time to wait."""
+    try:
+        status = engine.api.wait(container_id, timeout=_WAIT_SECONDS)
+        return f"it ended with status {status['StatusCode']}"
+    except Exception:  # noqa: BLE001, S110 -- whatever ends the wait, the engine is asked
+        pass
+    try:
+        state = engine.api.inspect_container(container_id)["State"]
+    except docker.errors.NotFound:
+        return "it was removed"
+    except Exception as error:  # noqa: BLE001 -- the helper is not watched any longer
+        return f"the engine went away ({first_line(error)})"
+    return None if state.get("Running") else f"it ended with status {state.get('ExitCode')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -30,23 +31,42 @@ class Watch:
         self._engine = engine
         self._changed = changed
         self._stopped = threading.Event()
+        self._lock = threading.Lock()  # of the stream
         self._stream: Any = None
         self._thread = threading.Thread(target=self._follow, name="events", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopped.set()
-        if self._stream is not None:
-            self._stream.close()
+        """Of a stream that is being opened, the thread finds out itself."""
+        with self._lock:
+            self._stopped.set()
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            _close(stream)
 
     def _follow(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._stream = self._engine.api.events(filters=_FILTERS, decode=True)
-                for event in self._stream:
-                    if not labelled_as_ours((event.get("Actor") or {}).get("Attributes") or {}):
-                        self._changed()
+                self._until_end(self._engine.api.events(filters=_FILTERS, decode=True))
             except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError):
                 pass
             if not self._stopped.wait(_AGAIN_SECONDS):
                 self._changed()  # something may have been missed
+
+    def _until_end(self, stream: Any) -> None:
+        with self._lock:
+            self._stream = None if self._stopped.is_set() else stream
+        try:
+            for event in stream if self._stream is not None else ():
+                if self._stopped.is_set():
+                    return
+                if not labelled_as_ours((event.get("Actor") or {}).get("Attributes") or {}):
+                    self._changed()
+        finally:
+            _close(stream)
+
+
+def _close(stream: Any) -> None:
+    # docker-py looks for the socket within the response, and finds none where the engine has just ended it.
+    with suppress(AttributeError, docker.errors.DockerException, OSError):
+        stream.close()

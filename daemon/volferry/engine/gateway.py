@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 30
 _ALIVE_SECONDS = 15  # between questions whether the other end is still there
 _ALIVE_QUESTIONS = 4
+KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ALIVE_SECONDS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ALIVE_SECONDS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ALIVE_QUESTIONS),
+)
 _LOOK_SECONDS = 0.02
 _END_SECONDS = 5
 _WORDS_SECONDS = 1
@@ -359,7 +365,5 @@ def keep_alive(connection: socket.socket) -> None:
     """A network that is gone is noticed, also by who only waits."""
     if connection.family not in {socket.AF_INET, socket.AF_INET6}:
         return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ALIVE_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ALIVE_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ALIVE_QUESTIONS)
+    for option in KEEP_ALIVE:
+        connection.setsockopt(*option)

@@ -2,6 +2,8 @@
 
 The helper's first process ends when its stdin does, which is attached to a connection of ours: so it ends with us.
 The output of an `exec` reaches no log driver.
+
+Proxies end connections on which nothing happens for some minutes: where nobody else writes, a line is sent now and then.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import os
 import socket
 import struct
 import threading
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import zstandard
@@ -30,6 +34,16 @@ if TYPE_CHECKING:
 # response's headers, so nothing may come before we have the bare socket.
 SHELL = ["sh", "-c", "while read -r _; do :; done"]
 _AFTER_GO = ["sh", "-c", 'read -r _; exec "$0" "$@"']
+# Of a command without stdin nobody reads what keeps its connection from being quiet: a byte each time, and a pipe takes 65,536.
+_AFTER_GO_WITHOUT_STDIN = ["sh", "-c", 'read -r _; exec "$0" "$@" </dev/null']
+_SETTLE_SECONDS = 2.0
+_LOOK_SECONDS = 0.05
+_BEAT = b"\n"
+_BEAT_SECONDS = 20.0
+_CUT = (
+    "the connection to a command in the helper was cut while the command was at work: if a proxy between volferry and the engine ends quiet connections, "
+    "raise its timeout (HAProxy: timeout client, server and tunnel)"
+)
 _GO = b"go\n"
 _LEVEL = 1
 # The status is that of the command, whatever becomes of zstd: what that does not write to its end is known as cut off.
@@ -59,6 +73,10 @@ class StreamChannel:
                     container_id, params={"stdin": 1, "stream": 1, "stdout": 0, "stderr": 0}
                 )
             )
+        self._closed = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True, name="beat")
+        with held_back():
+            self._beating.start()
 
     def watch(self, death: Death) -> None:
         """Must be called before the first command."""
@@ -82,8 +100,9 @@ class StreamChannel:
         try:
             with translated("the helper"):
                 # The environment of an exec is that of the container: LC_ALL comes from there.
+                after_go = _AFTER_GO if stdin else _AFTER_GO_WITHOUT_STDIN
                 exec_id = api.exec_create(
-                    self._container_id, [*_AFTER_GO, *command], stdin=True, stdout=True, stderr=True
+                    self._container_id, [*after_go, *command], stdin=True, stdout=True, stderr=True
                 )["Id"]
                 connection = _bare(api.exec_start(exec_id, socket=True))
         except EngineError as error:
@@ -97,14 +116,21 @@ class StreamChannel:
             self._death,
             on_stderr,
             compressed,
+            stdin=stdin,
             ended=self._processes.discard,
         )
         self._processes.add(process)
-        if not stdin:
-            process.close_stdin()
         return process
 
+    def _beat(self) -> None:
+        while not self._closed.wait(_BEAT_SECONDS):
+            _send_at_once(self._attached)
+            for process in [*self._processes]:
+                process.beat()
+
     def close(self) -> None:
+        self._closed.set()
+        self._beating.join()
         for process in [*self._processes]:
             process.close()
         self._attached.close()
@@ -122,9 +148,12 @@ class StreamProcess:
         on_stderr: Callable[[bytes], None],
         compressed: Bulk | None,
         *,
+        stdin: bool,
         ended: Callable[[StreamProcess], object],
     ) -> None:
         self._engine = engine
+        self._stdin = stdin
+        self._connecting = threading.Lock()  # held by whoever closes the connection, and whoever beats
         self._ended = ended
         self._closed = False
         self._exec_id = exec_id
@@ -158,27 +187,47 @@ class StreamProcess:
             self._send(compressor.flush())
         self._shut(socket.SHUT_WR)
 
+    def beat(self) -> None:
+        """Keeps the connection from being quiet, if the command reads nothing from it."""
+        with self._connecting:
+            if not self._stdin and not self._closed:
+                _send_at_once(self._connection)
+
     def wait(self) -> int:
         self._demultiplexer.join()
         self.close()  # a helper has thousands of processes, and we have a limit of descriptors
         if self._failure is not None:
             raise HelperDied(f"the connection to the helper broke: {self._failure}") from self._failure
-        with translated("the helper"):
-            status = self._engine.api.exec_inspect(self._exec_id).get("ExitCode")
+        status = self._status()
         if status is None or status >= _KILLED:
             # Was it the command that was killed, or the helper with it? That takes a moment to become known.
             self._death.wait(DEATH_SECONDS)
-        if status is None or self._death.happened:
+        if self._death.happened:
             raise HelperDied(f"the helper ended before its work did: {self._death.reason}")
+        if status is None:
+            raise HelperDied(_CUT)
         if status == 0 and self._decompressor is not None and not self._decompressor.eof:
             raise HelperDied("what the helper sent is cut off")
-        return int(status)
+        return status
+
+    def _status(self) -> int | None:
+        """None if the command is still at work. That it has ended may be known a moment after its output has."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            with translated("the helper"):
+                found = self._engine.api.exec_inspect(self._exec_id)
+            # Podman says 0 as long as it runs.
+            if not found.get("Running") and found.get("ExitCode") is not None:
+                return int(found["ExitCode"])
+            if self._death.wait(_LOOK_SECONDS) or time.monotonic() > end:
+                return None
 
     def close(self) -> None:
         """Once the helper is gone: the connection is at its end then, and the reader with it."""
         if self._closed:
             return
-        self._closed = True
+        with self._connecting:
+            self._closed = True
         self._shut(socket.SHUT_RDWR)
         os.close(self._out)  # a demultiplexer that still has bytes gets EPIPE
         self._out = -1
@@ -239,6 +288,12 @@ class StreamProcess:
                     raise ConnectionError("it was cut off")
                 data += more
         return data
+
+
+def _send_at_once(connection: socket.socket) -> None:
+    """What takes nothing at the moment is not quiet, and what has ended is noticed elsewhere."""
+    with suppress(OSError):
+        connection.send(_BEAT, socket.MSG_DONTWAIT)
 
 
 def _bare(found: Any) -> socket.socket:
