@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Protocol
 
 from volferry.errors import ConfigError, reason
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from volferry.daemon_config import Listen
 
 _IDLE_SECONDS = 10
+_MOST_AT_ONCE = 16
 _TEXT = "text/plain; charset=utf-8"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -59,6 +62,33 @@ class WebServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64  # of five, a sixth that comes at once waits for a second
+
+    def __init__(self, *arguments: Any) -> None:
+        self._connections: dict[socket.socket, None] = {}  # the oldest first
+        self._counting = threading.Lock()
+        super().__init__(*arguments)
+
+    def server_bind(self) -> None:
+        """Without asking a resolver for the name of this machine: a dead one takes half a minute."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "volferry", 0
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Each connection has a thread. Whoever opens more of them than are needed must not use up the machine's, nor keep others from being answered."""
+        with self._counting:
+            self._connections[request] = None
+            oldest = next(iter(self._connections)) if len(self._connections) > _MOST_AT_ONCE else None
+            if oldest is not None:
+                del self._connections[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._counting:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever went away in the middle of an answer is no news."""
@@ -72,6 +102,8 @@ class _SocketServer(_Server):
     address_family = socket.AF_UNIX
 
     def server_bind(self) -> None:
+        """With the mode that it keeps, for nobody else: Linux gives it that of the socket (unix(7))."""
+        os.fchmod(self.socket.fileno(), 0o600)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = "volferry", 0
 
@@ -87,12 +119,7 @@ def _on_socket(listen: Listen, handler: type[_Handler]) -> _Server:
         if probe.connect_ex(path) == 0:
             raise OSError(98, "something listens there already")
     Path(path).unlink(missing_ok=True)  # of a daemon that died
-    # Made with the mode that it keeps: for nobody else.
-    before = os.umask(0o177)
-    try:
-        return _SocketServer(path, handler)  # type: ignore[arg-type]
-    finally:
-        os.umask(before)
+    return _SocketServer(path, handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
