@@ -73,7 +73,9 @@ def run_in_container(
         raise EngineError(f"{what}: it took longer than its timeout, {command.timeout}")
     status = _status(engine, exec_id, what)
     if cut_off or status is None:
-        raise EngineError(f"{what}: its output is cut off: the container or the engine has ended")
+        raise EngineError(
+            f"{what}: its output is cut off: the container or the engine has ended, or a proxy between volferry and the engine ends quiet connections: raise its timeout"
+        )
     return status
 
 
