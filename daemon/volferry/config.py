@@ -89,6 +89,9 @@ class HelperConfig(Section, frozen=True):
         Literal["auto", "always", "never"],
         Meta(description="Whether the stream channel compresses; auto: where it crosses a network."),
     ] = "auto"
+    volumes_from: Annotated[
+        bool, Meta(description="Whether it gets volumes from the carrier; without, it mounts them by itself.")
+    ] = True
     memory: Annotated[HelperMemory, Meta(description="Its memory limit.")] = HelperMemory(512 << 20)
     cpu_shares: Annotated[
         int, Meta(ge=2, le=262144, description="Its CPU weight; that of other containers is 1024.")

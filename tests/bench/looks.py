@@ -24,6 +24,7 @@ from volferry.model import BackupRef, new_backup_id
 from volferry.repository import Repository
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.loop import Loop
+from volferry.scheduler.moments import Moment
 from volferry.store_config import StoreConfig
 from volferry.stores.local import LocalStore
 from volferry.upkeep import UpkeepLog
@@ -55,11 +56,7 @@ def main(arguments: list[str]) -> None:
         history = _history(place / "state", config.store_config.place, names, now)
         surroundings = EngineAndStore(lambda: config, history, lambda: None, structlog.get_logger())
         session: Any = SimpleNamespace(
-            config=config,
-            host="host",
-            engine=_engine(names),
-            opened_again=lambda: repository,
-            recovery=lambda *_, **__: SimpleNamespace(left=[]),
+            config=config, host="host", engine=_engine(names), opened_again=lambda: repository
         )
         surroundings._session = session
         loop: Any = Loop(
@@ -70,13 +67,13 @@ def main(arguments: list[str]) -> None:
             teller=SimpleNamespace(tell=lambda _: None),
             memory=history,
             log=structlog.wrap_logger(None, processors=[_drop]),
-            started=now,
+            started=Moment.now(),
         )
-        _measured("the first look", 1, lambda: loop.step(datetime.now(UTC)))
+        _measured("the first look", 1, lambda: loop.step(Moment.now()))
 
         def look() -> None:
             loop.reconfigured()
-            loop.step(datetime.now(UTC))
+            loop.step(Moment.now())
 
         _measured("a look", rounds, look)
         source: Any = SimpleNamespace(

@@ -716,8 +716,7 @@ def test_a_carrier_is_made_and_never_started(setting: Setting) -> None:
         assert carrier["State"]["Status"] == "created"
         assert carrier["HostConfig"]["NetworkMode"] == "none"
         assert [mount["Name"] for mount in carrier["Mounts"]] == [setting.volume.name]
-        # Both mount it: what a container has from others is nothing that a proxy before the engine could judge.
-        assert inspected(setting, helper)["HostConfig"]["VolumesFrom"] is None
+        assert inspected(setting, helper)["HostConfig"]["VolumesFrom"] == [f"{carrier['Id']}:ro"]
     assert setting.left() == []
 
 

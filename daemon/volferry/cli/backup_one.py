@@ -193,10 +193,14 @@ def _around(
     observer: TerminalObserver,
 ) -> tuple[Quiesced, Hooks]:
     """What stands still while the volume is read, and the commands before and after."""
+    from volferry.cli.standstill import standstill  # noqa: PLC0415
+    from volferry.engine.own import check_own_container  # noqa: PLC0415
     from volferry.journal import Journal  # noqa: PLC0415
     from volferry.operations.hooks import Hooks  # noqa: PLC0415
     from volferry.operations.quiesce import Limits, Quiesced  # noqa: PLC0415
 
+    if wanted.quiesce != "none":
+        check_own_container(session.engine, settings.own)
     config = session.config
     origin = (
         (session.engine.id, session.engine.url),
@@ -214,6 +218,7 @@ def _around(
         note=observer.note,
         limits=Limits(wanted.young, wanted.max_downtime, patience),
         recover=partial(session.recovery_by, observer.note),
+        turn=partial(standstill, session, settings, run, observer.note),
         before=partial(repository.try_to_write, session.host, volume.name),
     )
     hooks = Hooks(

@@ -19,6 +19,7 @@ from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOp
 from volferry.cli.output import plain
 from volferry.cli.surroundings import EngineAndStore, zone_of
 from volferry.config import Config, accepted_path, config_path, keep_accepted, load_config
+from volferry.daemon_lock import daemon_lock
 from volferry.errors import ConfigError, Interrupted
 from volferry.history import History
 from volferry.journal import journals_of_the_dead, unreadable_journals
@@ -63,6 +64,7 @@ def daemon(
     options = {"store": store, "host": host, "engine": engine}
     settings = _Settings(config_path(config), options)
     with ExitStack() as at_end:
+        at_end.enter_context(daemon_lock(settings.config.state_dir))
         return _Daemon(settings, at_end).run()
 
 

@@ -49,13 +49,16 @@ def move(
     session: Session, sides: BothEngines, plan: MigrationPlan, readers: Mapping[str, Helper], wanted: Wanted
 ) -> MigrationReport:
     """Raises VolferryError; unless the target has taken over, the source's services run again."""
+    from volferry.cli.standstill import standstill  # noqa: PLC0415
     from volferry.engine.incomplete import say_complete, say_incomplete  # noqa: PLC0415
+    from volferry.engine.own import check_own_container  # noqa: PLC0415
     from volferry.journal import Journal  # noqa: PLC0415
     from volferry.operations.migration import cut_over, pass_by_pass  # noqa: PLC0415
     from volferry.operations.migration_plan import mark_of  # noqa: PLC0415
-    from volferry.operations.quiesce import Quiesced  # noqa: PLC0415
+    from volferry.operations.quiesce import Limits, Quiesced  # noqa: PLC0415
     from volferry.restore_record import note_completed  # noqa: PLC0415
 
+    check_own_container(sides.source, sides.source_settings.own)
     subject = plan.volumes[0].source.name if len(plan.volumes) == 1 else f"{len(plan.volumes)} volumes"
     with (
         TerminalObserver(subject) as observer,
@@ -82,6 +85,8 @@ def move(
                 session.config.state_dir, sides.run.id, (sides.source.id, sides.source.url)
             ),
             own=sides.own,
+            limits=Limits(bring_back=session.config.bring_back.delta),
+            turn=partial(standstill, session, sides.source_settings, sides.run, observer.note, sides.source),
             note=partial(_tried, observer.note),
             also=[each.id for each in plan.carried.containers] if plan.carried else [],
         )

@@ -1,7 +1,7 @@
 """Carrier and helper: two containers by which volumes are read and written.
 
-The carrier mounts the volumes at `/volumes/<name>` and is never started: it holds them while the ways to a helper are tried. The
-helper mounts the same, and nothing else of the machine: no network, a read-only root, and few capabilities.
+The carrier mounts the volumes at `/volumes/<name>` and is never started. The helper gets them from it with
+`--volumes-from`, and nothing else of the machine: no network, a read-only root, and few capabilities.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class HelperSettings:
     memory_bytes: int = 512 << 20
     cpu_shares: int = 512  # relative to the 1024 of a container that says nothing
     io_weight: int = 250  # relative to 500
+    volumes_from: bool = (
+        True  # else the helper mounts them by itself: proxies that look at mounts refuse what they cannot see
+    )
     own: OwnContainer | None = None
 
 
@@ -125,7 +128,14 @@ def _containers(
             cleanup.callback(remove_container, engine, carrier)
             _check_unchanged(engine, volumes)
         make = partial(
-            _one_helper, engine, settings, volumes, {**labels, ROLE: "helper"}, what=what, write=write
+            _one_helper,
+            engine,
+            settings,
+            carrier,
+            volumes,
+            {**labels, ROLE: "helper"},
+            what=what,
+            write=write,
         )
         shares, why_not = _shares(engine, run, settings)
         for share in shares:
@@ -170,6 +180,7 @@ def _is_beside_us(engine: Engine, settings: HelperSettings) -> bool:
 def _one_helper(
     engine: Engine,
     settings: HelperSettings,
+    carrier: str,
     volumes: Sequence[Volume | HostPath],
     labels: dict[str, str],
     share: Share | None,
@@ -187,16 +198,14 @@ def _one_helper(
         if fifo:
             cleanup.callback(fifo.close)
         with translated(what):
+            spool = share.mount if share else Mount(_SPOOL, None, type="volume")
             helper_id = _create_helper(
                 engine,
                 settings,
                 labels,
                 fifo.shell if fifo else SHELL,
-                # Not from the carrier: proxies that look at mounts refuse what they cannot see.
-                [
-                    *_mounts(volumes, write=write),
-                    share.mount if share else Mount(_SPOOL, None, type="volume"),
-                ],
+                [spool] if settings.volumes_from else [*_mounts(volumes, write=write), spool],
+                carrier if settings.volumes_from else None,
                 write=write,
             )
         after_helper = cleanup.enter_context(ExitStack())
@@ -354,12 +363,14 @@ def _create_helper(
     labels: dict[str, str],
     command: list[str],
     mounts: Sequence[Mount],
+    carrier: str | None,
     *,
     write: bool,
 ) -> str:
     api = engine.api
     host_config: dict[str, Any] = api.create_host_config(
         mounts=list(mounts),
+        volumes_from=[f"{carrier}:{'rw' if write else 'ro'}"] if carrier else None,
         network_mode="none",
         read_only=True,
         cap_drop=["ALL"],

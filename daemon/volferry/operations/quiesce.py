@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +32,7 @@ from volferry.operations.coming_back import ComingBack, NotBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from contextlib import AbstractContextManager
 
     from volferry.engine.client import Engine
 
@@ -67,6 +68,9 @@ class Quiesced:
     also: Collection[str] = ()  # ids of containers that stand still as well, whatever they mount
     limits: Limits = field(default_factory=Limits)
     recover: Callable[[], object] = lambda: None  # brings back what runs that died have left down
+    turn: Callable[[], AbstractContextManager[object]] = (
+        nullcontext  # no volferry of another state directory has anything stopped then
+    )
     before: Callable[[], object] = lambda: None  # raises VolferryError where nothing is to be stopped
     downtime_seconds: float = 0.0
     unstopped: str = ""  # why nothing was stopped
@@ -75,7 +79,8 @@ class Quiesced:
     down: list[NotBack] = field(default_factory=list)  # what is not up afterwards
     further_problems: list[str] = field(default_factory=list)
     _coming: ComingBack | None = None
-    _stack: ExitStack = field(default_factory=ExitStack)
+    _stack: ExitStack = field(default_factory=ExitStack)  # until all was started again
+    _watching: ExitStack = field(default_factory=ExitStack)  # while all stands still
     _starts: Starts | None = None
     _since: float | None = None
     _ended: bool = False
@@ -119,6 +124,9 @@ class Quiesced:
         # What one that died while this one waited has left down would be taken for what does not run.
         self.recover()
         found = self._to_halt()
+        if found:
+            self._stack.enter_context(self.turn())
+            found = self._to_halt()
         if not found or self._is_young(found):
             return
         halts = [
@@ -126,7 +134,7 @@ class Quiesced:
         ]
         halts = list({halt.id: halt for halt in halts}.values())  # of a service, once
         self.before()
-        self._starts = self._stack.enter_context(Starts(self.engine))
+        self._starts = self._watching.enter_context(Starts(self.engine))
         self.journal.write(*halts)
         self._coming = ComingBack(self.engine, halts, self.journal, self.note, sure=True)
         for halt in reversed(halts):
@@ -175,6 +183,7 @@ class Quiesced:
             if self._ended:
                 return
             self._over()
+            self._stack.close()
             for halt in self._halts:
                 self.journal.write(replace(halt, state="over"))
             self.journal.end(over=True)
@@ -191,11 +200,13 @@ class Quiesced:
                 self.disturbed = self.disturbed or self._disturbances()
             self._over()
             if self._coming is None:
+                self._stack.close()
                 self.journal.end(over=True)
                 return
             self._coming.start(self.limits.bring_back.total_seconds())
             if self._since is not None:
                 self.downtime_seconds = round(time.monotonic() - self._since, 3)
+            self._stack.close()
             self.journal.let_others()
 
     def await_up(self) -> list[str]:
@@ -216,7 +227,7 @@ class Quiesced:
 
     def _over(self) -> None:
         self._ended = True
-        self._stack.close()
+        self._watching.close()
 
     def _has_turn(self) -> bool:
         """A run that has stopped the same container since would be taken for its end."""
@@ -232,7 +243,7 @@ class Quiesced:
 
     def _limit(self) -> None:
         if self.limits.downtime is not None:
-            self._stack.enter_context(Deadline(self.limits.downtime.total_seconds(), self._too_long))
+            self._watching.enter_context(Deadline(self.limits.downtime.total_seconds(), self._too_long))
 
     def _too_long(self) -> bool:
         """In a thread of its own: the one that reads may wait for something that never comes."""
