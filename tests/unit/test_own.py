@@ -53,6 +53,7 @@ class Api:
     def __init__(self, containers: list[dict[str, Any]]) -> None:
         self._containers = containers
         self.as_podman = False
+        self.asked = 0
 
     def containers(self) -> list[dict[str, Any]]:
         if self.as_podman:
@@ -60,6 +61,7 @@ class Api:
         return self._containers
 
     def inspect_container(self, name: str) -> dict[str, Any]:
+        self.asked += 1
         for each in self._containers:
             if name == each["Name"] or each["Id"].startswith(name):
                 return each
@@ -139,6 +141,14 @@ def test_a_control_group_proves_it() -> None:
 def test_a_container_of_another_engine_is_none() -> None:
     assert found(HERE, container(OTHER, layer=OTHER_LAYER), container(THIRD, *OUR_MOUNTS)) is None
     assert found(replace(HERE, in_container=False), container(US, layer=OUR_LAYER)) is None
+
+
+def test_a_machine_that_looks_like_a_container_asks_little() -> None:
+    """With a thousand containers on it."""
+    engine = FakeEngine(*(container(f"{number:064x}") for number in range(1000)))
+    here = replace(HERE, host_name="machine", root="1 0 254:0 / / rw - ext4 /dev/vda rw", network_ids=())
+    assert own_container(cast("Engine", engine), here) is None
+    assert engine.api.asked == 1
 
 
 def test_the_variable_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,9 @@ def _found(engine: Engine, here: Surroundings) -> Document | None:
             return found
         if name != here.host_name:  # which may be the name of another one
             possible.append(found)
-    for each in engine.api.containers():
+    # Nothing else can be told from others: a machine may have the marks of a container, too.
+    searched = here.network_ids or _UPPER_LAYER.search(here.root)
+    for each in engine.api.containers() if searched else []:
         # Podman lists all as "host".
         if here.network_ids and not _network(each).startswith(("container:", "host")):
             continue
