@@ -121,6 +121,15 @@ def test_ours_use_nothing_and_go_when_their_run_is_dead(tmp_path: Path, role: st
     assert reaped(listed(role), tmp_path) == ["a" * 64]
 
 
+@pytest.mark.parametrize("role", ["carrier", "helper"])
+def test_ours_of_an_image_that_declares_volumes(role: str) -> None:
+    """As a configured one may. The data may be in an anonymous volume, too, and so is the spool of the stream channel."""
+    plain = listed(role)
+    assert is_ours({**plain, "Mounts": [*plain["Mounts"], mount("e" * 64, "/var/cache")]})
+    spool = [mount("f" * 64, "/spool")] if role == "helper" else []
+    assert is_ours({**plain, "Mounts": [mount("d" * 64, "/volumes/data"), *spool]})
+
+
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 def test_what_has_our_labels_only_is_a_container_as_any_other(tmp_path: Path, forged: dict[str, Any]) -> None:
     """It writes, so it is stopped; it uses its volume; and it is not ours to remove, however old it is."""

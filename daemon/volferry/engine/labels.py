@@ -19,7 +19,9 @@ NOBODY = "0" * 16  # an owner: what is left of it is anybody's to remove
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 _OWNER_ID = re.compile(r"[0-9a-f]{16}")
 _NO_NETWORK = {"none", "host"}  # Podman lists all as "host"
-_PLACES = ("/volumes/", "/spool")
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")  # a volume's name
+_SPOOL = "/spool"
+_PLACES = ("/volumes/", _SPOOL)
 
 
 def labelled_as_ours(labels: Mapping[str, str]) -> bool:
@@ -39,11 +41,16 @@ def is_ours(listed: Mapping[str, Any]) -> bool:
     if not labelled_as_ours(labels):
         return False
     network = (listed.get("HostConfig") or {}).get("NetworkMode", "none")
-    places = [str(mount.get("Destination")) for mount in listed.get("Mounts") or []]
+    # A helper's image that declares volumes brings anonymous ones of its own.
+    places = [
+        str(mount.get("Destination"))
+        for mount in listed.get("Mounts") or []
+        if not _ANONYMOUS.fullmatch(mount.get("Name") or "") or mount.get("Destination") == _SPOOL
+    ]
     if network not in _NO_NETWORK or not all(place.startswith(_PLACES) for place in places):
         return False
     command = str(listed.get("Command", ""))
     if labels[ROLE] == "helper":
-        return command.startswith("sh ") and "/spool" in places
+        return command.startswith("sh ") and _SPOOL in places
     never_started = listed.get("State") in {"created", "removing", "dead"}
     return command.endswith("true") and never_started and not (labels[ROLE] == "lock" and places)
