@@ -37,6 +37,9 @@ class Sides:
 
         return take
 
+    def await_up(self) -> None:
+        """Nothing of it is down."""
+
     @property
     def end(self) -> Callable[[], None]:
         return self.step("source runs")
