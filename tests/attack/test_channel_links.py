@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, cast
 
@@ -48,9 +49,9 @@ def channel(shared: Path) -> Iterator[FifoChannel]:
     found = FifoChannel(shared, str(shared))
     death = Alive()
     found.watch(cast("Any", death))
-    with subprocess.Popen(found.shell) as shell:
+    with subprocess.Popen(found.shell, start_new_session=True) as shell:
         yield found
-        shell.kill()
+        os.killpg(shell.pid, signal.SIGKILL)  # also what waits for a FIFO that is gone
     os.eventfd_write(death.event, 1)
     found.close()
     os.close(death.event)
