@@ -519,3 +519,56 @@ def test_a_run_that_hangs_does_not_keep_other_volumes_from_their_backups() -> No
     assert made.begun == ["a", *["b"] * 14]
     assert ("late", "a") in made.told
     assert ("late", "b") not in made.told
+
+
+def test_a_volume_that_leaves_the_schedule_is_told_once_if_it_does_not_come_back() -> None:
+    made = Made(
+        volumes=[volume("vol", "@daily"), volume("other", "@daily")], newest={"vol": NOW, "other": NOW}
+    )
+    made.after()
+    made.volumes[0] = Volume("vol", "local", {}, {}, "local", "")  # its container is made anew
+    made.after(minutes=5)
+    made.volumes[0] = volume("vol", "@daily")
+    made.after(hours=2)
+    assert made.told == []
+    made.volumes[0] = Volume("vol", "local", {}, {}, "local", "")
+    for _ in range(20):
+        made.after(minutes=10)
+    assert made.told == [("failure", "vol")]
+    assert [line["volume"] for line in made.lines if "has left" in line["event"]] == ["vol", "vol"]
+
+
+def test_a_volume_that_has_left_the_schedule_is_told_also_where_the_daemon_was_restarted() -> None:
+    before = Made(
+        volumes=[volume("vol", "@daily"), volume("other", "@daily")], newest={"vol": NOW, "other": NOW}
+    )
+    before.after()
+    before.volumes[0] = Volume("vol", "local", {}, {}, "local", "")
+    before.after(minutes=5)
+    after = Made(now=before.now, kept=before.kept, volumes=before.volumes, newest=before.newest)
+    for _ in range(20):
+        after.after(minutes=10)
+    assert after.told == [("failure", "vol")]
+    again = Made(now=after.now, kept=after.kept, volumes=after.volumes, newest=after.newest)
+    for _ in range(20):
+        again.after(minutes=10)
+    assert again.told == []
+
+
+def test_a_volume_that_is_removed_has_not_left_the_schedule() -> None:
+    made = Made(
+        volumes=[volume("vol", "@daily"), volume("other", "@daily")], newest={"vol": NOW, "other": NOW}
+    )
+    made.after()
+    del made.volumes[0]
+    for _ in range(20):
+        made.after(minutes=10)
+    assert made.told == []
+
+
+def test_that_no_volume_has_a_schedule_is_told_once() -> None:
+    made = Made(volumes=[Volume("vol", "local", {}, {}, "local", "")])
+    for _ in range(20):
+        made.after(minutes=10)
+    assert made.told == [("failure", "")]
+    assert [line["event"] for line in made.lines] == ["nothing is scheduled"]

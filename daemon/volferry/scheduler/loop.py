@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from volferry.errors import described
 from volferry.schedule import Schedule
 from volferry.scheduler.agenda import Scheduled, scheduled_of
+from volferry.scheduler.departures import Departures
 from volferry.scheduler.events import Event
 from volferry.scheduler.moments import Moment, Pace
 
@@ -128,6 +129,7 @@ class Loop:
     _trouble_told: timedelta | None = None
     _failed: set[str] = field(default_factory=set)
     _overlapped: dict[str, datetime] = field(default_factory=dict)
+    _departures: Departures = field(default_factory=Departures)
     _wrong: frozenset[str] = frozenset()  # what is left out, for its settings are wrong
 
     def __post_init__(self) -> None:
@@ -269,13 +271,31 @@ class Loop:
         for volume, problem in wrong.items():
             if self._say_once("a volume is left out", problem, volume=volume):
                 self._tell("failure", volume, "it is left out", now, Ending(good=False, error=problem))
+        self._say_departures(before.values(), {volume.name for volume in view.volumes}, now)
         self._newest, self._seen = view.newest, view.seen
-        kept = [(volume, str(schedule), view.newest.get(volume)) for volume, schedule, *_ in self._scheduled]
+        kept = [
+            (each.volume, str(each.schedule), view.newest.get(each.volume))
+            for each in (*self._scheduled, *self._departures.unsettled)
+        ]
         if kept != self._kept:
             self.memory.keep_scheduled(kept)
             self._kept = kept
         self.looked_at = now.mono
         self._look_due = now.mono + _LONGEST_LOOK
+
+    def _say_departures(self, before: Iterable[Scheduled], there: Collection[str], now: Moment) -> None:
+        names = {each.volume for each in self._scheduled}
+        just_now, to_tell = self._departures.look(before, names, there, now.mono)
+        error = "it is there, and has no schedule any longer: a label is gone, the container that had it, or a rule"
+        for volume in just_now:
+            self.log.warning("a volume has left the schedule", volume=volume, error=error)
+        for volume in to_tell:
+            self._tell("failure", volume, "it is no longer backed up", now, Ending(False, error=error))
+        if not names:
+            self._say_once("nothing is scheduled", "no volume has a schedule, so none is backed up")
+        if self._departures.nothing_is_scheduled(names, now.mono):
+            error = "no volume has a schedule: `volferry volumes` and `volferry config check` show why"
+            self._tell("failure", "", "nothing is backed up", now, Ending(False, error=error))
 
     def _judge(self, now: Moment) -> None:
         """By the last look that did not fail: what is late does not become less so where nothing can be seen."""
