@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -50,14 +51,19 @@ class EngineAndStore:
     def look(self) -> View:
         from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
 
-        session = self._opened()
-        volumes = list_volumes(session.engine)
-        self._volumes = {volume.name: volume for volume in volumes}
-        now = datetime.now(UTC)
-        volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]
-        seen = self._history.first_seen([volume.name for volume in volumes], now)
-        self._newest = self._newest_times(session, now)
-        return View(volumes, self._newest, seen)
+        try:
+            session = self._opened()
+            volumes = list_volumes(session.engine)
+            self._volumes = {volume.name: volume for volume in volumes}
+            now = datetime.now(UTC)
+            volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]
+            seen = self._history.first_seen([volume.name for volume in volumes], now)
+            self._newest = self._newest_times(session, now)
+            return View(volumes, self._newest, seen)
+        except Exception:
+            # An engine that is upgraded may no longer speak the version that was agreed upon with it.
+            self.close()
+            raise
 
     def run_ended(self, volume: str) -> None:
         """There may be a new backup of it."""
@@ -98,11 +104,16 @@ class EngineAndStore:
 
     def close(self) -> None:
         with self._lock:
-            if self._session is not None and self._watch is not None:
-                self._watch.stop()
-                self._session.engine.close()
+            session, watch = self._session, self._watch
             self._session = self._watch = None
             self._times.forget()
+        # Of a connection that has just broken off: nothing of it is used any longer.
+        if watch is not None:
+            with suppress(Exception):
+                watch.stop()
+        if session is not None:
+            with suppress(Exception):
+                session.engine.close()
 
     def _opened(self) -> Session:
         with self._lock:
