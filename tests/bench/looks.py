@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
             config=lambda: config,
             agenda=Agenda(UTC),
             surroundings=surroundings,
-            runs=SimpleNamespace(going_on=dict, start=lambda _: None),
+            runs=SimpleNamespace(going_on=dict, stalled=set, start=lambda *_: None),
             teller=SimpleNamespace(tell=lambda _: None),
             memory=history,
             log=structlog.wrap_logger(None, processors=[_drop]),

@@ -446,9 +446,32 @@ def test_a_unix_socket_and_a_port_that_is_taken(world: World, config: Path) -> N
         assert daemon.until(place.exists)
         assert place.stat().st_mode & 0o777 == 0o600
         assert daemon.until(lambda: world.cli("status", "--health").code == 0)
-        world.cli("daemon").fails_with(f"daemon.listen: cannot listen on unix:{place}", code=2)
+        world.cli("daemon").fails_with(f"another daemon works with the state directory {world.cli.state}")
         ended(daemon)
         assert not place.exists()
+
+
+def test_a_port_that_is_taken_is_said_and_tried_again_and_backups_go_on(world: World, config: Path) -> None:
+    volume = world.volume(labels=DUE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config.write_text(LOG.replace("off", f"127.0.0.1:{port}"))
+        daemon = world.cli.start("daemon")
+        assert daemon.until(lambda: backups(world, volume) == 1)
+    assert daemon.until(lambda: get(port, "/healthz") == (200, "ok\n"))
+    said = [line["event"] for line in ended(daemon)]
+    assert said.count("nobody can ask the daemon: backups go on") == 1
+    assert "the daemon can be asked again" in said
+
+
+def test_the_health_of_a_daemon_that_listens_nowhere(world: World, config: Path) -> None:
+    del config
+    world.cli("status", "--health").fails_with("no daemon works with the state directory")
+    daemon = world.cli.start("daemon")
+    assert daemon.until(lambda: world.cli("status", "--health").code == 0)
+    daemon.send(signal.SIGKILL)
+    daemon.outcome()
+    world.cli("status", "--health").fails_with("no daemon works with the state directory")
 
 
 def test_an_engine_that_restarts_and_a_store_that_is_away_end_nothing(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_backup_that_somebody_makes_by_hand_is_seen_without_a_request(
         host="host",
         engine=None,
         opened_again=day.open,
-        recovery=lambda *_, **__: SimpleNamespace(left=[]),
+        own_places=SimpleNamespace(in_volume=lambda _: ""),
     )
     surroundings._session = session
     monkeypatch.setattr(

@@ -15,6 +15,7 @@ import structlog
 
 from volferry.cli.daemon_copies import DaemonCopies
 from volferry.cli.daemon_runs import ProcessRuns
+from volferry.cli.heartbeat import Heartbeat
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOption
 from volferry.cli.output import plain
 from volferry.cli.surroundings import EngineAndStore, zone_of
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _GLANCE = timedelta(seconds=2)  # at the configuration's file
 _SETTLED = timedelta(seconds=2)
+_LISTEN_AGAIN = timedelta(seconds=10)
 _STOP_EXTENSION = timedelta(seconds=30)  # what is asked for again and again
 _SLOWEST = timedelta(minutes=10)  # of one look, with all that it may wait for
 
@@ -62,10 +64,11 @@ def daemon(
     configuration read again; a change of its file is noticed.
     """
     options = {"store": store, "host": host, "engine": engine}
-    settings = _Settings(config_path(config), options)
     with ExitStack() as at_end:
-        at_end.enter_context(daemon_lock(settings.config.state_dir))
-        return _Daemon(settings, at_end).run()
+        path = config_path(config)
+        # Before anything of the state directory is written.
+        at_end.enter_context(daemon_lock(load_config(path, options).state_dir))
+        return _Daemon(_Settings(path, options), at_end).run()
 
 
 @dataclass(slots=True)
@@ -153,6 +156,9 @@ class _Daemon:
         )
         self._told = Notifier(lambda: self._config, self._surroundings.host, self._log)
         self._web: WebServer | None = None
+        self._web_due: timedelta | None = None  # by the clock that only goes on
+        self._web_trouble = ""
+        self._heartbeat = Heartbeat(settings.config.state_dir)
         self._digest_since = datetime.now(UTC)
         self._beat = time.monotonic()
         self._loop = Loop(
@@ -194,7 +200,6 @@ class _Daemon:
 
     def run(self) -> int:
         signal.signal(signal.SIGHUP, lambda *_: self._wake.put(("reload", True)))
-        self._open_web()
         self._log.info("the daemon has started", config=str(self._settings.path or "none"))
         for past in self.history.settle(datetime.now(UTC)):
             self._log.warning("a run was interrupted", volume=past.volume, run=past.run, error=past.error)
@@ -205,7 +210,7 @@ class _Daemon:
                 if self._settings.is_to_be_read:
                     self._reload()
                 now = Moment.now()
-                digest_at = self._tell_digest(now)
+                others_at = self._tell_digest(now), self._listen(now)
                 # Services first, then backups: what is due begins before a share of the store is read.
                 recover_at = self._recovering.step(now)
                 ends = (
@@ -213,7 +218,7 @@ class _Daemon:
                     self._verifying.step(now),
                     self._copies.step(now),
                     recover_at,
-                    digest_at,
+                    *others_at,
                 )
                 self._await(min(each for each in ends if each is not None), now)
         except Interrupted as error:
@@ -285,6 +290,7 @@ class _Daemon:
         """Until then, or until something happens, such as that the clock is put."""
         while True:
             self._beat = time.monotonic()
+            self._heartbeat.beat()
             notify("WATCHDOG=1")
             now = Moment.now()
             left = until - now.mono
@@ -347,6 +353,25 @@ class _Daemon:
             self._log.info("the configuration was read again")
         notify("READY=1")
 
+    def _listen(self, now: Moment) -> timedelta | None:
+        """A port that is taken is no reason to back up nothing: it is tried again. Returns when."""
+        if self._web is not None or self._config.daemon.listen == "off":
+            return None
+        if self._web_due is not None and now.mono < self._web_due:
+            return self._web_due
+        try:
+            self._open_web()
+        except ConfigError as error:
+            if str(error) != self._web_trouble:
+                self._web_trouble = str(error)
+                self._log.error("nobody can ask the daemon: backups go on", error=self._web_trouble)
+            self._web_due = now.mono + _LISTEN_AGAIN
+            return self._web_due
+        if self._web_trouble:
+            self._log.info("the daemon can be asked again")
+        self._web_trouble, self._web_due = "", None
+        return None
+
     def _open_web(self) -> None:
         """Raises ConfigError; then the one before goes on."""
         listen = self._config.daemon.listen
@@ -378,7 +403,7 @@ class _Daemon:
 
 def _ask_for_time() -> None:
     """Of systemd, while services are being started again: it kills what has not ended after a while."""
-    notify(f"EXTEND_TIMEOUT_USEC={int(_STOP_EXTENSION.total_seconds() * 1e6)}")
+    notify(f"WATCHDOG=1\nEXTEND_TIMEOUT_USEC={int(_STOP_EXTENSION.total_seconds() * 1e6)}")
 
 
 def _without_control_characters(

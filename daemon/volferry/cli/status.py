@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from volferry.cli.heartbeat import why_not_well
 from volferry.cli.interrupted import down_document, down_line, past_error, restore_document, restore_line
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.session import Session, print_json, say
@@ -50,7 +51,7 @@ def status(
 ) -> int:
     """Show what ran, what runs, what is next, and what is late. Also backups that cannot be restored. Exit code 1 if something is late, a volume's last run, copy or prune went wrong, a restore was interrupted, a service is still down, or a backup cannot be restored."""
     if health:
-        return _health(_listens(config))
+        return _health(*_listens(config))
     session = Session.load(config=config, store=store, engine=engine, host=host)
     session.check_place()
     history = History(session.config.state_dir, session.config.store_config.place)
@@ -181,17 +182,18 @@ def _isoformat(time: datetime | None) -> str | None:
     return time.isoformat() if time is not None else None
 
 
-def _listens(config: Path | None) -> Listen:
-    """Where the daemon does. It goes on with the configuration that it has, whatever became of the file. Raises ConfigError."""
+def _listens(config: Path | None) -> tuple[Listen, Path]:
+    """Where the daemon does, and its state directory. It goes on with the configuration that it has, whatever became of the file. Raises ConfigError."""
     path = config_path(config)
     try:
-        return load_config(path).daemon.listen
+        found = load_config(path)
     except ConfigError:
         state = os.environ.get("VOLFERRY_STATE_DIR") or load_config(None).state_dir
         accepted = accepted_path(Path(state))
         if not accepted.is_file():
             raise
-        return load_config(accepted).daemon.listen
+        found = load_config(accepted)
+    return found.daemon.listen, found.state_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,17 +301,22 @@ def _next(outlook: _Outlook, name: str, now: datetime) -> str:
     return f"{when} (late)" if found.late else when
 
 
-def _health(listen: Listen) -> int:
-    """Raises VolferryError if it does not."""
-    if listen == "off":
-        raise VolferryError("the daemon cannot be asked: daemon.listen is off")
-    try:
-        well, said = _ask(listen)
-    except (OSError, http.client.HTTPException) as error:
-        raise VolferryError(f"the daemon does not answer at {listen}: {error}") from error
-    if not well:
-        raise VolferryError(f"the daemon is not well: {said}")
-    print(said)
+def _health(listen: Listen, state: Path) -> int:
+    """By what the daemon says, or else by its heartbeat: its port may be another's. Raises VolferryError if it does not do its work."""
+    said = ""
+    if listen != "off":
+        try:
+            well, said = _ask(listen)
+        except (OSError, http.client.HTTPException) as error:
+            said = f"the daemon does not answer at {listen}: {error}"
+        else:
+            if well:
+                print(said)
+                return 0
+            said = f"the daemon is not well: {said}"
+    if why := why_not_well(state):
+        raise VolferryError(said or f"the daemon is not well: {why}")
+    print("ok")
     return 0
 
 
