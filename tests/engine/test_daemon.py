@@ -185,6 +185,28 @@ def test_what_a_power_failure_left_down_is_brought_back(world: World, config: Pa
     assert config.exists()
 
 
+def test_what_a_run_that_dies_beside_the_daemon_left_down_is_brought_back_at_once(
+    world: World, config: Path
+) -> None:
+    del config
+    other, volume = world.volume(labels=DUE), world.volume()
+    large(world, volume)
+    container = writing(world, volume)
+    daemon = world.cli.start("daemon")
+    assert daemon.until(lambda: backups(world, other) == 1)
+    run = world.cli.start("backup", volume, "--quiesce", "stop")
+    assert run.until(lambda: state_of(container)["Status"] == "exited")
+    run.send(signal.SIGKILL)
+    run.outcome()
+    assert state_of(container)["Status"] == "exited"
+    assert daemon.until(lambda: state_of(container)["Status"] == "running")
+    assert daemon.until(lambda: not list(world.cli.state.glob("journal/*.jsonl")))
+    lines = ended(daemon)
+    said = [line["line"] for line in lines if line.get("command") == "recover"]
+    assert f"bringing back what an interrupted run had stopped: {container.name}" in said
+    assert [line["volume"] for line in lines if line["event"] == "a run begins"] == [other]
+
+
 def test_a_wrong_configuration_ends_it_before_it_begins(world: World, config: Path) -> None:
     config.write_text('[daemon]\ntimezone = "Middle/Earth"\n')
     world.cli("daemon").fails_with("daemon.timezone: there is no time zone 'Middle/Earth'", code=2)

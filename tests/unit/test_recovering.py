@@ -151,7 +151,9 @@ def test_another_run_that_dies_has_its_services_brought_back_at_once() -> None:
     made = Made()
     made.live(DB, hours=1)
     before = len(made.attempts)
+    assert not made.recovering.is_wanted()
     made.dead.append("bbbb")
+    assert made.recovering.is_wanted()
     made.after(seconds=1)
     assert len(made.attempts) == before + 1
 
@@ -218,6 +220,7 @@ def test_journals_that_cannot_be_read_are_told_once_and_read_again() -> None:
     for _ in range(5):
         made.after(minutes=5)
     assert made.told == [("failure", "what interrupted runs have left cannot be read")]
+    assert not made.recovering.is_wanted()
     made.failing = None
     made.after(minutes=5)
     assert len(made.attempts) == 1

@@ -171,7 +171,6 @@ class _Daemon:
             log=self._log,
             started=Moment.now(),
         )
-
         self._verifying = Verifying(
             config=lambda: self._config,
             zone=lambda: self._loop.agenda.zone,
@@ -182,7 +181,6 @@ class _Daemon:
             started=Moment.now(),
         )
         self._copies = Copies(self._runs, self._owed, self.tell, self._log)
-
         self._recovering = Recovering(
             config=lambda: self._config,
             journals=self._journals,
@@ -294,7 +292,9 @@ class _Daemon:
             notify("WATCHDOG=1")
             now = Moment.now()
             left = until - now.mono
-            if left <= timedelta() or now.change_since(since) or self._settings.is_to_be_read:
+            if left <= timedelta() or now.change_since(since):
+                return
+            if self._settings.is_to_be_read or self._recovering.is_wanted():
                 return
             try:
                 what, detail = self._wake.get(timeout=min(left, _GLANCE).total_seconds())

@@ -96,6 +96,13 @@ class Recovering:
         self.recoveries.start_recovery()
         return now.mono + _LONG if told_at is None else min(told_at, now.mono + _LONG)
 
+    def is_wanted(self) -> bool:
+        """Whether a run has died since the last attempt, and left something. Cheap: to be asked every few seconds."""
+        try:
+            return not self.recoveries.recovery_goes_on and bool(frozenset(self.journals()) - self._tried)
+        except Exception:  # noqa: BLE001 -- `step` says so
+            return False
+
     def found(self, down: Sequence[Down], now: Moment) -> None:
         """A run that has ended says so itself."""
         self.down |= {each.name: each.error for each in down}
