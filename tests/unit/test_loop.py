@@ -572,3 +572,10 @@ def test_that_no_volume_has_a_schedule_is_told_once() -> None:
         made.after(minutes=10)
     assert made.told == [("failure", "")]
     assert [line["event"] for line in made.lines] == ["nothing is scheduled"]
+
+
+def test_a_schedule_that_a_later_version_has_kept_keeps_no_daemon_from_its_work() -> None:
+    made = Made(volumes=[volume("vol", "@daily")], kept=[("other", "at dawn", NOW), ("vol", "@daily", NOW)])
+    made.newest = {"vol": NOW}
+    made.after(days=1)
+    assert made.begun == ["vol"]

@@ -5,6 +5,7 @@ Schedules go by the wall's clock, and all else by one that only goes on: when th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
 _TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
 _CALM = timedelta(seconds=2)
+_MOST_SAID = 10_000
 
 Log = Any  # of structlog, which has no type for what it makes
 
@@ -135,7 +137,9 @@ class Loop:
     def __post_init__(self) -> None:
         self.pace = Pace(self.started.mono)
         self._kept = self.memory.scheduled()
-        self._scheduled = [Scheduled(volume, Schedule(text)) for volume, text, _ in self._kept]
+        for volume, text, _ in self._kept:
+            with suppress(ValueError):  # of a later version, with another syntax
+                self._scheduled.append(Scheduled(volume, Schedule.of_document(text)))
         self._newest = {volume: time for volume, _, time in self._kept if time is not None}
         self._failed |= self.memory.failed()
 
@@ -350,6 +354,8 @@ class Loop:
         key = f"{what} {error} {more}"
         if key in self._said:
             return False
+        if len(self._said) >= _MOST_SAID:  # errors that name something else each time
+            self._said.clear()
         self._said.add(key)
         self.log.error(what, error=error, **more)
         return True
