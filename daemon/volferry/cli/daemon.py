@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,12 @@ import structlog
 
 from volferry.cli.daemon_copies import DaemonCopies
 from volferry.cli.daemon_runs import ProcessRuns
+from volferry.cli.daemon_settings import DaemonSettings
 from volferry.cli.heartbeat import Heartbeat
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOption
 from volferry.cli.output import plain
 from volferry.cli.surroundings import EngineAndStore, zone_of
-from volferry.config import Config, accepted_path, config_path, keep_accepted, load_config
+from volferry.config import Config, config_path, load_config
 from volferry.daemon_lock import daemon_lock
 from volferry.errors import ConfigError, Interrupted
 from volferry.history import History
@@ -32,7 +32,7 @@ from volferry.scheduler.moments import Moment
 from volferry.scheduler.recovering import Recovering
 from volferry.scheduler.verifying import Verifying
 from volferry.systemd_notify import notify
-from volferry.telling.notifier import Notifier, check_urls
+from volferry.telling.notifier import Notifier
 from volferry.upkeep import UpkeepLog
 from volferry.verification_log import VerificationLog
 from volferry.web.server import WebServer
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from volferry.upkeep import Work
 
 _GLANCE = timedelta(seconds=2)  # at the configuration's file
-_SETTLED = timedelta(seconds=2)
 _LISTEN_AGAIN = timedelta(seconds=10)
 _STOP_EXTENSION = timedelta(seconds=30)  # what is asked for again and again
 _SLOWEST = timedelta(minutes=10)  # of one look, with all that it may wait for
@@ -68,60 +67,13 @@ def daemon(
         path = config_path(config)
         # Before anything of the state directory is written.
         at_end.enter_context(daemon_lock(load_config(path, options).state_dir))
-        return _Daemon(_Settings(path, options), at_end).run()
-
-
-@dataclass(slots=True)
-class _Settings:
-    """The configuration in force: the last one that could be read."""
-
-    path: Path | None
-    options: dict[str, str | None]
-    config: Config = field(init=False)
-    _stamp: tuple[int, int] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError."""
-        self._stamp = self._stamp_now()
-        self.config = self._loaded()
-
-    @property
-    def is_to_be_read(self) -> bool:
-        """Whether the file is another one now than the one that was read last, and likely to be whole: it was not written a
-        moment ago.
-        """
-        stamp = self._stamp_now()
-        return stamp != self._stamp and (
-            stamp is None or time.time_ns() - stamp[0] > _SETTLED.total_seconds() * 1e9
-        )
-
-    def reload(self) -> None:
-        """Raises ConfigError; then the one before stays in force, and is not tried again before the next change."""
-        self._stamp = self._stamp_now()
-        self.config = self._loaded()
-
-    def arguments(self, command: str) -> list[str]:
-        """By which a command has the configuration in force."""
-        options = {"engine": self.options["engine"]} if command == "recover" else self.options
-        given = [part for name, value in options.items() if value for part in (f"--{name}", value)]
-        return [*given, "--config", str(accepted_path(self.config.state_dir))]
-
-    def _loaded(self) -> Config:
-        check_urls(load_config(self.path, self.options).notify)
-        return keep_accepted(self.path, self.options)
-
-    def _stamp_now(self) -> tuple[int, int] | None:
-        try:
-            found = self.path.stat() if self.path else None
-        except OSError:
-            return None
-        return (found.st_mtime_ns, found.st_size) if found else None
+        return _Daemon(DaemonSettings(path, options), at_end).run()
 
 
 class _Daemon:
     """Implements `Source` and `Answers` for the web server."""
 
-    def __init__(self, settings: _Settings, at_end: ExitStack) -> None:
+    def __init__(self, settings: DaemonSettings, at_end: ExitStack) -> None:
         self._settings = settings
         self._wake: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._at_end = at_end

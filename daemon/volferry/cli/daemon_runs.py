@@ -62,7 +62,7 @@ class ProcessRuns:
     _copy: threading.Thread | None = None
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
     _stalled: set[str] = field(default_factory=set)  # volumes, from then on until their runs are over
-    # By volume, or by command where that is of none: what not even SIGKILL has ended.
+    # By volume, or by `/` and command where that is of none: what not even SIGKILL has ended.
     _hung: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -138,11 +138,11 @@ class ProcessRuns:
             ending = recovery_ending_of(done, stopped=self.stopped)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = RecoveryEnding(error=f"{type(error).__name__}: {error}")
-        if "recover" not in self._hung:
+        if "/recover" not in self._hung:
             self._recovery = None
         self.recovered(ending)
-        if "recover" in self._hung:
-            self._wait_out("recover")
+        if "/recover" in self._hung:
+            self._wait_out("/recover")
             self._recovery = None
             self.released()
 
@@ -152,11 +152,11 @@ class ProcessRuns:
             ending = share_ending_of(done, stopped=self.stopped)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = ShareEnding(done=False, error=f"{type(error).__name__}: {error}")
-        if "verify" not in self._hung:
+        if "/verify" not in self._hung:
             self._share = None
         self.shared(ending)
-        if "verify" in self._hung:
-            self._wait_out("verify")
+        if "/verify" in self._hung:
+            self._wait_out("/verify")
             self._share = None
             self.released()
 
@@ -180,11 +180,11 @@ class ProcessRuns:
                 self.log.info(event, **details)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = replace(ending, error=f"{type(error).__name__}: {error}")
-        if "copy" not in self._hung:
+        if "/copy" not in self._hung:
             self._copy = None
         self.copied(ending)
-        if "copy" in self._hung:
-            self._wait_out("copy")
+        if "/copy" in self._hung:
+            self._wait_out("/copy")
             self._copy = None
             self.released()
 
@@ -201,7 +201,11 @@ class ProcessRuns:
             }
             threads |= {
                 each: ""
-                for name, each in (("verify", self._share), ("recover", self._recovery), ("copy", self._copy))
+                for name, each in (
+                    ("/verify", self._share),
+                    ("/recover", self._recovery),
+                    ("/copy", self._copy),
+                )
                 if each is not None and name not in self._hung
             }
             for process in self._processes:
@@ -282,7 +286,7 @@ class ProcessRuns:
         done = command.done()
         with self._lock:
             if done.hung is not None:
-                self._hung[volume or name] = done.hung
+                self._hung[volume or f"/{name}"] = done.hung
             else:
                 self._processes.discard(command.process)
         return done
