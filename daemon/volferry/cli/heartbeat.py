@@ -54,4 +54,4 @@ def why_not_well(state_directory: Path) -> str:
     except (OSError, ValueError):
         return f"its heartbeat cannot be read: {path}"
     # One that is to come is of the time before the machine started.
-    return "" if 0 <= silent <= _SILENT_SECONDS else f"nothing was done for {abs(silent):.0f} s"
+    return "" if -1 <= silent <= _SILENT_SECONDS else f"nothing was done for {abs(silent):.0f} s"
