@@ -293,10 +293,12 @@ def _sync(directory: Path) -> None:
 
 def _run_tar(tar: str, directory: Path, command: list[str], pieces: Iterable[bytes], log: ExtractLog) -> int:
     """Returns its exit status; `log` gets what it says. Where root may make mounts, it changes nothing outside of `directory`, whatever others do in there meanwhile."""
+    is_root = os.geteuid() == 0  # nobody else may make mounts, nor need he be able to run our interpreter
     with (
         tempfile.TemporaryFile() as stderr,
         subprocess.Popen(
-            confined_command(str(directory), tar, command),
+            confined_command(str(directory), tar, command) if is_root else command,
+            executable=None if is_root else tar,
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
