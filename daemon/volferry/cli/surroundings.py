@@ -54,16 +54,16 @@ class EngineAndStore:
         try:
             session = self._opened()
             volumes = list_volumes(session.engine)
-            self._volumes = {volume.name: volume for volume in volumes}
-            now = datetime.now(UTC)
-            volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]
-            seen = self._history.first_seen([volume.name for volume in volumes], now)
-            self._newest = self._newest_times(session, now)
-            return View(volumes, self._newest, seen)
         except Exception:
             # An engine that is upgraded may no longer speak the version that was agreed upon with it.
             self.close()
             raise
+        self._volumes = {volume.name: volume for volume in volumes}
+        now = datetime.now(UTC)
+        volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]
+        seen = self._history.first_seen([volume.name for volume in volumes], now)
+        self._newest = self._newest_times(session, now)
+        return View(volumes, self._newest, seen)
 
     def run_ended(self, volume: str) -> None:
         """There may be a new backup of it."""
