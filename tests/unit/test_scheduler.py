@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from volferry.checked import value_of
 from volferry.config import Config
 from volferry.model import ANONYMOUS_LABEL, Volume
 from volferry.schedule import Schedule
-from volferry.scheduler.agenda import Agenda, Appointment, Scheduled, scheduled_of
+from volferry.scheduler.agenda import Agenda, Appointment, Scheduled, Selection, scheduled_of
 from volferry.scheduler.moments import Moment
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -71,6 +74,21 @@ def test_what_is_wrong_with_one_volume_is_no_matter_of_the_others() -> None:
     found, wrong = scheduled_of(volumes, config())
     assert [each.volume for each in found] == ["good"]
     assert list(wrong) == ["wrong"]
+
+
+some_volumes = st.dictionaries(
+    st.sampled_from(["a", "b", "c"]), st.sampled_from(["@daily", "every 1h", "sometimes", "@hourly"])
+)
+
+
+@given(looks=st.lists(st.tuples(some_volumes, st.booleans()), max_size=8))
+def test_what_was_read_at_a_look_before_is_what_would_be_read_now(
+    looks: list[tuple[dict[str, str], bool]],
+) -> None:
+    selection, settings = Selection(), [config(), config(daemon={"select": "labelled"})]
+    for schedules, other in looks:
+        volumes = [volume(name, schedule=schedule) for name, schedule in schedules.items()]
+        assert selection.of(volumes, settings[other]) == scheduled_of(volumes, settings[other])
 
 
 def test_what_failed_is_tried_again_later_and_later() -> None:

@@ -73,6 +73,28 @@ def scheduled_of(volumes: Iterable[Volume], config: Config) -> tuple[list[Schedu
 
 
 @dataclass(slots=True)
+class Selection:
+    """As `scheduled_of`, from look to look: of a volume that is as it was, nothing is read again."""
+
+    _config: Config | None = None
+    _known: dict[str, tuple[Volume, list[Scheduled], dict[str, str]]] = field(default_factory=dict)
+
+    def of(self, volumes: Iterable[Volume], config: Config) -> tuple[list[Scheduled], dict[str, str]]:
+        before, self._known = self._known if config is self._config else {}, {}
+        self._config = config
+        found: list[Scheduled] = []
+        wrong: dict[str, str] = {}
+        for volume in volumes:
+            known = before.get(volume.name)
+            if known is None or known[0] != volume:
+                known = (volume, *scheduled_of([volume], config))
+            self._known[volume.name] = known
+            found += known[1]
+            wrong |= known[2]
+        return found, wrong
+
+
+@dataclass(slots=True)
 class Agenda:
     """It remembers failures, refusals, and when runs ended; a restart forgets those."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from volferry.errors import described
 from volferry.schedule import Schedule
-from volferry.scheduler.agenda import Scheduled, scheduled_of
+from volferry.scheduler.agenda import Scheduled, Selection
 from volferry.scheduler.departures import Departures
 from volferry.scheduler.events import Event
 from volferry.scheduler.moments import Moment, Pace
@@ -125,6 +125,7 @@ class Loop:
     _newest: Mapping[str, datetime] = field(default_factory=dict)
     _seen: Mapping[str, datetime] = field(default_factory=dict)
     _kept: list[tuple[str, str, datetime | None]] = field(default_factory=list)
+    _selection: Selection = field(default_factory=Selection)
     _scheduled: list[Scheduled] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
     _late: dict[str, timedelta] = field(default_factory=dict)  # when it was told last
@@ -268,7 +269,7 @@ class Loop:
             self._said = {key for key in self._said if not key.startswith("cannot look")}
         self.trouble = ""
         before = {each.volume: each for each in self._scheduled}
-        self._scheduled, wrong = scheduled_of(view.volumes, self.config())
+        self._scheduled, wrong = self._selection.of(view.volumes, self.config())
         # By the schedule that it had: a mistake in a label must not make a volume that nobody misses of it.
         self._scheduled += [before[volume] for volume in sorted(wrong) if volume in before]
         self._wrong = frozenset(wrong)
