@@ -33,6 +33,7 @@ from volferry.archive.sealed import seal, unseal
 from volferry.model import time_of_id
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
+from volferry.upkeep import UpkeepLog
 from volferry.verification_log import VerificationLog
 from volferry.volume_lock import volume_lock
 
@@ -562,6 +563,31 @@ def test_systemd_is_told(world: World, config: Path) -> None:
             while True:
                 said.append(listener.recv(100))
         assert said[-1] == b"STOPPING=1"
+
+
+def test_a_copy_that_was_interrupted_is_made_up_for_and_status_and_metrics_know(
+    world: World, config: Path, tmp_path: Path
+) -> None:
+    volume, replica = world.filled("vol", file="content"), tmp_path / "replica"
+    (port,) = free_ports(1)
+    config.write_text(
+        f'host = "host"\n{LOG.replace("off", f"127.0.0.1:{port}")}'
+        f'[stores.main]\nurl = "{world.store}"\n[stores.offsite]\nurl = "{replica}"\nreplica_of = "main"\n'
+    )
+    world.cli = world.cli.having(VOLFERRY_STORE="main")
+    world.cli("backup", volume).exits(0)
+    UpkeepLog(world.cli.state).owe([str(replica)], "host", volume)  # as a daemon that was killed has left it
+    daemon = world.cli.start("daemon")
+    assert daemon.until(
+        lambda: get(port, "/metrics")[1].count("volferry_last_copy_success_timestamp_seconds{") == 1
+    )
+    text = get(port, "/metrics")[1]
+    lines = ended(daemon)
+    assert 'volferry_failing_copies{store="offsite"} 0.0' in text
+    assert [line["store"] for line in lines if line["event"] == "a copy is made up for"] == ["offsite"]
+    assert [path.name for path in replica.glob("manifests/host/vol/*.json")]
+    (copied,) = world.cli("status", "--json").exits(0).json["copies"]
+    assert (copied["store"], copied["volume"], copied["owed"]) == ("offsite", volume, False)
 
 
 def test_a_share_of_the_store_is_verified_and_damage_is_told_and_healed(world: World, config: Path) -> None:
