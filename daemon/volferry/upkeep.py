@@ -106,14 +106,18 @@ class UpkeepLog:
         self, stores: Collection[str], host: str, volumes: Collection[str], now: datetime
     ) -> tuple[dict[str, list[Upkeep]], datetime | None]:
         """Of these volumes, those that are to be copied now, by place; and when the first of the others is due. All that is owed to a place is
-        due with the first of it: one command sends it.
+        due with the first of it: one command sends it, or several, so that what is due first comes first.
         """
         owed: dict[str, list[Upkeep]] = {}
         for each in self.all("copy", stores):
             if each.owed and each.host == host and each.volume in volumes:
                 owed.setdefault(each.store, []).append(each)
         times = {store: min(each.due(now) for each in found) for store, found in owed.items()}
-        due = {store: owed[store] for store, at in times.items() if at <= now}
+        due = {
+            store: sorted(owed[store], key=lambda each: (each.due(now), each.volume))
+            for store, at in times.items()
+            if at <= now
+        }
         return due, min((at for at in times.values() if at > now), default=None)
 
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:

@@ -18,6 +18,7 @@ from volferry.cli.daemon_copies import DaemonCopies
 from volferry.config import Config, load_config
 from volferry.history import History, Record
 from volferry.layout import files_key
+from volferry.scheduler import copies
 from volferry.scheduler.copies import Copies, CopyEnding
 from volferry.scheduler.moments import Moment
 from volferry.upkeep import Upkeep, UpkeepLog
@@ -98,7 +99,7 @@ def test_all_that_is_owed_to_a_store_is_due_with_the_first_of_it(tmp_path: Path)
     log.failed("copy", "/a", "other host", ["one"], NOW - timedelta(days=1), "x")
     log.done("copy", "/a", "host", "well", NOW - timedelta(days=1))
     due, following = log.due_copies(["/a", "/b"], "host", {"one", "two", "well"}, NOW)
-    assert {store: [each.volume for each in owed] for store, owed in due.items()} == {"/a": ["one", "two"]}
+    assert {store: [each.volume for each in owed] for store, owed in due.items()} == {"/a": ["two", "one"]}
     assert following == NOW + timedelta(minutes=1)
     assert log.due_copies([], "host", {"one"}, NOW) == ({}, None)
 
@@ -180,9 +181,36 @@ def test_a_copy_that_was_interrupted_is_made_at_the_next_start(tmp_path: Path) -
     made.after()
     assert made.begun == [("offsite", ["one"])]
     made.ends("killed", interrupted=True)
-    made.after()
+    made.after(minutes=1)
     made.ends("disk full")
     assert made.told == [("failure", "copying to offsite failed")]
+
+
+def test_what_is_more_than_one_command_takes_comes_in_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_AT_ONCE", 1)
+    made = Made(tmp_path)
+    for volume in ("one", "two"):
+        made.owed.owe(volume)
+    for _ in range(4):
+        made.after(seconds=1)
+        if made.copy_goes_on:
+            made.ends("no route")
+    assert made.begun == [("offsite", ["one"]), ("offsite", ["two"])]
+
+
+def test_a_history_that_cannot_be_written_makes_no_copies_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path)
+    made.owed.owe("one")
+    monkeypatch.setattr(UpkeepLog, "_write", lambda *_: None)
+    for _ in range(100):
+        made.after(seconds=3)
+        if made.copy_goes_on:
+            made.ends()
+    assert 4 <= len(made.begun) <= 6
 
 
 def configured(lab: Lab) -> Cli:  # noqa: F811

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from volferry.errors import described
@@ -12,12 +12,13 @@ from volferry.scheduler.loop import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from datetime import datetime
 
     from volferry.scheduler.moments import Moment
     from volferry.upkeep import Upkeep
 
 _AT_ONCE = 100  # volumes of one command
-_RETRY = timedelta(minutes=1)  # where a copy could not even be begun
+_PAUSE = timedelta(minutes=1)
 
 Log = Any  # of structlog, which has no type for what it makes
 
@@ -64,34 +65,36 @@ class Copies:
     tell: Callable[[Event], None]
     log: Log
     _failed: set[str] = field(default_factory=set)  # stores
-    _looks_again: timedelta | None = None  # by the clock that only goes on
+    _last: tuple[str, list[str]] | None = None
+    _ended: timedelta = timedelta()
 
     def step(self, now: Moment) -> timedelta | None:
-        """Starts one if it is due; returns when to be called again, None if that is not known before something happens."""
+        """Starts one if it is due; returns when to be called again, by the clock that only goes on, None if that is not known before something
+        happens.
+        """
         if self.runs.copy_goes_on:
             return None
-        if self._looks_again is not None and self._looks_again > now.mono:
-            return self._looks_again
-        self._looks_again = None
         due, following = self.memory.due_copies(self.runs.going_on().keys(), now.wall)
         if not due:
             return now.when(following) if following is not None else None
         store, owed = next(iter(due.items()))
         volumes = [each.volume for each in owed[:_AT_ONCE]]
+        if self._last == (store, volumes) and now.mono - self._ended < _PAUSE:
+            return self._ended + _PAUSE  # how it ended could not be kept, as on a full disk
+        self._last = store, volumes
         if any(each.failures for each in owed):
             self._failed.add(store)
         self.log.info("a copy is made up for", store=store, volumes=volumes)
         try:
             self.runs.start_copy(store, volumes, now.wall)
         except Exception as error:  # noqa: BLE001 -- it must not end the daemon: backups go on
-            self._could_not_begin(store, described(error), now)
-        return self._looks_again
-
-    def _could_not_begin(self, store: str, error: str, now: Moment) -> None:
-        self.log.error("a copy could not be begun", store=store, error=error)
-        self._looks_again = now.mono + _RETRY
+            self.log.error("a copy could not be begun", store=store, error=described(error))
+            self._ended = now.mono
+            return now.mono + _PAUSE
+        return None
 
     def ended(self, ending: CopyEnding, now: Moment) -> None:
+        self._ended = now.mono
         if ending.interrupted:
             return
         failures = self.memory.copy_ended(ending, now.wall)
