@@ -88,10 +88,13 @@ class Copies:
         try:
             self.runs.start_copy(store, volumes, now.wall)
         except Exception as error:  # noqa: BLE001 -- it must not end the daemon: backups go on
-            self.log.error("a copy could not be begun", store=store, error=described(error))
-            self._ended = now.mono
-            return now.mono + _PAUSE
+            return self._could_not_begin(store, described(error), now)
         return None
+
+    def _could_not_begin(self, store: str, error: str, now: Moment) -> timedelta:
+        self.log.error("a copy could not be begun", store=store, error=error)
+        self._ended = now.mono
+        return now.mono + _PAUSE
 
     def ended(self, ending: CopyEnding, now: Moment) -> None:
         self._ended = now.mono
