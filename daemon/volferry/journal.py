@@ -13,8 +13,9 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import secrets
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,12 +27,13 @@ from volferry.run import JOURNALS, is_alive, is_known, journal_paths
 from volferry.state_lock import lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 VERSION = 2
 _KEY_FILE = "key"
 _KEY_BYTES = 32
+_ENGINE_ID = re.compile(r"[0-9a-z]{12,64}")  # of a container, or of a Swarm service
 _numbers = itertools.count(1)
 
 Action = Literal["stop", "pause", "scale", "hook"]
@@ -175,6 +177,32 @@ class Journal:
         return f"{_seal(text, self._key or b'')} {text}\n".encode()
 
 
+class Unwritten(Journal):
+    """Of a run of somebody else's, whose journal is elsewhere."""
+
+    def write(self, *halts: Halt) -> None:
+        del halts
+
+
+def text_of(halts: Sequence[Halt]) -> str:
+    """For `halts_of`."""
+    return json.dumps([asdict(halt) for halt in halts])
+
+
+def halts_of(text: str) -> list[Halt]:
+    """As they are once all of it was stopped. Raises ValueError for what `text_of` has not made."""
+    found: list[Halt] = []
+    try:
+        for document in json.loads(text):
+            halt = _halt_of(document)
+            if halt.action not in {"stop", "pause", "scale"} or not _ENGINE_ID.fullmatch(halt.id):
+                raise ValueError(f"not something that was stopped: {halt.action} {halt.id!r}")
+            found.append(replace(halt, state="done", after=""))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """A file among the journals that says nothing which could be believed."""
@@ -258,15 +286,20 @@ def _of_documents(documents: list[dict[str, Any]]) -> tuple[dict[str, Any], list
     """The first head, and the last of each halt that is not over."""
     head: dict[str, Any] = {}
     found: dict[tuple[bool, str, str], Halt] = {}
-    known = {each.name for each in fields(Halt)}
     for document in documents:
         if "halt" not in document:
             head = head or document
             continue
-        halt = Halt(**{name: value for name, value in document["halt"].items() if name in known})
+        halt = _halt_of(document["halt"])
         is_hook = halt.action == "hook"
         found[is_hook, halt.id, str(halt.order) if is_hook else ""] = halt
     return head, [halt for halt in found.values() if halt.state != "over"]
+
+
+def _halt_of(document: dict[str, Any]) -> Halt:
+    """Without what a later version has added."""
+    known = {each.name for each in fields(Halt)}
+    return Halt(**{name: value for name, value in document.items() if name in known})
 
 
 def _lines(path: Path) -> list[str]:

@@ -63,7 +63,7 @@ def begin_run(state_directory: Path) -> Iterator[Run]:
     try:
         with held_back():
             try:
-                owner = _owner(state_directory)
+                owner = owner_of(state_directory)
                 directory.mkdir(parents=True, mode=0o700)
                 descriptor = _locked(directory, state_directory)
                 run = Run(directory.name, owner, directory)
@@ -152,7 +152,7 @@ def _locked(directory: Path, state_directory: Path) -> int:
     return descriptor
 
 
-def _owner(state_directory: Path) -> str:
+def owner_of(state_directory: Path) -> str:
     """Names this state directory on every engine; made at first use."""
     path = state_directory / "id"
     state_directory.mkdir(parents=True, mode=0o700, exist_ok=True)

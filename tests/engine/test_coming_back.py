@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,13 @@ from blake3 import blake3
 
 from tests.engine.test_hooks import hook, log, marked
 from tests.engine.test_quiesce import await_true, large, state_of, still_down
+from volferry.cli.post_hooks import ConfiguredHooks
+from volferry.config import load_config
+from volferry.engine import engine_lock
 from volferry.engine.client import connect
+from volferry.engine.engine_lock import abandoned
 from volferry.journal import Halt, Journal
+from volferry.operations.recovery import Recovery
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -277,3 +283,31 @@ def test_recover_needs_no_engine_where_nothing_is_down(world: World) -> None:
     assert cli("recover").exits(0).stdout == "nothing is down\n"
     dead_journal(world, DEAD, Halt("stop", "f" * 64, "db", 0, "", "done", "yesterday"))
     cli("recover").fails_with("no Docker engine answers")
+
+
+def test_what_a_volferry_of_another_machine_has_left_down_is_brought_back_by_one_that_is_there(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = world.volume()
+    large(world, volume)
+    first, second = (world.container(volume, stop_signal="SIGKILL") for _ in range(2))
+    other = world.cli.having(VOLFERRY_STATE_DIR=str(tmp_path / "of the laptop"))
+    running = other.start("backup", volume, "--quiesce", "stop")
+    assert running.until(lambda: state_of(first)["Status"] == state_of(second)["Status"] == "exited")
+    running.send(signal.SIGKILL)
+    running.outcome()
+    second.start()
+    second.kill()  # somebody wants it to be off
+    engine = connect(world.engine.docker_host)
+    recovery = Recovery(world.cli.state, ConfiguredHooks(load_config(None, {})), print, 5.0)
+    recovery.of_others(engine, "0" * 16)  # its run may still be bringing back
+    assert recovery.brought_back == []
+    monkeypatch.setattr(engine_lock, "_ABANDONED_SECONDS", -1)
+    await_true(lambda: abandoned(engine, "0" * 16) is not None)  # its helper ends
+    recovery.of_others(engine, "0" * 16)
+    assert (recovery.brought_back, recovery.left) == ([first.name], [])
+    assert [state_of(each)["Status"] for each in (first, second)] == ["running", "exited"]
+    assert abandoned(engine, "0" * 16) is None
+    engine.close()
+    other("recover").exits(0)
+    assert [state_of(each)["Status"] for each in (first, second)] == ["running", "exited"]

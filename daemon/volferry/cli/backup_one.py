@@ -218,7 +218,7 @@ def _around(
         note=observer.note,
         limits=Limits(wanted.young, wanted.max_downtime, patience),
         recover=partial(session.recovery_by, observer.note),
-        turn=partial(standstill, session, settings, run, observer.note),
+        turn=partial(standstill, session, settings, run, observer.note, None),
         before=partial(repository.try_to_write, session.host, volume.name),
     )
     hooks = Hooks(

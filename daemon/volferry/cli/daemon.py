@@ -146,6 +146,7 @@ class _Daemon:
         return [
             *(journal.run_id for journal, _ in journals_of_the_dead(state)),
             *(each.run_id for each in unreadable_journals(state)),
+            *filter(None, [self._surroundings.abandoned]),
         ]
 
     def run(self) -> int:
@@ -273,6 +274,7 @@ class _Daemon:
         elif what == "verified":
             self._verifying.ended(detail, now)
         elif what == "recovered":
+            self._surroundings.abandoned = ""  # until the next look
             self._recovering.ended(detail, now)
         elif what == "copied":
             self._copies.ended(detail, now)

@@ -31,7 +31,7 @@ def recover(
     session = Session.load(config=config, engine=engine)
     if forget is not None:
         return _forget(session, forget, json=json)
-    found = session.recovery(say, patience_seconds=_PATIENCE_SECONDS)
+    found = session.recovery(say, patience_seconds=_PATIENCE_SECONDS, of_others=True)
     for each in found.left:
         say(f"volferry: {each.text}")
     if json:

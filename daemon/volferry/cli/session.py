@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from volferry.cli.output import plain
 from volferry.config import Config, config_path, load_config
-from volferry.errors import DamagedObject, NoSuchBackup, NoSuchObject, VolferryError, reason
+from volferry.errors import (
+    DamagedObject,
+    EngineUnreachable,
+    NoSuchBackup,
+    NoSuchObject,
+    VolferryError,
+    reason,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -279,18 +286,31 @@ class Session:
             say(f"volferry: {each.text}")
 
     def recovery(
-        self, note: Callable[[str], None], *, patience_seconds: float = _RECOVERY_SECONDS, wait: bool = True
+        self,
+        note: Callable[[str], None],
+        *,
+        patience_seconds: float = _RECOVERY_SECONDS,
+        wait: bool = True,
+        of_others: bool = False,
     ) -> Recovery:
-        """Brings back what dead runs had stopped, on each engine where they did, and runs what was to be run after them. Without `wait`, not while a run
-        that lives has something stopped. Raises VolferryError where this engine does not answer, or a journal cannot be read.
+        """Brings back what dead runs had stopped, on each engine where they did, and runs what was to be run after them; with `of_others`, also what a
+        volferry of another state directory has left here. Without `wait`, not while a run that lives has something stopped. Raises VolferryError where this engine does not answer, or a journal cannot be read.
         """
         from volferry.cli.post_hooks import ConfiguredHooks  # noqa: PLC0415
         from volferry.engine.client import connect  # noqa: PLC0415
         from volferry.operations.recovery import Recovery  # noqa: PLC0415
-        from volferry.run import journal_paths  # noqa: PLC0415
+        from volferry.run import journal_paths, owner_of  # noqa: PLC0415
 
         found = Recovery(self.config.state_dir, ConfiguredHooks(self.config), note, patience_seconds)
-        if not journal_paths(self.config.state_dir):
+        has_journals = bool(journal_paths(self.config.state_dir))
+        if of_others:
+            try:
+                found.of_others(self.engine, owner_of(self.config.state_dir))
+            except EngineUnreachable as error:
+                if has_journals:
+                    raise
+                note(f"whether another volferry has left anything down cannot be known: {error}")
+        if not has_journals:
             return found
         found.on(self.engine, wait=wait)
         for url in found.elsewhere():
@@ -312,9 +332,11 @@ class Session:
         """As `recovery`, by a run whose turn it is to have something stopped: on this engine alone."""
         from volferry.cli.post_hooks import ConfiguredHooks  # noqa: PLC0415
         from volferry.operations.recovery import Recovery  # noqa: PLC0415
+        from volferry.run import owner_of  # noqa: PLC0415
 
         found = Recovery(self.config.state_dir, ConfiguredHooks(self.config), note, _RECOVERY_SECONDS)
         found.with_the_turn(self.engine)
+        found.of_others(self.engine, owner_of(self.config.state_dir))
         for each in found.left:
             note(each.text)
 

@@ -23,8 +23,11 @@ def standstill(
     settings: HelperSettings,
     run: Run,
     note: Callable[[str], object],
-    engine: Engine | None = None,
+    engine: Engine | None,
+    stops: Callable[[], str],
 ) -> AbstractContextManager[None]:
-    """The lock of the engine, or of another one."""
+    """The lock of the engine, or of another one. `stops` gives what is about to be stopped."""
     state = session.config.state_dir
-    return engine_lock(engine or session.engine, settings.image, run, state, seconds=_WAIT_SECONDS, note=note)
+    return engine_lock(
+        engine or session.engine, settings.image, run, state, seconds=_WAIT_SECONDS, note=note, stops=stops
+    )

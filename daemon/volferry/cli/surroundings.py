@@ -45,19 +45,24 @@ class EngineAndStore:
         self._watch: Watch | None = None
         self._volumes: dict[str, Volume] = {}
         self._host = ""
+        self.abandoned = ""  # the run of another volferry that has left something down, at the last look
         self._newest: Mapping[str, datetime] = {}
         self._times = _newest_of_store()
 
     def look(self) -> View:
-        from volferry.engine.volumes import list_volumes  # noqa: PLC0415 -- docker-py is slow to import
+        from volferry.engine.engine_lock import abandoned  # noqa: PLC0415 -- docker-py is slow to import
+        from volferry.engine.volumes import list_volumes  # noqa: PLC0415
+        from volferry.run import owner_of  # noqa: PLC0415
 
         try:
             session = self._opened()
             volumes = list_volumes(session.engine)
+            left = abandoned(session.engine, owner_of(session.config.state_dir))
         except Exception:
             # An engine that is upgraded may no longer speak the version that was agreed upon with it.
             self.close()
             raise
+        self.abandoned = left.run if left is not None else ""
         self._volumes = {volume.name: volume for volume in volumes}
         now = datetime.now(UTC)
         volumes = [volume for volume in volumes if not session.own_places.in_volume(volume)]

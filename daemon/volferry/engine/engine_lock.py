@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -15,8 +16,8 @@ from docker.types import LogConfig
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.helper import remove_container
-from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
-from volferry.engine.reap import left_over
+from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL, is_ours
+from volferry.engine.reap import left_over, own_containers
 from volferry.errors import EngineBusy, EngineError
 from volferry.interrupts import held_back
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 LOCK_NAME = "volferry-standstill"
 _WHAT = "taking the engine's lock"
 _LOOK_SECONDS = 2.0
+_ABANDONED_SECONDS = 120  # a run whose helper has died may still be bringing back by itself
 
 
 @contextmanager
@@ -40,13 +42,14 @@ def engine_lock(
     *,
     seconds: float,
     note: Callable[[str], object] = lambda _: None,
+    stops: Callable[[], str] = str,
 ) -> Iterator[None]:
     """Held until the end of the block. Waits for another volferry for so long, and says so by `note`; what a dead one has left is
-    removed. `image` is the helper's.
+    removed. `image` is the helper's; `stops` gives what is about to be stopped, for `abandoned`.
 
     Raises EngineBusy, and EngineError.
     """
-    lock = _taken(engine, image, run, state_directory, time.monotonic() + seconds, note)
+    lock = _taken(engine, image, run, state_directory, time.monotonic() + seconds, note, stops)
     try:
         yield
     finally:
@@ -55,12 +58,18 @@ def engine_lock(
 
 
 def _taken(
-    engine: Engine, image: str, run: Run, state_directory: Path, until: float, note: Callable[[str], object]
+    engine: Engine,
+    image: str,
+    run: Run,
+    state_directory: Path,
+    until: float,
+    note: Callable[[str], object],
+    stops: Callable[[], str],
 ) -> str:
     told = False
     while True:
         with held_back():
-            lock = _created(engine, image, run)
+            lock = _created(engine, image, run, stops())
         if lock is not None:
             return lock
         holder = _holder(engine)
@@ -83,7 +92,29 @@ def _taken(
         time.sleep(_LOOK_SECONDS)
 
 
-def _created(engine: Engine, image: str, run: Run) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The lock of a run that died on another machine, or with another state directory."""
+
+    container_id: str
+    run: str
+    stops: str  # as it was given
+
+
+def abandoned(engine: Engine, owner: str) -> Abandoned | None:
+    """What a volferry with another state directory than `owner` has left, which has died: its helper ended with it. Raises EngineError."""
+    found = own_containers(engine)
+    locks = [each for each in found if each["Labels"][ROLE] == "lock" and each["Labels"][OWNER] != owner]
+    alive = {each["Labels"][RUN] for each in found if each.get("State") == "running"}
+    for each in locks:
+        labels = each["Labels"]
+        is_old = engine.now().timestamp() - each.get("Created", 0) > _ABANDONED_SECONDS
+        if is_old and labels[RUN] not in alive and labels.get(STANDSTILL):
+            return Abandoned(each["Id"], labels[RUN], labels[STANDSTILL])
+    return None
+
+
+def _created(engine: Engine, image: str, run: Run, stops: str) -> str | None:
     """Its id; None if there is one."""
     api = engine.api
     with translated(_WHAT):
@@ -92,7 +123,7 @@ def _created(engine: Engine, image: str, run: Run) -> str | None:
                 image,
                 command=["true"],
                 name=LOCK_NAME,
-                labels={ROLE: "lock", RUN: run.id, OWNER: run.owner},
+                labels={ROLE: "lock", RUN: run.id, OWNER: run.owner, STANDSTILL: stops},
                 network_disabled=True,
                 host_config=api.create_host_config(network_mode="none", log_config=LogConfig(type="none")),
             )

@@ -12,6 +12,9 @@ ROLE = "volferry.role"  # carrier, helper, lock
 IMAGE = "volferry.image"  # helper; not a role, for a container has the labels of its image
 RUN = "volferry.run"  # the run that made it
 OWNER = "volferry.owner"  # the state directory of the volferry that made it
+STANDSTILL = (
+    "volferry.standstill"  # on a lock: what its run has stopped, so that any volferry there can bring it back
+)
 INCOMPLETE = "volferry.incomplete"  # on a container that mounts a volume whose migration has not ended
 
 NOBODY = "0" * 16  # an owner: what is left of it is anybody's to remove

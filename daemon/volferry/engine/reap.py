@@ -8,7 +8,7 @@ import docker.errors
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.helper import remove_container
-from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
+from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL, is_ours
 from volferry.run import is_alive
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def left_over(engine: Engine, state_directory: Path, owner: str) -> Iterator[dic
     running = {each["Labels"][RUN] for each in found if each.get("State") == "running"}
     for each in found:
         run_id = each["Labels"][RUN]
+        if each["Labels"][OWNER] != owner and each["Labels"].get(STANDSTILL):
+            continue  # it says what is down: whoever brings that back removes it
         if each["Labels"][OWNER] == owner:
             dead = not is_alive(state_directory, run_id)
         else:

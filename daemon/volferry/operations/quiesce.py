@@ -26,7 +26,7 @@ from volferry.engine.starts import Starts
 from volferry.engine.swarm import replicas_of, running_tasks, scale
 from volferry.errors import Disturbed, DowntimeExceeded, EngineError
 from volferry.interrupts import Deadline, held_back
-from volferry.journal import Action, Halt, Journal
+from volferry.journal import Action, Halt, Journal, text_of
 from volferry.model import Finding
 from volferry.operations.coming_back import ComingBack, NotBack
 
@@ -68,9 +68,8 @@ class Quiesced:
     also: Collection[str] = ()  # ids of containers that stand still as well, whatever they mount
     limits: Limits = field(default_factory=Limits)
     recover: Callable[[], object] = lambda: None  # brings back what runs that died have left down
-    turn: Callable[[], AbstractContextManager[object]] = (
-        nullcontext  # no volferry of another state directory has anything stopped then
-    )
+    # No volferry of another state directory has anything stopped then. It is given what says what is about to be.
+    turn: Callable[[Callable[[], str]], AbstractContextManager[object]] = nullcontext
     before: Callable[[], object] = lambda: None  # raises VolferryError where nothing is to be stopped
     downtime_seconds: float = 0.0
     unstopped: str = ""  # why nothing was stopped
@@ -125,14 +124,11 @@ class Quiesced:
         self.recover()
         found = self._to_halt()
         if found:
-            self._stack.enter_context(self.turn())
+            self._stack.enter_context(self.turn(lambda: text_of(self._planned(self._to_halt()))))
             found = self._to_halt()
         if not found or self._is_young(found):
             return
-        halts = [
-            _halt(self.engine, each, self.wanted, number, self.note) for number, each in enumerate(found)
-        ]
-        halts = list({halt.id: halt for halt in halts}.values())  # of a service, once
+        halts = self._planned(found, self.note)
         self.before()
         self._starts = self._watching.enter_context(Starts(self.engine))
         self.journal.write(*halts)
@@ -267,6 +263,12 @@ class Quiesced:
                 )
         return in_order(found)
 
+    def _planned(
+        self, found: Sequence[Container], note: Callable[[str], object] = lambda _: None
+    ) -> list[Halt]:
+        halts = [_halt(self.engine, each, self.wanted, number, note) for number, each in enumerate(found)]
+        return list({halt.id: halt for halt in halts}.values())  # of a service, once
+
     def _is_young(self, found: Sequence[Container] | None = None) -> bool:
         """Whether one of them has run for too short a time to be stopped, as in the middle of its first start. Without `found`, waits for that to
         pass.
@@ -319,7 +321,9 @@ def _span_text(span: timedelta) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
-def _halt(engine: Engine, container: Container, mode: Mode, order: int, note: Callable[[str], None]) -> Halt:
+def _halt(
+    engine: Engine, container: Container, mode: Mode, order: int, note: Callable[[str], object]
+) -> Halt:
     if mode == "stop" and container.swarm_service is not None:
         found = replicas_of(engine, container.swarm_service)
         if found is not None:

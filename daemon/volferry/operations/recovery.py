@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from volferry.engine.containers import find_container
+from volferry.engine.engine_lock import abandoned
+from volferry.engine.helper import remove_container
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError, HookFailed, VolferryError
-from volferry.journal import Journal, journals_of_the_dead, unreadable_journals
+from volferry.journal import Journal, Unwritten, halts_of, journals_of_the_dead, unreadable_journals
 from volferry.operations.coming_back import ComingBack, NotBack
 from volferry.operations.hooks import run_host_hook, run_post
 
@@ -71,6 +73,29 @@ class Recovery:
             if is_of(engine, journal, halts):
                 self._seen.add(journal.path)
                 self._replay(engine, journal, halts)
+
+    def of_others(self, engine: Engine, owner: str) -> None:
+        """What a volferry with another state directory than `owner` has left down on that engine, by its lock: one on a laptop, say, that was moving
+        containers from one server to another. Raises EngineError.
+        """
+        while (found := abandoned(engine, owner)) is not None:
+            try:
+                halts = [halt for halt in halts_of(found.stops) if _is_as_left(engine, halt)]
+            except ValueError as error:
+                self.left.append(NotBack(found.run, "what another volferry had stopped", str(error)))
+                return
+            if halts:
+                self.note(f"bringing back what another volferry had stopped, which has died: {_names(halts)}")
+            coming = ComingBack(
+                engine, halts, Unwritten(self.state_directory, found.run), self.note, sure=False
+            )
+            coming.start(self.patience_seconds)
+            left = coming.await_up()
+            self.brought_back += [halt.name for halt in coming.halts if halt.state == "over"]
+            if left:
+                self.left += left
+                return
+            remove_container(engine, found.container_id)
 
     def elsewhere(self) -> list[str]:
         """How the other engines are reached on which there is something. Raises VolferryError."""
@@ -167,6 +192,14 @@ def is_of(engine: Engine, journal: Journal, halts: Sequence[Halt]) -> bool:
         )
     except EngineError:
         return False
+
+
+def _is_as_left(engine: Engine, halt: Halt) -> bool:
+    """Whether nobody has started it since."""
+    if halt.action == "scale":
+        return True
+    container = find_container(engine, halt.id)
+    return container is None or (container.started_at == halt.before and not container.runs)
 
 
 def _names(halts: Sequence[Halt]) -> str:
