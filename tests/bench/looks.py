@@ -56,7 +56,11 @@ def main(arguments: list[str]) -> None:
         history = _history(place / "state", config.store_config.place, names, now)
         surroundings = EngineAndStore(lambda: config, history, lambda: None, structlog.get_logger())
         session: Any = SimpleNamespace(
-            config=config, host="host", engine=_engine(names), opened_again=lambda: repository
+            config=config,
+            host="host",
+            engine=_engine(names),
+            opened_again=lambda: repository,
+            own_places=SimpleNamespace(in_volume=lambda _: False),
         )
         surroundings._session = session
         loop: Any = Loop(
@@ -72,8 +76,11 @@ def main(arguments: list[str]) -> None:
         _measured("the first look", 1, lambda: loop.step(Moment.now()))
 
         def look() -> None:
+            surroundings._session = session  # a look that fails drops it
             loop.reconfigured()
             loop.step(Moment.now())
+            if loop.trouble or len(loop.appointments) != _VOLUMES:
+                raise SystemExit(f"the look failed: {loop.trouble}")
 
         _measured("a look", rounds, look)
         source: Any = SimpleNamespace(
