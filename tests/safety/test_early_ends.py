@@ -59,6 +59,9 @@ class Warm:
     def __init__(self, between: Callable[[], object]) -> None:
         self.begin = between
 
+    def findings(self) -> list[Any]:
+        return []
+
     def end(self) -> None:
         pass
 

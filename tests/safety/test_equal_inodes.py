@@ -125,6 +125,9 @@ class Warm:
     def begin(self) -> None:
         self._change()
 
+    def findings(self) -> list[Any]:
+        return []
+
     def end(self) -> None:
         pass
 

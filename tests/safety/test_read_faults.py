@@ -433,6 +433,9 @@ def test_a_warm_pass_that_was_told_of_lost_pages_passes_it_on(
         def begin(self) -> None:
             volume.environment.clear()
 
+        def findings(self) -> list[Any]:
+            return []
+
         def end(self) -> None:
             pass
 
