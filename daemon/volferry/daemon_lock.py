@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FILE = "daemon.lock"
+_SOON_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
+
+
+def daemon_runs(state_directory: Path) -> bool:
+    """Whether a daemon works with it. Does not keep one from starting. Raises VolferryError if no lock can be had."""
+    try:
+        descriptor = os.open(state_directory / _FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        lock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, state_directory)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager
@@ -33,7 +51,7 @@ def daemon_lock(state_directory: Path) -> Iterator[None]:
         ) from error
     try:
         try:
-            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, state_directory)
+            _lock_soon(descriptor, state_directory)
         except BlockingIOError as error:
             raise DaemonRuns(
                 f"another daemon works with the state directory {state_directory}: stop it, or give this one a state_dir of its own"
@@ -41,3 +59,17 @@ def daemon_lock(state_directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock_soon(descriptor: int, state_directory: Path) -> None:
+    """Whoever only asks whether a daemon runs has it for a moment."""
+    end = time.monotonic() + _SOON_SECONDS
+    while True:
+        try:
+            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, state_directory)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return

@@ -20,9 +20,12 @@ PREFIX = "VOLFERRY_"
 _DELIMITER = "__"
 # That are no settings: what volferry itself asks for, what it tells its own processes and hooks (which may call it), and what the
 # compose files take.
-_NO_SETTINGS = {"config", "debug", "container", "daemon_run", "volume", "run", "error", "image"}
+_NO_SETTINGS = {
+    *("config", "debug", "container", "daemon_run", "volume", "run", "error"),
+    *("image", "endpoint", "region", "jitter"),
+}
 # Kubernetes and Docker's links name a service `volferry` by such variables in every container beside it.
-_OF_SERVICES = re.compile(r"service_(?:host|port)|port(?:_|$)")
+_OF_SERVICES = re.compile(r"(?:.*_)?(?:service_(?:host|port)|port(?:_|$))|name$|env_")
 
 
 def settings_of_environment(model: type[Struct], environment: Mapping[str, str]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ _ENGINE_ID = re.compile(r"[0-9a-z]{12,64}")  # of a container, or of a Swarm ser
 _numbers = itertools.count(1)
 
 Action = Literal["stop", "pause", "scale", "hook"]
-State = Literal["planned", "under way", "done", "started", "over"]
+# handed: what does its work on another engine is being started; whether that runs, nobody knows who finds this.
+State = Literal["planned", "under way", "done", "started", "handed", "over"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,10 @@ def forget(state_directory: Path, run_id: str) -> list[str]:
     ]
     for path in paths:
         try:
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
             _sync(path.parent)
         except OSError as error:
             raise VolferryError(f"cannot remove the journal {path}: {reason(error)}") from error
@@ -259,7 +263,8 @@ def _of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[Halt]] |
         except FileNotFoundError:  # another one has just dealt with it
             continue
         except OSError as error:
-            raise VolferryError(f"cannot read the journal {path}: {reason(error)}") from error
+            yield Unreadable(path, run_id, f"it cannot be read: {reason(error)}")
+            continue
         documents = [document for line in lines if (document := _opened(line, key)) is not None]
         journal = Journal(state_directory, path.stem)
         if not documents:
@@ -269,10 +274,15 @@ def _of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[Halt]] |
             else:
                 journal.end()
             continue
-        head, halts = _of_documents(documents)
-        if head.get("version", 0) > VERSION:
+        if any(document.get("version", 0) > VERSION for document in documents):
             yield Unreadable(path, run_id, "a later version of volferry has written it")
-        elif head.get("run") != run_id or not is_known(state_directory, run_id):
+            continue
+        try:
+            head, halts = _of_documents(documents)
+        except (TypeError, KeyError, AttributeError):
+            yield Unreadable(path, run_id, "it says something that this version does not know")
+            continue
+        if head.get("run") != run_id or not is_known(state_directory, run_id):
             yield Unreadable(path, run_id, "it is of no run of this machine")
         else:
             journal.engine = (str(head["engine"][0]), str(head["engine"][1]))
@@ -323,38 +333,44 @@ def _seal(text: str, key: bytes) -> str:
 def _key(directory: Path, *, make: bool) -> bytes | None:
     """Of this state directory, which nobody but its owner can read. Raises OSError."""
     path = directory / _KEY_FILE
-    for _ in range(2):
-        try:
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-                key = file.read(_KEY_BYTES + 1)
-        except FileNotFoundError:
-            key = b""
-        if len(key) == _KEY_BYTES:
-            return key
-        if not make:
-            return None
-        _make_key(path)
-    return None
+    key = _read_key(path)
+    if key is not None or not make:
+        return key
+    # One at a time: a key that another run has begun to use is never replaced.
+    descriptor = os.open(path.with_name(f"{_KEY_FILE}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        key = _read_key(path)
+        if key is None:
+            key = _make_key(path)
+    finally:
+        os.close(descriptor)
+    return key
 
 
-def _make_key(path: Path) -> None:
-    """Whole from the moment that it has its name, and never replaced: of two at once, one is the key of both."""
+def _read_key(path: Path) -> bytes | None:
+    """None if there is none, or one that was cut off, as none of ours ever was."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            key = file.read(_KEY_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    return key if len(key) == _KEY_BYTES else None
+
+
+def _make_key(path: Path) -> bytes:
+    """Whole from the moment that it has its name."""
+    key = secrets.token_bytes(_KEY_BYTES)
     beginning = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(beginning, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, secrets.token_bytes(_KEY_BYTES))
+        os.write(descriptor, key)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    try:
-        if path.exists():  # cut off, as no key of ours ever was: nothing is sealed with it
-            path.unlink()
-        os.link(beginning, path)
-    except FileExistsError:
-        pass
-    finally:
-        beginning.unlink()
+    beginning.rename(path)
     _sync(path.parent)
+    return key
 
 
 def _sync(directory: Path) -> None:

@@ -35,6 +35,10 @@ class LastPolicy:
     def settle(self, wanted: Keep, by_config: Keep, now: datetime) -> Keep:
         """What to prune by. `wanted` is the policy with labels, `by_config` the one without."""
         last, less, since = self._last, self._less, self._since
+        if (
+            last is None and not by_config.is_empty
+        ):  # as after an upgrade, or with another state directory: what labels say may be new
+            last = by_config
         labels_matter = wanted != by_config or self._last != self._last_by_config
         self.until, self.changes = None, ""
         if last is None or wanted.keeps_all_of(last) or not labels_matter:

@@ -28,7 +28,7 @@ def first_seen(database: sqlite3.Connection, volumes: Iterable[str], now: dateti
         marks = ", ".join("?" * len(some))
         found |= database.execute(f"SELECT volume, first FROM seen WHERE volume IN ({marks})", some)  # noqa: S608 -- question marks
     # Those that are new, and those that were seen while the clock was ahead.
-    changed = {name: seconds for name in names if found.get(name, seconds + 1) > seconds}
+    changed = {name: seconds for name in names if not 0 <= found.get(name, -1) <= seconds}
     if changed:
         database.executemany("INSERT OR REPLACE INTO seen (volume, first) VALUES (?, ?)", changed.items())
     _tidy(database, names, seconds)

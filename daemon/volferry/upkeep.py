@@ -152,4 +152,7 @@ def _upkeep(row: tuple[object, ...]) -> Upkeep:
 
 
 def _time(seconds: object) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(float(seconds), UTC)  # type: ignore[arg-type]
+    try:
+        return None if seconds is None else datetime.fromtimestamp(float(seconds), UTC)  # type: ignore[arg-type]
+    except (OverflowError, ValueError, OSError):  # a damaged row: as if it had never been tried
+        return None

@@ -354,7 +354,8 @@ def test_an_engine_that_is_killed_leaves_the_service_up_once_it_is_back(tmp_path
             volume = world.volume()
             large(world, volume)
             container = writing(world, volume)
-            running = world.cli.start("migrate", volume, "--to", two.docker_host, "--checksum")
+            cli = world.cli.having(VOLFERRY_BRING_BACK="1s")  # else it waits for the source
+            running = cli.start("migrate", volume, "--to", two.docker_host, "--checksum")
             assert running.until(lambda: cut_over_begins(world, container))
             for client in clients:
                 client.close()

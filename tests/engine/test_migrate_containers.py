@@ -279,7 +279,8 @@ def test_a_container_that_cannot_be_started_there_leaves_all_as_it_was(
     with socket.socket() as taken:
         # The source's own container holds the port until it is stopped; from then on this one does.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        running = world.cli.start("migrate", volume, "--to", there.engine.docker_host, "--with-containers")
+        cli = world.cli.having(VOLFERRY_BRING_BACK="1s")  # else it waits for the port
+        running = cli.start("migrate", volume, "--to", there.engine.docker_host, "--with-containers")
 
         def takes() -> bool:
             try:

@@ -86,9 +86,11 @@ def test_a_clock_that_was_ahead_does_not_shorten_the_day(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "content", ["", "{}", "[]", '{"last": {"daily": "x"}, "by_config": {}, "less": null}']
 )
-def test_without_a_last_one_labels_are_obeyed(tmp_path: Path, content: str) -> None:
+def test_without_a_last_one_that_of_the_configuration_is_it(tmp_path: Path, content: str) -> None:
     (tmp_path / "policy.json").write_text(content)
-    assert settle(tmp_path, ONE, 0 * HOUR) == (ONE, None)
+    kept, until = settle(tmp_path, ONE, 0 * HOUR)
+    assert kept.keeps_all_of(MONTH)
+    assert until == 24 * HOUR
 
 
 def test_what_cannot_be_noted_is_an_error_that_names_the_directory(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,6 @@ from volferry.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from volferry.engine.client import Engine
 
@@ -162,12 +162,12 @@ def test_the_variable_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def listening(tmp_path: Path) -> Iterator[FakeEngine]:
-    """An engine's socket, of a process that we see: ourselves."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "docker.sock"))
+def listening() -> Iterator[FakeEngine]:
+    """An engine's socket, of a process that we see: ourselves. Its path must be short."""
+    with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{place}/docker.sock")
         listener.listen()
-        yield FakeEngine(url=f"unix://{tmp_path}/docker.sock")
+        yield FakeEngine(url=f"unix://{place}/docker.sock")
 
 
 def test_who_cannot_find_itself_stops_nothing(listening: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,11 +225,11 @@ class ProcessRuns:
     def _run(self, volume: str, moving: str) -> None:
         run = self._ids[volume] = new_run_id()
         log = self.log.bind(run=run, volume=volume)
-        log.info("a run begins")
-        if moving:
-            log.info("nothing is stopped for it", why=moving)
-        self.began(volume, run)
-        try:
+        try:  # whatever fails, also a log on a full disk: a volume whose run has not ended is never begun again
+            log.info("a run begins")
+            if moving:
+                log.info("nothing is stopped for it", why=moving)
+            self.began(volume, run)
             ending = replace(self._ending(volume, log, run, ("--quiesce", "none") if moving else ()), run=run)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory: it is one failed run
             ending = Ending(good=False, error=f"{type(error).__name__}: {error}", run=run)

@@ -7,8 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from volferry.daemon_lock import daemon_lock
-from volferry.errors import DaemonRuns
+from volferry.daemon_lock import daemon_runs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,11 +43,8 @@ def why_not_well(state_directory: Path) -> str:
     path = state_directory / _FILE
     if not path.exists():
         return f"no daemon works with the state directory {state_directory}"
-    try:
-        with daemon_lock(state_directory):
-            return f"no daemon works with the state directory {state_directory}"
-    except DaemonRuns:
-        pass
+    if not daemon_runs(state_directory):
+        return f"no daemon works with the state directory {state_directory}"
     try:
         silent = time.clock_gettime(time.CLOCK_BOOTTIME) - float(path.read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -166,6 +166,7 @@ def _hand_over(
     """To containers of the target, where that is asked for. Raises EngineError; then the source has to go on."""
     if wanted.takes_over:
         still.check()
+        still.hand_over(sides.target.url)
 
     def take_over(started: list[str]) -> None:
         report.started = started

@@ -20,7 +20,7 @@ from volferry.engine.labels import is_ours
 from volferry.engine.volumes import use_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from volferry.model import VolumeUse
 
@@ -98,33 +98,31 @@ def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[C
     directory; without ours, and those whose ids are in `but`. An absolute path is a bind mount: of it, of what is below it, or of what it is
     below.
     """
-    is_path = volume.startswith("/")
     with translated(f"volume {volume}"):
-        names, directory = (set[str](), "") if is_path else _same_data(engine, volume)
+        writes = writes_to(engine, volume)
         found = engine.api.containers()
-    mine = [
-        each["Id"]
-        for each in found
-        if not is_ours(each)
-        and each["Id"] not in but
-        and any(
-            mount.get("RW")
-            and (
-                _meets(mount, volume) if is_path else mount.get("Name") in names or _lies_in(mount, directory)
-            )
-            for mount in each.get("Mounts") or []
-        )
-    ]
+    mine = [each["Id"] for each in found if not is_ours(each) and each["Id"] not in but and writes(each)]
     inspected = (find_container(engine, each) for each in mine)
     return [each for each in inspected if each is not None and each.runs]
 
 
-def mounts_to_write(inspected: Mapping[str, Any], volume: str) -> bool:
-    """Whether a container, as an inspection has it, mounts a volume, or an absolute path, read-write."""
-    return any(
-        mount.get("RW") and (_meets(mount, volume) if volume.startswith("/") else mount.get("Name") == volume)
-        for mount in inspected.get("Mounts") or []
-    )
+def writes_to(engine: Engine, volume: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a container, as an inspection or a list has it, mounts `volume` read-write: by this name, by another one of the same data, or by its
+    directory; or an absolute path, or what it meets.
+    """
+    is_path = volume.startswith("/")
+    names, directory = (set[str](), "") if is_path else _same_data(engine, volume)
+
+    def writes(container: Mapping[str, Any]) -> bool:
+        return any(
+            mount.get("RW")
+            and (
+                _meets(mount, volume) if is_path else mount.get("Name") in names or _lies_in(mount, directory)
+            )
+            for mount in container.get("Mounts") or []
+        )
+
+    return writes
 
 
 def _same_data(engine: Engine, volume: str) -> tuple[set[str], str]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LOCK_NAME = "volferry-standstill"
 _WHAT = "taking the engine's lock"
 _LOOK_SECONDS = 2.0
+_SOON_SECONDS = 0.5
+_ATTEMPTS = 10
 _ABANDONED_SECONDS = 120  # a run whose helper has died may still be bringing back by itself
 
 
@@ -54,7 +56,7 @@ def engine_lock(
         yield
     finally:
         with held_back():
-            remove_container(engine, lock)
+            _release(engine, lock)
 
 
 def _taken(
@@ -73,7 +75,16 @@ def _taken(
         if lock is not None:
             return lock
         holder = _holder(engine)
-        if holder is None:  # it has just been removed
+        if holder is None:  # it has just been removed, or a proxy does not show it
+            if time.monotonic() >= until:
+                raise EngineBusy(
+                    f"the name {LOCK_NAME} is taken on {engine.url}, and nothing there has it: see `docker ps --all`"
+                )
+            time.sleep(_SOON_SECONDS)
+            continue
+        if is_ours(holder) and holder["Labels"][RUN] == run.id:  # of another volume: it could not be removed
+            remove_container(engine, holder["Id"])
+            time.sleep(_SOON_SECONDS)
             continue
         if not is_ours(holder):
             raise EngineError(
@@ -90,6 +101,19 @@ def _taken(
             note(f"waiting: {words}")
             told = True
         time.sleep(_LOOK_SECONDS)
+
+
+def _release(engine: Engine, lock: str) -> None:
+    """Where the engine does not answer for a moment, as when it restarts, it is asked again; what stays is removed by the next run."""
+    for _ in range(_ATTEMPTS):
+        remove_container(engine, lock)
+        try:
+            holder = _holder(engine)
+            if holder is None or holder["Id"] != lock:
+                return
+        except EngineError:
+            pass
+        time.sleep(_SOON_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from volferry.engine.channel import READ_BYTES, LineSplitter
 from volferry.engine.client import Engine, explanation, translated
-from volferry.errors import EngineError, NotRunning
+from volferry.errors import EngineError, EngineUnreachable, NotRunning
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def run_in_container(
     lines.finish()
     if late.is_set():
         raise EngineError(f"{what}: it took longer than its timeout, {command.timeout}")
-    status = _status(engine, exec_id, what)
+    try:
+        status = _status(engine, exec_id, what)
+    except EngineUnreachable as error:  # it has run, and may have ended well: it is not to be run again
+        raise EngineError(f"{what}: how it ended is not known: {error}") from error
     if cut_off or status is None:
         raise EngineError(
             f"{what}: its output is cut off: the container or the engine has ended, or a proxy between volferry and the engine ends quiet connections: raise its timeout"

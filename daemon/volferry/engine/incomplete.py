@@ -11,14 +11,10 @@ from docker.types import LogConfig, Mount
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.helper import remove_container
-from volferry.engine.labels import INCOMPLETE
+from volferry.engine.labels import INCOMPLETE, incomplete_name, marks_incomplete
 
 if TYPE_CHECKING:
     from typing import Any
-
-
-def container_name(volume: str) -> str:
-    return f"volferry-incomplete-{volume}"
 
 
 def say_incomplete(engine: Engine, image: str, volume: str, text: str) -> None:
@@ -31,7 +27,7 @@ def say_incomplete(engine: Engine, image: str, volume: str, text: str) -> None:
             api.create_container(
                 image,
                 command=["true"],
-                name=container_name(volume),
+                name=incomplete_name(volume),
                 labels={INCOMPLETE: text},
                 network_disabled=True,
                 host_config=api.create_host_config(
@@ -53,4 +49,4 @@ def say_complete(engine: Engine, volume: str) -> None:
 def _found(engine: Engine, volume: str) -> list[Any]:
     with translated(f"volume {volume}"):
         found: list[Any] = engine.api.containers(all=True, filters={"label": [INCOMPLETE], "volume": volume})
-    return found
+    return [each for each in found if marks_incomplete(each) == volume]

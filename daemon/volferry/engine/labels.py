@@ -24,6 +24,7 @@ _OWNER_ID = re.compile(r"[0-9a-f]{16}")
 _NO_NETWORK = {"none", "host"}  # Podman lists all as "host"
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}")  # a volume's name
 _SPOOL = "/spool"
+_INCOMPLETE_PLACE = "/volume"
 _PLACES = ("/volumes/", _SPOOL)
 
 
@@ -57,3 +58,19 @@ def is_ours(listed: Mapping[str, Any]) -> bool:
         return command.startswith("sh ") and _SPOOL in places
     never_started = listed.get("State") in {"created", "removing", "dead"}
     return command.endswith("true") and never_started and not (labels[ROLE] == "lock" and places)
+
+
+def marks_incomplete(listed: Mapping[str, Any]) -> str | None:
+    """The volume of which a container, as the engine lists it, says that its migration has not ended; None where it only has the label, as anybody's may."""
+    if INCOMPLETE not in (listed.get("Labels") or {}) or listed.get("State") != "created":
+        return None
+    mounts = [mount for mount in listed.get("Mounts") or [] if mount.get("Destination") == _INCOMPLETE_PLACE]
+    names = listed.get("Names") or []
+    volume = next((str(mount.get("Name")) for mount in mounts), "")
+    is_one = f"/{incomplete_name(volume)}" in names and str(listed.get("Command", "")).endswith("true")
+    return volume if volume and is_one else None
+
+
+def incomplete_name(volume: str) -> str:
+    """Of that container."""
+    return f"volferry-incomplete-{volume}"

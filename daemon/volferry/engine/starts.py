@@ -11,7 +11,7 @@ import requests.exceptions
 from urllib3.exceptions import HTTPError
 
 from volferry.engine.client import translated
-from volferry.engine.containers import mounts_to_write
+from volferry.engine.containers import writes_to
 from volferry.errors import EngineError
 from volferry.interrupts import held_back
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from volferry.engine.client import Engine
 
 _FILTERS = {"type": ["container", "volume"], "event": ["start", "unpause", "mount"]}
+_MOST_FAILURES = 20
+_AGAIN_SECONDS = 0.5
 _BROKEN = (
     docker.errors.DockerException,
     requests.exceptions.RequestException,
@@ -33,74 +35,105 @@ _BROKEN = (
 
 
 class Starts:
-    """Takes note of them from a thread of its own. What it misses, as while the connection is broken, a look at the containers may still show."""
+    """Takes note of them from a thread of its own, which takes a stream up again that a proxy, or the engine's restart, has cut."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stream: Any = None
-        self._seen: list[tuple[str, str, dict[str, str]]] = []  # what happened, to which id, and more
+        self._seen: dict[tuple[int, str, str], dict[str, str]] = {}  # by time, what happened, and to which id
+        self._containers: dict[
+            str, dict[str, Any] | None
+        ] = {}  # as they were then; None for one that was gone by then
+        self._last = int(engine.now().timestamp())
+        self._forgotten = 0  # events until then, in nanoseconds by the engine's clock
+        self._tried = threading.Event()
+        self._was_open = False
+        self._ended = threading.Event()
+        self._blind = False  # it was cut, and could not be taken up again
         self._thread = threading.Thread(target=self._follow, name="starts", daemon=True)
-        self._open = threading.Event()
 
     def forget(self) -> None:
         """What was seen so far."""
-        self._seen.clear()
+        latest = max((time for time, _, _ in [*self._seen]), default=0)
+        # What is only told of later happened before, too.
+        self._forgotten = max(latest, int(self._engine.now().timestamp() * 1e9))
 
     def writers(self, volumes: Collection[str], *, but: Collection[str] = ()) -> list[str]:
-        """Names of containers that were started, or went on, since `forget`, and write to one of the volumes. Raises EngineError."""
-        names: dict[str, str] = {}
-        for action, subject, attributes in [*self._seen]:
+        """Names of containers that were started, or went on, since `forget`, and write to one of the volumes. Raises EngineError, also where nobody
+        knows.
+        """
+        if self._blind:
+            raise EngineError("the engine's events could not be followed")
+        with translated("looking at what was started"):
+            writes = [writes_to(self._engine, volume) for volume in volumes]
+        names: set[str] = set()
+        for (time, action, subject), attributes in [*self._seen.items()]:
+            if time <= self._forgotten or (subject in but or attributes.get("container") in but):
+                continue
             if action == "mount":
-                container, writes = attributes.get("container", ""), attributes.get("read/write") == "true"
-                if not writes or subject not in volumes:
-                    continue
-            else:
-                container = subject
-            if container in names or container in but:
+                if attributes.get("read/write") == "true" and subject in volumes:
+                    names.add(self._name(attributes.get("container", "")))
                 continue
-            try:
-                found = self._inspected(container)
-            except docker.errors.NotFound:
-                if action == "mount":
-                    names[container] = container[:12]
-                continue
-            if any(mounts_to_write(found, volume) for volume in volumes):
-                names[container] = str(found.get("Name", container[:12])).lstrip("/")
-        return sorted(names.values())
+            found = self._containers.get(subject)
+            # Of one that was gone at once, only binds are not told of by mounts.
+            is_writer = (
+                any(each(found) for each in writes)
+                if found is not None
+                else any(volume.startswith("/") for volume in volumes)
+            )
+            if is_writer:
+                names.add(self._name(subject))
+        return sorted(names)
 
-    def _inspected(self, container: str) -> dict[str, Any]:
-        try:
-            with translated(f"container {container[:12]}"):
-                found: dict[str, Any] = self._engine.api.inspect_container(container)
-        except EngineError as error:
-            if isinstance(error.__cause__, docker.errors.NotFound):
-                raise error.__cause__ from None
-            raise
-        return found
+    def _name(self, container: str) -> str:
+        found = self._containers.get(container) or {}
+        return str(found.get("Name", container[:12])).lstrip("/")
 
     def _follow(self) -> None:
+        failures = 0
+        while not self._ended.is_set():
+            try:
+                self._stream = self._engine.api.events(since=self._last, filters=_FILTERS, decode=True)
+                self._was_open = True
+                self._tried.set()
+                for event in self._stream:
+                    failures = 0
+                    self._note(event)
+            except _BROKEN:
+                pass
+            failures += 1
+            self._tried.set()
+            if failures > _MOST_FAILURES:
+                # Where nobody may follow them at all, the containers are looked at anyway.
+                self._blind = self._was_open
+                return
+            self._ended.wait(_AGAIN_SECONDS)
+
+    def _note(self, event: dict[str, Any]) -> None:
+        actor = event.get("Actor") or {}
+        action, subject = str(event.get("Action")), str(actor.get("ID"))
+        attributes = actor.get("Attributes") or {}
+        self._last = int(event.get("time") or self._last)
+        key = (int(event.get("timeNano") or 0), action, subject)
+        if key in self._seen:
+            return
+        container = attributes.get("container", "") if action == "mount" else subject
         try:
-            self._stream = self._engine.api.events(filters=_FILTERS, decode=True)
-            self._open.set()
-            for event in self._stream:
-                actor = event.get("Actor") or {}
-                self._seen.append(
-                    (str(event.get("Action")), str(actor.get("ID")), actor.get("Attributes") or {})
-                )
-        except _BROKEN:
-            pass
-        finally:
-            self._open.set()
+            self._containers[container] = self._engine.api.inspect_container(container)
+        except docker.errors.NotFound:
+            self._containers.setdefault(container, None)
+        self._seen[key] = attributes
 
     def __enter__(self) -> Self:
         with held_back():
             self._thread.start()
-        self._open.wait(5)
+        self._tried.wait(5)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if self._stream is not None:
             with suppress(*_BROKEN):
                 self._stream.close()

@@ -6,6 +6,7 @@ What comes back is only what was stopped here: a container that a person started
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from volferry.engine.containers import (
     unpause,
 )
 from volferry.engine.swarm import replicas_of, running_tasks, scale
-from volferry.errors import EngineError, EngineUnreachable, NotUp, VolferryError
+from volferry.errors import EngineError, EngineUnreachable, NotUp, VolferryError, described
 from volferry.interrupts import Impatience
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _SUCCESSOR_SECONDS = 30  # so long is waited for what takes the place of a conta
 _LOOK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 30.0
+_REFUSED_SECONDS = 60
 _MOST_STARTS = 3  # of one that ends again by itself
 
 
@@ -67,6 +69,7 @@ class ComingBack:
     )  # by the id of what was stopped, what runs now
     _since: dict[str, float] = field(default_factory=dict)  # when each was seen running as it runs now
     _starts: dict[str, int] = field(default_factory=dict)
+    _asked: dict[str, float] = field(default_factory=dict)  # since when one that is "under way" is waited for
     _said: set[str] = field(default_factory=set)
     _hopeless: set[str] = field(default_factory=set)  # what is gone, and had its time to come back
 
@@ -79,7 +82,9 @@ class ComingBack:
             for pause in pauses():
                 self._start_each(time.monotonic() - began)
                 waits = [
-                    halt for halt in self._left() if halt.state != "started" and halt.id not in self._hopeless
+                    halt
+                    for halt in self._left()
+                    if halt.state not in {"started", "handed"} and halt.id not in self._hopeless
                 ]
                 passed = time.monotonic() - began
                 if not waits or passed >= patience_seconds:
@@ -119,6 +124,12 @@ class ComingBack:
         ]
 
     @property
+    def not_started(self) -> list[NotBack]:
+        """Of `left`, what the engine could not be made to start."""
+        started = {halt.name for halt in self._left() if halt.state == "started"}
+        return [each for each in self.left if each.name not in started]
+
+    @property
     def is_over(self) -> bool:
         return not self._left()
 
@@ -131,11 +142,21 @@ class ComingBack:
             if halt.state == "started":
                 continue
             try:
+                if halt.state == "handed":
+                    self._settle_handed(halt)
+                    continue
                 self._start(halt, passed_seconds)
-            except (EngineError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 -- whatever it is: the others are to be started, too
                 if isinstance(error, NotUp) and not error.may_pass:
                     self._hopeless.add(halt.id)
-                self._write(replace(self._now(halt), error=str(error)))
+                self._write(replace(self._now(halt), error=described(error)))
+
+    def _settle_handed(self, halt: Halt) -> None:
+        """Somebody may have started it here again, which settles it. Raises EngineError."""
+        now = replicas_of(self.engine, halt.id) if halt.action == "scale" else None
+        container = find_container(self.engine, halt.id) if halt.action != "scale" else None
+        if (now is not None and now[1] > 0) or (container is not None and container.runs):
+            self._over(halt)
 
     def _start(self, halt: Halt, passed_seconds: float) -> None:
         """Raises EngineError."""
@@ -156,6 +177,13 @@ class ComingBack:
             raise EngineError(f"it is {container.state}")
         elif halt.after in {"", container.finished_at}:
             self._start_container(halt, container)
+        elif (
+            0 < self._starts.get(halt.id, 0) < _MOST_STARTS
+        ):  # an answer was lost, and it has ended by itself
+            self._start_container(replace(halt, after=container.finished_at), container)
+        elif halt.id in self._starts:
+            self._write(replace(halt, after=container.finished_at))
+            raise NotUp(_ended(container), may_pass=False)
         else:
             self._over(halt)  # a person has started it, and stopped it again
 
@@ -163,10 +191,15 @@ class ComingBack:
         for other in [*self._started.values()]:
             if depends_on(container, other) and other.health is not None:
                 await_healthy(self.engine, other, seconds=HEALTHY_SECONDS)
-        start(self.engine, container)
+        # First: the answer may be lost, and the container end by itself, which is not as if a person had stopped it.
         self._starts[halt.id] = self._starts.get(halt.id, 0) + 1
-        self._since[halt.id] = time.monotonic()
         self._write(replace(halt, state="started", error=""))
+        try:
+            start(self.engine, container)
+        except EngineError:
+            self._write(halt)
+            raise
+        self._since[halt.id] = time.monotonic()
         self._started[halt.id] = find_container(self.engine, container.id) or container
 
     def _succeed(self, halt: Halt, passed_seconds: float) -> None:
@@ -244,7 +277,7 @@ class ComingBack:
                     halt,
                     state="done" if container.id == halt.id else "started",
                     after=container.finished_at,
-                    error=f"it has ended with status {container.exit_code} after it was started",
+                    error=_ended(container),
                 )
             )
             return False
@@ -264,8 +297,11 @@ class ComingBack:
     def _stopped(self, container: Container) -> Container | None:
         """As it is once it has stopped: the engine goes on with what it was asked for, whatever became of who asked."""
         seconds = container.stop_seconds if container.stop_seconds >= 0 else HEALTHY_SECONDS
+        asked = self._asked.setdefault(container.id, time.monotonic())
         found = await_end(self.engine, container, seconds=seconds + LONGER_SECONDS)
-        if self.sure and found is not None and found.runs:
+        # Where it runs for much longer than that, the engine was never asked, or has refused: it is up.
+        late = time.monotonic() - asked > seconds + _REFUSED_SECONDS
+        if self.sure and found is not None and found.runs and not late:
             raise EngineError("it is still being stopped")
         return found
 
@@ -291,6 +327,20 @@ class ComingBack:
                 self.note(
                     f"{halt.name} could not be brought back yet: {halt.error}; it is tried again, for up to {patience_seconds / 60:.0f} min"
                 )
+
+
+def quiet(note: Callable[[str], object]) -> Callable[[str], None]:
+    """A `note` that never fails: a full disk or a terminal that is gone must keep nothing down."""
+
+    def quiet_note(line: str) -> None:
+        with suppress(Exception):
+            note(line)
+
+    return quiet_note
+
+
+def _ended(container: Container) -> str:
+    return f"it has ended with status {container.exit_code} after it was started"
 
 
 def pauses() -> Iterator[float]:

@@ -16,7 +16,7 @@ from volferry.host_command import run_on_host
 from volferry.interrupts import Impatience, held_back
 from volferry.journal import Halt
 from volferry.model import printable
-from volferry.operations.coming_back import HEALTHY_SECONDS, NotBack, pauses
+from volferry.operations.coming_back import HEALTHY_SECONDS, NotBack, pauses, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,9 @@ class Hooks:
     down: list[NotBack] = field(default_factory=list)  # what is still to be run
     _posts: list[tuple[Halt, ContainerCommand | None]] = field(default_factory=list)
     _begun: bool = False
+
+    def __post_init__(self) -> None:
+        self.note = quiet(self.note)
 
     def before(self) -> None:
         """On this machine first, then in containers. Raises HookFailed: then nothing must be read; VolferryError where the

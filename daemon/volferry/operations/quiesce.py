@@ -24,11 +24,11 @@ from volferry.engine.containers import (
 )
 from volferry.engine.starts import Starts
 from volferry.engine.swarm import replicas_of, running_tasks, scale
-from volferry.errors import Disturbed, DowntimeExceeded, EngineError
+from volferry.errors import Disturbed, DowntimeExceeded, EngineError, EngineUnreachable
 from volferry.interrupts import Deadline, held_back
 from volferry.journal import Action, Halt, Journal, text_of
 from volferry.model import Finding
-from volferry.operations.coming_back import ComingBack, NotBack
+from volferry.operations.coming_back import ComingBack, NotBack, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -41,6 +41,7 @@ Mode = Literal["none", "pause", "stop"]
 BRING_BACK = timedelta(hours=1)
 _TURN_SECONDS = 60  # so long is waited for another run that has something stopped, only to look whether what was started is up
 _LOOK_SECONDS = 1.0
+_YOUNG_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ class Quiesced:
     _since: float | None = None
     _ended: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.note = quiet(self.note)
 
     @property
     def mode(self) -> Mode:
@@ -142,7 +146,14 @@ class Quiesced:
                     self._since = time.monotonic()
                     self._limit()
                 self._record(replace(halt, state="under way"))
-                self._record(_halted(self.engine, halt))
+                try:
+                    self._record(_halted(self.engine, halt))
+                except EngineUnreachable:
+                    raise
+                except EngineError:
+                    if _refused(self.engine, halt):
+                        self._record(replace(halt, state="planned"))
+                    raise
         self._starts.forget()
 
     def writers(self) -> list[Container]:
@@ -173,6 +184,19 @@ class Quiesced:
         found = (find_container(engine, halt.id) for halt in self._halts if halt.action == "stop")
         return [each.name for each in found if each is not None and each.restart_policy == "always"]
 
+    def hand_over(self, to: str) -> None:
+        """Before something else, on the engine `to`, is started to do their work: whoever finds the journal starts nothing here, or both would run.
+        `leave` or `end` follows.
+        """
+        with held_back(), self._lock:
+            if self._ended:
+                return
+            for halt in self._halts:
+                if halt.state == "done":
+                    error = f"it was being handed over to {to} when the run was killed: see on which of both it runs"
+                    self._record(replace(halt, state="handed", error=error))
+            self._stack.close()
+
     def leave(self) -> None:
         """In place of `end`: what was stopped stays so, for something else does its work now."""
         with held_back(), self._lock:
@@ -181,9 +205,8 @@ class Quiesced:
             self._over()
             self._stack.close()
             for halt in self._halts:
-                self.journal.write(replace(halt, state="over"))
+                self._record(replace(halt, state="over"))
             self.journal.end(over=True)
-            self._coming = None
 
     def end(self) -> None:
         """Looks whether all stood still, and brings back what `begin` has stopped. It tries that for long; what is left then is the next
@@ -199,6 +222,9 @@ class Quiesced:
                 self._stack.close()
                 self.journal.end(over=True)
                 return
+            for halt in self._halts:
+                if halt.state == "handed":
+                    self._record(replace(halt, state="done", error=""))
             self._coming.start(self.limits.bring_back.total_seconds())
             if self._since is not None:
                 self.downtime_seconds = round(time.monotonic() - self._since, 3)
@@ -212,7 +238,9 @@ class Quiesced:
                 return []
             if not self._coming.is_over and self._has_turn():
                 self._coming.await_up()
-            self.down = self._coming.left
+                self.down = self._coming.left
+            else:  # what is started is another run's to look at
+                self.down = self._coming.not_started
             self.journal.end(over=self._coming.is_over)
             self._coming = None
             return self.problems
@@ -247,8 +275,8 @@ class Quiesced:
             if self._ended:
                 return False
             self.overdue = True
-            self.note(self.too_long)
             self.end()
+            self.note(self.too_long)
             return True
 
     def _to_halt(self) -> list[Container]:
@@ -276,7 +304,8 @@ class Quiesced:
         young = self.limits.young
         if not young:
             return False
-        end = time.monotonic() + young.total_seconds()
+        # However long it is to be: others wait for this run, and one that starts again all the time is never old enough.
+        end = time.monotonic() + min(young.total_seconds(), _YOUNG_SECONDS)
         said = False
         while True:
             ages = [
@@ -364,6 +393,15 @@ def _halted(engine: Engine, halt: Halt) -> Halt:
     stop(engine, container)
     now = find_container(engine, halt.id)
     return replace(halt, state="done", after=now.finished_at if now is not None else "")
+
+
+def _refused(engine: Engine, halt: Halt) -> bool:
+    """Whether the engine, which has answered, has not done it and does not."""
+    if halt.action == "scale":
+        now = replicas_of(engine, halt.id)
+        return now is None or now[1] > 0
+    container = find_container(engine, halt.id)
+    return container is not None and container.state == "running" and container.started_at == halt.before
 
 
 def _has_moved(engine: Engine, halt: Halt) -> bool:

@@ -11,7 +11,7 @@ from volferry.engine.helper import remove_container
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError, HookFailed, VolferryError
 from volferry.journal import Journal, Unwritten, halts_of, journals_of_the_dead, unreadable_journals
-from volferry.operations.coming_back import ComingBack, NotBack
+from volferry.operations.coming_back import ComingBack, NotBack, quiet
 from volferry.operations.hooks import run_host_hook, run_post
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class Recovery:
     left: list[NotBack] = field(default_factory=list)
     brought_back: list[str] = field(default_factory=list)  # names
     _seen: set[Path] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.note = quiet(self.note)
 
     def on(self, engine: Engine, *, wait: bool = True) -> None:
         """Of what they have left there, once no run that lives has anything stopped, or else, without `wait`, by that one. Raises VolferryError where a

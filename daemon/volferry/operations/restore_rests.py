@@ -44,8 +44,7 @@ class Rests:
         path, _, meta = record.partition(b"//")
         if len(path) <= LONGEST_PATH + (meta[:1] != b"d"):
             return False
-        above = path.rpartition(b"/")[0]
-        if above not in self.too_deep and len(self.too_deep) < _MOST_TOO_DEEP:
+        if len(self.too_deep) < _MOST_TOO_DEEP:
             self.too_deep[path] = Finding("unreadable", path, "has a path that is too long for a restore")
         return True
 
