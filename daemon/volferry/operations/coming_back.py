@@ -171,6 +171,8 @@ class ComingBack:
         elif halt.action == "pause":
             self._go_on(halt, container)
         elif container.runs:
+            if halt.state == "under way":  # the engine may still be about to stop it: then it is started
+                self._starts.setdefault(halt.id, 1)
             self._write(replace(halt, state="started", error=""))
             self._started[halt.id] = container
         elif container.state != "exited":
