@@ -273,7 +273,8 @@ class ComingBack:
                 return True
             self._over(halt)
         elif not container.runs and container.state != "paused":
-            # Once more, as long as nobody else touches it.
+            # Once more, as long as nobody else touches it: whoever wrote that it is started may have died before he asked.
+            self._starts.setdefault(halt.id, 1)
             self._write(
                 replace(
                     halt,
