@@ -43,6 +43,7 @@ _OF_VOLUMES = (
     "warm",
     "quiesce-after",
     "quiesce-window",
+    "group",
     "max-downtime",
     "suspicious",
     "ping",
@@ -59,7 +60,7 @@ _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
 
 When = Literal["pre", "post", "on-error"]
-_WHEN: tuple[When, ...] = ("pre", "post", "on-error")
+WHEN: tuple[When, ...] = ("pre", "post", "on-error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,9 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         raise ConfigError(f"{of}: label volferry.quiesce is {quiesce!r}: use none, pause or stop")
     if quiesce is None and labels.get(_OFFEN_STOP, "false").lower() not in _FALSE:
         quiesce = "stop"
+    group = labels.get("volferry.group")
+    if group not in {None, "none", "project"}:
+        raise ConfigError(f"{of}: label volferry.group is {group!r}: use none or project")
     settings = VolumeSettings(
         exclude=None
         if exclude is None
@@ -113,6 +117,7 @@ def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
         warm=_truth(labels, "volferry.warm", of=of),
         quiesce_after=_span(labels, "volferry.quiesce-after", of=of),
         quiesce_window=_span(labels, "volferry.quiesce-window", of=of),
+        group=cast("Any", group),
         max_downtime=_span(labels, "volferry.max-downtime", of=of),
         suspicious=_truth(labels, "volferry.suspicious", of=of),
         ping=labels.get("volferry.ping"),
@@ -316,7 +321,7 @@ def _is_known(name: str) -> bool:
         return True  # `keep_of_labels` looks closer
     if section == "hook":
         when, _, option = rest.partition(".")
-        return rest in _OPTIONS or (when in _WHEN and option in {"", *_OPTIONS})
+        return rest in _OPTIONS or (when in WHEN and option in {"", *_OPTIONS})
     if section == "dump":
         dump, _, option = rest.partition(".")
         return rest in _DUMP_OPTIONS or (
@@ -328,7 +333,7 @@ def _is_known(name: str) -> bool:
 def _known_labels() -> Iterator[str]:
     yield from (f"{_OURS}{name}" for name in (*_OF_VOLUMES, "dump"))
     yield from (f"{_KEEP}{name}" for name in Keep.__struct_fields__)
-    for when in _WHEN:
+    for when in WHEN:
         yield f"{_HOOK}{when}"
         yield from (f"{_HOOK}{when}.{option}" for option in _OPTIONS)
     yield from (f"{_DUMP}.{option}" for option in _DUMP_OPTIONS)

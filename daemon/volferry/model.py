@@ -112,6 +112,7 @@ class VolumeUse:
     labels: Mapping[str, str] = field(default_factory=dict)  # without those of its image, with its service's
     image_known: bool = True  # else they may be those of the image, which is gone
     lately: bool = False  # of one that is off: it went off within the hour
+    network_of: str = ""  # the id of the container whose network it has
 
     @property
     def running(self) -> bool:
@@ -278,6 +279,7 @@ class BackupStats:
     findings: tuple[Finding, ...] = field(default=())
     findings_total: int = 0
     dumps: tuple[str, ...] = ()  # names
+    set_id: str | None = None  # of the backups that were made together with it
 
     @property
     def suspicious(self) -> str:

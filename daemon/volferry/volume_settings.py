@@ -71,6 +71,12 @@ class VolumeSettings(Section, frozen=True):
         Span | None,
         Meta(description="How long after its scheduled time a run may stop containers; without it, always."),
     ] = None
+    group: Annotated[
+        Literal["none", "project"] | None,
+        Meta(
+            description="`project`: it is backed up together with all other volumes of its compose project that say so."
+        ),
+    ] = None
     max_downtime: Annotated[
         Span | None,
         Meta(description="After so long, what was stopped is started again, and the backup fails."),

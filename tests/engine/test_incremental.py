@@ -22,7 +22,7 @@ from volferry.engine.image import helper_image
 from volferry.engine.volumes import find_volume
 from volferry.index_cache import IndexCache
 from volferry.observer import Silent
-from volferry.operations.backup import backup_volume
+from volferry.operations.backup import Part, Unit
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.restore import restore_backup
 from volferry.operations.volume_pass import MOVING, BackupSettings, VolumeState
@@ -88,17 +88,10 @@ class Bench:
         state = (
             self.state if repository is None else VolumeState(self.place / "c", IndexCache(self.place / "i"))
         )
-        return backup_volume(
-            self.volume,
-            helper=self.helper,
-            repository=repository or self.repository,
-            settings=BackupSettings(self.host, "test", full=full, pack_bytes=pack_bytes),
-            state=state,
-            spool=self.run.spool,
-            started=time.monotonic(),
-            observer=Silent(),
-            still=MOVING,
-        )
+        settings = BackupSettings(self.host, "test", full=full, pack_bytes=pack_bytes)
+        part = Part(self.volume, self.helper, settings, state, self.run.spool, Silent())
+        (stats,) = Unit([part], repository or self.repository, time.monotonic(), MOVING).back_up()
+        return stats
 
     def restore(self, stats: BackupStats) -> None:
         backup = BackupReader(self.repository, stats.ref, spool=self.run.spool)

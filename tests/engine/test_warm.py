@@ -75,7 +75,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def captured_bytes(world: World) -> int:
-    (path,) = world.cli.state.glob("runs/*/spool/captured")
+    (path,) = world.cli.state.glob("runs/*/spool/*/captured")
     return path.stat().st_size
 
 

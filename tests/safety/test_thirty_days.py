@@ -264,8 +264,9 @@ class World:
     def going_on(self) -> dict[str, datetime]:
         return {name: run.began for name, run in self.running.items()}
 
-    def start(self, volume: str, moving: str) -> None:
+    def start(self, volumes: Sequence[str], moving: str) -> None:
         del moving
+        (volume,) = volumes
         scope = _Scope(self.state)
         run = scope.run
         record = self.history.begin(run.id, HOST, volume, self.now)

@@ -35,8 +35,9 @@ def journal():
     return state / "journal" / f"{run}.000001.jsonl"
 """
 _DONE = """
-print(json.dumps({"backups": [{"id": "b", "seconds": 1.0, "downtime_seconds": 0.0, "stored_bytes": 1, "findings": [],
-    "findings_total": 0}], "failed": []} if command == "backup" else {"volumes": []}))
+volumes = sys.argv[sys.argv.index("--") + 1:]
+print(json.dumps({"backups": [{"volume": each, "id": "b", "seconds": 1.0, "downtime_seconds": 0.0, "stored_bytes": 1,
+    "findings": [], "findings_total": 0} for each in volumes], "failed": []} if command == "backup" else {"volumes": []}))
 """
 
 
@@ -111,7 +112,7 @@ signal.signal(signal.SIGTERM, ended)
 say("ready")
 time.sleep(60)
 """)
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.said.wait(20)
     asked: list[float] = []
     began = time.monotonic()
@@ -136,7 +137,7 @@ say("ready")
 say(str(os.getpid()))
 time.sleep(60)
 """)
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.said.wait(20)
     began = time.monotonic()
     made.runs.stop()
@@ -156,7 +157,7 @@ if command == "backup":
     )
     for moving in ("", "it is the first backup"):
         made.over.clear()
-        made.runs.start("pgdata", moving)
+        made.runs.start(["pgdata"], moving)
         assert made.over.wait(20)
     said = [line["line"] for line in made.lines if "line" in line]
     assert said == [
@@ -167,13 +168,38 @@ if command == "backup":
     assert [ending.good for _, _, ending in made.endings] == [True, True]
 
 
+def test_volumes_that_belong_together_are_one_run_and_each_ends_as_it_does(command: Any) -> None:
+    made = command("""
+say(f"{command} {' '.join(sys.argv[sys.argv.index('--') + 1:])} {len(run)}")
+failed = {"volume": "files", "error": "a service is down", "busy": False, "stopped": True}
+good = {"id": "b", "seconds": 1.0, "downtime_seconds": 0.0, "stored_bytes": 1, "findings": [], "findings_total": 0}
+backups = [{"volume": each, **good} for each in ("db", "files")]
+print(json.dumps({"backups": backups, "failed": [failed], "down": []} if command == "backup" else {"volumes": []}))
+sys.exit(command == "backup")
+""")
+    made.runs.start(["db", "files", "third"])
+    assert set(made.runs.going_on()) <= {"db", "files", "third"}
+    while len(made.endings) < 3:
+        assert made.over.wait(20)
+    said = [line["line"] for line in made.lines if "line" in line]
+    assert said == ["backup db files third 12", "prune db 0", "prune files 0"]
+    endings = {volume: ending for volume, _, ending in made.endings}
+    assert {volume: (ending.good, ending.error) for volume, ending in endings.items()} == {
+        "db": (True, ""),
+        "files": (True, "a service is down"),
+        "third": (False, "backup db files third 12"),
+    }
+    assert len({ending.run for ending in endings.values()}) == 1
+    assert made.runs.going_on() == {}
+
+
 def test_what_a_run_had_stopped_and_left_down_is_known(command: Any) -> None:
     made = command("""
 failed = {"volume": "pgdata", "error": "no space", "busy": False, "stopped": True}
 print(json.dumps({"backups": [], "failed": [failed], "down": [{"name": "db", "error": "it has ended again"}]}))
 sys.exit(1)
 """)
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.over.wait(20)
     ((_, _, ending),) = made.endings
     assert (ending.good, ending.error, ending.stopped) == (False, "no space", True)
@@ -193,7 +219,7 @@ say("ready")
 time.sleep(60)
 """)
     made.stall = SECOND
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.said.wait(20)
     assert made.released.wait(20)  # another may begin
     assert made.over.wait(20)
@@ -213,7 +239,7 @@ say("ready")
 time.sleep(60)
 """)
     made.stall = SECOND
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.over.wait(20)
     ((_, _, ending),) = made.endings
     assert "it made no progress" in ending.error
@@ -232,7 +258,7 @@ say(str(os.getpid()))
 time.sleep(60)
 """)
     made.stall = SECOND
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.over.wait(20)
     ((_, _, ending),) = made.endings
     assert "cannot be ended: it waits for a disk, a share or a device" in ending.error
@@ -263,7 +289,7 @@ while time.monotonic() < end:
         + _DONE
     )
     made.stall = SECOND
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.over.wait(30)
     assert made.endings[0][2].good
 
@@ -282,7 +308,7 @@ with open(state / "lock", "w") as file:
     with (made.state / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         made.stall = SECOND
-        made.runs.start("pgdata")
+        made.runs.start(["pgdata"])
         assert made.said.wait(20)
         assert not made.released.wait(2.5)
     assert made.over.wait(20)
@@ -308,7 +334,7 @@ def test_what_lies_where_the_daemon_was_started_is_no_part_of_its_runs(
     made = command("import typer\nsay(typer.__file__)\n" + _DONE)
     (tmp_path / "typer.py").write_text("raise SystemExit('somebody else's')")
     monkeypatch.chdir(tmp_path)
-    made.runs.start("pgdata")
+    made.runs.start(["pgdata"])
     assert made.over.wait(20)
     assert made.endings[0][2].good
     assert "site-packages" in made.text(0)

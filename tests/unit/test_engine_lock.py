@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 import docker.errors
@@ -13,7 +14,7 @@ import requests
 from tests.unit.test_ours import listed
 from volferry.engine import engine_lock as module
 from volferry.engine.engine_lock import LOCK_NAME, engine_lock
-from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
+from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL, is_ours
 from volferry.engine.reap import reap
 from volferry.errors import EngineBusy, EngineError
 from volferry.run import Run, begin_run
@@ -111,10 +112,12 @@ def taking(engine: FakeEngine, side: tuple[Run, Path], **more: Any) -> Any:
 
 
 def test_it_is_there_while_it_is_held_and_is_ours(engine: FakeEngine, sides: list[tuple[Run, Path]]) -> None:
-    with taking(engine, sides[0]):
+    with taking(engine, sides[0], stops=lambda: "what it stops"):
         (lock,) = engine.api.found.values()
         assert is_ours(lock)
-        assert lock["Labels"] == {ROLE: "lock", RUN: sides[0][0].id, OWNER: sides[0][0].owner}
+        assert lock["Labels"] == {
+            ROLE: "lock", RUN: sides[0][0].id, OWNER: sides[0][0].owner, STANDSTILL: "what it stops"
+        }  # fmt: skip
     assert engine.api.found == {}
     with pytest.raises(ZeroDivisionError), taking(engine, sides[0]):
         raise ZeroDivisionError
@@ -217,10 +220,13 @@ def test_one_of_many_has_it(engine: FakeEngine, sides: list[tuple[Run, Path]]) -
                 time.sleep(0.001)
                 inside -= 1
 
-    threads = [threading.Thread(target=work, args=(side,)) for side in sides * 2]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    # Each a run of its own: a lock of the same run is one that it could not remove.
+    with ExitStack() as stack:
+        runs = [(stack.enter_context(begin_run(state)), state) for _, state in sides * 2]
+        threads = [threading.Thread(target=work, args=(run,)) for run in runs]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
     assert set(most) == {1}
     assert len(most) == 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,13 @@ import structlog
 from volferry.checked import value_of
 from volferry.config import Config
 from volferry.errors import EngineUnreachable
-from volferry.model import Volume
+from volferry.model import Volume, VolumeUse
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.loop import Ending, Loop, View
 from volferry.scheduler.moments import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from volferry.scheduler.events import Event
 
@@ -44,6 +45,7 @@ class Made:
     failing: Exception | None = None
     running: dict[str, datetime] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
+    together: list[list[str]] = field(default_factory=list)  # volumes of each run
     hung: set[str] = field(default_factory=set)
     moving: list[tuple[datetime, str]] = field(default_factory=list)  # runs that stop nothing, and why
     told: list[tuple[str, str]] = field(default_factory=list)
@@ -73,11 +75,12 @@ class Made:
             self.seen.setdefault(each.name, self.now)
         return View(self.volumes, dict(self.newest), self.seen)
 
-    def start(self, volume: str, moving: str) -> None:
-        self.running[volume] = self.now
+    def start(self, volumes: Sequence[str], moving: str) -> None:
+        self.running |= dict.fromkeys(volumes, self.now)
         if moving:
             self.moving.append((self.now, moving))
-        self.begun.append(volume)
+        self.begun += volumes
+        self.together.append([*volumes])
 
     def stalled(self) -> set[str]:
         return self.hung
@@ -137,6 +140,46 @@ def test_no_more_than_so_many_runs_at_once_and_one_of_a_volume() -> None:
     made.ends("vol0")
     made.after()
     assert made.begun == ["vol0", "vol1", "vol2"]
+
+
+def shared(name: str, schedule: str = "@hourly", container: str = "app") -> Volume:
+    """One that a container writes to, which is stopped."""
+    use = VolumeUse(container, container, "image", "running", "/data", True)
+    return dataclasses.replace(volume(name, schedule, quiesce="stop"), uses=(use,))
+
+
+def test_volumes_that_belong_together_are_one_run_where_they_are_due_at_one_time() -> None:
+    made = Made(volumes=[shared("db"), shared("files"), shared("other", container="else")])
+    made.config = value_of({"daemon": {"at_once": 2, "jitter": "5m"}}, Config)
+    made.after()
+    assert made.together == [["db", "files"], ["other"]]
+    for each in ("db", "files", "other"):
+        made.ends(each)
+    for _ in range(13):  # of each, its time in the five minutes after 13 o'clock
+        made.after(minutes=5)
+    assert sorted(made.together[2:]) == [["db", "files"], ["other"]]
+
+
+def test_no_two_runs_of_one_unit_take_place_at_a_time() -> None:
+    made = Made(volumes=[shared("db"), shared("files", "every 90m")], seen={})
+    made.newest = {"db": NOW - timedelta(minutes=61), "files": NOW - timedelta(minutes=89)}
+    made.after()
+    assert made.together == [["db"]]
+    made.after(minutes=2)
+    assert made.together == [["db"]]  # `files` is due, and waits
+    made.ends("db")
+    made.after(minutes=1)
+    assert made.together == [["db"], ["files"]]
+
+
+def test_where_one_of_them_fails_all_are_tried_again_together() -> None:
+    made = Made(volumes=[shared("db"), shared("files")])
+    made.newest = dict.fromkeys(("db", "files"), NOW - timedelta(minutes=61))
+    made.after()
+    for each in ("db", "files"):
+        made.ends(each, good=False, error="it is full")
+    made.after(minutes=1)
+    assert made.together == [["db", "files"]] * 2
 
 
 def test_each_run_that_would_overlap_is_said_and_not_made_up_for() -> None:

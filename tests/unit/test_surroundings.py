@@ -26,7 +26,8 @@ def test_after_a_look_that_failed_all_is_agreed_upon_anew_with_the_engine(
 
         host = "host"
 
-        def __init__(self, _config: Config) -> None:
+        def __init__(self, config: Config) -> None:
+            self.config = config
             said.append("opened")
             self.engine = self.own_places = self
 
@@ -53,7 +54,8 @@ def test_after_a_look_that_failed_all_is_agreed_upon_anew_with_the_engine(
     monkeypatch.setattr(EngineAndStore, "_newest_times", lambda *_: {})
     monkeypatch.setattr("volferry.engine.events.Watch", Watch)
     monkeypatch.setattr("volferry.engine.volumes.list_volumes", list_volumes)
-    found = EngineAndStore(Config, History(tmp_path), lambda: None, None)
+    monkeypatch.setattr("volferry.engine.engine_lock.abandoned", lambda *_: None)
+    found = EngineAndStore(lambda: Config(state_dir=tmp_path), History(tmp_path), lambda: None, None)
     found.look()
     with pytest.raises(EngineError, match="too old"):
         found.look()

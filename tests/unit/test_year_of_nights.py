@@ -20,7 +20,7 @@ from volferry.scheduler.loop import Ending, Loop, View
 from volferry.scheduler.moments import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from volferry.scheduler.events import Event
 
@@ -68,8 +68,9 @@ class Year:
     def look(self) -> View:
         return View(self.volumes, dict(self.newest), dict.fromkeys(SCHEDULES, BEGIN))
 
-    def start(self, volume: str, moving: str) -> None:
+    def start(self, volumes: Sequence[str], moving: str) -> None:
         assert not moving
+        (volume,) = volumes
         self.begun[volume].append(self.now)
         self.running[volume] = self.now
 

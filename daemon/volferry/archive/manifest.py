@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +14,11 @@ from volferry.archive.sealed import seal, unseal
 from volferry.checked import document_of, mistakes
 from volferry.errors import DamagedObject, NewerFormat
 from volferry.model import BACKUP_ID, FIRST_YEAR, LAST_YEAR, PackInfo, is_backup_id, is_pack_name, time_of_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from volferry.model import BackupRef
 
 FORMAT_VERSION = 2
 MOST_FINDINGS = 1000
@@ -102,6 +107,28 @@ class FindingPart(_Part, frozen=True):
     detail: str
 
 
+class SetBackupPart(_Part, frozen=True):
+    """One backup of a set."""
+
+    volume: str
+    id: BackupId
+
+
+class SetPart(_Part, frozen=True):
+    """Backups of several volumes that were read in one stillness, and belong together. Each of them names all of them."""
+
+    id: BackupId
+    backups: tuple[SetBackupPart, ...]
+
+    def __post_init__(self) -> None:
+        if not all(is_backup_id(each) for each in (self.id, *(backup.id for backup in self.backups))):
+            raise ValueError("an id in its set names no time")
+
+    @classmethod
+    def of(cls, set_id: str, refs: Iterable[BackupRef]) -> SetPart:
+        return cls(set_id, tuple(SetBackupPart(ref.volume, ref.id) for ref in refs))
+
+
 class PackPart(_Part, frozen=True, omit_defaults=True):
     name: PackName
     stored_bytes: Count
@@ -176,6 +203,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     findings_total: Count
     packs: tuple[PackPart, ...]
     index: IndexPart
+    set: SetPart | None = None
 
     def __post_init__(self) -> None:
         if not is_backup_id(self.id) or not (self.base is None or is_backup_id(self.base)):
@@ -191,6 +219,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
             raise ValueError("it began after the time of its id")
         if len({pack.name for pack in self.packs}) != len(self.packs):
             raise ValueError("it names a pack twice")
+        if self.set is not None and SetBackupPart(self.volume.name, self.id) not in self.set.backups:
+            raise ValueError("its set does not name it")
 
     @property
     def volume_counts(self) -> CountsPart:
@@ -210,6 +240,8 @@ class Manifest(_Part, frozen=True, kw_only=True):
     def document(self) -> dict[str, Any]:
         """As it is written, but for its seal."""
         document: dict[str, Any] = document_of(self)
+        if self.set is None:
+            del document["set"]
         return document
 
 

@@ -1,9 +1,9 @@
-"""`volferry backup`: backs up volumes, one after another."""
+"""`volferry backup`: backs up volumes, one after another, but for those that belong together."""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.backup_one import Afterwards, OpenedStore, back_up_one, wanted_of
+from volferry.cli.backup_unit import Afterwards, back_up_unit
+from volferry.cli.opened_store import OpenedStore
 from volferry.cli.options import (
     ConfigOption,
     EngineOption,
@@ -23,15 +24,17 @@ from volferry.cli.options import (
 from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
 from volferry.cli.text import count_text, duration_text, size_text
+from volferry.cli.wanted import candidate, wanted_of
 from volferry.errors import FINDINGS_EXIT_CODE, ConfigError, UsageError, VolumeBusy, described, reason
 from volferry.history import Record
 from volferry.label_rights import doubtful
 from volferry.run import new_run_id
+from volferry.units import units_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from volferry.cli.backup_one import Wanted
+    from volferry.cli.wanted import Wanted
     from volferry.model import BackupStats, Volume
     from volferry.operations.coming_back import NotBack
 
@@ -102,7 +105,9 @@ def backup(
     engine: EngineOption = None,
     config: ConfigOption = None,
 ) -> int:
-    """Back up volumes. Names, --project and --container can be combined; each volume is a backup of its own."""
+    """Back up volumes. Names, --project and --container can be combined; each volume is a backup of its own. Volumes that share
+    containers which are stopped or have hooks are read together, while those stand still once.
+    """
     if binds and not container:
         raise UsageError("--binds is for --container: the bind mounts of which container?")
     session = Session.load(config=config, store=store, engine=engine, host=host)
@@ -270,20 +275,25 @@ def _back_up(
     new_store: bool,
     quiet: bool,
 ) -> list[_Failure]:
-    """One after another; what was made is appended to `done`. Returns which volumes failed, and why."""
+    """One unit after another; what was made is appended to `done`. Returns which volumes failed, and why."""
     failed: list[_Failure] = []
     listed_at = time.monotonic()
     with session.run() as run:
         settings = session.helper_settings()
         opened = OpenedStore(session, run, new_store=new_store)
-        for volume in volumes:
-            record = _record(session, run.id, volume)
+        for listed in units_of([candidate(volume, wanted(volume)) for volume in volumes]):
             after = Afterwards()
+            records = {volume.name: _record(session, run.id, volume) for volume in listed}
+            made: list[BackupStats] = []
             try:
-                with record:
-                    now = _looked_up_again(session, volume, listed_at)
-                    stats = back_up_one(session, now, opened, settings, run, wanted(now), after)
-                    record.made(stats, after.problems)
+                with ExitStack() as stack:
+                    for record in records.values():
+                        stack.enter_context(record)
+                    unit = [_looked_up_again(session, volume, listed_at) for volume in listed]
+                    how = {volume.name: wanted(volume) for volume in unit}
+                    made = back_up_unit(session, unit, opened, settings, run, how, after)
+                    for stats in made:
+                        records[stats.ref.volume].made(stats, after.problems)
             except Exception as error:  # whatever it is: it must not cost the other volumes their backups
                 if opened.failed:  # no volume can be backed up
                     raise
@@ -291,20 +301,29 @@ def _back_up(
                 message = (
                     _of_state_directory(session, error) if isinstance(error, OSError) else described(error)
                 )
-                say(f"volferry: {volume.name}: {message}")
-                failed.append(
-                    _Failure(volume.name, message, isinstance(error, VolumeBusy), stopped=after.stopped)
-                )
+                failed += _failures_of(listed, message, error, after)
             else:
-                done.append(stats)
+                done += made
                 if after.problems:
                     message = "; ".join(after.problems)
-                    say(f"volferry: {volume.name}: {message}")
-                    failed.append(_Failure(volume.name, message, stopped=after.stopped))
-                if not quiet:
+                    say(f"volferry: {', '.join(records)}: {message}")
+                    failed += [_Failure(name, message, stopped=after.stopped) for name in records]
+                for stats in made if not quiet else ():
                     print(_line(stats), flush=True)
             down += after.down
     return failed
+
+
+def _failures_of(unit: Sequence[Volume], message: str, error: Exception, after: Afterwards) -> list[_Failure]:
+    """Of all of its volumes: they are backed up together, or not at all."""
+    failures = []
+    for volume in unit:
+        mine = message
+        if after.blamed and volume.name != after.blamed:
+            mine = f"it is backed up together with {after.blamed}, which failed: {message}"
+        say(f"volferry: {volume.name}: {mine}")
+        failures.append(_Failure(volume.name, mine, isinstance(error, VolumeBusy), stopped=after.stopped))
+    return failures
 
 
 def _bind_mounts(session: Session, container: str) -> list[Volume]:
@@ -353,6 +372,7 @@ def _document(stats: BackupStats) -> dict[str, Any]:
 
     return {
         "id": stats.ref.id,
+        "set": stats.set_id,
         "host": stats.ref.host,
         "volume": stats.ref.volume,
         "base": stats.base,

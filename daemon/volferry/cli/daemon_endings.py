@@ -50,9 +50,13 @@ def held_text(volume: str, held: dict[str, str]) -> str:
     )
 
 
-def ending_of(done: Done, *, stopped: bool) -> Ending:
-    failed = [each["error"] for each in done.document.get("failed", ())]
+def ending_of(done: Done, volume: str, *, stopped: bool) -> Ending:
+    """Of one volume of the run."""
+    failures = [each for each in done.document.get("failed", ()) if each["volume"] == volume]
+    failed = [each["error"] for each in failures]
     for backup in done.document.get("backups", ()):
+        if backup["volume"] != volume:
+            continue
         return Ending(
             good=True,
             error="; ".join(failed),
@@ -71,13 +75,13 @@ def ending_of(done: Done, *, stopped: bool) -> Ending:
                 "",
             ),
         )
-    refused = any(each["busy"] for each in done.document.get("failed", ()))
+    refused = any(each["busy"] for each in failures)
     return Ending(
         good=False,
         interrupted=_is_interrupted(done, stopped=stopped),
         refused=refused,
         error=done.last_line if done.stalled else "; ".join(failed) or done.last_line,
-        stopped=any(each.get("stopped", False) for each in done.document.get("failed", ())),
+        stopped=any(each.get("stopped", False) for each in failures),
         down=_down(done.document),
     )
 

@@ -1,4 +1,4 @@
-"""The daemon's runs: processes that back up one volume each, and then copy and prune what there is of it.
+"""The daemon's runs: processes that back up one volume each, or those that belong together, and then copy and prune what there is of them.
 
 Each is the same command as a person would type: what it holds is given back when it ends, and what ends it ends nothing else.
 """
@@ -70,39 +70,44 @@ class ProcessRuns:
         with self._lock:
             return {volume: began for volume, (_, began) in self._threads.items()}
 
-    def start(self, volume: str, moving: str = "") -> None:
+    def start(self, volumes: Sequence[str], moving: str = "") -> None:
         with held_back():
-            thread = threading.Thread(target=self._run, args=(volume, moving), name=f"run of {volume}")
+            name = f"run of {', '.join(volumes)}"
+            thread = threading.Thread(target=self._run, args=(volumes, moving), name=name)
             with self._lock:
-                self._threads[volume] = (thread, datetime.now(UTC))
+                self._threads |= dict.fromkeys(volumes, (thread, datetime.now(UTC)))
             try:
                 thread.start()
             except RuntimeError as error:  # no more threads: it is one failed run
-                self._over(volume, "", Ending(good=False, error=str(error)))
+                self._over(volumes, "", dict.fromkeys(volumes, Ending(good=False, error=str(error))))
 
     def stalled(self) -> Collection[str]:
         with self._lock:
             return set(self._stalled)
 
-    def _over(self, volume: str, run: str, ending: Ending) -> None:
-        # Whoever is told finds it over, but for what cannot be ended: nothing else is begun for that volume.
-        if volume not in self._hung:
-            self._forget(volume)
-        self.ended(volume, run, ending)
-        if volume in self._hung:
-            self._wait_out(volume)
-            self._forget(volume)
+    def _over(self, volumes: Sequence[str], run: str, endings: Mapping[str, Ending]) -> None:
+        # Whoever is told finds it over, but for what cannot be ended: nothing else is begun for those volumes.
+        hangs = volumes[0] in self._hung
+        if not hangs:
+            self._forget(volumes)
+        for volume in volumes:
+            self.ended(volume, run, endings[volume])
+        if hangs:
+            self._wait_out(*volumes)
+            self._forget(volumes)
             self.released()
 
-    def _forget(self, volume: str) -> None:
+    def _forget(self, volumes: Sequence[str]) -> None:
         with self._lock:
-            self._threads.pop(volume, None)
-            self._stalled.discard(volume)
+            for volume in volumes:
+                self._threads.pop(volume, None)
+                self._stalled.discard(volume)
 
-    def _wait_out(self, key: str) -> None:
-        self._hung[key].wait()
+    def _wait_out(self, *keys: str) -> None:
+        self._hung[keys[0]].wait()
         with self._lock:
-            self._processes.discard(self._hung.pop(key))
+            for key in keys:
+                self._processes.discard(self._hung.pop(key))
 
     @property
     def share_goes_on(self) -> bool:
@@ -134,7 +139,7 @@ class ProcessRuns:
 
     def _recover(self) -> None:
         try:
-            done = self._command("recover", "", self.log, "", "--json")
+            done = self._command("recover", (), self.log, "", "--json")
             ending = recovery_ending_of(done, stopped=self.stopped)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = RecoveryEnding(error=f"{type(error).__name__}: {error}")
@@ -148,7 +153,7 @@ class ProcessRuns:
 
     def _verify(self) -> None:
         try:
-            done = self._command("verify", "", self.log, "", "--share", "--json")
+            done = self._command("verify", (), self.log, "", "--share", "--json")
             ending = share_ending_of(done, stopped=self.stopped)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = ShareEnding(done=False, error=f"{type(error).__name__}: {error}")
@@ -173,7 +178,7 @@ class ProcessRuns:
     def _make_up_for(self, store: str, volumes: list[str], began: datetime) -> None:
         ending = CopyEnding(store, volumes, began)
         try:
-            done = self._command("copy", "", self.log, "", "--to", store, "--json", "--", *volumes)
+            done = self._command("copy", (), self.log, "", "--to", store, "--json", "--", *volumes)
             bad = done.code not in _GOOD
             ending = replace(ending, interrupted=bad and self.stopped, error=done.last_line if bad else "")
             for event, details in afterwards(done.document):
@@ -222,59 +227,76 @@ class ProcessRuns:
             waiting()
             living[0][0].join(_STOP_LOOK_SECONDS)
 
-    def _run(self, volume: str, moving: str) -> None:
-        run = self._ids[volume] = new_run_id()
-        log = self.log.bind(run=run, volume=volume)
+    def _run(self, volumes: Sequence[str], moving: str) -> None:
+        run = new_run_id()
+        self._ids |= dict.fromkeys(volumes, run)
+        log = self.log.bind(run=run, volume=", ".join(volumes))
         try:  # whatever fails, also a log on a full disk: a volume whose run has not ended is never begun again
             log.info("a run begins")
             if moving:
                 log.info("nothing is stopped for it", why=moving)
-            self.began(volume, run)
-            ending = replace(self._ending(volume, log, run, ("--quiesce", "none") if moving else ()), run=run)
+            for volume in volumes:
+                self.began(volume, run)
+            endings = self._endings(volumes, log, run, ("--quiesce", "none") if moving else ())
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory: it is one failed run
-            ending = Ending(good=False, error=f"{type(error).__name__}: {error}", run=run)
-        self._over(volume, run, ending)
+            endings = dict.fromkeys(volumes, Ending(good=False, error=f"{type(error).__name__}: {error}"))
+        self._over(volumes, run, {volume: replace(ending, run=run) for volume, ending in endings.items()})
 
-    def _ending(self, volume: str, log: Log, run: str, options: Sequence[str]) -> Ending:
-        done = self._command("backup", volume, log, run, "--scheduled", *options, "--json")
-        ending = ending_of(done, stopped=self.stopped)
+    def _endings(
+        self, volumes: Sequence[str], log: Log, run: str, options: Sequence[str]
+    ) -> dict[str, Ending]:
+        done = self._command("backup", volumes, log, run, "--scheduled", *options, "--json")
+        endings = {}
+        for volume in volumes:
+            ending = ending_of(done, volume, stopped=self.stopped)
+            if ending.good:
+                of_volume = log.bind(volume=volume)
+                of_volume.info(
+                    "a run has ended",
+                    backup=ending.backup,
+                    seconds=ending.seconds,
+                    stored_bytes=ending.stored_bytes,
+                    downtime_seconds=ending.downtime_seconds,
+                    findings=ending.findings,
+                )
+                ending = self._followed(volume, volumes, of_volume, ending)
+            endings[volume] = ending
+        return endings
+
+    def _followed(self, volume: str, unit: Sequence[str], log: Log, ending: Ending) -> Ending:
+        """With what came of copying and pruning it."""
         problems = [ending.error] if ending.error else []
-        if ending.good:
-            log.info(
-                "a run has ended",
-                backup=ending.backup,
-                seconds=ending.seconds,
-                stored_bytes=ending.stored_bytes,
-                downtime_seconds=ending.downtime_seconds,
-                findings=ending.findings,
-            )
-            self.owes_copies(volume)
-            following: tuple[Work, ...] = ("copy", "prune") if self.has_replicas() else ("prune",)
-            for command in following:
-                begun = datetime.now(UTC)
-                after = self._command(command, volume, log, "", "--json")
-                for pruned in after.document.get("volumes", ()) if ending.suspicious else ():
-                    if held := pruned["held"]:
-                        ending = replace(ending, suspicious=f"{ending.suspicious}; {held_text(volume, held)}")
-                problems += [less for each in after.document.get("volumes", ()) if (less := each.get("less"))]
-                if after.code in _GOOD:
-                    for event, details in afterwards(after.document):
-                        log.info(event, **details)
-                elif not self.stopped:
-                    log.error("what follows a run failed", command=command, error=after.last_line)
-                    problems.append(f"{command}: {after.last_line}")
-                    self.follow_up_failed(command, volume, begun, after.last_line)
-                if after.hung is not None:
-                    break
+        self.owes_copies(volume)
+        following: tuple[Work, ...] = ("copy", "prune") if self.has_replicas() else ("prune",)
+        for command in following:
+            begun = datetime.now(UTC)
+            if unit[0] in self._hung:  # of the volume before: nothing else is begun beside it
+                break
+            after = self._command(command, [volume], log, "", "--json", unit=unit)
+            for pruned in after.document.get("volumes", ()) if ending.suspicious else ():
+                if held := pruned["held"]:
+                    ending = replace(ending, suspicious=f"{ending.suspicious}; {held_text(volume, held)}")
+            problems += [less for each in after.document.get("volumes", ()) if (less := each.get("less"))]
+            if after.code in _GOOD:
+                for event, details in afterwards(after.document):
+                    log.info(event, **details)
+            elif not self.stopped:
+                log.error("what follows a run failed", command=command, error=after.last_line)
+                problems.append(f"{command}: {after.last_line}")
+                self.follow_up_failed(command, volume, begun, after.last_line)
         return replace(ending, error="; ".join(problems))
 
-    def _command(self, name: str, volume: str, log: Log, run: str, *options: str) -> Done:
-        arguments = [*self.arguments(name), *options, *(["--", volume] if volume else [])]
+    def _command(
+        self, name: str, volumes: Sequence[str], log: Log, run: str, *options: str, unit: Sequence[str] = ()
+    ) -> Done:
+        """`unit` has the volumes of the run that it follows."""
+        arguments = [*self.arguments(name), *options, *(["--", *volumes] if volumes else [])]
+        held_up = unit or volumes
 
         def on_stall() -> None:
-            if volume:
+            if held_up:
                 with self._lock:
-                    self._stalled.add(volume)
+                    self._stalled.update(held_up)
                 self.released()
 
         command = Command(log, name, arguments, run, self.stall(), on_stall)
@@ -286,7 +308,7 @@ class ProcessRuns:
         done = command.done()
         with self._lock:
             if done.hung is not None:
-                self._hung[volume or f"/{name}"] = done.hung
+                self._hung |= dict.fromkeys(held_up or [f"/{name}"], done.hung)
             else:
                 self._processes.discard(command.process)
         return done

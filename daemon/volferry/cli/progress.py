@@ -25,14 +25,16 @@ _REFRESH_SECONDS = 0.1
 class TerminalObserver:
     """Implements `Observer` for the work on one volume; everything goes to stderr."""
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, bar: Progress | None = None) -> None:
         self._subject = plain(subject)
-        self._bar: Progress | None = None
+        self._bar = bar
+        self._has_bar = bar is None  # and no one else's
+        self._parts: list[TerminalObserver] = []
         self._task: TaskID | None = None
         self._phase = ""
         self._totals: tuple[int | None, int | None] = (None, None)
         self._began = self._shown = time.monotonic()
-        self._findings = self._unsaid = 0
+        self._findings = self.unsaid = 0
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -43,10 +45,19 @@ class TerminalObserver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
+        if self._bar is not None and self._has_bar:
             self._bar.stop()
-        if self._unsaid:
-            print(f"  … and {self._unsaid} more (see `volferry show`)", file=sys.stderr)
+        for unsaid in (self.unsaid, *(part.unsaid for part in self._parts)):
+            if unsaid:
+                print(f"  … and {unsaid} more (see `volferry show`)", file=sys.stderr)
+
+    def of(self, subject: str) -> TerminalObserver:
+        """For a part of the work, on the same terminal; not to be entered."""
+        if subject == self._subject:
+            return self
+        part = TerminalObserver(subject, self._bar)
+        self._parts.append(part)
+        return part
 
     def phase(self, name: str, *, total_bytes: int | None = None, total_entries: int | None = None) -> None:
         self._phase = name
@@ -74,7 +85,7 @@ class TerminalObserver:
         self._findings += 1
         # One of the volume as a whole is worth more than the rest, and may come last.
         if self._findings > _MOST_FINDINGS and finding.path:
-            self._unsaid += 1
+            self.unsaid += 1
             return
         self._say(f"  {finding.kind}: {printable(finding.path) or '(root)'}: {finding.detail}")
 

@@ -164,7 +164,13 @@ def use_of(container: Mapping[str, Any], mount: Mapping[str, Any], all_labels: C
         labels=labels,
         image_known=image_known,
         lately=_LATELY.search(container.get("Status") or "") is not None,
+        network_of=_network_of(container),
     )
+
+
+def _network_of(container: Mapping[str, Any]) -> str:
+    mode = str((container.get("HostConfig") or {}).get("NetworkMode") or "")
+    return mode.removeprefix("container:") if mode.startswith("container:") else ""
 
 
 def container_name(each: Mapping[str, Any]) -> str:

@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 _MOST_LINES = 20
 HOST = "this machine"
+_SEPARATOR = "\n"  # of volumes, in the journal
 
 
 @dataclass(slots=True)
 class Hooks:
-    """Of one backup. `after` must be called once `before` was, whatever happened."""
+    """Those that some volumes have, all of which are backed up together. `after` must be called once `before` was, whatever happened."""
 
     engine: Engine
+    volumes: Sequence[str]  # that have them
     pre: Sequence[ContainerCommand]
     post: Sequence[ContainerCommand]
     on_error: Sequence[ContainerCommand]
@@ -52,6 +54,7 @@ class Hooks:
 
     def __post_init__(self) -> None:
         self.note = quiet(self.note)
+        self.environment = {**self.environment, "VOLFERRY_VOLUME": " ".join(self.volumes)}
 
     def before(self) -> None:
         """On this machine first, then in containers. Raises HookFailed: then nothing must be read; VolferryError where the
@@ -142,7 +145,7 @@ class Hooks:
             self.problems.append(str(error))
 
     def _to_run(self) -> list[tuple[Halt, ContainerCommand | None]]:
-        volume = self.environment.get("VOLFERRY_VOLUME", "")
+        volume = _SEPARATOR.join(self.volumes)
         found: list[tuple[Halt, ContainerCommand | None]] = []
         for order, command in enumerate(self.post[::-1]):
             container = find_container(self.engine, command.container_id)
@@ -154,6 +157,11 @@ class Hooks:
         if self.host.post:
             found.append((Halt("hook", "", HOST, len(found), volume, "under way"), None))
         return found
+
+
+def volumes_of(halt: Halt) -> list[str]:
+    """That have the hook."""
+    return halt.before.split(_SEPARATOR)
 
 
 def run_post(engine: Engine, halt: Halt, command: ContainerCommand, environment: Mapping[str, str]) -> None:

@@ -78,6 +78,7 @@ class Quiesced:
     overdue: bool = False  # brought back by the limit of the downtime
     down: list[NotBack] = field(default_factory=list)  # what is not up afterwards
     further_problems: list[str] = field(default_factory=list)
+    _has_engine: bool = False  # nobody else has anything of it stopped
     _coming: ComingBack | None = None
     _stack: ExitStack = field(default_factory=ExitStack)  # until all was started again
     _watching: ExitStack = field(default_factory=ExitStack)  # while all stands still
@@ -117,24 +118,35 @@ class Quiesced:
         """Whether anything was, or may have been."""
         return self._since is not None
 
-    def begin(self) -> None:
-        """Stops or pauses all that writes to the volumes. Raises VolferryError."""
-        if self.wanted == "none":
-            return
-        if self._is_young():
+    def take_turn(self) -> None:
+        """Waits until it may stop what it is to stop, however long that takes: before the hooks and dumps that come before a stop. Raises
+        VolferryError.
+        """
+        if self.wanted == "none" or self._is_young():
             return
         self.journal.alone()
         # What one that died while this one waited has left down would be taken for what does not run.
         self.recover()
-        found = self._to_halt()
-        if found:
+        if self._to_halt() and not self._has_engine:
             self._stack.enter_context(self.turn(lambda: text_of(self._planned(self._to_halt()))))
-            found = self._to_halt()
-        if not found or self._is_young(found):
+            self._has_engine = True
+            self.before()
+
+    def begin(self) -> None:
+        """Stops or pauses all that writes to the volumes, once it is its turn. Raises VolferryError."""
+        if not self._has_engine:
+            self.take_turn()
+        if self.wanted == "none" or self.unstopped:
+            return
+        starts = self._watching.enter_context(Starts(self.engine))
+        found = self._to_halt()
+        if self._is_young(found):
+            return
+        self._starts = starts  # also where nothing runs: something may be started
+        if not found:
+            starts.forget()
             return
         halts = self._planned(found, self.note)
-        self.before()
-        self._starts = self._watching.enter_context(Starts(self.engine))
         self.journal.write(*halts)
         self._coming = ComingBack(self.engine, halts, self.journal, self.note, sure=True)
         for halt in reversed(halts):
@@ -167,7 +179,7 @@ class Quiesced:
 
     def check(self) -> None:
         """Raises Disturbed where one of them did not stand still until now."""
-        if self._coming is not None and not self._ended:
+        if self._starts is not None and not self._ended:
             self.disturbed = self.disturbed or self._disturbances()
         if self.disturbed:
             raise Disturbed(f"not all stood still: {self.disturbed}")
@@ -215,7 +227,7 @@ class Quiesced:
         with held_back(), self._lock:
             if self._ended:
                 return
-            if self._coming is not None:
+            if self._starts is not None:
                 self.disturbed = self.disturbed or self._disturbances()
             self._over()
             if self._coming is None:

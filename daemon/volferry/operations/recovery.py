@@ -12,7 +12,7 @@ from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError, HookFailed, VolferryError
 from volferry.journal import Journal, Unwritten, halts_of, journals_of_the_dead, unreadable_journals
 from volferry.operations.coming_back import ComingBack, NotBack, quiet
-from volferry.operations.hooks import run_host_hook, run_post
+from volferry.operations.hooks import run_host_hook, run_post, volumes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -161,15 +161,16 @@ class Recovery:
     def _run(self, engine: Engine, journal: Journal, halt: Halt) -> None:
         """Raises HookFailed where it ran and failed, and another VolferryError where it could not be run."""
         environment = {
-            "VOLFERRY_VOLUME": halt.before,
+            "VOLFERRY_VOLUME": " ".join(volumes_of(halt)),
             "VOLFERRY_HOST": journal.host,
             "VOLFERRY_RUN": journal.run_id,
             "VOLFERRY_ERROR": _INTERRUPTED,
         }
         if not halt.id:
-            found = self.hooks.of_machine(engine, halt.before, journal.config)
+            volume = volumes_of(halt)[0]
+            found = self.hooks.of_machine(engine, volume, journal.config)
             if found is None:
-                self.note(f"no hook post is configured any longer for volume {halt.before}")
+                self.note(f"no hook post is configured any longer for volume {volume}")
             else:
                 run_host_hook("post", *found, environment)
             return

@@ -22,7 +22,7 @@ from volferry.operations.volume_listing import Listing, list_volume
 from volferry.operations.volume_reading import VolumeReading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -104,9 +104,12 @@ class _Moving:
 MOVING: Stillness = _Moving()
 
 
-class _Begun:
+def begun(still: Stillness) -> Stillness:
     """What stands still already."""
+    return _Begun(still)
 
+
+class _Begun:
     def __init__(self, still: Stillness) -> None:
         self._still = still
         self.mode = still.mode
@@ -171,19 +174,23 @@ def read_volume(
     full: bool,
     fingerprints: Fingerprints | None = None,
     known: Fingerprints | None = None,
+    then: Callable[[], object] | None = None,
 ) -> Iterator[Read]:
     """One pass. What it has stored is dropped if the block fails, but for packs that the next run can go on from.
 
     With `fingerprints`, these are taken of large files that are read. With those of the pass before (`known`), what changed since is
-    first taken into the spool, and `still` ends then. At an entry at which `tar` does not go on, all is listed and read again without it, and where `find` does not see all names, in another
+    first taken into the spool, and `still` ends then. With `then`, that is called once the volume was read, in place of `still.end`, for other volumes
+    that are read in the same stillness. At an entry at which `tar` does not go on, all is listed and read again without it, and where `find` does not see all names, in another
     way; `still` goes on.
     """
     with ExitStack() as tried:
         tried.callback(still.end)
-        begun, tries = still, 0
+        stillness, tries = still, 0
         found: Read | None = None
         while found is None:
-            attempt = _attempt(work, started_at, begun, full=full, fingerprints=fingerprints, known=known)
+            attempt = _attempt(
+                work, started_at, stillness, full=full, fingerprints=fingerprints, known=known, then=then
+            )
             try:
                 found = tried.enter_context(attempt)
             except NeverRead as error:
@@ -193,7 +200,7 @@ def read_volume(
                 work.learned.never_read.update(error.details)
             except HiddenNames:
                 work.learned.distrusted = True
-            begun = _Begun(still)
+            stillness = begun(still)
         yield found
 
 
@@ -206,8 +213,10 @@ def _attempt(
     full: bool,
     fingerprints: Fingerprints | None,
     known: Fingerprints | None,
+    then: Callable[[], object] | None,
 ) -> Iterator[Read]:
     """As `read_volume`, but that `still` goes on at BeginAgain."""
+    was_read = _Once(then or still.end)
     volume, observer, checkpoints = work.volume, work.observer, work.state.checkpoints
     base = find_base(
         work.repository,
@@ -239,7 +248,7 @@ def _attempt(
             marks=replace(work.settings.marks, stores=work.settings.marks.stores | {work.repository.id}),
         )
         if not listing.read.entries:
-            still.end()
+            was_read()
         observer.phase("reading", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries)
         writer = work.repository.writer(ref)
         with CheckpointWriter(
@@ -265,13 +274,15 @@ def _attempt(
                         running, running.directory(volume.name), known, base.sources[-1], work.repository, ref
                     )
                     reading.capture(running, volume, work.spool, content)
-                    still.end()
+                    was_read()
                     observer.phase(
                         "storing", total_bytes=listing.read.source_bytes, total_entries=listing.read.entries
                     )
                 assembly = Assembly(base, listing.plan, packs, checkpoint)
+                # With others to come, all of it is stored first: as much of each would be held in memory otherwise.
+                on_end = was_read if then is None else _nothing
                 with (
-                    closing(reading.frames(running, volume, on_end=still.end)) as raw_frames,
+                    closing(reading.frames(running, volume, on_end=on_end)) as raw_frames,
                     closing(
                         encode_frames(raw_frames, level=work.settings.compression_level, known=base.known)
                     ) as encoded,
@@ -281,6 +292,7 @@ def _attempt(
                 checkpoint.all_there()
                 packs.finish()
                 checkpoint.finish()
+                was_read()
                 yield Read(ref, base, listing, reading, assembly, packs, checkpoint, writer)
             except BaseException as error:
                 if not isinstance(error, BeginAgain):
@@ -290,6 +302,22 @@ def _attempt(
                 if not packs.packs:
                     remove_checkpoints(checkpoints / ref.id)
                 raise
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Once:
+    """Calls something, the first time."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call: Callable[[], object] | None = call
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call()
 
 
 def _has_room(spool: Path, listing: Listing) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -9,7 +10,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from volferry.errors import ConfigError
+from volferry.labels import WHEN, hooks_of
 from volferry.schedule import Due, due, is_believed
+from volferry.units import Candidate, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +38,7 @@ class Appointment:
     at: datetime
     late: bool  # it has had no good backup for longer than its schedule allows
     moving: str = ""  # why a run that begins now must stop nothing; empty where it may
+    unit: str = ""  # as of Scheduled
 
 
 class Scheduled(NamedTuple):
@@ -44,6 +48,9 @@ class Scheduled(NamedTuple):
     schedule: Schedule
     quiesces: bool = False  # its runs stop or pause what writes to it
     window: timedelta | None = None  # for how long after its time they may
+    unit: str = (
+        ""  # the first of the volumes that it is backed up together with when they are due at one time
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +79,49 @@ def scheduled_of(volumes: Iterable[Volume], config: Config) -> tuple[list[Schedu
     return found, wrong
 
 
+def candidate_of(volume: Volume, config: Config) -> Candidate:
+    """For `units_of`, by the settings in force. Raises ConfigError where those are wrong."""
+    settings = config.settings_of(volume)
+    hooked: set[str] = set()
+    with suppress(ConfigError):  # the run says so
+        running = [config.labels.heard_of(use) for use in volume.uses if use.state == "running"]
+        commands = [each for when in WHEN for each in hooks_of(running, when)]
+        hooked = {command.container_id for command in commands}
+    return Candidate(
+        volume,
+        quiesces=settings.quiesce in {"pause", "stop"},
+        hooked=frozenset(hooked),
+        by_project=settings.group == "project",
+    )
+
+
 @dataclass(slots=True)
 class Selection:
     """As `scheduled_of`, from look to look: of a volume that is as it was, nothing is read again."""
 
     _config: Config | None = None
-    _known: dict[str, tuple[Volume, list[Scheduled], dict[str, str]]] = field(default_factory=dict)
+    _known: dict[str, tuple[Volume, list[Scheduled], dict[str, str], list[Candidate]]] = field(
+        default_factory=dict
+    )
 
     def of(self, volumes: Iterable[Volume], config: Config) -> tuple[list[Scheduled], dict[str, str]]:
         before, self._known = self._known if config is self._config else {}, {}
         self._config = config
         found: list[Scheduled] = []
         wrong: dict[str, str] = {}
+        candidates: list[Candidate] = []
         for volume in volumes:
             known = before.get(volume.name)
             if known is None or known[0] != volume:
-                known = (volume, *scheduled_of([volume], config))
+                scheduled, mistakes = scheduled_of([volume], config)
+                candidate = [candidate_of(volume, config)] if scheduled else []
+                known = (volume, scheduled, mistakes, candidate)
             self._known[volume.name] = known
             found += known[1]
             wrong |= known[2]
-        return found, wrong
+            candidates += known[3]
+        first = {each.name: unit[0].name for unit in units_of(candidates) if len(unit) > 1 for each in unit}
+        return [each._replace(unit=first.get(each.volume, "")) for each in found], wrong
 
 
 @dataclass(slots=True)
@@ -156,7 +186,7 @@ class Agenda:
                 planned = self._planned(each, next_due, jitter, now)
                 moving = self._why_moving(each, planned, now, first=last is None) if each.quiesces else ""
                 at = self._time_of(volume, planned, moment)
-                found.append(Appointment(volume, at, by_store.late, moving))
+                found.append(Appointment(volume, at, by_store.late, moving, each.unit or volume))
         return sorted(found, key=lambda each: (each.at, each.volume))
 
     def _after(self, schedule: Schedule, first: Due | None, ended: datetime) -> Due | None:
@@ -176,7 +206,7 @@ class Agenda:
             following = each.schedule.after(failures.last.wall, self.zone)
             at = max(at, following) if following is not None else at
         if at != now:  # of a volume without a backup, it would be another one at each look
-            at += _share(each.volume, at, jitter)
+            at += _share(each.unit or each.volume, at, jitter)
         return at
 
     def _why_moving(self, each: Scheduled, planned: datetime, now: datetime, *, first: bool) -> str:

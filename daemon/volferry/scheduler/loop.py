@@ -89,8 +89,8 @@ class Memory(Protocol):
 class Runs(Protocol):
     """Where runs take place. Each that ends must be told to the loop (`ended`)."""
 
-    def start(self, volume: str, moving: str) -> None:
-        """`moving` is why it must stop nothing; empty where it may."""
+    def start(self, volumes: Sequence[str], moving: str) -> None:
+        """One run, of volumes that belong together. `moving` is why it must stop nothing; empty where it may."""
 
     def going_on(self) -> Mapping[str, datetime]:
         """Volumes, and when their runs began."""
@@ -324,7 +324,7 @@ class Loop:
         """Starts what may; returns when the next one is due, None if that is not known before something happens."""
         if self.trouble or self.looked_at is None:
             return None  # it would fail, and be tried again later than the next look
-        config = self.config()
+        at_once = self.config().daemon.at_once
         going_on = self.runs.going_on()
         next_run: timedelta | None = None
         for appointment in self.appointments:
@@ -336,10 +336,27 @@ class Loop:
             elif appointment.at > now.wall:
                 next_run = now.when(appointment.at)
                 break
-            elif len(going_on.keys() - self.runs.stalled()) < config.daemon.at_once:
-                self.runs.start(volume, appointment.moving)
+            elif appointment.unit not in (units := self._units_at_work(going_on)) and len(units) < at_once:
+                self.runs.start(self._due_with(appointment, going_on, now.wall), appointment.moving)
                 going_on = self.runs.going_on()
         return next_run
+
+    def _units_at_work(self, going_on: Iterable[str]) -> set[str]:
+        """By the names of their first volumes. No two runs of one unit take place at a time: each would run its hooks."""
+        units = {each.volume: each.unit for each in self.appointments}
+        return {units.get(volume, volume) for volume in set(going_on) - set(self.runs.stalled())}
+
+    def _due_with(self, first: Appointment, going_on: Collection[str], now: datetime) -> list[str]:
+        """That volume, and those of its unit that are due as well."""
+        return [
+            each.volume
+            for each in self.appointments
+            if each.unit == first.unit
+            and each.at <= now
+            and bool(each.moving) == bool(first.moving)
+            and each.volume not in going_on
+            and each.volume not in self._wrong
+        ]
 
     def _overlap(self, volume: str, began: datetime, now: datetime) -> None:
         """Says that a run came due while the one before was still going on; that one counts for both."""

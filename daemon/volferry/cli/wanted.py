@@ -1,0 +1,156 @@
+"""How volumes are backed up: by the command line, else by what is in force for each; of several that belong together, by the strictest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from volferry.errors import UsageError
+from volferry.units import Candidate
+from volferry.volume_settings import MAX_DOWNTIME, QUIESCE_AFTER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from volferry.archive.excludes import Excludes
+    from volferry.cli.session import Session
+    from volferry.labels import ContainerCommand, Dump
+    from volferry.model import Volume
+    from volferry.operations.quiesce import Mode
+    from volferry.volume_settings import HostHooks
+
+_BY_STRICTNESS: tuple[Mode, ...] = ("none", "pause", "stop")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How one volume is backed up."""
+
+    excludes: Excludes
+    one_file_system: bool
+    quiesce: Mode
+    warm: bool
+    full: bool
+    suspicious: bool
+    host_hooks: HostHooks
+    pre: list[ContainerCommand]
+    post: list[ContainerCommand]
+    on_error: list[ContainerCommand]
+    dumps: list[Dump]
+    max_downtime: timedelta
+    young: timedelta  # containers that run for less are not stopped
+    by_project: bool = False  # together with all volumes of its compose project
+
+
+def wanted_of(
+    session: Session,
+    volume: Volume,
+    *,
+    exclude: list[str],
+    exclude_caches: bool,
+    one_file_system: bool | None,
+    quiesce: Mode | None,
+    warm: bool | None,
+    full: bool,
+    scheduled: bool = False,
+) -> Wanted:
+    """The options of the command line, else those in force for the volume. Raises ConfigError, UsageError for a pattern that
+    cannot be understood.
+    """
+    from volferry.archive.excludes import Excludes  # noqa: PLC0415
+    from volferry.labels import dumps_of, hooks_of  # noqa: PLC0415
+    from volferry.volume_settings import HostHooks  # noqa: PLC0415
+
+    settings = session.config.settings_of(volume)
+    excludes = Excludes(
+        (*(settings.exclude or ()), *exclude), bool(settings.exclude_caches) or exclude_caches
+    )
+    try:
+        excludes.check()
+    except ValueError as error:
+        raise UsageError(f"volume {volume.name}: {error}") from error
+    uses = [session.config.labels.heard_of(use) for use in volume.uses]
+    running = [use for use in uses if use.state == "running"]
+    return Wanted(
+        excludes=excludes,
+        one_file_system=bool(settings.one_file_system if one_file_system is None else one_file_system),
+        quiesce=quiesce or settings.quiesce or "none",
+        warm=bool(settings.warm) if warm is None else warm,
+        full=full,
+        suspicious=settings.suspicious is not False,
+        host_hooks=settings.hooks or HostHooks(),
+        pre=hooks_of(running, "pre"),
+        post=hooks_of(running, "post"),
+        on_error=hooks_of(running, "on-error"),
+        dumps=dumps_of(volume.name, uses),
+        max_downtime=(settings.max_downtime or MAX_DOWNTIME).delta,
+        young=(settings.quiesce_after or QUIESCE_AFTER).delta if scheduled else timedelta(),
+        by_project=settings.group == "project",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTogether:
+    """What holds for all volumes of a unit."""
+
+    quiesce: Mode
+    warm: bool
+    max_downtime: timedelta
+    young: timedelta
+
+    @classmethod
+    def of(cls, wanted: Iterable[Wanted]) -> WantedTogether:
+        """The strictest of each."""
+        found = list(wanted)
+        return cls(
+            quiesce=max((each.quiesce for each in found), key=_BY_STRICTNESS.index),
+            warm=any(each.warm for each in found),
+            max_downtime=min(each.max_downtime for each in found),
+            young=max(each.young for each in found),
+        )
+
+
+@dataclass(slots=True)
+class SharedHooks:
+    """Those that exactly these volumes have: each is run once for all of them."""
+
+    volumes: tuple[str, ...]
+    host: HostHooks
+    pre: list[ContainerCommand]
+    post: list[ContainerCommand]
+    on_error: list[ContainerCommand]
+
+
+def shared_hooks(wanted: Mapping[str, Wanted]) -> list[SharedHooks]:
+    """Of a unit, by the names of its volumes: those on this machine first, then those in containers, by the volumes that have them."""
+    from volferry.volume_settings import HostHooks  # noqa: PLC0415
+
+    found: dict[tuple[str, ...], SharedHooks] = {}
+
+    def of(volumes: Sequence[str]) -> SharedHooks:
+        key = tuple(volumes)
+        return found.setdefault(key, SharedHooks(key, HostHooks(), [], [], []))
+
+    on_hosts: dict[HostHooks, list[str]] = {}
+    for name, each in wanted.items():
+        on_hosts.setdefault(each.host_hooks, []).append(name)
+    for host, names in on_hosts.items():
+        if host.pre or host.post or host.on_error:
+            of(names).host = host
+    for kind in ("pre", "post", "on_error"):
+        having: dict[tuple[str, tuple[str, ...]], tuple[ContainerCommand, list[str]]] = {}
+        for name, each in wanted.items():
+            for command in getattr(each, kind):
+                key = (command.container_id, command.arguments)
+                having.setdefault(key, (command, []))[1].append(name)
+        for command, names in having.values():
+            getattr(of(names), kind).append(command)
+    return list(found.values())
+
+
+def candidate(volume: Volume, wanted: Wanted) -> Candidate:
+    """By which it is found out what it belongs to."""
+    hooks = (*wanted.pre, *wanted.post, *wanted.on_error)
+    hooked = frozenset(command.container_id for command in hooks)
+    return Candidate(volume, wanted.quiesce != "none", hooked, wanted.by_project)

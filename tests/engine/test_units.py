@@ -1,0 +1,141 @@
+"""Volumes that belong together: one stop, hooks once, backups of one moment, all of them or none."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.engine.test_hooks import hook, log
+from tests.engine.test_quiesce import large, restored, state_of
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from tests.parts.world import World
+
+# Both files hold the same, but for the moment between the two writes. It ends between two rounds.
+PAIRS = [
+    "sh",
+    "-c",
+    "trap 'end=1' TERM; i=0; while [ -z \"$end\" ]; do i=$((i+1)); echo $i >/one/n; echo $i >/two/n; done",
+]
+
+
+@pytest.fixture
+def pair(world: World) -> list[str]:
+    return sorted([world.filled(), world.filled()])
+
+
+def app(world: World, pair: list[str], **more: Any) -> Container:
+    first, second = pair
+    volumes = [f"{first}:/one", f"{second}:/two"]
+    return world.container(first, volumes=volumes, **{"command": PAIRS, **more})
+
+
+def ends(world: World, container: Container, since: float) -> int:
+    """How often it has ended."""
+    found = world.client.events(
+        since=int(since),
+        until=int(time.time()) + 1,
+        filters={"event": "die", "container": container.id},
+        decode=True,
+    )
+    return len([*found])
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_container_of_two_volumes_is_stopped_once_for_both(
+    world: World, pair: list[str], warm: bool
+) -> None:
+    count = "echo $VOLFERRY_VOLUME >>/one/log"
+    container = app(world, pair, labels={**hook("pre", count), **hook("post", count)})
+    began = time.time()
+    options = ("--warm",) if warm else ()
+    outcome = world.cli("backup", *pair, "--quiesce", "stop", *options, "--json").exits(0)
+    assert ends(world, container, began) == 1
+    assert state_of(container)["Status"] == "running"
+    made = outcome.json["backups"]
+    assert [each["volume"] for each in made] == pair
+    assert made[0]["set"] == made[1]["set"] is not None
+    assert made[0]["downtime_seconds"] == made[1]["downtime_seconds"] > 0
+    assert log(world, pair[0]) == [" ".join(pair)] * 2
+    for each in pair:
+        manifest = world.cli("show", each, "--json").exits(0).json
+        assert manifest["consistency"] == "stop"
+        assert manifest["set"] == {
+            "id": made[0]["set"],
+            "backups": [{"volume": stats["volume"], "id": stats["id"]} for stats in made],
+        }
+    numbers = {(restored(world, each) / "n").read_text() for each in pair}
+    assert len(numbers) == 1
+    assert [*world.cli.state.glob("journal/*.jsonl")] == []
+
+
+def test_one_that_nobody_stops_is_backed_up_by_itself(world: World, pair: list[str]) -> None:
+    app(world, pair)
+    made = world.cli("backup", *pair, "--json")
+    assert made.code in {0, 3}
+    assert [each["set"] for each in made.json["backups"]] == [None, None]
+    assert "set" not in world.cli("show", pair[0], "--json").json
+
+
+def test_a_project_that_says_so_is_a_set_though_its_containers_have_nothing_in_common(world: World) -> None:
+    labels = {"com.docker.compose.project": "shop", "volferry.group": "project", "volferry.quiesce": "pause"}
+    names = sorted([world.volume(labels=labels), world.volume(labels={**labels, "volferry.quiesce": "none"})])
+    alone = world.volume(labels={"com.docker.compose.project": "shop"})
+    containers = [world.container(each) for each in names]
+    before = [state_of(each)["StartedAt"] for each in containers]
+    made = world.cli("backup", "--project", "shop", "--json").exits(0).json["backups"]
+    sets = {each["volume"]: each["set"] for each in made}
+    assert sets[names[0]] == sets[names[1]] is not None
+    assert sets[alone] is None
+    manifest = [world.cli("show", each, "--json").exits(0).json for each in names]
+    assert {each["consistency"] for each in manifest} == {"pause"}  # the strictest
+    assert [state_of(each)["StartedAt"] for each in containers] == before
+
+
+def test_where_one_cannot_be_backed_up_there_is_none_of_any(world: World, pair: list[str]) -> None:
+    """The lock of the second is another run's."""
+    large(world, pair[1])
+    container = app(world, pair, stop_signal="SIGKILL")
+    other = world.cli.start("backup", pair[1])
+    assert other.until(world.reading_begins)
+    before = state_of(container)["StartedAt"]
+    other.send(signal.SIGSTOP)
+    outcome = world.cli("backup", *pair, "--quiesce", "stop", "--json").exits(1)
+    assert outcome.json["backups"] == []
+    assert [each["busy"] for each in outcome.json["failed"]] == [True, True]
+    assert state_of(container)["StartedAt"] == before
+    other.send(signal.SIGCONT)
+    other.outcome()
+    assert {path.parent.name for path in world.objects("manifests")} == {pair[1]}
+
+
+def test_a_wrong_label_of_one_leaves_the_other(world: World, pair: list[str]) -> None:
+    container = app(world, pair, stop_signal="SIGKILL")
+    wrong = world.volume(labels={"volferry.quiese": "stop"})
+    outcome = world.cli("backup", *pair, wrong, "--quiesce", "stop", "--json").exits(1)
+    assert [each["volume"] for each in outcome.json["backups"]] == pair
+    assert [each["volume"] for each in outcome.json["failed"]] == [wrong]
+    assert state_of(container)["Status"] == "running"
+
+
+def test_killed_in_the_middle_it_has_made_none_and_the_next_run_brings_all_back(
+    world: World, pair: list[str]
+) -> None:
+    large(world, pair[1])
+    container = app(world, pair, stop_signal="SIGKILL", labels=hook("post", "echo post >>/one/log"))
+    running = world.cli.start("backup", *pair, "--quiesce", "stop")
+    # The first was read by then.
+    assert running.until(lambda: bool(world.objects(f"packs/{world.host}/{pair[0]}")))
+    assert running.until(lambda: state_of(container)["Status"] == "exited")
+    running.send(signal.SIGKILL)
+    running.outcome()
+    assert world.objects("manifests") == []
+    made = world.cli("backup", *pair, "--quiesce", "stop", "--json").exits(0).json["backups"]
+    assert len({each["set"] for each in made}) == 1
+    assert state_of(container)["Status"] == "running"
+    assert log(world, pair[0]) == ["post"] * 2  # of both runs
