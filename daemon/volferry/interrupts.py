@@ -27,16 +27,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _State:
-    """Of the main thread: Python handles signals in no other, so this needs no lock."""
+    """Of the main thread, where Python handles signals: it alone writes this, so it needs no lock."""
 
     held_back = 0
     pending: int | None = None
+    listening = 0  # how many Impatiences there are
+    before: Any = None  # the handler of SIGINT before the outermost of them
+    first = False  # the next Ctrl-C is the one that ends the work
+    impatient = False
 
 
 def install() -> None:
     """From here on the first signal raises Interrupted in the main thread; those after it cannot keep the clean-up
     from being done.
     """
+    _State.impatient = False
     for each in _SIGNALS:
         signal.signal(each, _handle)
     sys.unraisablehook = _dropped
@@ -102,47 +107,49 @@ class Deadline:
 
 
 class Impatience:
-    """While something that must be done is tried for long: Ctrl-C, once more after the signal that ends the work, is noted. Other signals wait."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._first = False
-        self._before: Any = None
+    """While something that must be done is tried for long, in whichever thread: Ctrl-C, once more after the signal that ends the work, is noted. The
+    main thread hears it, and has one of its own while it waits for what another thread does. Other signals wait: whoever stops a service sends
+    SIGTERM to all of its processes, and volferry's daemon passes it on besides.
+    """
 
     def sleeps(self, seconds: float) -> bool:
-        """Whether that was asked for meanwhile; at once then."""
+        """Whether that was asked for by then, at any time; at once then."""
         end = time.monotonic() + seconds
-        while not self._asked and (left := end - time.monotonic()) > 0:
+        while not _State.impatient and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_SECONDS))
-        return self._asked
+        return _State.impatient
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            self._first = self._before is _handle
-            signal.signal(signal.SIGINT, self._note)
+            _State.listening += 1
+            if _State.listening == 1:
+                _State.before = signal.getsignal(signal.SIGINT)
+                _State.first = _State.before is _handle
+                signal.signal(signal.SIGINT, _note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if threading.current_thread() is threading.main_thread():
-            used = self._before is _handle and not self._first
-            signal.signal(signal.SIGINT, signal.SIG_IGN if used else self._before or signal.SIG_IGN)
+            _State.listening -= 1
+            if not _State.listening:
+                used = _State.before is _handle and not _State.first
+                signal.signal(signal.SIGINT, signal.SIG_IGN if used else _State.before or signal.SIG_IGN)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self._first:
-            self._asked = True
-            return
-        self._first = False
-        try:
-            _handle(number, frame)
-        finally:
-            signal.signal(signal.SIGINT, self._note)
+
+def _note(number: int, frame: FrameType | None) -> None:
+    if _State.first:
+        _handle(number, frame)
+    else:
+        _State.impatient = True
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
     ignore()
+    if _State.listening:
+        _State.first = False
+        signal.signal(signal.SIGINT, _note)
     if _State.held_back:
         _State.pending = number
     else:

@@ -135,6 +135,30 @@ def test_a_service_that_stands_still_for_too_long_is_brought_back_whatever_the_r
     assert journals(world) == []
 
 
+def test_a_service_comes_back_in_time_while_the_engine_still_stops_another(world: World) -> None:
+    volume = world.volume(labels={"volferry.max-downtime": "2s"})
+    deaf = world.client.containers.create(
+        world.image,
+        ["sh", "-c", "trap '' TERM; while read -r _; do :; done"],
+        stdin_open=True,
+        network_mode="none",
+        volumes=[f"{volume}:/data"],
+    )
+    try:
+        deaf.start()
+        container = world.container(volume, stop_signal="SIGKILL")  # stopped first, as it was started last
+        running = world.cli.start("backup", volume, "--quiesce", "stop")
+        await_true(lambda: state_of(container)["Status"] == "exited")
+        await_true(lambda: state_of(container)["Status"] == "running")
+        assert state_of(deaf)["FinishedAt"].startswith("0001")  # it has ten seconds
+        running.outcome().fails_with("stood still for 2 s (max_downtime)")
+        assert state_of(deaf)["Status"] == "running"
+        assert not state_of(deaf)["FinishedAt"].startswith("0001")
+        assert journals(world) == []
+    finally:
+        deaf.remove(force=True)
+
+
 def test_a_scheduled_run_does_not_stop_what_has_only_just_started(world: World) -> None:
     volume = world.volume(labels={"volferry.quiesce": "stop", "volferry.quiesce-after": "4s"})
     container = world.container(volume, stop_signal="SIGKILL")

@@ -22,7 +22,7 @@ from volferry.engine import containers
 from volferry.engine.client import Engine, connect
 from volferry.errors import EngineError
 from volferry.journal import Journal
-from volferry.operations import coming_back, quiesce
+from volferry.operations import coming_back, halting
 from volferry.operations.quiesce import Limits, Quiesced
 from volferry.operations.recovery import Recovery
 from volferry.run import begin_run
@@ -464,7 +464,7 @@ def test_a_container_that_was_restarted_meanwhile_is_stopped_all_the_same(
         if stopped.id == second.id:
             first.restart()
 
-    monkeypatch.setattr(quiesce, "stop", stop_and_restart_the_other)
+    monkeypatch.setattr(halting, "stop", stop_and_restart_the_other)
     with begin_run(world.cli.state) as run:
         both = quiesced(engine, world, volume, run.id)
         both.begin()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from volferry import journal as journals
 from volferry.engine.client import connect
 from volferry.journal import Journal
-from volferry.operations import coming_back, quiesce
+from volferry.operations import coming_back, halting, quiesce
 from volferry.operations.quiesce import Mode, Quiesced
 from volferry.run import begin_run
 
@@ -43,7 +43,7 @@ class Steps:
 def main(engine: str, state: str, volume: str, mode: str, step: str) -> None:
     steps = Steps(int(step))
     coming_back.STEADY_SECONDS = 0.1
-    for module in (quiesce, coming_back):
+    for module in (quiesce, halting, coming_back):
         for name in STEPS:
             if hasattr(module, name):
                 setattr(module, name, steps.counted(getattr(module, name)))

@@ -13,7 +13,7 @@ import pytest
 
 from volferry import interrupts
 from volferry.errors import Interrupted, StoreError
-from volferry.interrupts import held_back
+from volferry.interrupts import Impatience, held_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,7 @@ def handlers() -> Iterator[None]:
     hook = sys.unraisablehook
     interrupts.install()
     yield
+    interrupts.install()  # it has heard nothing
     sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -144,3 +145,65 @@ def test_no_signal_is_raised_in_another_thread() -> None:
     may_end.set()
     thread.join()
     assert raised == []
+
+
+def given_up_by(*numbers: signal.Signals) -> bool:
+    """Whether another thread, which tries something for long, gives that up while the main thread waits for it, as signals come."""
+    lock, trying = threading.Lock(), threading.Event()
+    given_up: list[bool] = []
+
+    def bring_back() -> None:
+        with lock, Impatience() as impatience:
+            trying.set()
+            given_up.append(impatience.sleeps(1.5))
+
+    thread = threading.Thread(target=bring_back)
+    thread.start()
+    trying.wait(10)
+    timers = [
+        threading.Timer(0.2 * (at + 1), os.kill, [os.getpid(), each]) for at, each in enumerate(numbers)
+    ]
+    try:
+        for each in timers:
+            each.start()
+        with held_back(), Impatience(), lock:
+            pass
+    finally:
+        thread.join()
+        for each in timers:
+            each.join()
+    return given_up == [True]
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_once_more_is_heard_whichever_thread_tries_for_long(first: signal.Signals) -> None:
+    before = time.monotonic()
+    with pytest.raises(Interrupted, match=first.name):
+        given_up_by(first, signal.SIGINT)
+    assert time.monotonic() - before < 1.2
+    assert Impatience().sleeps(1)
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)])
+def test_what_must_be_done_is_not_given_up_for_less(numbers: tuple[signal.Signals, ...]) -> None:
+    with pytest.raises(Interrupted):
+        given_up_by(*numbers)
+    assert not Impatience().sleeps(0)
+
+
+def test_ctrl_c_once_more_is_heard_by_who_has_begun_to_wait_only_then() -> None:
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGINT)
+    with Impatience() as outer:
+        with Impatience() as inner:
+            signal.raise_signal(signal.SIGINT)
+            assert inner.sleeps(0)
+        assert outer.sleeps(0)
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_signals_are_as_they_were_once_nothing_is_tried_for_long() -> None:
+    with Impatience(), Impatience():
+        pass
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGINT)

@@ -38,6 +38,7 @@ _SUCCESSOR_SECONDS = 30  # so long is waited for what takes the place of a conta
 _LOOK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 30.0
+_STOPPED_SECONDS = 5.0
 _REFUSED_SECONDS = 60
 _MOST_STARTS = 3  # of one that ends again by itself
 
@@ -92,7 +93,16 @@ class ComingBack:
                 if passed > 1:
                     self._say(waits, patience_seconds)
                 if impatience.sleeps(min(pause, patience_seconds - passed)):
+                    self._say_given_up()
                     return
+
+    def start_again(self, halt: Halt, patience_seconds: float) -> None:
+        """What the engine has done with one only when others were on their way back already, and that one perhaps taken for up."""
+        self._hopeless.discard(halt.id)
+        self._asked.pop(halt.id, None)
+        if halt.state != "under way" or halt.id not in self._since:  # it has ended, and was started
+            self._write(halt)
+        self.start(patience_seconds)
 
     def await_up(self) -> list[NotBack]:
         """Looks until each runs, and is healthy if it says; what has ended by itself is started again a few times. Returns what is not up."""
@@ -108,7 +118,10 @@ class ComingBack:
                 if again and time.monotonic() < end:
                     impatience.sleeps(2.0 ** self._starts[again[0].id] / 2)
                     self._start_each(_SUCCESSOR_SECONDS)
-                elif not any(waits) or time.monotonic() > end or impatience.sleeps(_LOOK_SECONDS):
+                elif not any(waits) or time.monotonic() > end:
+                    break
+                elif impatience.sleeps(_LOOK_SECONDS):
+                    self._say_given_up()
                     break
         for halt in self._left():
             if halt.state == "started" and not halt.error:
@@ -138,7 +151,8 @@ class ComingBack:
         return sorted(waits, key=lambda each: each.order)
 
     def _start_each(self, passed_seconds: float) -> None:
-        for halt in self._left():
+        # What is still being stopped is waited for last: it may have minutes for that, or hang.
+        for halt in sorted(self._left(), key=lambda each: each.state == "under way"):
             if halt.state == "started":
                 continue
             try:
@@ -169,7 +183,7 @@ class ComingBack:
         if container is None:
             self._succeed(halt, passed_seconds)
         elif halt.action == "pause":
-            self._go_on(halt, container)
+            self._go_on(halt, self._paused(halt, container))
         elif container.runs:
             if halt.state == "under way":  # the engine may still be about to stop it: then it is started
                 self._starts.setdefault(halt.id, 1)
@@ -231,6 +245,9 @@ class ComingBack:
 
     def _scale_back(self, halt: Halt) -> None:
         now = replicas_of(self.engine, halt.id)
+        while now is not None and now[1] > 0 and not self._is_settled(halt):
+            time.sleep(_LOOK_SECONDS)
+            now = replicas_of(self.engine, halt.id)
         if now is None:
             raise NotUp(f"Swarm service {halt.name} was removed while it was scaled to 0", may_pass=False)
         if now[1] == 0:
@@ -301,12 +318,29 @@ class ComingBack:
         """As it is once it has stopped: the engine goes on with what it was asked for, whatever became of who asked."""
         seconds = container.stop_seconds if container.stop_seconds >= 0 else HEALTHY_SECONDS
         asked = self._asked.setdefault(container.id, time.monotonic())
-        found = await_end(self.engine, container, seconds=seconds + LONGER_SECONDS)
+        # In between, what else is not up yet is tried again.
+        wait = min(seconds + LONGER_SECONDS, _STOPPED_SECONDS) if self.sure else seconds + LONGER_SECONDS
+        found = await_end(self.engine, container, seconds=wait)
         # Where it runs for much longer than that, the engine was never asked, or has refused: it is up.
         late = time.monotonic() - asked > seconds + _REFUSED_SECONDS
         if self.sure and found is not None and found.runs and not late:
             raise EngineError("it is still being stopped")
         return found
+
+    def _paused(self, halt: Halt, container: Container) -> Container:
+        """As `_stopped`. That takes the engine no time of the container's."""
+        while container.state == "running" and not self._is_settled(halt):
+            time.sleep(_LOOK_SECONDS)
+            found = find_container(self.engine, halt.id)
+            if found is None:
+                raise EngineError("it was removed while it was being paused")
+            container = found
+        return container
+
+    def _is_settled(self, halt: Halt) -> bool:
+        """Whether the engine would have done by now what was under way."""
+        asked = self._asked.setdefault(halt.id, time.monotonic())
+        return halt.state != "under way" or time.monotonic() - asked >= STEADY_SECONDS
 
     def _now(self, halt: Halt) -> Halt:
         return next(each for each in self.halts if each.id == halt.id)
@@ -322,6 +356,14 @@ class ComingBack:
             self.journal.write(halt)
         except VolferryError:
             pass  # it is as it is, which is what a replay finds
+
+    def _say_given_up(self) -> None:
+        names = ", ".join(halt.name for halt in self._left())
+        if names and names not in self._said:
+            self._said.add(names)
+            self.note(
+                f"{names}: no longer waited for: `volferry recover`, or the next backup, brings back what is not up"
+            )
 
     def _say(self, waits: Sequence[Halt], patience_seconds: float) -> None:
         for halt in waits:

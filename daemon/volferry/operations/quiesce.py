@@ -12,23 +12,14 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from volferry.engine.containers import (
-    Container,
-    doors,
-    find_container,
-    go_along,
-    in_order,
-    pause,
-    stop,
-    writers,
-)
+from volferry.engine.containers import Container, doors, find_container, go_along, in_order, writers
 from volferry.engine.starts import Starts
-from volferry.engine.swarm import replicas_of, running_tasks, scale
 from volferry.errors import Disturbed, DowntimeExceeded, EngineError, EngineUnreachable
-from volferry.interrupts import Deadline, held_back
-from volferry.journal import Action, Halt, Journal, text_of
+from volferry.interrupts import Deadline, Impatience, held_back
+from volferry.journal import Halt, Journal, text_of
 from volferry.model import Finding
 from volferry.operations.coming_back import ComingBack, NotBack, quiet
+from volferry.operations.halting import halt_of, halted, has_moved, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -151,22 +142,40 @@ class Quiesced:
         self._coming = ComingBack(self.engine, halts, self.journal, self.note, sure=True)
         for halt in reversed(halts):
             # A container that is being stopped cannot be left half-way.
-            with held_back(), self._lock:
-                if self._ended:
-                    raise DowntimeExceeded(self.too_long)
-                if self._since is None:
-                    self._since = time.monotonic()
-                    self._limit()
-                self._record(replace(halt, state="under way"))
-                try:
-                    self._record(_halted(self.engine, halt))
-                except EngineUnreachable:
-                    raise
-                except EngineError:
-                    if _refused(self.engine, halt):
-                        self._record(replace(halt, state="planned"))
-                    raise
+            with held_back(), Impatience():
+                self._stop(halt)
         self._starts.forget()
+
+    def _stop(self, halt: Halt) -> None:
+        """Or pauses or scales. Without the lock for as long as the engine takes for it: what was stopped before comes back meanwhile where the limit
+        passes.
+        """
+        with self._lock:
+            if self._ended:
+                raise DowntimeExceeded(self.too_long)
+            if self._since is None:
+                self._since = time.monotonic()
+                self._limit()
+            self._record(replace(halt, state="under way"))
+        try:
+            stopped = halted(self.engine, halt)
+        except Exception as error:
+            answered = isinstance(error, EngineError) and not isinstance(error, EngineUnreachable)
+            was_refused = answered and refused(self.engine, halt)
+            self._settle(replace(halt, state="planned" if was_refused else "under way"))
+            raise
+        self._settle(stopped)
+
+    def _settle(self, halt: Halt) -> None:
+        """As it is once the engine has answered. Raises DowntimeExceeded where the limit has passed meanwhile: it may have been stopped after it was
+        seen running.
+        """
+        with self._lock:
+            if not self._ended or self._coming is None:
+                self._record(halt)
+                return
+            self._coming.start_again(halt, self.limits.bring_back.total_seconds())
+        raise DowntimeExceeded(self.too_long)
 
     def writers(self) -> list[Container]:
         """Those that run now."""
@@ -200,7 +209,7 @@ class Quiesced:
         """Before something else, on the engine `to`, is started to do their work: whoever finds the journal starts nothing here, or both would run.
         `leave` or `end` follows.
         """
-        with held_back(), self._lock:
+        with held_back(), Impatience(), self._lock:
             if self._ended:
                 return
             for halt in self._halts:
@@ -211,7 +220,7 @@ class Quiesced:
 
     def leave(self) -> None:
         """In place of `end`: what was stopped stays so, for something else does its work now."""
-        with held_back(), self._lock:
+        with held_back(), Impatience(), self._lock:
             if self._ended:
                 return
             self._over()
@@ -224,7 +233,8 @@ class Quiesced:
         """Looks whether all stood still, and brings back what `begin` has stopped. It tries that for long; what is left then is the next
         run's to try again.
         """
-        with held_back(), self._lock:
+        # The limit's thread may have the lock, for as long as it brings back.
+        with held_back(), Impatience(), self._lock:
             if self._ended:
                 return
             if self._starts is not None:
@@ -245,10 +255,10 @@ class Quiesced:
 
     def await_up(self) -> list[str]:
         """Looks whether what `end` has started is up. Returns what is not."""
-        with held_back(), self._lock:
+        with held_back(), Impatience() as impatience, self._lock:
             if self._coming is None:
                 return []
-            if not self._coming.is_over and self._has_turn():
+            if not self._coming.is_over and self._has_turn(impatience):
                 self._coming.await_up()
                 self.down = self._coming.left
             else:  # what is started is another run's to look at
@@ -265,16 +275,15 @@ class Quiesced:
         self._ended = True
         self._watching.close()
 
-    def _has_turn(self) -> bool:
+    def _has_turn(self, impatience: Impatience) -> bool:
         """A run that has stopped the same container since would be taken for its end."""
         end = time.monotonic() + _TURN_SECONDS
         while not self.journal.alone(wait=False):
-            if time.monotonic() > end:
+            if time.monotonic() > end or impatience.sleeps(_LOOK_SECONDS):
                 self.note(
                     "another run has services stopped: whether all is up is looked at by `volferry recover`"
                 )
                 return False
-            time.sleep(_LOOK_SECONDS)
         return True
 
     def _limit(self) -> None:
@@ -306,7 +315,7 @@ class Quiesced:
     def _planned(
         self, found: Sequence[Container], note: Callable[[str], object] = lambda _: None
     ) -> list[Halt]:
-        halts = [_halt(self.engine, each, self.wanted, number, note) for number, each in enumerate(found)]
+        halts = [halt_of(self.engine, each, self.wanted, number, note) for number, each in enumerate(found)]
         return list({halt.id: halt for halt in halts}.values())  # of a service, once
 
     def _is_young(self, found: Sequence[Container] | None = None) -> bool:
@@ -341,7 +350,7 @@ class Quiesced:
         """Who has run since all stood still; empty if nobody has."""
         try:
             names = {
-                halt.name for halt in self._halts if halt.state == "done" and _has_moved(self.engine, halt)
+                halt.name for halt in self._halts if halt.state == "done" and has_moved(self.engine, halt)
             }
             names |= {each.name for each in self.writers()}
             if self._starts is not None:
@@ -360,70 +369,3 @@ class Quiesced:
 def _span_text(span: timedelta) -> str:
     seconds = int(span.total_seconds())
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
-
-
-def _halt(
-    engine: Engine, container: Container, mode: Mode, order: int, note: Callable[[str], object]
-) -> Halt:
-    if mode == "stop" and container.swarm_service is not None:
-        found = replicas_of(engine, container.swarm_service)
-        if found is not None:
-            return Halt("scale", container.swarm_service, found[0], order, str(found[1]))
-    action: Action = "pause" if mode == "pause" else "stop"
-    if mode == "stop" and container.auto_remove:
-        note(f"container {container.name} would be removed when it stops (--rm): it is paused instead")
-        action = "pause"
-    elif mode == "stop" and container.is_job:
-        note(
-            f"container {container.name} would begin its work again when it is started: it is paused instead"
-        )
-        action = "pause"
-    if container.state != "running":  # one that is being restarted cannot be paused
-        action = "stop"
-    return Halt(
-        action,
-        container.id,
-        container.name,
-        order,
-        container.started_at,
-        service=container.place,
-        unhealthy=container.health == "unhealthy" or container.state == "restarting",
-    )
-
-
-def _halted(engine: Engine, halt: Halt) -> Halt:
-    """Does it. Raises EngineError."""
-    if halt.action == "scale":
-        scale(engine, halt.id, 0)
-        return replace(halt, state="done")
-    container = find_container(engine, halt.id)
-    if container is None or not container.runs:
-        return replace(halt, state="planned")  # somebody was faster
-    if halt.action == "pause":
-        pause(engine, container)
-        return replace(halt, state="done")
-    stop(engine, container)
-    now = find_container(engine, halt.id)
-    return replace(halt, state="done", after=now.finished_at if now is not None else "")
-
-
-def _refused(engine: Engine, halt: Halt) -> bool:
-    """Whether the engine, which has answered, has not done it and does not."""
-    if halt.action == "scale":
-        now = replicas_of(engine, halt.id)
-        return now is None or now[1] > 0
-    container = find_container(engine, halt.id)
-    return container is not None and container.state == "running" and container.started_at == halt.before
-
-
-def _has_moved(engine: Engine, halt: Halt) -> bool:
-    """Whether what was stopped ran again, or runs."""
-    if halt.action == "scale":
-        now = replicas_of(engine, halt.id)
-        return now is not None and (now[1] > 0 or running_tasks(engine, halt.id) > 0)
-    container = find_container(engine, halt.id)
-    if container is None:  # whatever is in its place is looked at besides
-        return False
-    if halt.action == "pause":
-        return container.state != "paused" or container.started_at != halt.before
-    return container.runs or container.finished_at != halt.after

@@ -1,0 +1,156 @@
+"""What stands still comes back, also where the engine takes long to stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import docker.errors
+import pytest
+import requests.exceptions
+
+from tests.parts.fake_engine import FakeContainer, FakeEngine
+from volferry import interrupts
+from volferry.errors import DowntimeExceeded, Interrupted
+from volferry.interrupts import held_back
+from volferry.journal import Journal
+from volferry.operations import coming_back
+from volferry.operations.quiesce import Limits, Mode, Quiesced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+RUN = "0123456789ab"
+VOLUME = "pgdata"
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    monkeypatch.setattr(coming_back, "STEADY_SECONDS", 0.3)
+    return FakeEngine()
+
+
+@pytest.fixture
+def background() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def quiesced(engine: FakeEngine, state: Path, mode: Mode = "stop", **limits: Any) -> Quiesced:
+    limits = {"bring_back": timedelta(seconds=20), **limits}
+    journal = Journal.of_run(state, RUN)
+    return Quiesced(
+        engine.as_engine, [VOLUME], mode, False, journal, [], note=lambda _: None, limits=Limits(**limits)
+    )
+
+
+def await_true(reached: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("mode", ["stop", "pause"])
+@pytest.mark.parametrize("ends", ["late", "unanswered"])
+def test_the_limit_brings_back_what_was_stopped_while_the_engine_takes_long_to_stop_another(
+    engine: FakeEngine, tmp_path: Path, background: ThreadPoolExecutor, mode: Mode, ends: str
+) -> None:
+    slow, quick = (engine.api.add(name, VOLUME) for name in ("slow", "quick"))
+    may_go_on = threading.Event()
+
+    def hangs(container: FakeContainer) -> None:
+        if container is not slow:
+            return
+        assert may_go_on.wait(30)
+        if ends == "unanswered":
+            # The engine does it all the same.
+            threading.Timer(0.1, engine.api.end if mode == "stop" else _paused, [container]).start()
+            raise requests.exceptions.ReadTimeout("Read timed out.")
+
+    engine.api.doing[mode] = hangs
+    still = quiesced(engine, tmp_path, mode, downtime=timedelta(seconds=0.5))
+    begun = background.submit(still.begin)
+    await_true(lambda: (mode, "slow") in engine.api.done)
+    assert quick.state != "running"
+    await_true(lambda: quick.state == "running")
+    # A pause that takes so long is taken for one that the engine was never asked for.
+    time.sleep(0.6 if mode == "pause" else 0)
+    assert slow.state == "running"
+    may_go_on.set()
+    with pytest.raises(DowntimeExceeded):
+        begun.result(30)
+    assert still.overdue
+    still.end()
+    assert still.await_up() == []
+    assert (slow.state, quick.state) == ("running", "running")
+    assert (mode, "slow") in engine.api.done
+    assert ("start" if mode == "stop" else "unpause", "slow") in engine.api.done
+    assert list(tmp_path.glob("journal/*.jsonl")) == []
+
+
+def _paused(container: FakeContainer) -> None:
+    container.state = "paused"
+
+
+def test_nothing_more_is_stopped_once_the_limit_has_passed(
+    engine: FakeEngine, tmp_path: Path, background: ThreadPoolExecutor
+) -> None:
+    first, second = (engine.api.add(name, VOLUME) for name in ("first", "second"))
+    still = quiesced(engine, tmp_path, downtime=timedelta(seconds=0.2))
+    engine.api.doing["stop"] = lambda _: await_true(lambda: still.overdue)
+    with pytest.raises(DowntimeExceeded, match="max_downtime"):
+        background.submit(still.begin).result(30)
+    still.end()
+    assert still.await_up() == []
+    assert (first.state, second.state) == ("running", "running")
+    assert [name for what, name in engine.api.done if what == "stop"] == ["second"]
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    hook = sys.unraisablehook
+    interrupts.install()
+    yield
+    interrupts.install()
+    sys.unraisablehook = hook
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_ctrl_c_once_more_leaves_to_recover_what_the_limit_could_not_bring_back(
+    engine: FakeEngine, tmp_path: Path, signals: None
+) -> None:
+    container = engine.api.add("db", VOLUME)
+    engine.api.doing["start"] = _refuses
+    notes: list[str] = []
+    still = quiesced(engine, tmp_path, downtime=timedelta(seconds=0.2), bring_back=timedelta(hours=1))
+    still.note = notes.append
+    timers = [threading.Timer(after, os.kill, [os.getpid(), signal.SIGINT]) for after in (0.5, 1.0)]
+
+    def end() -> None:
+        with held_back():  # as whoever reads is, once that was ended by a signal
+            still.begin()
+            for each in timers:
+                each.start()
+            await_true(lambda: ("start", "db") in engine.api.done)
+            still.end()
+            assert still.await_up() == ["db is not up again: container db: port is already allocated"]
+
+    with pytest.raises(Interrupted):
+        end()
+    assert container.state == "exited"
+    assert any("db: no longer waited for: `volferry recover`" in note for note in notes)
+    assert len(list(tmp_path.glob("journal/*.jsonl"))) == 1
+
+
+def _refuses(container: FakeContainer) -> None:
+    raise docker.errors.APIError("", explanation=f"container {container.name}: port is already allocated")
