@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 _KEY_FILE = "key"
+_FORGOTTEN = "forgotten"  # beside the journals: runs whose journals somebody has removed, a line each
 _KEY_BYTES = 32
 _ENGINE_ID = re.compile(r"[0-9a-z]{12,64}")  # of a container, or of a Swarm service
 _numbers = itertools.count(1)
@@ -241,6 +243,8 @@ def forget(state_directory: Path, run_id: str) -> list[str]:
         for halt in halts
         if halt.state != "planned"
     ]
+    with suppress(OSError), paths[0].with_name(_FORGOTTEN).open("a", encoding="ascii") as file:
+        file.write(f"{run_id}\n")  # first: whoever finds no journal any longer knows why
     for path in paths:
         try:
             if path.is_dir() and not path.is_symlink():
@@ -251,6 +255,15 @@ def forget(state_directory: Path, run_id: str) -> list[str]:
         except OSError as error:
             raise VolferryError(f"cannot remove the journal {path}: {reason(error)}") from error
     return names
+
+
+def forgotten(state_directory: Path) -> frozenset[str]:
+    """Ids of the runs that were: what they had down has not come back for that."""
+    try:
+        text = (state_directory / JOURNALS / _FORGOTTEN).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    return frozenset(text.split())
 
 
 def _of_the_dead(state_directory: Path) -> Iterator[tuple[Journal, list[Halt]] | Unreadable]:

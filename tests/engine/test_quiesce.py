@@ -168,7 +168,8 @@ def test_what_is_not_healthy_again_makes_the_run_fail(world: World) -> None:
     outcome = world.cli("backup", volume, "--quiesce", "stop", "--json").exits(1)
     assert f"{container.name} is not up again: it is unhealthy" in outcome.stderr
     assert len(outcome.json["backups"]) == 1
-    assert outcome.json["down"] == [{"name": container.name, "error": "it is unhealthy"}]
+    run = world.cli("status", "--json").exits(1).json["down"][0]["run"]
+    assert outcome.json["down"] == [{"name": container.name, "error": "it is unhealthy", "run": run}]
     assert state_of(container)["Status"] == "running"
     (line,) = [line for line in world.cli("status").exits(1).stderr.splitlines() if "is not up again" in line]
     assert "it is unhealthy" in line

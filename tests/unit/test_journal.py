@@ -13,6 +13,7 @@ from volferry.journal import (
     Halt,
     Journal,
     forget,
+    forgotten,
     halts_of,
     journals_of_the_dead,
     text_of,
@@ -91,7 +92,9 @@ def test_one_that_says_nothing_keeps_no_other_from_being_read_and_can_be_forgott
     assert [each.run_id for each in unreadable_journals(tmp_path)] == [run]
     assert forget(tmp_path, run) == []
     assert unreadable_journals(tmp_path) == []
+    assert forgotten(tmp_path) == {run}
     assert forget(tmp_path, DEAD) == ["db"]
+    assert forgotten(tmp_path) == {run, DEAD}
     with pytest.raises(VolferryError, match="has left nothing down"):
         forget(tmp_path, DEAD)
 

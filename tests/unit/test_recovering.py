@@ -30,10 +30,11 @@ class Made:
     attempts: list[timedelta] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
     failing: Exception | None = None
+    forgotten: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         log = structlog.wrap_logger(None, processors=[self._drop])
-        self.recovering = Recovering(Config, self.journals, self, self.tell, log)
+        self.recovering = Recovering(Config, self.journals, self, self.tell, log, lambda: self.forgotten)
 
     @staticmethod
     def _drop(_logger: object, _name: str, _line: Any) -> Any:
@@ -224,3 +225,36 @@ def test_journals_that_cannot_be_read_are_told_once_and_read_again() -> None:
     made.failing = None
     made.after(minutes=5)
     assert len(made.attempts) == 1
+
+
+def test_what_a_person_leaves_as_it_is_is_never_called_up_again() -> None:
+    made = Made(dead=["aaaa", "bbbb"])
+    made.after()
+    made.ends(Down("db", "no such image", "aaaa"), Down("web", "no such image", "bbbb"))
+    made.dead.remove("aaaa")
+    made.forgotten.append("aaaa")
+    made.after(seconds=1)
+    left_alone = ("recovery", "a service is no longer waited for: db")
+    assert made.told[2:] == [left_alone]
+    assert set(made.recovering.down) == {"web"}
+    made.after(seconds=10)
+    made.dead.clear()
+    made.ends(brought_back=["web"])
+    assert made.told[2:] == [left_alone, ("recovery", "the service is up again: web")]
+    made.dead.append("cccc")  # of a later run, it may come back
+    made.recovering.found([Down("db", "no such image", "cccc")], made.moment)
+    made.dead.clear()
+    made.after(seconds=1)
+    assert made.told[-1] == ("recovery", "the service is up again: db")
+
+
+def test_what_is_forgotten_while_nobody_knows_of_whom_it_is_is_not_called_up_again() -> None:
+    made = Made()
+    made.after()
+    made.after(minutes=10)
+    assert made.told == [("failure", "a service is down: what an interrupted run had stopped")]
+    made.forgotten.append(made.dead.pop())
+    made.ends()
+    assert [what for _, what in made.told[1:]] == [
+        "a service is no longer waited for: what an interrupted run had stopped"
+    ]

@@ -163,7 +163,7 @@ def backup(
                     {"volume": each.volume, "error": each.error, "busy": each.busy, "stopped": each.stopped}
                     for each in failed
                 ],
-                "down": [{"name": each.name, "error": each.error} for each in down],
+                "down": [{"name": each.name, "error": each.error, "run": each.run} for each in down],
                 "left_out": [{"volume": name, "why": why} for name, why in sorted(left_out.items())],
             }
         )

@@ -23,7 +23,7 @@ from volferry.config import Config, config_path, load_config
 from volferry.daemon_lock import daemon_lock
 from volferry.errors import ConfigError, Interrupted
 from volferry.history import History
-from volferry.journal import journals_of_the_dead, unreadable_journals
+from volferry.journal import forgotten, journals_of_the_dead, unreadable_journals
 from volferry.scheduler.agenda import Agenda
 from volferry.scheduler.copies import Copies
 from volferry.scheduler.events import Event
@@ -139,6 +139,7 @@ class _Daemon:
             recoveries=self._runs,
             tell=self.tell,
             log=self._log,
+            forgotten=lambda: forgotten(self._config.state_dir),
         )
 
     def _journals(self) -> list[str]:

@@ -87,7 +87,7 @@ def ending_of(done: Done, volume: str, *, stopped: bool) -> Ending:
 
 
 def _down(document: dict[str, Any], key: str = "down") -> tuple[Down, ...]:
-    return tuple(Down(each["name"], each["error"]) for each in document.get(key, ()))
+    return tuple(Down(each["name"], each["error"], each.get("run", "")) for each in document.get(key, ()))
 
 
 def recovery_ending_of(done: Done, *, stopped: bool) -> RecoveryEnding:

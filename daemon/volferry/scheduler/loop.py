@@ -47,6 +47,7 @@ class Down:
 
     name: str
     error: str
+    run: str = ""  # the id of the run that had; empty where that is not known
 
 
 @dataclass(frozen=True, slots=True)

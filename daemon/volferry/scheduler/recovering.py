@@ -57,7 +57,11 @@ class Recovering:
     recoveries: Recoveries
     tell: Callable[[Event], None]
     log: Log
+    forgotten: Callable[[], Collection[str]] = (
+        tuple  # runs of which a person has said that what they left is left as it is
+    )
     down: dict[str, str] = field(default_factory=dict)  # what is known to be down, and why
+    _runs: dict[str, str] = field(default_factory=dict)  # by what is down: of whom it is known
     _told: dict[str, timedelta] = field(default_factory=dict)  # by the clock that only goes on
     _tried: frozenset[str] = frozenset()  # journals that the last attempt knew
     _attempts: int = 0
@@ -70,6 +74,7 @@ class Recovering:
         """Starts an attempt if one is due; returns when to be called again, by the clock that only goes on, None if that is not known before
         something happens.
         """
+        self._forget(now)
         told_at = self._tell_down(now)
         if self.recoveries.recovery_goes_on:
             if not self.down and self._began is not None and now.mono - self._began >= _LONG:
@@ -106,6 +111,7 @@ class Recovering:
     def found(self, down: Sequence[Down], now: Moment) -> None:
         """A run that has ended says so itself."""
         self.down |= {each.name: each.error for each in down}
+        self._runs |= {each.name: each.run for each in down}
         self._tell_down(now)
 
     def changed(self, now: Moment) -> None:
@@ -127,6 +133,8 @@ class Recovering:
             left = {**self.down, **({} if self.down else {_UNKNOWN: ending.error})}
         else:
             left = {each.name: each.error for each in ending.left}
+            self._runs |= {each.name: each.run for each in ending.left}
+        self._forget(now)
         up = self.down.keys() - left.keys()
         for name, error in left.items():
             if self.down.get(name) != error or name not in self._told:
@@ -147,9 +155,26 @@ class Recovering:
     def _is_up(self, names: Collection[str], now: Moment) -> None:
         for name in sorted(names):
             self.down.pop(name, None)
+            self._runs.pop(name, None)
             if self._told.pop(name, None) is not None:
                 self.log.info("a service is up again", name=name)
                 self._tell("recovery", f"the service is up again: {name}", now)
+
+    def _forget(self, now: Moment) -> None:
+        """What nobody waits for any longer is not up for that."""
+        if not self.down:
+            return
+        forgotten = set(self.forgotten())
+        for name in sorted(self.down):
+            # Of whom it is may not be known, as while it was still being brought back.
+            if not forgotten & ({run} if (run := self._runs.get(name)) else self._tried):
+                continue
+            self.down.pop(name)
+            self._runs.pop(name, None)
+            if self._told.pop(name, None) is not None:
+                why = "it is left as it is: `volferry recover --forget`"
+                self.log.warning("a service is no longer waited for", name=name, error=why)
+                self._tell("recovery", f"a service is no longer waited for: {name}", now, why)
 
     def _cannot_read(self, error: str, now: Moment) -> None:
         if error != self._trouble:
