@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -23,13 +25,14 @@ from urllib.request import urlopen
 import docker
 import pytest
 
-from tests.engine.test_quiesce import large, state_of, writing
+from tests.engine.test_quiesce import await_true, large, state_of, writing
 from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.schedules import due_now
 from tests.parts.world import world_of
 from volferry.archive.restore_mark import sealed_text
 from volferry.archive.sealed import seal, unseal
+from volferry.history import History
 from volferry.model import time_of_id
 from volferry.repository import Repository
 from volferry.stores.local import LocalStore
@@ -154,6 +157,32 @@ def test_a_run_is_stopped_with_the_daemon_and_its_service_is_up(world: World, co
     assert state_of(container)["Status"] == "running"
     assert world.own_containers() == []
     assert backups(world, volume) == 0
+
+
+@pytest.mark.parametrize("end", ["2>/dev/full", "2> >(exec true)"])
+def test_a_log_that_cannot_be_written_ends_nothing(world: World, config: Path, end: str) -> None:
+    volume = world.volume(labels=scheduled_now())
+    large(world, volume, 30)
+    container = world.container(volume, stop_signal="SIGKILL", labels={"volferry.quiesce": "stop"})
+    script = f'exec {end}; sleep 0.2; exec "{sys.executable}" -m volferry daemon'
+    with subprocess.Popen(
+        ["bash", "-c", script], env=world.cli.environment, start_new_session=True
+    ) as daemon:
+        try:
+            await_true(lambda: outcome_of(world, volume) == "done")
+            later = world.volume(labels=DUE)
+            await_true(lambda: outcome_of(world, later) == "done")
+            assert state_of(container)["Status"] == "running"
+            daemon.terminate()
+            assert daemon.wait(30) == 0
+        finally:
+            daemon.kill()
+
+
+def outcome_of(world: World, volume: str) -> str | None:
+    """Of its last run."""
+    last = History(world.cli.state).last().get(volume)
+    return last.outcome if last is not None else None
 
 
 def test_the_first_backup_of_a_new_service_does_not_stop_it(world: World, config: Path) -> None:

@@ -338,3 +338,21 @@ def test_what_lies_where_the_daemon_was_started_is_no_part_of_its_runs(
     assert made.over.wait(20)
     assert made.endings[0][2].good
     assert "site-packages" in made.text(0)
+
+
+def test_a_log_that_cannot_be_written_holds_no_run_up(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = command(
+        """
+for number in range(20000):  # more than a pipe holds
+    say(f"line {number}")
+"""
+        + _DONE
+    )
+
+    def full(_logger: object, _name: str, _line: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    made.runs.log = structlog.wrap_logger(None, processors=[full])
+    done = made.runs._command("backup", "pgdata", made.runs.log, "")
+    assert (done.code, done.last_line) == (0, "line 19999")
+    assert done.document["backups"][0]["id"] == "b"

@@ -90,6 +90,17 @@ def test_other_outputs_and_inputs_that_are_closed_do_not_matter(home: Path, end:
     assert "vol@" in shell(home, f"volferry list {end}").stdout
 
 
+@pytest.mark.parametrize("end", ["2>/dev/full", "2> >(exec true)", "2>&-"])
+def test_what_cannot_be_complained_of_changes_nothing(home: Path, end: str) -> None:
+    loop = 'sleep 0.2; for each in 1 2; do volferry list; volferry show nosuch; echo "$?"; done'
+    done = shell(home, f"exec {end}; {loop}")
+    assert done.stdout.count("vol@") == 2
+    assert done.stdout.splitlines()[-1] == "1"
+    complaints = "import sys\nfrom volferry.cli import output\noutput.prepare()\n"
+    complaints += "for _ in range(9): print('x' * 9999, file=sys.stderr, flush=True)\nprint('done')"
+    assert "done" in shell(home, f'exec {end}; sleep 0.2; "{sys.executable}" -c "{complaints}"').stdout
+
+
 def test_what_is_closed_is_not_taken_by_a_file_that_is_written(home: Path) -> None:
     out = home / "out.tar"
     done = shell(

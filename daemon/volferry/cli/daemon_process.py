@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -145,7 +146,9 @@ class Command:
                 self._lines += 1
                 if line.strip():
                     self._last = line.strip().removeprefix("volferry: ")
-                    self.log.info("it says", command=self.name, line=self._last)
+                    # Whatever becomes of it: a pipe that nobody reads would hold up, or end, what is at work.
+                    with suppress(Exception):
+                        self.log.info("it says", command=self.name, line=self._last)
 
     def _read_document(self) -> None:
         assert self.process.stdout  # noqa: S101 -- it is a pipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from volferry import interrupts
@@ -22,7 +23,8 @@ def run() -> NoReturn:
         code = exit_code()
         interrupts.ignore()  # what is left is the interpreter's end
     except Interrupted as error:
-        print(f"volferry: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # stderr may be as it came to us
+            print(f"volferry: {error}", file=sys.stderr, flush=True)
         code = error.exit_code
     # Everything is closed and written. An interpreter that takes itself apart first would only cost time.
     try:

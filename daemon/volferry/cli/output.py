@@ -1,5 +1,6 @@
-"""stdout, as a command gets it: what cannot be written there is an error of its own, and not one of the work. And nothing that
-a store or an engine calls something drives the terminal: its control characters are written as escapes.
+"""stdout and stderr, as a command gets them: what cannot be written to stdout is an error of its own, and not one of the work; what cannot be
+written to stderr, as on a full disk or where nobody reads it any longer, is lost, and no work with it. And nothing that a store or an engine calls
+something drives the terminal: its control characters are written as escapes.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import io
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 from volferry.errors import VolferryError, reason
@@ -39,9 +41,20 @@ class _Stdout(io.FileIO):
             raise OutputFailed(f"cannot write to stdout: {reason(error)}") from error
 
 
+class _Stderr(io.FileIO):
+    def write(self, data: Any, /) -> int:
+        with suppress(OSError):  # a slow reader who does not block has had a part at most
+            super().write(data)
+        return memoryview(data).nbytes
+
+
 def prepare() -> None:
     """Raises OutputFailed where stdout is closed. No file that is opened later can take the place of what is closed."""
     closed = [name for number, name, mode in _STANDARD if _filled(number, name, mode)]
+    complaints = io.BufferedWriter(_Stderr(2, "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(
+        complaints, sys.stderr.encoding, "backslashreplace", line_buffering=True, write_through=True
+    )
     if "stdout" in closed:
         raise OutputFailed("stdout is closed: send it to /dev/null if nobody is to read it")
     before = sys.stdout
