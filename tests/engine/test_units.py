@@ -139,3 +139,38 @@ def test_killed_in_the_middle_it_has_made_none_and_the_next_run_brings_all_back(
     assert len({each["set"] for each in made}) == 1
     assert state_of(container)["Status"] == "running"
     assert log(world, pair[0]) == ["post"] * 2  # of both runs
+
+
+def test_a_set_is_restored_and_shown_as_one_and_says_where_it_is_not_complete(
+    world: World, pair: list[str]
+) -> None:
+    container = app(world, pair, labels={"com.docker.compose.project": "shop"}, stop_signal="SIGTERM")
+    first = world.cli("backup", "--project", "shop", "--quiesce", "stop", "--json").exits(0).json["backups"]
+    second = world.cli("backup", "--project", "shop", "--quiesce", "stop", "--json").exits(0).json["backups"]
+    world.cli("restore", "--project", "shop", "--replace").fails_with("is in use by", "nothing was restored")
+    container.stop()
+    world.cli("restore", "--project", "shop").fails_with(*pair, "hold data", "nothing was restored")
+    restored_now = world.cli("restore", "--project", "shop", "--replace", "--json").exits(0).json
+    assert restored_now["sets"] == [second[0]["set"]]
+    assert [each["id"] for each in restored_now["restored"]] == [each["id"] for each in second]
+    assert len({(world.data(each) / "n").read_text() for each in pair}) == 1
+    container.remove()
+    for each in pair:
+        world.client.api.remove_volume(each)
+    outcome = world.cli("restore", "--project", f"shop@{first[0]['set']}").exits(0)
+    assert outcome.stdout.count("compared and equal") == 2
+    assert len({(world.data(each) / "n").read_text() for each in pair}) == 1
+    assert (
+        f"{first[0]['set']}, with {pair[0]}@"
+        in world.cli("show", f"{pair[0]}@{first[0]['id']}").exits(0).stdout
+    )
+    world.cli("forget", f"{pair[1]}@{first[1]['id']}").exits(0)
+    listed = world.cli("list", "--json").exits(0).json["backups"]
+    missing = {each["id"]: each["set"]["missing"] for each in listed}
+    assert missing[first[0]["id"]] == [f"{world.host}/{pair[1]}@{first[1]['id']}"]
+    assert missing[second[0]["id"]] == missing[second[1]["id"]] == []
+    assert "not complete" in world.cli("list", pair[0]).exits(0).stdout
+    world.cli("restore", "--project", f"shop@{first[0]['set']}", "--replace").fails_with("is not complete")
+    world.cli("restore", "--project", "shop", pair[0]).fails_with("a BACKUP, or --project", code=2)
+    world.cli("restore", "--project", "shop", "--to", "here").fails_with("--project restores each", code=2)
+    world.cli("restore").fails_with("a BACKUP, or --project", code=2)

@@ -1,4 +1,4 @@
-"""`volferry list` and `volferry show`: which backups there are, and what is known of one."""
+"""`volferry list`: which backups there are."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from volferry.checked import document_of
+from volferry.cli.backup_sets import set_document, set_text, sets_of
 from volferry.cli.options import (
     AllHostsOption,
-    BackupArgument,
     ConfigOption,
     EngineOption,
     HostOption,
@@ -18,17 +18,16 @@ from volferry.cli.options import (
     check_hosts,
 )
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.text import count_text, duration_text, local_time_text, size_text, table
+from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.errors import DamagedObject, NoSuchStore, UsageError, VolferryError
 from volferry.layout import parse_backup_name
 
 if TYPE_CHECKING:
-    from volferry.archive.manifest import DumpPart, Manifest
+    from volferry.archive.manifest import Manifest
     from volferry.damage import Trouble
     from volferry.model import BackupRef
     from volferry.repository import Repository
-
-_MOST_FINDINGS = 20
+    from volferry.sets import BackupSet
 
 
 def list_backups(
@@ -63,12 +62,13 @@ def list_backups(
             found.append((ref, manifest))
     gone = session.lost([*unread, *(ref for ref, _ in found)], wanted_host, volume)
     for ref, trouble in gone.items():
-        _say_trouble(session, ref, trouble)
+        say_trouble(session, ref, trouble)
         failed.append({"backup": str(ref), "error": trouble.text})
     troubles = _troubles(session, repository, wanted_host, volume, found)
     _say_unread(session, unread, [ref for ref, _ in found], troubles)
     found.sort(key=lambda each: (each[0].id, each[0].host, each[0].volume))
-    accepted = _accepted(session, found)
+    sets = sets_of(repository, found)
+    accepted = accepted_of(session, found)
     stores = _stores(session, wanted_host, volume, only_one=store is not None)
     if json:
         print_json(
@@ -77,6 +77,7 @@ def list_backups(
                     {
                         **_summary(ref, manifest),
                         **_whole(troubles.get(ref)),
+                        "set": set_document(sets.get(ref)),
                         "accepted": ref in accepted,
                         "stores": [name for name, refs in stores.items() if ref in refs],
                     }
@@ -86,7 +87,7 @@ def list_backups(
             }
         )
     elif found:
-        _print_list(found, stores, troubles, accepted, with_host=all_hosts)
+        _print_list(found, stores, troubles, accepted, sets, with_host=all_hosts)
     elif not failed:
         print(_nothing(session, volume, wanted_host))
     return 1 if failed or troubles else 0
@@ -120,11 +121,11 @@ def _troubles(
         return {}
     troubles = troubled(repository, Condition.of(repository, host, volume), found)
     for ref, trouble in troubles.items():
-        _say_trouble(session, ref, trouble)
+        say_trouble(session, ref, trouble)
     return troubles
 
 
-def _say_trouble(session: Session, ref: BackupRef, trouble: Trouble) -> None:
+def say_trouble(session: Session, ref: BackupRef, trouble: Trouble) -> None:
     say(f"volferry: {ref} cannot be restored as a whole: {trouble.text}; {session.typed(trouble.next_step)}")
 
 
@@ -144,23 +145,6 @@ def _say_unread(
         say(f"volferry: {error}{step}")
 
 
-def _trouble_of(session: Session, ref: BackupRef, manifest: Manifest) -> Trouble | None:
-    """The same of one backup. The others of its volume are looked at only where that is of use."""
-    from volferry.archive.manifest import Manifest  # noqa: PLC0415
-    from volferry.damage import Condition, troubled  # noqa: PLC0415
-
-    repository = session.repository
-    condition = Condition.of(repository, ref.host, ref.volume)
-    if ref not in troubled(repository, condition, [(ref, manifest)]):
-        return None
-    others = repository.manifests(host=ref.host, volume=ref.volume, cache=session.manifest_cache(repository))
-    backups = {each: found for each, found in others if isinstance(found, Manifest)} | {ref: manifest}
-    trouble = troubled(repository, condition, backups.items()).get(ref)
-    if trouble is not None:
-        _say_trouble(session, ref, trouble)
-    return trouble
-
-
 def _whole(trouble: Trouble | None) -> dict[str, Any]:
     return {
         "whole": trouble is None,
@@ -169,7 +153,7 @@ def _whole(trouble: Trouble | None) -> dict[str, Any]:
     }
 
 
-def _accepted(session: Session, found: list[tuple[BackupRef, Manifest]]) -> set[BackupRef]:
+def accepted_of(session: Session, found: list[tuple[BackupRef, Manifest]]) -> set[BackupRef]:
     """Of what is suspicious, or could not read all, what a person has accepted; nothing is asked of the store where nothing is."""
     from volferry.operations.acceptance import accepted_ids, may_be_accepted  # noqa: PLC0415
 
@@ -242,6 +226,7 @@ def _print_list(
     stores: dict[str, set[BackupRef]],
     troubles: dict[BackupRef, Trouble],
     accepted: set[BackupRef],
+    sets: dict[BackupRef, BackupSet],
     *,
     with_host: bool,
 ) -> None:
@@ -258,6 +243,7 @@ def _print_list(
                 size_text(counts.stored_bytes),
                 duration_text(manifest.downtime_seconds) if manifest.downtime_seconds else "-",
                 _findings(manifest, accepted=ref in accepted),
+                *([set_text(sets.get(ref))] if sets else []),
                 *([" ".join(name for name, refs in stores.items() if ref in refs)] if stores else []),
                 *([troubles[ref].summary if ref in troubles else "-"] if troubles else []),
             )
@@ -272,103 +258,8 @@ def _print_list(
         "STORED",
         "DOWN",
         "FINDINGS",
+        *(["SET"] if sets else []),
         *(["STORES"] if stores else []),
         *(["NOT WHOLE"] if troubles else []),
     )
     print(table(header, rows, right=tuple(column + shift for column in (2, 3, 4, 5, 6))))
-
-
-def show(
-    name: BackupArgument,
-    *,
-    json: JsonOption = False,
-    store: StoreOption = None,
-    host: HostOption = None,
-    engine: EngineOption = None,
-    config: ConfigOption = None,
-) -> int:
-    """Show what is known of one backup. With --json: its manifest. Exit code 1 if it cannot be restored as a whole."""
-    session = Session.load(config=config, store=store, engine=engine, host=host)
-    repository = session.repository
-    ref = session.backup_ref(name)
-    with session.advising(ref):
-        manifest = repository.manifest(ref)
-    trouble = _trouble_of(session, ref, manifest)
-    if json:
-        print_json(manifest.document)
-    else:
-        _print_manifest(ref, manifest, trouble=trouble, accepted=bool(_accepted(session, [(ref, manifest)])))
-    return 1 if trouble else 0
-
-
-def _stood_still(manifest: Manifest) -> str:
-    """Whether containers that write to the volume did, and for how long."""
-    if manifest.consistency == "none":
-        return "no"
-    return f"{manifest.consistency}, for {duration_text(manifest.downtime_seconds)}"
-
-
-def _left_out(manifest: Manifest) -> str:
-    excluded = manifest.excluded
-    why = [
-        *excluded.patterns,
-        *(["caches"] if excluded.caches else []),
-        *(["mounts"] if excluded.one_file_system else []),
-    ]
-    what = f"{count_text(excluded.entries, 'entry', 'entries')}, {size_text(excluded.source_bytes)}"
-    return f"{what} ({' '.join(why)})"
-
-
-def _dump(dump: DumpPart) -> str:
-    return f"{dump.name}, {size_text(dump.source_bytes)} from container {dump.container} in {duration_text(dump.seconds)}"
-
-
-def _print_manifest(ref: BackupRef, manifest: Manifest, *, trouble: Trouble | None, accepted: bool) -> None:
-    counts, volume = manifest.counts, manifest.volume
-    options = " ".join(f"{key}={value}" for key, value in volume.options.items())
-    needed = size_text(sum(pack.live_bytes for pack in manifest.packs))
-    stored = f"{size_text(counts.stored_bytes)} of its own; needs {needed} in {count_text(len(manifest.packs), 'pack')}"
-    lines = [
-        ("Backup", str(ref)),
-        ("Taken", f"{local_time_text(manifest.started_at)}, in {duration_text(manifest.seconds)}"),
-        ("Volume", f"{volume.name} (driver {volume.driver}{', ' + options if options else ''})"),
-        ("Labels", " ".join(f"{key}={value}" for key, value in volume.labels.items()) or "none"),
-        ("Content", f"{count_text(counts.entries, 'entry', 'entries')}, {size_text(counts.source_bytes)}"),
-        (
-            "",
-            f"{count_text(counts.files, 'file')}, {count_text(counts.directories, 'directory', 'directories')}, "
-            f"{count_text(counts.symlinks, 'symlink')}, {count_text(counts.others, 'other')}"
-            + (
-                f"; {count_text(counts.sockets_left_out, 'socket')} left out"
-                if counts.sockets_left_out
-                else ""
-            ),
-        ),
-        ("Stored", stored),
-        *([("Whole", f"no: {trouble.text}")] if trouble else []),
-        ("Stood still", _stood_still(manifest)),
-        (
-            "Used by",
-            ", ".join(
-                f"{each.name} ({each.state}, at {each.destination}{'' if each.read_write else ', read-only'})"
-                for each in manifest.containers
-            )
-            or "no container",
-        ),
-        ("Written by", f"{manifest.written_by} on {manifest.engine}"),
-        *(
-            [("Left out", _left_out(manifest))]
-            if manifest.excluded.patterns or manifest.excluded.caches or manifest.excluded.one_file_system
-            else []
-        ),
-        *(("Dump", _dump(dump)) for dump in manifest.dumps),
-        ("Findings", str(manifest.findings_total or "none")),
-    ]
-    for label, value in lines:
-        print(f"{label:<13}{value}")
-    for finding in manifest.findings[:_MOST_FINDINGS]:
-        print(f"  {finding.kind}: {finding.path or '(root)'}: {finding.detail}")
-    if manifest.findings_total > _MOST_FINDINGS:
-        print(f"  … and {manifest.findings_total - _MOST_FINDINGS} more (--json lists up to 1,000)")
-    if accepted:
-        print(f"{'Accepted':<13}yes")

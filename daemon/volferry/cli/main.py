@@ -18,7 +18,7 @@ _COMMANDS = {
     "volumes": ("volumes", "volumes"),
     "backup": ("backup", "backup"),
     "list": ("inspect", "list_backups"),
-    "show": ("inspect", "show"),
+    "show": ("show", "show"),
     "ls": ("ls", "ls"),
     "find": ("find", "find"),
     "diff": ("diff", "diff"),

@@ -13,6 +13,10 @@ BackupArgument = Annotated[
     str, typer.Argument(metavar="BACKUP", help="VOLUME (its newest), VOLUME@ID or HOST/VOLUME@ID.")
 ]
 
+OptionalBackupArgument = Annotated[
+    str | None, typer.Argument(metavar="[BACKUP]", help="VOLUME (its newest), VOLUME@ID or HOST/VOLUME@ID.")
+]
+
 StoreOption = Annotated[
     str | None,
     typer.Option(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from volferry.cli.options import (
-    BackupArgument,
     ConfigOption,
     DumpOption,
     EngineOption,
     HostOption,
     JsonOption,
     LabelsOption,
+    OptionalBackupArgument,
     StoreOption,
     every_label,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from volferry.archive.selection import Selection
-    from volferry.model import RestoreStats
+    from volferry.model import BackupRef, RestoreStats
     from volferry.operations.backup_reader import BackupReader
     from volferry.operations.restore_beside import Room
     from volferry.run import Run
@@ -50,7 +50,7 @@ VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 def restore(
-    name: BackupArgument,
+    name: OptionalBackupArgument = None,
     paths: Annotated[
         list[str] | None,
         typer.Argument(
@@ -58,6 +58,15 @@ def restore(
         ),
     ] = None,
     *,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            "--project",
+            "-p",
+            metavar="P[@SET]",
+            help="In place of BACKUP: all volumes of a compose project, as they were backed up together; the newest set by default.",
+        ),
+    ] = None,
     into: Annotated[
         str | None,
         typer.Option("--into", metavar="VOLUME", help="Restore into this volume; it is made if need be."),
@@ -106,21 +115,56 @@ def restore(
     """Restore a backup, or some paths of it. volferry compares what it wrote with the backup. A volume that is not there is made:
     with its labels, and as a plain local volume where its options lead elsewhere.
     """
-    _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json)
-    if dump is not None and paths:
-        raise UsageError("--dump and PATHs exclude each other: a dump is one file")
+    _check_usage(into=into, to=to, replace=replace, paths=paths or [], glob=glob, json=json, dump=dump)
+    if (name is None) == (project is None):
+        raise UsageError("name one: a BACKUP, or --project")
+    if project is not None and (into is not None or to is not None or dump is not None):
+        raise UsageError(
+            "--project restores each volume into one of its own name: leave out --into, --to and --dump"
+        )
     wishes = Wishes(options=with_options, every_label=every_label(labels))
     if to is not None and wishes != Wishes():
         raise UsageError("--with-options and --labels are for a volume that is made, and not for --to")
     session = Session.load(config=config, store=store, engine=engine, host=host)
-    ref = session.backup_ref(name)
     safety = Safety.of(session.store.url, prove_first=prove_first)
+    if project is not None:
+        return _restore_project(session, project, wishes, replace=replace, safety=safety, json=json)
+    return _restore_one(
+        session,
+        name or "",
+        paths or [],
+        into,
+        to,
+        wishes,
+        safety,
+        replace=replace,
+        glob=glob,
+        dump=dump,
+        json=json,
+    )
+
+
+def _restore_one(
+    session: Session,
+    name: str,
+    paths: list[str],
+    into: str | None,
+    to: str | None,
+    wishes: Wishes,
+    safety: Safety,
+    *,
+    replace: bool,
+    glob: bool,
+    dump: str | None,
+    json: bool,
+) -> int:
+    ref = session.backup_ref(name)
     with session.run() as run, session.advising(ref):
         if to is None:
             session.bring_back()
             session.reap(run)
         backup = session.backup_reader(ref, run.spool)
-        selection = selected(backup, paths or [], glob=glob, dump=dump)
+        selection = selected(backup, paths, glob=glob, dump=dump)
         if selection is None and dump is None:
             safety = safety.with_marks(session, backup)
         doubt = doubt_about(session, backup, name, deletes_none=to is not None or selection is not None)
@@ -146,6 +190,25 @@ def restore(
         say(f"not all of it could be restored as it was: {count_text(len(report.warnings), 'warning')}")
         return FINDINGS_EXIT_CODE
     return 0
+
+
+def _restore_project(
+    session: Session, project: str, wishes: Wishes, *, replace: bool, safety: Safety, json: bool
+) -> int:
+    from volferry.cli.restore_project import restore_project  # noqa: PLC0415
+
+    with session.run() as run:
+
+        def restore_one(ref: BackupRef, name: str) -> Report:
+            with session.advising(ref):
+                backup = session.backup_reader(ref, run.spool)
+                doubt = doubt_about(session, backup, name, deletes_none=False)
+                marked = safety.with_marks(session, backup)
+                return _into_volume(
+                    session, backup, None, None, run, wishes, replace=replace, safety=marked, doubt=doubt
+                )
+
+        return restore_project(session, run, project, restore_one, replace=replace, json=json)
 
 
 def _into_volume(
@@ -194,9 +257,18 @@ def _into_volume(
 
 
 def _check_usage(
-    *, into: str | None, to: str | None, replace: bool, paths: list[str], glob: bool, json: bool
+    *,
+    into: str | None,
+    to: str | None,
+    replace: bool,
+    paths: list[str],
+    glob: bool,
+    json: bool,
+    dump: str | None,
 ) -> None:
     """Raises UsageError for what cannot go together."""
+    if dump is not None and paths:
+        raise UsageError("--dump and PATHs exclude each other: a dump is one file")
     if into is not None and not VOLUME_NAME.fullmatch(into):
         raise UsageError(
             f"{into!r} cannot be a volume's name: letters, digits, and then also _ . - (two at least)"

@@ -1,0 +1,128 @@
+"""`volferry restore --project`: puts back all volumes of a compose project, as they were at one time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from volferry.cli.session import Session, print_json, say
+from volferry.cli.target_volume import check_usable
+from volferry.cli.text import count_text
+from volferry.errors import (
+    FINDINGS_EXIT_CODE,
+    NoSuchBackup,
+    NoSuchVolume,
+    UsageError,
+    VolferryError,
+    VolumeInUse,
+    VolumeNotEmpty,
+)
+from volferry.model import BIND_DRIVER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from volferry.archive.manifest import Manifest
+    from volferry.cli.restore_selected import Report
+    from volferry.model import BackupRef
+    from volferry.run import Run
+    from volferry.sets import Chosen
+
+
+def chosen_backups(session: Session, named: str) -> tuple[Chosen, dict[BackupRef, Manifest]]:
+    """By `P` or `P@SET`; and the manifests of the host. Raises UsageError, NoSuchBackup, AmbiguousBackup."""
+    from volferry.archive.manifest import Manifest  # noqa: PLC0415
+    from volferry.sets import choose  # noqa: PLC0415
+
+    project, at, start = named.partition("@")
+    if not project or (at and not start):
+        raise UsageError(f"--project {named!r}: use PROJECT, or PROJECT@SET")
+    repository = session.repository
+    found = repository.manifests(host=session.host, cache=session.manifest_cache(repository))
+    manifests = {ref: each for ref, each in found if isinstance(each, Manifest)}
+    for ref, each in found:
+        if isinstance(each, VolferryError):
+            say(f"volferry: {ref}: {each}")
+    return choose(project, start or None, manifests), manifests
+
+
+def restore_project(
+    session: Session,
+    run: Run,
+    named: str,
+    restore_one: Callable[[BackupRef, str], Report],
+    *,
+    replace: bool,
+    json: bool,
+) -> int:
+    """Each into its own volume. Nothing is written before all of them have been looked at. Raises VolferryError."""
+    session.bring_back()
+    session.reap(run)
+    chosen, manifests = chosen_backups(session, named)
+    for note in chosen.notes:
+        say(note)
+    binds = [ref for ref in chosen.refs if manifests[ref].volume.driver == BIND_DRIVER]
+    for ref in binds:
+        say(f"left out: {ref} is of a directory, and no volume: `volferry restore {ref}` --to a directory")
+    refs = [ref for ref in chosen.refs if ref not in binds]
+    if not refs:
+        raise NoSuchBackup(f"there is nothing to restore: {named} has no volumes")
+    _check_targets(session, run, refs, replace=replace)
+    for each in chosen.sets:
+        say(f"set {each.id}: {', '.join(map(str, each.backups.values()))}")
+    names_a_set = "@" in named
+    reports: list[Report] = []
+    for number, ref in enumerate(refs):
+        try:
+            reports.append(restore_one(ref, str(ref) if names_a_set else ref.volume))
+            if not json:
+                print(reports[-1].line, flush=True)
+        except BaseException:
+            done = ", ".join(each.volume for each in refs[:number]) or "none"
+            left = ", ".join(each.volume for each in refs[number:])
+            say(
+                f"volferry: of this project were restored: {done}; not: {left}; the same command with --replace does all of it again"
+            )
+            raise
+    if json:
+        print_json(
+            {
+                "project": named.partition("@")[0],
+                "sets": [each.id for each in chosen.sets],
+                "restored": [report.document for report in reports],
+                "left_out": [str(ref) for ref in binds],
+            }
+        )
+    warnings = sum(len(report.warnings) for report in reports)
+    if warnings:
+        say(f"not all of it could be restored as it was: {count_text(warnings, 'warning')}")
+    return FINDINGS_EXIT_CODE if warnings or binds else 0
+
+
+def _check_targets(session: Session, run: Run, refs: list[BackupRef], *, replace: bool) -> None:
+    """Raises VolumeInUse, VolumeNotEmpty, UsageError, with all that is in the way."""
+    from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.volumes import find_volume  # noqa: PLC0415
+    from volferry.operations.restore import is_empty  # noqa: PLC0415
+
+    in_use, full = [], []
+    for ref in refs:
+        try:
+            volume = find_volume(session.engine, ref.volume)
+        except NoSuchVolume:
+            continue
+        try:
+            check_usable(volume)
+        except VolumeInUse as error:
+            in_use.append(str(error))
+            continue
+        if not replace:
+            with open_helper(session.engine, run, session.helper_settings(), [volume]) as helper:
+                if not is_empty(helper, volume.name):
+                    full.append(volume.name)
+    if in_use:
+        raise VolumeInUse(f"{'; '.join(in_use)}: nothing was restored")
+    if full:
+        holds = "holds" if len(full) == 1 else "hold"
+        raise VolumeNotEmpty(
+            f"{', '.join(full)} {holds} data: nothing was restored; --replace puts the backups in its place"
+        )
