@@ -99,3 +99,20 @@ def test_of_volumes_that_are_gone_there_are_no_series(tmp_path: Path) -> None:
     assert not any("anonymous" in name for name in values)
     made.gone.clear()
     assert made.values['volferry_runs_total{outcome="failed",volume="anonymous"}'] == 1
+
+
+def test_a_journal_that_cannot_be_read_counts_as_a_service_that_is_down(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / f"{DEAD}.000001.jsonl").mkdir()
+    assert made.values["volferry_services_down"] == 1
+
+
+def test_metrics_that_cannot_be_had_cost_no_others(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    made.appointments = None  # type: ignore[assignment]
+    failed: list[str] = []
+    text = Metrics(made, lambda name, _: failed.append(name)).text().decode()
+    assert "volferry_services_down 0.0" in text
+    assert "volferry_scheduled_volumes" not in text
+    assert set(failed) == {"metrics of the schedule"}

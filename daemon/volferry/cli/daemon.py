@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import signal
-import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from volferry.cli.daemon_copies import DaemonCopies
+from volferry.cli.daemon_log import configure_log
 from volferry.cli.daemon_runs import ProcessRuns
 from volferry.cli.daemon_settings import DaemonSettings
 from volferry.cli.heartbeat import Heartbeat
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, StoreOption
-from volferry.cli.output import plain
 from volferry.cli.surroundings import EngineAndStore, zone_of
 from volferry.config import Config, config_path, load_config
 from volferry.daemon_lock import daemon_lock
-from volferry.errors import ConfigError, Interrupted
+from volferry.errors import ConfigError, Interrupted, described
 from volferry.history import History
 from volferry.journal import forgotten, journals_of_the_dead, unreadable_journals
 from volferry.scheduler.agenda import Agenda
@@ -30,6 +29,7 @@ from volferry.scheduler.events import Event
 from volferry.scheduler.loop import Ending, Loop
 from volferry.scheduler.moments import Moment
 from volferry.scheduler.recovering import Recovering
+from volferry.scheduler.turns import Guard, Turn
 from volferry.scheduler.verifying import Verifying
 from volferry.systemd_notify import notify
 from volferry.telling.notifier import Notifier
@@ -38,7 +38,7 @@ from volferry.verification_log import VerificationLog
 from volferry.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from volferry.scheduler.agenda import Appointment
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _GLANCE = timedelta(seconds=2)  # at the configuration's file
 _LISTEN_AGAIN = timedelta(seconds=10)
 _STOP_EXTENSION = timedelta(seconds=30)  # what is asked for again and again
+_LONGEST = timedelta(minutes=5)  # without a turn
 _SLOWEST = timedelta(minutes=10)  # of one look, with all that it may wait for
 
 Log = Any  # of structlog, which has no type for what it makes
@@ -77,7 +78,7 @@ class _Daemon:
         self._settings = settings
         self._wake: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._at_end = at_end
-        _configure_log(settings.config)
+        configure_log(settings.config)
         self._log: Log = structlog.get_logger()
         self.history = History(settings.config.state_dir, settings.config.store_config.place)
         self.verified = VerificationLog(settings.config.state_dir, settings.config.store_config.place)
@@ -107,6 +108,7 @@ class _Daemon:
             copied=lambda ending: self._wake.put(("copied", ending)),
         )
         self._told = Notifier(lambda: self._config, self._surroundings.host, self._log)
+        self._guard = Guard(self.tell, self._log)
         self._web: WebServer | None = None
         self._web_due: timedelta | None = None  # by the clock that only goes on
         self._web_trouble = ""
@@ -142,6 +144,17 @@ class _Daemon:
             forgotten=lambda: forgotten(self._config.state_dir),
         )
 
+        self._recovery_turn = Turn("bringing services back", self._recovering.step, self._guard)
+        # Services first, then backups: what is due begins before a share of the store is read.
+        self._turns = [
+            self._recovery_turn,
+            Turn("looking for what is due", self._loop.step, self._guard),
+            Turn("verifying", self._verifying.step, self._guard),
+            Turn("making up for copies", self._copies.step, self._guard),
+            Turn("the digest", self._tell_digest, self._guard),
+            Turn("listening", self._listen, self._guard),
+        ]
+
     def _journals(self) -> list[str]:
         state = self._config.state_dir
         return [
@@ -160,19 +173,12 @@ class _Daemon:
         try:
             while True:
                 if self._settings.is_to_be_read:
-                    self._reload()
+                    self._guard.attempt("reading the configuration again", self._reload)
                 now = Moment.now()
-                others_at = self._tell_digest(now), self._listen(now)
-                # Services first, then backups: what is due begins before a share of the store is read.
-                recover_at = self._recovering.step(now)
-                ends = (
-                    self._loop.step(now),
-                    self._verifying.step(now),
-                    self._copies.step(now),
-                    recover_at,
-                    *others_at,
+                ends = [turn.take(now) for turn in self._turns]
+                self._await(
+                    min((each for each in ends if each is not None), default=now.mono + _LONGEST), now
                 )
-                self._await(min(each for each in ends if each is not None), now)
         except Interrupted as error:
             notify("STOPPING=1")
             self._log.info("the daemon stops", reason=str(error))
@@ -184,8 +190,11 @@ class _Daemon:
             return 0
 
     def tell(self, event: Event) -> None:
-        """Implements `Teller`."""
-        self._told.tell(event)
+        """Implements `Teller`. What cannot be told is in the log."""
+        try:
+            self._told.tell(event)
+        except Exception as error:  # noqa: BLE001 -- nothing else must be left for that
+            self._guard.say("error", "a message could not be made", what=event.what, error=described(error))
 
     @property
     def appointments(self) -> list[Appointment]:
@@ -193,7 +202,9 @@ class _Daemon:
 
     @property
     def trouble(self) -> str:
-        return self._loop.trouble or ("" if self._loop.looked_at else "nothing was looked at yet")
+        if trouble := self._loop.trouble or next(filter(None, (turn.trouble for turn in self._turns)), ""):
+            return trouble
+        return "" if self._loop.looked_at else "nothing was looked at yet"
 
     def going_on(self) -> Mapping[str, datetime]:
         return self._runs.going_on()
@@ -225,7 +236,7 @@ class _Daemon:
     def metrics(self) -> bytes:
         from volferry.web.metrics import Metrics  # noqa: PLC0415 -- only where somebody asks
 
-        return Metrics(self).text()
+        return Metrics(self, self._guard.failed).text()
 
     def unhealthy(self) -> str:
         silent = time.monotonic() - self._beat
@@ -248,7 +259,9 @@ class _Daemon:
             left = until - now.mono
             if left <= timedelta() or now.change_since(since):
                 return
-            if self._settings.is_to_be_read or self._recovering.is_wanted():
+            if self._settings.is_to_be_read:
+                return
+            if not self._recovery_turn.rests and self._recovering.is_wanted():
                 return
             try:
                 what, detail = self._wake.get(timeout=min(left, _GLANCE).total_seconds())
@@ -259,26 +272,28 @@ class _Daemon:
 
     def _happened(self, what: str, detail: Any) -> None:
         now = Moment.now()
+        attempt = self._guard.attempt
         if what == "reload":
-            self._reload()
+            attempt("reading the configuration again", self._reload)
         elif what == "changed":
-            self._loop.changed(now)
-            self._recovering.changed(now)
+            attempt("taking note of a change", lambda: self._loop.changed(now))
+            attempt("taking note of a change", lambda: self._recovering.changed(now))
         elif what == "ended":
             volume, run, ending = detail
-            self._keep(volume, run, ending, now.wall)
-            self._surroundings.run_ended(volume)
+            attempt("keeping how a run ended", lambda: self._keep(volume, run, ending, now.wall))
+            attempt("taking note of a new backup", lambda: self._surroundings.run_ended(volume))
             if not ending.refused:
-                self._ping(volume, "success" if ending.good and not ending.error else "fail", ending.error)
-            self._loop.ended(volume, ending, now)
-            self._recovering.found(ending.down, now)
+                stage = "success" if ending.good and not ending.error else "fail"
+                attempt("a ping", lambda: self._ping(volume, stage, ending.error))
+            attempt("taking note of a run's end", lambda: self._loop.ended(volume, ending, now))
+            attempt("taking note of what is down", lambda: self._recovering.found(ending.down, now))
         elif what == "verified":
-            self._verifying.ended(detail, now)
+            attempt("taking note of a share", lambda: self._verifying.ended(detail, now))
         elif what == "recovered":
             self._surroundings.abandoned = ""  # until the next look
-            self._recovering.ended(detail, now)
+            attempt("taking note of what came back", lambda: self._recovering.ended(detail, now))
         elif what == "copied":
-            self._copies.ended(detail, now)
+            attempt("taking note of a copy", lambda: self._copies.ended(detail, now))
 
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""
@@ -296,15 +311,17 @@ class _Daemon:
             self._settings.reload()
             if self._config.daemon.listen != before.daemon.listen:
                 self._open_web()
-        except ConfigError as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is: the daemon has one by which it works
             self._settings.config = before
-            self._log.error("the configuration is not used, the one before stays", error=str(error))
+            self._log.error("the configuration is not used, the one before stays", error=described(error))
         else:
-            _configure_log(self._config)
+            configure_log(self._config)
             self.history.store = self.verified.place = self._config.store_config.place
             self._loop.agenda.zone = zone_of(self._config)
             self._surroundings.close()
             self._loop.reconfigured()
+            for turn in self._turns:
+                turn.at_once()
             self._log.info("the configuration was read again")
         notify("READY=1")
 
@@ -359,27 +376,3 @@ class _Daemon:
 def _ask_for_time() -> None:
     """Of systemd, while services are being started again: it kills what has not ended after a while."""
     notify(f"WATCHDOG=1\nEXTEND_TIMEOUT_USEC={int(_STOP_EXTENSION.total_seconds() * 1e6)}")
-
-
-def _without_control_characters(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    return {key: plain(value) if isinstance(value, str) else value for key, value in event.items()}
-
-
-def _configure_log(config: Config) -> None:
-    """Loggers that there are follow."""
-    renderer: Callable[..., Any] = (
-        structlog.processors.JSONRenderer()
-        if config.daemon.log == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            _without_control_characters,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )

@@ -277,7 +277,10 @@ class Loop:
         for volume, problem in wrong.items():
             if self._say_once("a volume is left out", problem, volume=volume):
                 self._tell("failure", volume, "it is left out", now, Ending(good=False, error=problem))
-        self._say_departures(before.values(), {volume.name for volume in view.volumes}, now)
+        try:
+            self._say_departures(before.values(), {volume.name for volume in view.volumes}, now)
+        except Exception as error:  # noqa: BLE001 -- what is scheduled is to be backed up all the same
+            self._say_once("what has left the schedule cannot be found out", described(error))
         self._newest, self._seen = view.newest, view.seen
         kept = [
             (each.volume, str(each.schedule), view.newest.get(each.volume))
@@ -338,7 +341,12 @@ class Loop:
                 next_run = now.when(appointment.at)
                 break
             elif appointment.unit not in (units := self._units_at_work(going_on)) and len(units) < at_once:
-                self.runs.start(self._due_with(appointment, going_on, now.wall), appointment.moving)
+                unit = self._due_with(appointment, going_on, now.wall)
+                try:
+                    self.runs.start(unit, appointment.moving)
+                except Exception as error:  # noqa: BLE001 -- it is one failed run, and the others are due
+                    for each in unit:
+                        self.ended(each, Ending(good=False, error=described(error)), now)
                 going_on = self.runs.going_on()
         return next_run
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from volferry.errors import ConfigError, reason
+from volferry.errors import ConfigError, described, reason
 from volferry.scheduler.moments import Moment
 from volferry.telling.messages import Composer
 from volferry.telling.outbox import Outbox
@@ -96,24 +96,35 @@ class Notifier:
                 self._log.error("a ping could not be sent", error=f"{type(error).__name__}: {error}")
 
     def _send_all(self) -> None:
-        while (letter := self._next_letter()) is not None:
-            failed: list[str] | None = None
+        while True:
             try:
-                known = urls_of(self._config().notify)
-                urls = known if letter.urls is None else [url for url in letter.urls if url in known]
-                failed = self._send(letter.message, urls)
+                letter = self._next_letter()
+                if letter is None:
+                    return
+                self._deliver(letter)
             except Exception as error:  # noqa: BLE001 -- it must not end the telling
-                self._log.error("messages cannot be sent", error=f"{type(error).__name__}: {error}")
-            with self._changed:
-                wait = self._outbox.tried(letter, failed, Moment.now().mono)
-                if failed and wait is None:
-                    self._composer.lost(letter.message)
-            if failed and (letter.tries == 1 or wait is None):
-                again = f"in {wait.total_seconds():.0f} s, and then less often" if wait is not None else "no"
-                for url in failed:
-                    self._log.error(
-                        "a message could not be sent", to=_shown(url), title=letter.message.title, again=again
-                    )
+                with suppress(Exception):
+                    self._log.error("messages cannot be sent", error=described(error))
+                time.sleep(_TICK_SECONDS)
+
+    def _deliver(self, letter: Letter) -> None:
+        failed: list[str] | None = None
+        try:
+            known = urls_of(self._config().notify)
+            urls = known if letter.urls is None else [url for url in letter.urls if url in known]
+            failed = self._send(letter.message, urls)
+        except Exception as error:  # noqa: BLE001 -- it is tried again
+            self._log.error("messages cannot be sent", error=f"{type(error).__name__}: {error}")
+        with self._changed:
+            wait = self._outbox.tried(letter, failed, Moment.now().mono)
+            if failed and wait is None:
+                self._composer.lost(letter.message)
+        if failed and (letter.tries == 1 or wait is None):
+            again = f"in {wait.total_seconds():.0f} s, and then less often" if wait is not None else "no"
+            for url in failed:
+                self._log.error(
+                    "a message could not be sent", to=_shown(url), title=letter.message.title, again=again
+                )
 
     def _next_letter(self) -> Letter | None:
         """Waits for it; None at the end."""

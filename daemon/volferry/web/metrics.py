@@ -16,10 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from volferry import __version__
 from volferry.errors import VolferryError
-from volferry.journal import journals_of_the_dead
+from volferry.journal import journals_of_the_dead, unreadable_journals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -71,8 +71,10 @@ class Source(Protocol):
 class Metrics:
     """Each time that it is asked, what is known then."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, failed: Callable[[str, Exception], object] = lambda *_: None) -> None:
+        """`failed` is told of what could not be found out, which is left out then."""
         self._source = source
+        self._failed = failed
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -92,11 +94,20 @@ class Metrics:
             value=0 if self._source.trouble else 1,
         )
         yield GaugeMetricFamily("volferry_time_seconds", "The daemon's clock.", value=time.time())
-        yield from self._of_history()
-        yield from self._of_appointments()
-        yield from self._of_verifying()
-        yield from self._of_upkeep()
-        yield from self._of_journals()
+        parts = {
+            "runs": self._of_history,
+            "the schedule": self._of_appointments,
+            "verifying": self._of_verifying,
+            "copies and prunes": self._of_upkeep,
+            "services": self._of_journals,
+        }
+        for name, part in parts.items():
+            found: list[Metric] = []
+            try:
+                found.extend(part())
+            except Exception as error:  # noqa: BLE001 -- the others are asked for, too
+                self._failed(f"metrics of {name}", error)
+            yield from found
 
     def _of_history(self) -> Iterator[Metric]:
         history = self._source.history
@@ -187,17 +198,19 @@ class Metrics:
             yield from (success, failing)
 
     def _of_journals(self) -> Iterator[Metric]:
+        state = self._source.state_directory
         try:
             down = sum(
                 halt.action != "hook" and halt.state != "planned"
-                for _, halts in journals_of_the_dead(self._source.state_directory)
+                for _, halts in journals_of_the_dead(state)
                 for halt in halts
             )
+            down += len(unreadable_journals(state))
         except VolferryError:  # the daemon says so at each look
             return
         yield GaugeMetricFamily(
             "volferry_services_down",
-            "Containers and services that a run which died has left stopped, paused or scaled to 0.",
+            "Containers and services that a run which died has left stopped, paused or scaled to 0; a journal that cannot be read counts as one.",
             value=down,
         )
 
