@@ -6,19 +6,21 @@ import os
 import signal
 import subprocess
 import tempfile
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from volferry.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-_SAID_BYTES = 4096
+_SAID_BYTES = 64 << 10
 _OURS = ("VOLFERRY_", "AWS_")
 
 
 def run_on_host(line: str, *, timeout: timedelta, environment: Mapping[str, str]) -> tuple[int | None, str]:
     """Runs a line of `sh`. Its exit status, None if it was ended with all that it had started because it took too long; and
-    the last line of what it said.
+    the last line of what it said that may be shown.
     """
     with tempfile.TemporaryFile() as output:
         # A group of its own: Ctrl-C is for volferry, and what it has started ends with it.
@@ -38,11 +40,17 @@ def run_on_host(line: str, *, timeout: timedelta, environment: Mapping[str, str]
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
-        output.seek(max(0, output.seek(0, os.SEEK_END) - _SAID_BYTES))
-        lines = [each.strip() for each in output.read().decode("utf-8", "replace").splitlines()]
-    said = next((each for each in reversed(lines) if each), "")
-    # A shell quotes the line in which it finds a mistake, and there may be passwords in it.
-    return status, said.replace(line.strip(), "…")
+        said = _last_lines(output)
+    redaction = Redaction(["sh", "-c", line], {**os.environ, **environment})
+    return status, redaction.first_of(reversed(said))
+
+
+def _last_lines(output: IO[bytes]) -> list[bytes]:
+    start = max(0, output.seek(0, os.SEEK_END) - _SAID_BYTES)
+    output.seek(start)
+    if start:
+        output.readline()  # the end of a line, perhaps of a password
+    return output.read().splitlines()
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

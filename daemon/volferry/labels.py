@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from volferry.checked import mistakes
 from volferry.errors import ConfigError
+from volferry.redaction import Redaction
 from volferry.retention import Keep
 from volferry.schedule import Schedule, Span, parse_span
 from volferry.volume_settings import VolumeSettings, faults_of
@@ -55,7 +56,6 @@ _DUMP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DEFAULT_DUMP = "dump"
 _HOOK_TIMEOUT = timedelta(minutes=10)
 _DUMP_TIMEOUT = timedelta(hours=6)
-_SHORT = 16  # an argument that is no secret: a name, an option
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
 
@@ -74,12 +74,13 @@ class ContainerCommand:
     timeout: timedelta | None = None
     label: str = ""  # that says it
 
+    def redaction(self, environment: Mapping[str, str]) -> Redaction:
+        """Of what it prints, for messages; the environment is its container's."""
+        return Redaction(self.arguments, environment)
+
     def hidden_in(self, text: str) -> str:
-        """What it has said, for a message: a shell quotes the line in which it finds a mistake."""
-        for each in sorted(self.arguments, key=len, reverse=True):
-            if len(each) > _SHORT or " " in each:
-                text = text.replace(each, "…")
-        return text
+        """What others say of it, in one line, for a message."""
+        return self.redaction({})(text)
 
 
 @dataclass(frozen=True, slots=True)

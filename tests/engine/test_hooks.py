@@ -125,7 +125,7 @@ def test_hooks_of_the_machine(world: World, tmp_path: Path) -> None:
     cli = world.cli.having(VOLFERRY_CONFIG=str(config))
     cli("backup", volume).exits(0)
     assert place.read_text() == f"pre {volume}\npost\n"
-    config.write_text(config.read_text().replace(f"pre $VOLFERRY_VOLUME >>{place}", "no good; exit 9"))
+    config.write_text(config.read_text().replace(f"pre $VOLFERRY_VOLUME >>{place}", "no good >&2; exit 9"))
     cli("backup", volume).fails_with("hook pre on this machine failed with status 9: no good")
     config.write_text("[defaults.hooks]\npre = 'sleep 60'\ntimeout = '1s'\n")
     cli("backup", volume).fails_with("hook pre on this machine took longer than its timeout, 0:00:01")
@@ -345,3 +345,62 @@ def test_a_warm_backup_has_the_dump_too(world: World) -> None:
     assert state_of(container)["Status"] == "running"
     assert world.cli("export", volume, "--dump", "dump").exits(0).raw == b"content"
     world.cli("verify", volume, "--read").exits(0)
+
+
+SECRET = "hunter2-battery"
+IN_ENVIRONMENT = "correct-horse"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"set -x; cat -p{SECRET} /there",
+        f"set -v\ncat -p{SECRET} /there; exit 3",
+        f"PGPASSWORD={SECRET}x cat '{SECRET}'; exit 3",
+        f"cat -p$MARIADB_ROOT /there-{SECRET}",
+        f"true\n./nothing {SECRET}",
+        f'set -x; cat "-p$MARIADB_ROOT" /{SECRET}',
+        f'["{SECRET} -p"]',
+        f"if '{SECRET}",
+    ],
+)
+def test_secrets_of_commands_are_nowhere(world: World, tmp_path: Path, line: str) -> None:
+    volume, other, config = world.filled(), world.filled(), tmp_path / "volferry.toml"
+    told = f"echo \"$VOLFERRY_ERROR\" >>'{tmp_path}/told'"
+    toml = "'''" + (line if not line.startswith("[") else f"cat -p {SECRET}") + "'''"
+    config.write_text(
+        f"[[rules]]\nmatch = '*'\n[rules.hooks]\non_error = '''{told}'''\n"
+        f"[[rules]]\nmatch = '{other}'\n[rules.hooks]\npre = {toml}\npost = {toml}\non_error = '''{told}'''\n"
+    )
+    cli = world.cli.having(VOLFERRY_CONFIG=str(config), MARIADB_ROOT=IN_ENVIRONMENT)
+    outcomes = []
+    for label in ("volferry.hook.pre", "volferry.dump", "volferry.hook.post"):
+        container = world.container(
+            volume, labels={label: line}, environment={"MARIADB_ROOT": IN_ENVIRONMENT}
+        )
+        outcomes.append(cli("backup", volume).exits(1))
+        assert f"of container {container.name} failed" in outcomes[-1].stderr
+        container.remove(force=True)
+    outcomes.append(cli("backup", other, "--json").exits(1))
+    assert "hook pre on this machine failed" in outcomes[-1].stderr
+    outcomes += [
+        cli("status", "--json").exits(1),
+        cli("status"),
+        cli("show", volume, "--json"),
+        cli("recover"),
+    ]
+    said = "".join(each.stdout + each.stderr for each in outcomes).encode()
+    places = [*world.store.rglob("*"), *cli.state.rglob("*"), tmp_path / "told"]
+    kept = b"".join(path.read_bytes() for path in places if path.is_file())
+    assert b"failed" in kept
+    for secret in (SECRET, IN_ENVIRONMENT, "battery", "hunter2"):
+        assert secret.encode() not in said
+        assert secret.encode() not in kept
+
+
+def test_what_is_no_secret_of_an_error_is_said(world: World) -> None:
+    volume = world.filled()
+    world.container(
+        volume, labels=hook("pre", f"set -x; cat -- {SECRET}"), environment={"PGPASSWORD": IN_ENVIRONMENT}
+    )
+    world.cli("backup", volume).fails_with("failed with status 1: cat: …: No such file or directory")

@@ -18,7 +18,7 @@ from volferry.errors import EngineError, EngineUnreachable, NotRunning
 from volferry.interrupts import held_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from volferry.labels import ContainerCommand
 
@@ -45,7 +45,7 @@ def run_in_container(
     what = f"running {command.label or 'a command'} in container {command.container}"
     lines = LineSplitter(on_stderr)
     late = threading.Event()
-    with translated(what), _not_running(what):
+    with translated(what), _told(what, command):
         exec_id = engine.api.exec_create(
             command.container_id,
             list(command.arguments),
@@ -82,15 +82,35 @@ def run_in_container(
     return status
 
 
+def said_of(engine: Engine, command: ContainerCommand, lines: Iterable[bytes]) -> str:
+    """The first line of what it has said that may be shown, for the end of a message; nothing where that is not known."""
+    try:
+        environment = _environment(engine, command.container_id)
+    except EngineError:
+        return ""
+    said = command.redaction(environment).first_of(lines)
+    return f": {said}" if said else ""
+
+
+def _environment(engine: Engine, container_id: str) -> dict[str, str]:
+    """Of a container: there are passwords in it, which `sh` puts into a command. Raises EngineError."""
+    with translated("the environment of a container"):
+        found = engine.api.inspect_container(container_id)
+    pairs = (str(each).partition("=") for each in (found.get("Config") or {}).get("Env") or ())
+    return {name: value for name, _, value in pairs}
+
+
 class _CutOffError(Exception):
     pass
 
 
 @contextmanager
-def _not_running(what: str) -> Iterator[None]:
+def _told(what: str, command: ContainerCommand) -> Iterator[None]:
+    """Engines quote what they cannot run. Raises NotRunning, APIError."""
     try:
         yield
     except docker.errors.APIError as error:
+        error.explanation = command.hidden_in(explanation(error)) or "the engine does not run it"
         if error.status_code != _CONFLICT and not isinstance(error, docker.errors.NotFound):
             raise
         raise NotRunning(f"{what}: {explanation(error)}") from error

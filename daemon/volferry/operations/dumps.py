@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import zstandard
 
 from volferry.archive.dumps import DumpFile
-from volferry.engine.exec import run_in_container
+from volferry.engine.exec import run_in_container, said_of
 from volferry.errors import DumpFailed, EngineError, NotRunning, VolferryError, reason
-from volferry.model import Finding, printable, size_text
+from volferry.model import Finding, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,7 +100,7 @@ def _taken(
     except OSError as error:
         raise VolferryError(f"{what} cannot be written to {path.parent}: {reason(error)}") from error
     if status:
-        said = f": {dump.command.hidden_in(printable(lines[0]))}" if lines else ""
+        said = said_of(engine, dump.command, lines)
         raise DumpFailed(f"{what} failed with status {status}{said}")
     if not done:
         raise DumpFailed(

@@ -6,16 +6,16 @@ The journal says which, and no more: the commands are those of the labels and th
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from volferry.engine.containers import await_healthy, find_container, find_successor
-from volferry.engine.exec import run_in_container
+from volferry.engine.exec import run_in_container, said_of
 from volferry.errors import EngineError, EngineUnreachable, HookFailed, VolferryError
 from volferry.host_command import run_on_host
 from volferry.interrupts import Impatience, held_back
 from volferry.journal import Halt
-from volferry.model import printable
 from volferry.operations.coming_back import HEALTHY_SECONDS, NotBack, pauses, quiet
 
 if TYPE_CHECKING:
@@ -182,22 +182,21 @@ def container_of(engine: Engine, halt: Halt) -> Container | None:
 def run_hook(engine: Engine, when: str, command: ContainerCommand, environment: Mapping[str, str]) -> None:
     """Raises HookFailed, EngineUnreachable where it was not run."""
     what = f"hook {when} of container {command.container}"
-    lines: list[bytes] = []
-
-    def keep(data: bytes) -> None:
-        lines.extend(data.splitlines()[: max(0, _MOST_LINES - len(lines))])
-
+    lines: deque[bytes] = deque(maxlen=_MOST_LINES)
     try:
         status = run_in_container(
-            engine, command, environment=environment, on_stdout=lambda _: None, on_stderr=keep
+            engine,
+            command,
+            environment=environment,
+            on_stdout=lambda _: None,
+            on_stderr=lambda data: lines.extend(data.splitlines()),
         )
     except EngineUnreachable:
         raise
     except EngineError as error:
         raise HookFailed(f"{what} failed: {error}") from error
     if status:
-        said = f": {command.hidden_in(printable(lines[-1]))}" if lines else ""
-        raise HookFailed(f"{what} failed with status {status}{said}")
+        raise HookFailed(f"{what} failed with status {status}{said_of(engine, command, reversed(lines))}")
 
 
 def run_host_hook(when: str, line: str, timeout: timedelta, environment: Mapping[str, str]) -> None:
