@@ -99,5 +99,6 @@ def down_line(down: Down, history: History) -> str:
     subject = f"{'Swarm service' if down.action == 'scale' else 'container'} {down.name}{where}"
     state = {"pause": "paused", "stop": "stopped", "scale": "scaled to 0"}[down.action]
     if down.error:
-        return f"volferry: {subject} is not up again since {since}: {down.error}; {run} had stopped it: `volferry recover` tries again"
+        again = "" if down.by_hand else ": `volferry recover` tries again"
+        return f"volferry: {subject} is not up again since {since}: {down.error}; {run} had stopped it{again}"
     return f"volferry: {subject} is still {state}, since {since}: {run}, which did that, was killed: {_BRINGS_BACK} brings it back"

@@ -132,7 +132,11 @@ class ComingBack:
     @property
     def left(self) -> list[NotBack]:
         return [
-            NotBack(self.journal.run_id, halt.name, halt.error or "it was not started yet")
+            NotBack(
+                self.journal.run_id,
+                halt.name,
+                why_down(halt, self.journal.run_id) or "it was not started yet",
+            )
             for halt in self._left()
         ]
 
@@ -372,6 +376,13 @@ class ComingBack:
                 self.note(
                     f"{halt.name} could not be brought back yet: {halt.error}; it is tried again, for up to {patience_seconds / 60:.0f} min"
                 )
+
+
+def why_down(halt: Halt, run_id: str) -> str:
+    """Why it is not up; of what only a person can settle, with what he is to do. Empty where nobody knows."""
+    if halt.state == "handed" and halt.error:
+        return f"{halt.error}; where it runs on neither, start it on one; then `volferry recover --forget {run_id}` ends this"
+    return halt.error
 
 
 def quiet(note: Callable[[str], object]) -> Callable[[str], None]:

@@ -10,6 +10,7 @@ from volferry.engine.containers import ENGINE_DIED, find_container, find_success
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError
 from volferry.journal import journals_of_the_dead, unreadable_journals
+from volferry.operations.coming_back import why_down
 from volferry.operations.recovery import is_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Down:
     since: datetime
     elsewhere: str  # how the engine is reached, if it is another one
     error: str = ""  # why it is not up
+    by_hand: bool = False  # no command can know what is to be done
 
 
 def still_down(state_directory: Path, engine: Engine | None) -> list[Down]:
@@ -40,7 +42,15 @@ def still_down(state_directory: Path, engine: Engine | None) -> list[Down]:
         is_here = engine is not None and is_of(engine, journal, halts)
         elsewhere = journal.engine[1] if engine is not None and not is_here else ""
         found += [
-            Down(halt.action, halt.name, journal.run_id, journal.since, elsewhere, halt.error)
+            Down(
+                halt.action,
+                halt.name,
+                journal.run_id,
+                journal.since,
+                elsewhere,
+                why_down(halt, journal.run_id),
+                halt.state == "handed",
+            )
             for halt in sorted(halts, key=lambda each: each.order)
             if halt.state != "planned" and not (engine is not None and is_here and _is_up(engine, halt))
         ]
