@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.engine.test_daemon import LOG, outcome_of, scheduled_now
 from tests.engine.test_hooks import hook, log
 from tests.engine.test_quiesce import large, restored, state_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from docker.models.containers import Container
 
     from tests.parts.world import World
@@ -174,3 +178,25 @@ def test_a_set_is_restored_and_shown_as_one_and_says_where_it_is_not_complete(
     world.cli("restore", "--project", "shop", pair[0]).fails_with("a BACKUP, or --project", code=2)
     world.cli("restore", "--project", "shop", "--to", "here").fails_with("--project restores each", code=2)
     world.cli("restore").fails_with("a BACKUP, or --project", code=2)
+
+
+def test_the_daemon_stops_a_container_once_for_volumes_that_are_due_together(
+    world: World, tmp_path: Path
+) -> None:
+    config = tmp_path / "volferry.toml"
+    config.write_text(LOG)
+    world.cli = world.cli.having(VOLFERRY_CONFIG=str(config))
+    labels = {**scheduled_now(), "volferry.quiesce": "stop"}
+    pair = sorted([world.volume(labels=labels), world.volume(labels=labels)])
+    container = app(world, pair, stop_signal="SIGTERM")
+    began = time.time()
+    daemon = world.cli.start("daemon")
+    assert daemon.until(lambda: all(outcome_of(world, each) == "done" for each in pair))
+    daemon.send(signal.SIGTERM)
+    lines = [json.loads(line) for line in daemon.outcome().exits(0).stderr.splitlines()]
+    assert ends(world, container, began) == 1
+    assert state_of(container)["Status"] == "running"
+    assert [line["volume"] for line in lines if line["event"] == "a run begins"] == [", ".join(pair)]
+    assert sorted(line["volume"] for line in lines if line["event"] == "a run has ended") == pair
+    sets = {world.cli("show", each, "--json").exits(0).json["set"]["id"] for each in pair}
+    assert len(sets) == 1
