@@ -1,4 +1,4 @@
-"""What became of copies and prunes, by store and volume: in the history's database, for `status`, metrics, and copies that are still to be made.
+"""What became of copies and prunes, by store and volume: in the history's database, for `status`, metrics, and what is still to be done.
 Losing it costs the past, nothing else.
 """
 
@@ -102,14 +102,14 @@ class UpkeepLog:
             return []
         return [_upkeep(row) for row in rows]
 
-    def due_copies(
-        self, stores: Collection[str], host: str, volumes: Collection[str], now: datetime
+    def due(
+        self, work: Work, stores: Collection[str], host: str, volumes: Collection[str], now: datetime
     ) -> tuple[dict[str, list[Upkeep]], datetime | None]:
-        """Of these volumes, those that are to be copied now, by place; and when the first of the others is due. All that is owed to a place is
-        due with the first of it: one command sends it, or several, so that what is due first comes first.
+        """Of these volumes, those that are to be copied, or pruned, now, by place; and when the first of the others is due. All that is owed to a place is
+        due with the first of it: one command does it, or several, so that what is due first comes first.
         """
         owed: dict[str, list[Upkeep]] = {}
-        for each in self.all("copy", stores):
+        for each in self.all(work, stores):
             if each.owed and each.host == host and each.volume in volumes:
                 owed.setdefault(each.store, []).append(each)
         times = {store: min(each.due(now) for each in found) for store, found in owed.items()}

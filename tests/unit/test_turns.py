@@ -120,6 +120,7 @@ def ended_soon() -> Iterator[threading.Timer]:
 
 PARTS = {
     "_copies": "making up for copies",
+    "_prunes": "making up for prunes",
     "_verifying": "verifying",
     "_recovering": "bringing services back",
     "_loop": "looking for what is due",

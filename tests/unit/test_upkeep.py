@@ -21,7 +21,7 @@ from volferry.layout import files_key
 from volferry.scheduler import copies
 from volferry.scheduler.copies import Copies, CopyEnding
 from volferry.scheduler.moments import Moment
-from volferry.upkeep import Upkeep, UpkeepLog
+from volferry.upkeep import Upkeep, UpkeepLog, Work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,10 +98,10 @@ def test_all_that_is_owed_to_a_store_is_due_with_the_first_of_it(tmp_path: Path)
     log.failed("copy", "/b", "host", ["one"], NOW, "x")
     log.failed("copy", "/a", "other host", ["one"], NOW - timedelta(days=1), "x")
     log.done("copy", "/a", "host", "well", NOW - timedelta(days=1))
-    due, following = log.due_copies(["/a", "/b"], "host", {"one", "two", "well"}, NOW)
+    due, following = log.due("copy", ["/a", "/b"], "host", {"one", "two", "well"}, NOW)
     assert {store: [each.volume for each in owed] for store, owed in due.items()} == {"/a": ["two", "one"]}
     assert following == NOW + timedelta(minutes=1)
-    assert log.due_copies([], "host", {"one"}, NOW) == ({}, None)
+    assert log.due("copy", [], "host", {"one"}, NOW) == ({}, None)
 
 
 @dataclass
@@ -114,13 +114,16 @@ class Made:
     told: list[tuple[str, str]] = field(default_factory=list)
     running: dict[str, datetime] = field(default_factory=dict)
     copy_goes_on: bool = False
+    work: Work = "copy"
 
     def __post_init__(self) -> None:
         (self.directory / "volferry.toml").write_text(CONFIG)
         self.config: Config = load_config(self.directory / "volferry.toml", {})
         self.log = UpkeepLog(self.directory)
         self.owed = DaemonCopies(lambda: self.config, lambda: "host", lambda: ["one", "two"], self.log)
-        self.copies = Copies(self, self.owed, self.tell, structlog.wrap_logger(None, processors=[self._drop]))
+        self.copies = Copies(
+            self, self.owed, self.tell, structlog.wrap_logger(None, processors=[self._drop]), self.work
+        )
 
     def _drop(self, *_: Any) -> Any:
         raise structlog.DropEvent
@@ -128,7 +131,12 @@ class Made:
     def going_on(self) -> dict[str, datetime]:
         return self.running
 
-    def start_copy(self, store: str, volumes: list[str], now: datetime) -> None:
+    def upkeep_goes_on(self, work: Work) -> bool:
+        assert work == self.work
+        return self.copy_goes_on
+
+    def start_upkeep(self, work: Work, store: str, volumes: list[str], now: datetime) -> None:
+        assert work == self.work
         self.begun.append((store, volumes))
         self.copy_goes_on = True
         self._began = now
@@ -138,8 +146,10 @@ class Made:
         store, volumes = self.begun[-1]
         if not error and not more:  # as the command does
             for each in volumes:
-                self.log.done("copy", next(iter(self.owed.stores["copy"])), "host", each, self.now)
-        self.copies.ended(CopyEnding(store, volumes, self._began, error=error, **more), self.moment)
+                self.log.done(self.work, next(iter(self.owed.stores[self.work])), "host", each, self.now)
+        self.copies.ended(
+            CopyEnding(store, volumes, self._began, self.work, error=error, **more), self.moment
+        )
 
     def tell(self, event: Event) -> None:
         self.told.append((event.kind, event.what))
@@ -184,6 +194,29 @@ def test_a_copy_that_was_interrupted_is_made_at_the_next_start(tmp_path: Path) -
     made.after(minutes=1)
     made.ends("disk full")
     assert made.told == [("failure", "copying to offsite failed")]
+
+
+def test_a_prune_that_failed_is_made_up_for_later_and_later_until_it_goes_well(tmp_path: Path) -> None:
+    made = Made(tmp_path, work="prune")
+    assert made.after(days=1) is None
+    made.owed.failed("prune", "one", made.now, made.now, "no route")
+    (name,) = made.owed.stores["prune"].values()
+    assert made.after(seconds=59) == made.now + timedelta(seconds=1)
+    made.running["one"] = made.now  # its own prune follows
+    assert made.after(seconds=1) is None
+    made.running.clear()
+    for minutes in (1, 2, 4, 8):
+        assert made.after() is None
+        assert made.begun.pop() == (name, ["one"])
+        made.begun.append((name, ["one"]))
+        made.ends("no route")
+        made.after(minutes=minutes * 2 - 0.1)
+        assert not made.copy_goes_on
+        made.after(minutes=0.1)
+    assert made.told == []  # the run has told
+    made.ends()
+    assert made.told == [("recovery", f"pruning {name} works again")]
+    assert made.after(days=9) is None
 
 
 def test_what_is_more_than_one_command_takes_comes_in_its_turn(

@@ -135,6 +135,7 @@ class _Daemon:
             started=Moment.now(),
         )
         self._copies = Copies(self._runs, self._owed, self.tell, self._log)
+        self._prunes = Copies(self._runs, self._owed, self.tell, self._log, "prune")
         self._recovering = Recovering(
             config=lambda: self._config,
             journals=self._journals,
@@ -151,6 +152,7 @@ class _Daemon:
             Turn("looking for what is due", self._loop.step, self._guard),
             Turn("verifying", self._verifying.step, self._guard),
             Turn("making up for copies", self._copies.step, self._guard),
+            Turn("making up for prunes", self._prunes.step, self._guard),
             Turn("the digest", self._tell_digest, self._guard),
             Turn("listening", self._listen, self._guard),
         ]
@@ -293,7 +295,8 @@ class _Daemon:
             self._surroundings.abandoned = ""  # until the next look
             attempt("taking note of what came back", lambda: self._recovering.ended(detail, now))
         elif what == "copied":
-            attempt("taking note of a copy", lambda: self._copies.ended(detail, now))
+            made = self._copies if detail.work == "copy" else self._prunes
+            attempt(f"taking note of a {detail.work}", lambda: made.ended(detail, now))
 
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""

@@ -1,4 +1,4 @@
-"""What the daemon knows of copies and prunes: which stores they are for, which copies are owed to them, and how the last ones went."""
+"""What the daemon knows of copies and prunes: which stores they are for, what is owed to them, and how the last ones went."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ class DaemonCopies:
         """There is a new backup of it."""
         self.log.owe(self.stores["copy"], self.host(), volume)
 
-    def due_copies(
-        self, busy: Collection[str], now: datetime
+    def due(
+        self, work: Work, busy: Collection[str], now: datetime
     ) -> tuple[dict[str, list[Upkeep]], datetime | None]:
-        stores = self.stores["copy"]
+        stores = self.stores[work]
         volumes = set(self.backed_up()) - set(busy)
-        due, following = self.log.due_copies(stores.keys(), self.host(), volumes, now)
+        due, following = self.log.due(work, stores.keys(), self.host(), volumes, now)
         return {stores[place]: owed for place, owed in due.items()}, following
 
     def failed(self, work: Work, volume: str, began: datetime, now: datetime, error: str) -> None:
         """Of a command that ended with an error: where it could not keep that itself."""
         self._failed(work, self.stores[work].keys(), [volume], began, now, error)
 
-    def copy_ended(self, ending: CopyEnding, now: datetime) -> int:
-        places = [place for place, name in self.stores["copy"].items() if name == ending.store]
+    def has_ended(self, ending: CopyEnding, now: datetime) -> int:
+        places = [place for place, name in self.stores[ending.work].items() if name == ending.store]
         if ending.error:
-            self._failed("copy", places, ending.volumes, ending.began, now, ending.error)
-        found = [each.failures for each in self._of("copy", places, ending.volumes)]
+            self._failed(ending.work, places, ending.volumes, ending.began, now, ending.error)
+        found = [each.failures for each in self._of(ending.work, places, ending.volumes)]
         return max(found, default=0)
 
     def _failed(

@@ -59,7 +59,7 @@ class ProcessRuns:
     # Called with what follows a run and did not go well: command, volume, since when, and why.
     follow_up_failed: Callable[[Work, str, datetime, str], None] = lambda *_: None
     copied: Callable[[CopyEnding], None] = lambda _: None  # as `shared`
-    _copy: threading.Thread | None = None
+    _upkeep: dict[Work, threading.Thread] = field(default_factory=dict)
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
     _stalled: set[str] = field(default_factory=set)  # volumes, from then on until their runs are over
     # By volume, or by `/` and command where that is of none: what not even SIGKILL has ended.
@@ -165,32 +165,36 @@ class ProcessRuns:
             self._share = None
             self.released()
 
-    @property
-    def copy_goes_on(self) -> bool:
-        return self._copy is not None and self._copy.is_alive()
+    def upkeep_goes_on(self, work: Work) -> bool:
+        thread = self._upkeep.get(work)
+        return thread is not None and thread.is_alive()
 
-    def start_copy(self, store: str, volumes: list[str], now: datetime) -> None:
-        """Has volumes copied to one store, by a process of its own."""
+    def start_upkeep(self, work: Work, store: str, volumes: list[str], now: datetime) -> None:
+        """Has volumes copied to one store, or pruned in the daemon's own, by a process of its own."""
         with held_back():
-            self._copy = threading.Thread(target=self._make_up_for, args=(store, volumes, now), name="copy")
-            self._copy.start()
+            ending = CopyEnding(store, volumes, now, work)
+            thread = self._upkeep[work] = threading.Thread(
+                target=self._make_up_for, args=(ending,), name=work
+            )
+            thread.start()
 
-    def _make_up_for(self, store: str, volumes: list[str], began: datetime) -> None:
-        ending = CopyEnding(store, volumes, began)
+    def _make_up_for(self, ending: CopyEnding) -> None:
+        work = ending.work
         try:
-            done = self._command("copy", (), self.log, "", "--to", store, "--json", "--", *volumes)
+            to = ("--to", ending.store) if work == "copy" else ()
+            done = self._command(work, (), self.log, "", *to, "--json", "--", *ending.volumes)
             bad = done.code not in _GOOD
             ending = replace(ending, interrupted=bad and self.stopped, error=done.last_line if bad else "")
             for event, details in afterwards(done.document):
                 self.log.info(event, **details)
         except Exception as error:  # noqa: BLE001 -- of a machine without processes or memory
             ending = replace(ending, error=f"{type(error).__name__}: {error}")
-        if "/copy" not in self._hung:
-            self._copy = None
+        if f"/{work}" not in self._hung:
+            self._upkeep.pop(work, None)
         self.copied(ending)
-        if "/copy" in self._hung:
-            self._wait_out("/copy")
-            self._copy = None
+        if f"/{work}" in self._hung:
+            self._wait_out(f"/{work}")
+            self._upkeep.pop(work, None)
             self.released()
 
     def stop(self, waiting: Callable[[], object] = lambda: None) -> None:
@@ -209,7 +213,7 @@ class ProcessRuns:
                 for name, each in (
                     ("/verify", self._share),
                     ("/recover", self._recovery),
-                    ("/copy", self._copy),
+                    *((f"/{work}", thread) for work, thread in self._upkeep.items()),
                 )
                 if each is not None and name not in self._hung
             }

@@ -1,4 +1,4 @@
-"""Copies that are still to be made: of backups whose copy failed, or was interrupted. Time is given to it."""
+"""Copies and prunes that are still to be made: of backups whose copy or prune failed, or whose copy was interrupted. Time is given to it."""
 
 from __future__ import annotations
 
@@ -15,55 +15,57 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from volferry.scheduler.moments import Moment
-    from volferry.upkeep import Upkeep
+    from volferry.upkeep import Upkeep, Work
 
 _AT_ONCE = 100  # volumes of one command
 _PAUSE = timedelta(minutes=1)
+_DOING: dict[Work, str] = {"copy": "copying to", "prune": "pruning"}
 
 Log = Any  # of structlog, which has no type for what it makes
 
 
 @dataclass(frozen=True, slots=True)
 class CopyEnding:
-    """How a copy of several volumes ended."""
+    """How a copy, or a prune, of several volumes ended."""
 
     store: str  # its name
     volumes: Collection[str]
     began: datetime
+    work: Work = "copy"
     interrupted: bool = False
     error: str = ""
 
 
 class CopyRuns(Protocol):
-    """Where copies are made. Each that ends must be told (`ended`)."""
+    """Where they are made. Each that ends must be told (`ended`)."""
 
-    def start_copy(self, store: str, volumes: list[str], now: datetime) -> None: ...
-    @property
-    def copy_goes_on(self) -> bool: ...
+    def start_upkeep(self, work: Work, store: str, volumes: list[str], now: datetime) -> None: ...
+    def upkeep_goes_on(self, work: Work) -> bool: ...
     def going_on(self) -> Mapping[str, datetime]:
-        """Backups that are: each makes its own copies."""
+        """Backups that are: each is copied and pruned by its own run."""
 
 
 class CopyMemory(Protocol):
     """What outlives the process."""
 
-    def due_copies(
-        self, busy: Collection[str], now: datetime
+    def due(
+        self, work: Work, busy: Collection[str], now: datetime
     ) -> tuple[dict[str, list[Upkeep]], datetime | None]:
-        """What is to be copied now, by the store's name, without volumes that are `busy`; and when the next copies are due."""
+        """What is to be done now, by the store's name, without volumes that are `busy`; and when the next of it is due."""
 
-    def copy_ended(self, ending: CopyEnding, now: datetime) -> int:
-        """Keeps how it went, where the copy has not; returns how often in a row one of these volumes has failed, at most."""
+    def has_ended(self, ending: CopyEnding, now: datetime) -> int:
+        """Keeps how it went, where the command has not; returns how often in a row one of these volumes has failed, at most."""
 
 
 @dataclass(slots=True)
 class Copies:
-    """One at a time, beside backups."""
+    """Of one kind: one at a time, beside backups."""
 
     runs: CopyRuns
     memory: CopyMemory
     tell: Callable[[Event], None]
     log: Log
+    work: Work = "copy"
     _failed: set[str] = field(default_factory=set)  # stores
     _last: tuple[str, list[str]] | None = None
     _ended: timedelta = timedelta()
@@ -72,9 +74,9 @@ class Copies:
         """Starts one if it is due; returns when to be called again, by the clock that only goes on, None if that is not known before something
         happens.
         """
-        if self.runs.copy_goes_on:
+        if self.runs.upkeep_goes_on(self.work):
             return None
-        due, following = self.memory.due_copies(self.runs.going_on().keys(), now.wall)
+        due, following = self.memory.due(self.work, self.runs.going_on().keys(), now.wall)
         if not due:
             return now.when(following) if following is not None else None
         store, owed = next(iter(due.items()))
@@ -84,15 +86,17 @@ class Copies:
         self._last = store, volumes
         if any(each.failures for each in owed):
             self._failed.add(store)
-        self.log.info("a copy is made up for", store=store, volumes=volumes)
+        event = f"a {self.work} is made up for"
+        self.log.info(event, store=store, volumes=volumes)
         try:
-            self.runs.start_copy(store, volumes, now.wall)
+            self.runs.start_upkeep(self.work, store, volumes, now.wall)
         except Exception as error:  # noqa: BLE001 -- it must not end the daemon: backups go on
             return self._could_not_begin(store, described(error), now)
         return None
 
     def _could_not_begin(self, store: str, error: str, now: Moment) -> timedelta:
-        self.log.error("a copy could not be begun", store=store, error=error)
+        event = f"a {self.work} could not be begun"
+        self.log.error(event, store=store, error=error)
         self._ended = now.mono
         return now.mono + _PAUSE
 
@@ -100,16 +104,18 @@ class Copies:
         self._ended = now.mono
         if ending.interrupted:
             return
-        failures = self.memory.copy_ended(ending, now.wall)
+        failures = self.memory.has_ended(ending, now.wall)
         if failures:
             self._failed.add(ending.store)
-            self.log.error("a copy failed", store=ending.store, error=ending.error, failures=failures)
+            event = f"a {self.work} failed"
+            self.log.error(event, store=ending.store, error=ending.error, failures=failures)
             if failures == 1:  # else a run or an earlier copy has told
-                self._tell("failure", f"copying to {ending.store} failed", now, ending.error)
+                self._tell("failure", f"{_DOING[self.work]} {ending.store} failed", now, ending.error)
         elif ending.store in self._failed:
             self._failed.discard(ending.store)
-            self.log.info("copying works again", store=ending.store)
-            self._tell("recovery", f"copying to {ending.store} works again", now)
+            event = f"{_DOING[self.work]} {ending.store} works again"
+            self.log.info(event)
+            self._tell("recovery", event, now)
 
     def _tell(self, kind: Any, what: str, now: Moment, error: str = "") -> None:
         self.tell(Event(kind, "", what, now, Ending(not error, error=error)))
