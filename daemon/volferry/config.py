@@ -177,7 +177,12 @@ class Config(Section, frozen=True):
         found |= keep_of_labels(self.labels.heard(volume.labels), of=f"volume {volume.name}")
         keep = value_of(found, Keep)
         for use in others:
-            more = keep_of_labels(self.labels.heard(use.labels), of=f"container {use.container}")
+            try:
+                more = keep_of_labels(self.labels.heard(use.labels), of=f"container {use.container}")
+            except ConfigError:
+                if use.image_known:
+                    raise
+                continue  # as of its settings
             keep = keep.with_more(value_of(more, Keep)) if more else keep
         return keep
 

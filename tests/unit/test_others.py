@@ -20,6 +20,9 @@ class FakeEngine:
     def containers(self, **_: Any) -> list[dict[str, Any]]:
         return self._containers
 
+    def inspect_image(self, _: str) -> dict[str, Any]:
+        return {"Config": {"Labels": {}}}
+
 
 def named(*containers: dict[str, Any]) -> list[str]:
     return others(cast("Engine", FakeEngine(*containers)), LABELS[OWNER], ["ours"])

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import docker.errors
 import pytest
 
+from volferry.engine import container_labels
+from volferry.engine.carry import containers_of
 from volferry.engine.containers import writers
-from volferry.engine.labels import OWNER, ROLE, RUN, is_ours
+from volferry.engine.engine_lock import abandoned
+from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL, is_ours
+from volferry.engine.others import others
 from volferry.engine.reap import reap
 from volferry.engine.volumes import list_volumes
 from volferry.run import begin_run
@@ -59,6 +63,11 @@ FORGED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def images_of_no_other_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_labels, "_of_images", {})
+
+
 class Api:
     """An engine with one container."""
 
@@ -71,7 +80,7 @@ class Api:
         return [self._container]
 
     def inspect_container(self, name: str) -> dict[str, Any]:
-        return {"Id": name, "State": {"Status": self._container["State"]}}
+        return {"Id": name, "Name": "/quiet_name", "State": {"Status": self._container["State"]}}
 
     def inspect_image(self, _: str) -> dict[str, Any]:
         if self._image_labels is None:
@@ -141,6 +150,22 @@ def test_what_has_our_labels_only_is_a_container_as_any_other(tmp_path: Path, fo
 
 
 @pytest.mark.parametrize("role", ["carrier", "helper"])
-def test_what_has_them_from_its_image_is_never_removed(tmp_path: Path, role: str) -> None:
+def test_what_has_them_from_its_image_is_a_container_as_any_other(tmp_path: Path, role: str) -> None:
     """Whatever it looks like: everybody may have made an image of one of ours."""
-    assert reaped(listed(role), tmp_path, {**LABELS, ROLE: role}) == []
+    labels = {**LABELS, ROLE: role}
+    assert reaped(listed(role), tmp_path, labels) == []
+    engine, _ = engine_with(listed(role), labels)
+    (volume,) = list_volumes(engine)
+    assert [use.container for use in volume.uses] == ["quiet_name"]
+    assert len(containers_of(engine, ["data"], None)) == 1
+    if role == "helper":
+        assert [each.id for each in writers(engine, "data")] == ["a" * 64]
+        assert others(engine, "f" * 16, []) == []
+
+
+def test_an_image_leaves_no_lock_behind_by_which_something_is_started() -> None:
+    lock = listed("lock", Mounts=[], Labels={**LABELS, ROLE: "lock", STANDSTILL: "[]"})
+    engine, _ = engine_with(lock, {})
+    assert abandoned(engine, "f" * 16) is not None
+    engine, _ = engine_with({**lock, "ImageID": "sha256:other"}, lock["Labels"])
+    assert abandoned(engine, "f" * 16) is None

@@ -7,9 +7,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from volferry.engine.client import Engine, translated
-from volferry.engine.container_labels import ContainerLabels
+from volferry.engine.container_labels import ContainerLabels, is_own
 from volferry.engine.host_paths import kind_of_path
-from volferry.engine.labels import is_ours
 from volferry.engine.volumes import container_mounts, use_of
 from volferry.model import BIND_DRIVER, HostPath, Volume, VolumeUse
 
@@ -77,7 +76,7 @@ def _uses(engine: Engine) -> dict[str, tuple[VolumeUse, ...]]:
     all_labels = ContainerLabels(engine)
     with translated("listing the containers"):
         for each in engine.api.containers(all=True):
-            if is_ours(each):
+            if is_own(engine, each):
                 continue
             for mount in each.get("Mounts") or []:
                 if mount.get("Type") == "bind":

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import docker.errors
 
 from volferry.engine.client import Engine, translated
-from volferry.engine.labels import is_ours, marks_incomplete
+from volferry.engine.container_labels import is_own
+from volferry.engine.labels import marks_incomplete
 from volferry.engine.volumes import container_name
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def containers_of(
     found = []
     for each in listed:
         labels = each.get("Labels") or {}
-        if is_ours(each) or marks_incomplete(each) is not None or each["Id"] in but:
+        if is_own(engine, each) or marks_incomplete(each) is not None or each["Id"] in but:
             continue
         mounted = {mount.get("Name") for mount in each.get("Mounts") or [] if mount.get("Type") == "volume"}
         if labels.get(_PROJECT) == project if project else mounted & set(volumes):

@@ -1,10 +1,15 @@
-"""What a container itself says by labels: without what its image says, and with what its Swarm service says."""
+"""What a container itself says by labels: without what its image says, and with what its Swarm service says. And whether one that says that it is
+volferry's own is.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
+
+from volferry.engine.client import translated
+from volferry.engine.labels import ROLE, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +24,17 @@ _MOST_IMAGES = 4096
 
 # An image's id is the digest of what it is, labels included: on whatever engine, they never change.
 _of_images: dict[str, Mapping[str, str]] = {}
+
+
+def is_own(engine: Engine, listed: Mapping[str, Any]) -> bool:
+    """As `is_ours`, and it does not have that from its image: whoever publishes one has no say in what is a container of volferry's. Of an image that
+    is gone, it is not known.
+    """
+    if not is_ours(listed):
+        return False
+    with translated("looking at the image of a container of volferry's"):
+        image = ContainerLabels(engine).of_image(str(listed.get("ImageID") or ""))
+    return ROLE not in (image or {})
 
 
 class ContainerLabels:
@@ -37,7 +53,7 @@ class ContainerLabels:
         labels: dict[str, str] = dict(container.get("Labels") or {})
         known = True
         if any(label.startswith(_SPEAKING) for label in labels):
-            image = self._of_image(str(container.get("ImageID") or ""))
+            image = self.of_image(str(container.get("ImageID") or ""))
             known = image is not None
             labels = {
                 label: value
@@ -47,7 +63,7 @@ class ContainerLabels:
         service = labels.get(_SWARM_SERVICE)
         return {**(self._of_service(service) if service else {}), **labels}, known
 
-    def _of_image(self, image: str) -> Mapping[str, str] | None:
+    def of_image(self, image: str) -> Mapping[str, str] | None:
         """None if it is gone."""
         if image in self._gone or not image:
             return None

@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 import docker.errors
 
 from volferry.engine.client import Engine, translated
-from volferry.engine.container_labels import ContainerLabels
-from volferry.engine.labels import is_ours
+from volferry.engine.container_labels import ContainerLabels, is_own
 from volferry.engine.volumes import use_of
 
 if TYPE_CHECKING:
@@ -101,7 +100,9 @@ def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[C
     with translated(f"volume {volume}"):
         writes = writes_to(engine, volume)
         found = engine.api.containers()
-    mine = [each["Id"] for each in found if not is_ours(each) and each["Id"] not in but and writes(each)]
+    mine = [
+        each["Id"] for each in found if not is_own(engine, each) and each["Id"] not in but and writes(each)
+    ]
     inspected = (find_container(engine, each) for each in mine)
     return [each for each in inspected if each is not None and each.runs]
 

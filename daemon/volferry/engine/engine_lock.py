@@ -15,8 +15,9 @@ import docker.errors
 from docker.types import LogConfig
 
 from volferry.engine.client import Engine, translated
+from volferry.engine.container_labels import is_own
 from volferry.engine.helper import remove_container
-from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL, is_ours
+from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL
 from volferry.engine.reap import left_over, own_containers
 from volferry.errors import EngineBusy, EngineError
 from volferry.interrupts import held_back
@@ -82,11 +83,13 @@ def _taken(
                 )
             time.sleep(_SOON_SECONDS)
             continue
-        if is_ours(holder) and holder["Labels"][RUN] == run.id:  # of another volume: it could not be removed
+        if (
+            is_own(engine, holder) and holder["Labels"][RUN] == run.id
+        ):  # of another volume: it could not be removed
             remove_container(engine, holder["Id"])
             time.sleep(_SOON_SECONDS)
             continue
-        if not is_ours(holder):
+        if not is_own(engine, holder):
             raise EngineError(
                 f"container {LOCK_NAME} on {engine.url} is none of volferry's, and has the name of its lock: rename or remove it"
             )
@@ -147,7 +150,12 @@ def _created(engine: Engine, image: str, run: Run, stops: str) -> str | None:
                 image,
                 command=["true"],
                 name=LOCK_NAME,
-                labels={ROLE: "lock", RUN: run.id, OWNER: run.owner, STANDSTILL: stops},
+                labels={
+                    ROLE: "lock",
+                    RUN: run.id,
+                    OWNER: run.owner,
+                    STANDSTILL: stops,
+                },
                 network_disabled=True,
                 host_config=api.create_host_config(network_mode="none", log_config=LogConfig(type="none")),
             )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import docker.errors
-
 from volferry.engine.client import Engine, translated
+from volferry.engine.container_labels import is_own
 from volferry.engine.helper import remove_container
-from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL, is_ours
+from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL
 from volferry.run import is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Runs of another volferry on this engine cannot be asked. Its helper ends with it, so a run of which no helper runs,
@@ -43,21 +42,12 @@ def left_over(engine: Engine, state_directory: Path, owner: str) -> Iterator[dic
             dead = (
                 run_id not in running and engine.now().timestamp() - each.get("Created", 0) > _FOREIGN_SECONDS
             )
-        if dead and not _labelled_by_image(engine, each):
+        if dead:
             yield each
 
 
 def own_containers(engine: Engine) -> list[dict[str, Any]]:
     """All that a volferry has made on the engine, this one or another, as the engine lists them."""
     with translated("looking for left-overs"):
-        return [each for each in engine.api.containers(all=True, filters={"label": [ROLE]}) if is_ours(each)]
-
-
-def _labelled_by_image(engine: Engine, listed: Mapping[str, Any]) -> bool:
-    """Then it is somebody's, whatever it looks like: no image that we use has such labels."""
-    with translated("looking for left-overs"):
-        try:
-            image = engine.api.inspect_image(listed["ImageID"])
-        except docker.errors.NotFound:  # it was removed by force
-            return False
-    return ROLE in ((image.get("Config") or {}).get("Labels") or {})
+        found = engine.api.containers(all=True, filters={"label": [ROLE]})
+    return [each for each in found if is_own(engine, each)]

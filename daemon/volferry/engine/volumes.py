@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import docker.errors
 
 from volferry.engine.client import Engine, translated
-from volferry.engine.container_labels import ContainerLabels
-from volferry.engine.labels import is_ours, marks_incomplete
+from volferry.engine.container_labels import ContainerLabels, is_own
+from volferry.engine.labels import marks_incomplete
 from volferry.errors import NoSuchContainer, NoSuchVolume
 from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
 
@@ -99,7 +99,7 @@ def unprotected(engine: Engine) -> tuple[list[BindMount], list[WritableLayer]]:
     with translated("listing the containers"):
         containers = engine.api.containers(all=True, size=True)
     for each in containers:
-        if is_ours(each) or marks_incomplete(each) is not None:
+        if is_own(engine, each) or marks_incomplete(each) is not None:
             continue
         name = container_name(each)
         binds.extend(
@@ -136,7 +136,7 @@ def _uses(engine: Engine, volume: str | None = None) -> tuple[dict[str, tuple[Vo
     incomplete: set[str] = set()
     all_labels = ContainerLabels(engine)
     for each in engine.api.containers(all=True, filters={} if volume is None else {"volume": volume}):
-        if is_ours(each):
+        if is_own(engine, each):
             continue
         mounts = [
             mount for mount in each.get("Mounts") or [] if mount.get("Type") == "volume" and mount.get("Name")
