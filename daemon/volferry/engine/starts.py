@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import docker.errors
 import requests.exceptions
+from docker.utils import convert_filters
 from urllib3.exceptions import HTTPError
 
 from volferry.engine.client import translated
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _FILTERS = {"type": ["container", "volume"], "event": ["start", "unpause", "mount"]}
 _MOST_FAILURES = 20
 _AGAIN_SECONDS = 0.5
+_REFUSED = {401, 403, 404, 405}
 _BROKEN = (
     docker.errors.DockerException,
     requests.exceptions.RequestException,
@@ -49,7 +52,6 @@ class Starts:
         self._tried = threading.Event()
         self._was_open = False
         self._ended = threading.Event()
-        self._blind = False  # it was cut, and could not be taken up again
         self._thread = threading.Thread(target=self._follow, name="starts", daemon=True)
 
     def forget(self) -> None:
@@ -62,9 +64,8 @@ class Starts:
         """Names of containers that were started, or went on, since `forget`, and write to one of the volumes. Raises EngineError, also where nobody
         knows.
         """
-        if self._blind:
-            raise EngineError("the engine's events could not be followed")
         with translated("looking at what was started"):
+            self._catch_up()
             writes = [writes_to(self._engine, volume) for volume in volumes]
         names: set[str] = set()
         for (time, action, subject), attributes in [*self._seen.items()]:
@@ -104,10 +105,29 @@ class Starts:
             failures += 1
             self._tried.set()
             if failures > _MOST_FAILURES:
-                # Where nobody may follow them at all, the containers are looked at anyway.
-                self._blind = self._was_open
                 return
             self._ended.wait(_AGAIN_SECONDS)
+
+    def _catch_up(self) -> None:
+        """With what the stream has not told by now: it may be cut, or never bring anything again. Raises EngineError where that cannot be known."""
+        if not self._was_open:  # where nobody may follow them at all, the containers are looked at anyway
+            return
+        api = self._engine.api
+        params = {
+            "since": self._last,
+            "until": f"{self._engine.now().timestamp():.9f}",
+            "filters": convert_filters(_FILTERS),
+        }
+        try:
+            # docker-py's own `events` would wait for an answer for as long as that takes.
+            response = api._get(api._url("/events"), params=params)  # noqa: SLF001
+            if response.status_code in _REFUSED:
+                return
+            response.raise_for_status()
+            for line in response.text.splitlines():
+                self._note(json.loads(line))
+        except _BROKEN as error:
+            raise EngineError(f"the engine's events could not be followed: {error}") from error
 
     def _note(self, event: dict[str, Any]) -> None:
         actor = event.get("Actor") or {}
