@@ -42,7 +42,14 @@ def units_of(candidates: Sequence[Candidate]) -> list[list[Volume]]:
         root(name)
         for key in _keys(each):
             parents[root(key)] = root(name)
-    for use, other in _along([use for each in candidates if each.quiesces for use in _writers(each.volume)]):
+    for use, other in _along(
+        [
+            use
+            for each in candidates
+            if each.quiesces and not each.volume.incomplete
+            for use in _writers(each.volume)
+        ]
+    ):
         parents[root(("stopped", use.container_id))] = root(("stopped", other.container_id))
     units: dict[Hashable, list[Volume]] = {}
     for each in candidates:
@@ -51,7 +58,9 @@ def units_of(candidates: Sequence[Candidate]) -> list[list[Volume]]:
 
 
 def _keys(candidate: Candidate) -> Iterator[Hashable]:
-    """What two that belong together have in common."""
+    """What two that belong together have in common. One that cannot be backed up, as its migration has not ended, costs no other its backup."""
+    if candidate.volume.incomplete:
+        return
     if candidate.quiesces:
         yield from (("stopped", use.container_id) for use in _writers(candidate.volume))
     yield from (("hooked", container) for container in candidate.hooked)

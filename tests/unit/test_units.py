@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +41,12 @@ def test_what_is_not_stopped_for_both_joins_nothing() -> None:
     for more in ({"state": "exited"}, {"read_write": False}):
         other = use("app", **more)
         assert names([quiescing("a", other), quiescing("b", other)]) == [["a"], ["b"]]
+
+
+def test_one_whose_migration_has_not_ended_costs_no_other_its_backup() -> None:
+    app = use("app")
+    half = Candidate(replace(volume("b", app), incomplete=True), True, frozenset({"id of app"}))
+    assert names([quiescing("a", app), half, quiescing("c", app)]) == [["a", "c"], ["b"]]
 
 
 def test_a_container_with_hooks_for_both_joins_them() -> None:

@@ -150,12 +150,7 @@ def _created(engine: Engine, image: str, run: Run, stops: str) -> str | None:
                 image,
                 command=["true"],
                 name=LOCK_NAME,
-                labels={
-                    ROLE: "lock",
-                    RUN: run.id,
-                    OWNER: run.owner,
-                    STANDSTILL: stops,
-                },
+                labels={ROLE: "lock", RUN: run.id, OWNER: run.owner, STANDSTILL: stops},
                 network_disabled=True,
                 host_config=api.create_host_config(network_mode="none", log_config=LogConfig(type="none")),
             )
