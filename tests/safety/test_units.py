@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.memory_store import Clock, Contents, MemoryStore
-from volferry.errors import CommandFailed, StoreError
+from volferry.begun_sets import begun_set, complete_sets
+from volferry.errors import CommandFailed, StoreError, VolumeBusy
 from volferry.model import Finding
 from volferry.operations.backup import Unit
 from volferry.operations.backup_reader import BackupReader
-from volferry.repository import Repository
+from volferry.repository import BackupWriter, Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from volferry.model import BackupStats
+    from volferry.model import BackupRef, BackupStats
 
 SET = "20261129T020000Z-abcdef"
 
@@ -60,7 +63,13 @@ class Case:
     volumes: list[LocalVolume]
     place: Path
 
-    def back_up(self, still: Still, *, before: Callable[[], object] = lambda: None) -> list[BackupStats]:
+    def back_up(
+        self,
+        still: Still,
+        *,
+        before: Callable[[], object] = lambda: None,
+        around: Any = lambda _: nullcontext(),
+    ) -> list[BackupStats]:
         with ExitStack() as stack:
             parts = []
             for each in self.volumes:
@@ -69,11 +78,14 @@ class Case:
                 helper = LocalHelper(each.data, spool)
                 stack.callback(helper.end)
                 parts.append(each.part(self.repository, spool, helper))
-            self.unit = Unit(parts, self.repository, time.monotonic(), still, before, SET)
+            self.unit = Unit(parts, self.repository, time.monotonic(), still, before, SET, around)
             return self.unit.back_up()
 
     def stored(self, stats: BackupStats) -> bytes:
-        return b"".join(BackupReader(self.repository, stats.ref, spool=self.place).tar_stream())
+        return self.stored_of(stats.ref)
+
+    def stored_of(self, ref: BackupRef) -> bytes:
+        return b"".join(BackupReader(self.repository, ref, spool=self.place).tar_stream())
 
 
 @pytest.fixture
@@ -182,3 +194,77 @@ def test_where_one_manifest_cannot_be_put_those_before_it_are_taken_back(
         case.back_up(Still(case.volumes))
     assert case.unit.blamed == f"vol{failing:03}"
     assert {*case.repository.refs()} == before
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_a_set_whose_run_was_killed_between_its_manifests_is_completed_by_the_next(
+    make: Callable[[int], Case], written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make(3)
+    directory = case.place / "state of the store"
+    put = 0
+    real = BackupWriter.put_manifest
+
+    def put_manifest(self: Any, manifest: Any, **more: Any) -> Any:
+        nonlocal put
+        if put == written:
+            raise _Killed
+        put += 1
+        return real(self, manifest, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BackupWriter, "put_manifest", put_manifest)
+        patched.setattr(BackupWriter, "discard", lambda *_, **__: None)
+        patched.setattr("volferry.begun_sets.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(_Killed) if written < 3 else nullcontext():
+            case.back_up(
+                Still(case.volumes), around=partial(begun_set, directory, case.repository.place, SET)
+            )
+    assert len([*case.repository.refs()]) == written
+    held: list[str] = []
+
+    @contextmanager
+    def locked(ref: BackupRef) -> Iterator[None]:
+        held.append(ref.volume)
+        yield
+
+    def alive(ref: BackupRef) -> Any:
+        raise VolumeBusy(f"{ref} is being written")
+
+    elsewhere: Any = SimpleNamespace(place="another store")
+    for each in complete_sets(directory, case.repository, alive), complete_sets(directory, elsewhere, locked):
+        assert [*each] == []
+    lines = [*complete_sets(directory, case.repository, locked)]
+    assert held == ["vol000", "vol001", "vol002"]
+    assert len([*case.repository.refs()]) == (3 if written else 0)
+    assert ["is complete now" in line for line in lines] == ([True] if written in {1, 2} else [])
+    assert [*complete_sets(directory, case.repository, locked)] == []
+    assert [*(directory / "sets").iterdir()] == []
+    if written:
+        assert all(b"still" in case.stored_of(ref) for ref in case.repository.refs())
+
+
+def test_a_set_that_cannot_be_completed_keeps_what_there_is_and_says_so(make: Callable[[int], Case]) -> None:
+    case = make(2)
+    made = case.back_up(Still(case.volumes))
+    manifests = [(stats.ref, case.repository.manifest(stats.ref)) for stats in made]
+    directory = case.place / "state of the store"
+    with suppress(_Killed), pytest.MonkeyPatch.context() as patched:
+        patched.setattr("volferry.begun_sets.Path.unlink", lambda *_, **__: None)
+        with begun_set(directory, case.repository.place, SET, manifests):
+            raise _Killed
+    for key in [
+        *case.repository.store.list("packs/host/vol001/"),
+        *case.repository.store.list("manifests/host/vol001/"),
+    ]:
+        case.repository.store.delete(key.key)
+    (line,) = complete_sets(directory, case.repository, lambda _: nullcontext())
+    assert "is not complete, for its run was killed" in line
+    assert [*case.repository.refs()] == [made[0].ref]
+    (directory / "sets" / "rubbish.json").write_text("{}")
+    assert [*complete_sets(directory, case.repository, lambda _: nullcontext())] == []
+    assert [*(directory / "sets").iterdir()] == []

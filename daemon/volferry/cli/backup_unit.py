@@ -72,6 +72,7 @@ def back_up_unit(
             for volume in volumes
         ]
         # Imported and opened while the helpers come up.
+        from volferry.begun_sets import begun_set  # noqa: PLC0415
         from volferry.checkpoint import any_packs  # noqa: PLC0415
         from volferry.interrupts import Overdue, held_back  # noqa: PLC0415
         from volferry.operations.backup import Unit  # noqa: PLC0415
@@ -101,7 +102,10 @@ def back_up_unit(
             for part in parts:
                 _take_dumps(session, part, wanted[part.volume.name], run)
 
-        unit = Unit(parts, repository, started, still, before, _set_of(volumes, wanted))
+        set_id = _set_of(volumes, wanted)
+        unit = Unit(parts, repository, started, still, before, set_id)
+        if set_id is not None:
+            unit.around_manifests = partial(begun_set, session.state_of(repository), repository.place, set_id)
         try:
             for volume, state in sorted(zip(volumes, states, strict=True), key=lambda each: each[1]):
                 stack.enter_context(volume_lock(state, volume.name))

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from volferry.cli.session import say
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from volferry.cli.session import Session
+    from volferry.model import BackupRef
     from volferry.repository import Repository
     from volferry.run import Run
 
@@ -36,5 +39,17 @@ class OpenedStore:
                 say(f"new store at {store.url}")
             store.clean()
             self._session.reap(self._run)
+            self._complete_sets(self._repository)
             self.failed = False
         return self._repository
+
+    def _complete_sets(self, repository: Repository) -> None:
+        from volferry.begun_sets import complete_sets  # noqa: PLC0415
+        from volferry.volume_lock import volume_lock  # noqa: PLC0415
+
+        def locked(ref: BackupRef) -> AbstractContextManager[None]:
+            state = self._session.state_of_volume(repository, ref.host, ref.volume)
+            return volume_lock(state, ref.volume)
+
+        for line in complete_sets(self._session.state_of(repository), repository, locked):
+            say(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,11 +22,12 @@ from volferry.operations.volume_pass import MOVING, Learned, Work, begun, read_v
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from volferry.archive.manifest import Manifest
     from volferry.engine.helper import HelperInBackground
-    from volferry.model import BackupStats, Finding, Volume
+    from volferry.model import BackupRef, BackupStats, Finding, Volume
     from volferry.observer import Observer
     from volferry.operations.dumps import TakenDump
     from volferry.operations.volume_pass import BackupSettings, Read, Stillness, VolumeState
@@ -87,6 +88,10 @@ class Unit:
     still: Stillness
     before: Callable[[], object] = lambda: None
     set_id: str | None = None
+    # Entered before the first manifest is written, left after the last one.
+    around_manifests: Callable[[list[tuple[BackupRef, Manifest]]], AbstractContextManager[None]] = lambda _: (
+        nullcontext()
+    )
     blamed: str = ""  # the volume for which it has failed; empty where that is none of them
     _found: list[Read] = field(default_factory=list)
 
@@ -119,9 +124,10 @@ class Unit:
                     self.repository.require(found.ref, manifest)
                     self.repository.protect(found.ref, manifest)
             # If one cannot be put, those that were are taken back with all else that the passes have stored.
-            for part, found, (_, manifest, _) in zip(self.parts, self._found, made, strict=True):
-                with self._blaming(part):
-                    found.writer.put_manifest(manifest)
+            with self.around_manifests([(stats.ref, manifest) for stats, manifest, _ in made]):
+                for part, found, (_, manifest, _) in zip(self.parts, self._found, made, strict=True):
+                    with self._blaming(part):
+                        found.writer.put_manifest(manifest)
         for part, found, (_, _, index) in zip(self.parts, self._found, made, strict=True):
             part.state.cache.keep(found.ref, index)
             remove_checkpoints(part.state.checkpoints)
