@@ -25,7 +25,7 @@ from blake3 import blake3
 from volferry.errors import VolferryError, reason
 from volferry.interrupts import held_back
 from volferry.run import JOURNALS, is_alive, is_known, journal_paths
-from volferry.state_lock import lock
+from volferry.turn_lock import take_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 _KEY_FILE = "key"
+_TURN = "lock"
 _FORGOTTEN = "forgotten"  # beside the journals: runs whose journals somebody has removed, a line each
 _KEY_BYTES = 32
 _ENGINE_ID = re.compile(r"[0-9a-z]{12,64}")  # of a container, or of a Swarm service
@@ -105,21 +106,12 @@ class Journal:
         """
         if self._lock is not None:
             return True
-        descriptor: int | None = None
         try:
             self.path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-            descriptor = os.open(self.path.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            lock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), self.state_directory)
-        except BlockingIOError:
-            return False
+            self._lock = take_turn(self.path.with_name(_TURN), self.state_directory, wait=wait)
         except OSError as error:
             raise self._cannot_write(error) from error
-        else:
-            self._lock, descriptor = descriptor, None
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-        return True
+        return self._lock is not None
 
     def write(self, *halts: Halt) -> None:
         """On stable storage when it returns."""

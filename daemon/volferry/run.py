@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from volferry.errors import VolferryError, reason
 from volferry.interrupts import held_back
-from volferry.state_lock import lock, no_locks
+from volferry.state_lock import is_beyond_help, lock, no_locks, sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,9 +81,10 @@ def begin_run(state_directory: Path) -> Iterator[Run]:
 
 
 def is_alive(state_directory: Path, run_id: str) -> bool:
-    """Whether the process of that run still exists. Raises VolferryError where the file system has no locks, and so no answer."""
+    """Whether the process of that run still exists, and may do anything. Raises VolferryError where the file system has no locks, and so no answer."""
+    path = state_directory / _RUNS / run_id / _LOCK
     try:
-        descriptor = os.open(state_directory / _RUNS / run_id / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:  # nothing of a run is removed while nobody knows
@@ -91,7 +92,7 @@ def is_alive(state_directory: Path, run_id: str) -> bool:
     try:
         lock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, state_directory)
     except BlockingIOError:
-        return True
+        return not is_beyond_help(path)
     finally:
         os.close(descriptor)
     return False
@@ -142,6 +143,7 @@ def _locked(directory: Path, state_directory: Path) -> int:
     descriptor = os.open(beginning, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, state_directory)
+        sign(descriptor)
         beginning.rename(directory / _LOCK)
     except BlockingIOError as error:  # of a file that nobody else knows of: it says so to everybody
         os.close(descriptor)
