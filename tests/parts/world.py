@@ -110,7 +110,7 @@ class World:
     def container(self, volume: str, state: str = "running", **more: Any) -> Container:
         """A container that mounts `volume` at /data: running, paused, stopped or created."""
         made = self.client.containers.create(
-            self.image,
+            more.pop("image", "") or self.image,
             stdin_open=True,
             **{
                 # In place of a network mode of "none", for which the engine would start itself once more.

@@ -8,6 +8,7 @@ import socket
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -205,32 +206,44 @@ def go_along(
 
 
 def doors(engine: Engine, own: Collection[str]) -> dict[str, str]:
-    """By the ids of containers that volferry, in its own container, cannot do without: why. It would never bring them back."""
+    """By the ids of containers that volferry cannot do without: why. It would never bring them back. `own` are the ids of those that it runs in."""
     found: dict[str, str] = {}
+    mounted: set[str] = set()  # volumes that the engine's socket is in
     url = urlsplit(engine.url)
-    for each in own:
-        with translated(f"container {each[:12]}"):
+    with translated("looking at what volferry needs"):
+        for each in own:
             try:
                 inspected = engine.api.inspect_container(each)
             except docker.errors.NotFound:
                 continue
             found |= dict.fromkeys(container_of(inspected).shares_with, "volferry has its network")
-            listed = engine.api.containers()
-        mounted = [
-            mount["Name"]
-            for mount in inspected.get("Mounts") or []
-            if url.scheme == "unix"
-            and mount.get("Type") == "volume"
-            and PurePosixPath(url.path).is_relative_to(mount["Destination"])
-        ]
-        addresses = _addresses(url.hostname or "") if url.scheme == "tcp" else set[str]()
-        for other in listed:
-            networks = ((other.get("NetworkSettings") or {}).get("Networks") or {}).values()
-            if any(
-                mount.get("RW") and mount.get("Name") in mounted for mount in other.get("Mounts") or []
-            ) or (addresses & {network.get("IPAddress") for network in networks}):
-                found.setdefault(other["Id"], "volferry reaches the engine through it")
-    return found
+            mounted |= {
+                mount["Name"]
+                for mount in inspected.get("Mounts") or []
+                if url.scheme == "unix"
+                and mount.get("Type") == "volume"
+                and PurePosixPath(url.path).is_relative_to(mount["Destination"])
+            }
+        listed = engine.api.containers() if mounted or url.scheme == "tcp" else []
+    addresses = _addresses(url.hostname or "") if url.scheme == "tcp" else set[str]()
+    ways = {each["Id"] for each in listed if _offers(each, mounted) or _answers(each, addresses, url.port)}
+    # In a network of several containers, any of them may be the one that answers.
+    networks = {*ways, *found} if any(ip_address(each).is_loopback for each in addresses) else ways
+    shared = {f"container:{each}" for each in networks} if url.scheme == "tcp" else set[str]()
+    ways |= {each["Id"] for each in listed if (each.get("HostConfig") or {}).get("NetworkMode") in shared}
+    return dict.fromkeys(ways - {*own}, "volferry reaches the engine through it") | found
+
+
+def _offers(listed: Mapping[str, Any], volumes: Collection[str]) -> bool:
+    return any(mount.get("RW") and mount.get("Name") in volumes for mount in listed.get("Mounts") or [])
+
+
+def _answers(listed: Mapping[str, Any], addresses: Collection[str], port: int | None) -> bool:
+    """Whether it has one of the addresses, or its port is that of the machine: by a port, no two of them can be reached."""
+    networks = ((listed.get("NetworkSettings") or {}).get("Networks") or {}).values()
+    return any(network.get("IPAddress") in addresses for network in networks) or any(
+        port is not None and each.get("PublicPort") == port for each in listed.get("Ports") or []
+    )
 
 
 def _addresses(host: str) -> set[str]:
