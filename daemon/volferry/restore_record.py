@@ -15,11 +15,12 @@ from volferry.errors import VolferryError, reason
 from volferry.volume_lock import is_written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _NAME = "restore.json"
 _COMPLETED = "completed.json"
+_MOST_ENDED = 64  # older ones do not count by their time
 
 # In the volume: the mark of what did not end, or no mark but what was restored beside what the volume holds.
 Left = Literal["nothing", "beside", "half"]
@@ -53,9 +54,10 @@ def recorded_restore(
     spared: bool = False,
     command: str = "",
     store: str = "",
+    ended: Sequence[str] = (),
 ) -> Iterator[Callable[[], None]]:
     """Around what changes a volume, which `directory` belongs to. If it is `spared` at first, the function that this gives must be called before
-    it is changed. Where the restore fails, the record says what is `left` in the volume, and stays if that cannot be found out; where it is
+    it is changed. `ended` are seals of marks that are over once this is completed. Where the restore fails, the record says what is `left` in the volume, and stays if that cannot be found out; where it is
     `in_part`, also if it ends well: the rest may be of another one. Raises VolferryError if the state directory cannot be written.
     """
     earlier = begun_restore(directory, running=False)
@@ -84,7 +86,7 @@ def recorded_restore(
         forget_restore(directory)
     elif settle() == "half":
         return
-    note_completed(directory)
+    note_completed(directory, ended)
 
 
 def forget_restore(directory: Path) -> None:
@@ -126,18 +128,54 @@ def begun_restore(directory: Path, *, running: bool | None = None) -> BegunResto
         return None
 
 
-def note_completed(directory: Path) -> None:
-    """The volume is whole from now on, as far as anybody knows. Without it, nothing but a remark of `status` is lost."""
-    with suppress(VolferryError):
-        _replace(directory, _COMPLETED, {"completed": datetime.now(UTC).isoformat()})
+@dataclass(frozen=True, slots=True)
+class KnownWhole:
+    """When a volume was whole, as far as this machine knows."""
+
+    completed: datetime | None = None  # a restore, an import or a migration into it, last
+    backed_up: datetime | None = None  # when its last backup began
+    ended: tuple[str, ...] = ()  # seals of marks that were there before it was completed, the newest last
+
+
+def known_whole(directory: Path) -> KnownWhole:
+    try:
+        document = json.loads((directory / _COMPLETED).read_bytes())
+        completed, backed_up = (
+            datetime.fromisoformat(document[key]) if document.get(key) else None
+            for key in ("completed", "backed_up")
+        )
+        return KnownWhole(completed, backed_up, tuple(str(each) for each in document.get("ended") or ()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return KnownWhole()
 
 
 def last_completed(directory: Path) -> datetime | None:
     """When a restore, an import or a migration into the volume was completed last."""
-    try:
-        return datetime.fromisoformat(json.loads((directory / _COMPLETED).read_bytes())["completed"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return known_whole(directory).completed
+
+
+def note_completed(directory: Path, ended: Sequence[str] = ()) -> None:
+    """The volume is whole from now on, as far as anybody knows. Without it, a mark that somebody has kept keeps the volume from being backed up,
+    until the next restore.
+    """
+    known = known_whole(directory)
+    seals = tuple(dict.fromkeys((*known.ended, *(each for each in ended if each))))[-_MOST_ENDED:]
+    _note(directory, replace(known, completed=datetime.now(UTC), ended=seals))
+
+
+def note_backed_up(directory: Path, began: datetime) -> None:
+    """No restore into the volume was under way, or had been interrupted, when the backup began."""
+    _note(directory, replace(known_whole(directory), backed_up=began))
+
+
+def _note(directory: Path, known: KnownWhole) -> None:
+    document: dict[str, Any] = {
+        "completed": known.completed.isoformat() if known.completed else None,
+        "backed_up": known.backed_up.isoformat() if known.backed_up else None,
+        "ended": list(known.ended),
+    }
+    with suppress(VolferryError):
+        _replace(directory, _COMPLETED, document)
 
 
 def _write(directory: Path, begun: BegunRestore) -> None:
@@ -154,7 +192,7 @@ def _write(directory: Path, begun: BegunRestore) -> None:
 
 def _replace(directory: Path, name: str, document: dict[str, Any]) -> None:
     """On stable storage when it returns. Raises VolferryError."""
-    beginning = directory / f"{name}.new"
+    beginning = directory / f"{name}.{os.getpid()}.new"  # backups to several stores may run side by side
     try:
         with beginning.open("w") as file:
             json.dump(document, file)

@@ -11,19 +11,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.attack.conftest import SECRET
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from volferry.archive.commands import HALF_TREE, RESTORE_MARK
-from volferry.archive.restore_mark import KnownMarks, sealed_text, text_of
+from volferry.archive.restore_mark import KnownMarks, text_of
 from volferry.errors import CommandFailed, StoreError, Unfinished
 from volferry.observer import Silent
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.excerpt import BackupExcerpt
 from volferry.operations.places import Place
 from volferry.operations.restore import restore_backup
+from volferry.operations.restore_beside import restore_beside
 from volferry.operations.restore_paths import restore_paths
 from volferry.operations.selecting import select_matching
 from volferry.operations.transfer import Transfer
@@ -37,7 +39,13 @@ if TYPE_CHECKING:
     from tests.attack.conftest import Outside
     from volferry.model import BackupStats
 
+ENGINE = "a" * 16
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def sealed_text(text: str, store: str, began: datetime, **by: str) -> str:
+    """By whom, and of which volume."""
+    return KnownMarks(**cast("Any", by)).sealed(text, store, began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,9 @@ class Case:
     helpers: list[LocalHelper]
 
     def back_up(self, *, machine: str = "one", **marks: Any) -> BackupStats:
-        volume = LocalVolume(self.data, self.place / machine, settings={"marks": KnownMarks(**marks)})
+        volume = LocalVolume(
+            self.data, self.place / machine, settings={"marks": KnownMarks(**{"engine": ENGINE, **marks})}
+        )
         return volume.back_up(self.repository)
 
     @property
@@ -118,7 +128,21 @@ def _large(case: Case, _: Outside) -> None:
 
 
 def _sealed_by_nobody(case: Case, _: Outside) -> None:
-    case.mark.write_text(sealed_text("host/vol@20261123T222016Z-0dd092", "0" * 32, datetime.now(UTC)))
+    case.mark.write_text(
+        sealed_text("host/vol@20261123T222016Z-0dd092", "0" * 32, datetime.now(UTC), volume="vol")
+    )
+
+
+def _sealed(case: Case, _: Outside, **by: str) -> None:
+    case.mark.write_text(sealed_text("host/vol@x", case.repository.id, datetime.now(UTC), **by))
+
+
+def _sealed_as_before(case: Case, _: Outside) -> None:
+    """Without the volume: whoever has one could put it anywhere."""
+    text, began = "host/vol@20261123T222016Z-0dd092", datetime.now(UTC).isoformat()
+    sealed = f"{case.repository.id}\0{began}\0{text}".encode()
+    seal = blake3(sealed, derive_key_context="volferry 2026 mark of a restore")
+    case.mark.write_text(f"{text}\nbegan {began} seal {seal.hexdigest()}\n")
 
 
 PLANTED: dict[str, Callable[[Case, Outside], object]] = {
@@ -127,6 +151,9 @@ PLANTED: dict[str, Callable[[Case, Outside], object]] = {
     "the mark of an import": lambda case, _: case.mark.write_text("import"),
     "the mark of paths": lambda case, _: case.mark.write_text('paths of [["host/vol@x", ["file"]]]'),
     "a seal of another store": _sealed_by_nobody,
+    "the seal of another volume": partial(_sealed, volume="other"),
+    "the seal of another engine": partial(_sealed, volume="vol", engine="e" * 16),
+    "the seal of an earlier version": _sealed_as_before,
     "a link": _link,
     "a link to a directory": _link_to_directory,
     "a directory": _directory,
@@ -196,6 +223,87 @@ def test_a_mark_that_was_kept_and_put_back_is_none(case: Case) -> None:
     with pytest.raises(Unfinished):
         case.back_up(completed=now - timedelta(days=9))
     assert [each.kind for each in case.back_up(completed=now + timedelta(days=9)).findings] == ["marked"]
+
+
+@pytest.mark.parametrize("what", ["an earlier version", "paths"])
+def test_a_mark_of_an_earlier_version_counts_where_this_machine_knows_of_the_restore(
+    case: Case, outside: Outside, what: str
+) -> None:
+    PLANTED["the seal of an earlier version" if what == "an earlier version" else "the mark of paths"](
+        case, outside
+    )
+    assert case.back_up().findings
+    with pytest.raises(Unfinished, match="interrupted restore"):
+        case.back_up(unfinished=True)
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_no_restore_makes_what_looks_like_a_mark_one_of_ours(case: Case, outside: Outside, what: str) -> None:
+    """Neither one of some paths, nor one that fails."""
+    stats = case.back_up()
+    PLANTED[what](case, outside)
+    if what == "a directory":
+        return
+    excerpt = BackupExcerpt(case.reader(stats), select_matching(case.reader(stats), ["file"]))
+    given: dict[str, Any] = {"observer": Silent(), "marks": KnownMarks(engine=ENGINE)}
+    restore_paths(excerpt, "vol", helper=case.helper(), replace=True, empty=False, **given)
+    assert not os.path.lexists(case.mark)
+    assert {each.kind for each in case.back_up().findings} <= {"marked"}  # half of an exchange stays
+    if what == "half of an exchange":
+        return
+    for often in (1, 2):
+        PLANTED[what](case, outside)
+
+        def gone(left: list[int] = [often]) -> None:  # noqa: B006 -- a counter of its own
+            left[0] -= 1
+            if not left[0]:
+                raise StoreError("gone")
+
+        with pytest.raises(StoreError):
+            restore_beside(case.reader(stats), "vol", helper=case.helper(), check_free=gone, **given)
+        if often == 1:  # nothing was exchanged
+            assert {each.kind for each in case.back_up().findings} == {"marked"}
+            case.mark.unlink()
+        else:
+            with pytest.raises(Unfinished):
+                case.back_up()
+
+
+def test_a_mark_that_was_kept_is_none_once_the_volume_is_known_to_be_whole() -> None:
+    def known(**more: Any) -> KnownMarks:
+        return KnownMarks(**{"stores": frozenset({"store"}), "volume": "vol", "machine": "a" * 16, **more})
+
+    minute = timedelta(minutes=1)
+    own = sealed_text("x", "store", NOW, volume="vol", machine="a" * 16)
+    others = sealed_text("x", "store", NOW, volume="vol", machine="b" * 16)
+    for content in (own, others):
+        assert known().is_ours(content)
+        assert known(completed=NOW - minute, backed_up=NOW - minute).is_ours(content)
+        assert not known(ended=frozenset({known().seal_in(content)})).is_ours(content)
+        assert not known(volume="other").is_ours(content)
+        assert known(unfinished=True, completed=NOW + minute).is_ours(content)
+        for when in ("completed", "backed_up"):
+            assert not known(**{when: NOW + timedelta(days=2)}).is_ours(content)
+            # One clock, or two that may differ.
+            assert known(**{when: NOW + minute}).is_ours(content) == (content == others)
+
+
+@pytest.mark.parametrize(
+    ("sealed_by", "seen_by", "shared", "counts"),
+    [
+        ("e" * 16, "e" * 16, False, True),
+        ("e" * 16, "f" * 16, False, False),
+        ("e" * 16, "f" * 16, True, True),  # a share that both have
+        ("e" * 16, "", False, True),  # a proxy keeps it back
+        ("", "e" * 16, False, True),
+    ],
+)
+def test_a_mark_of_a_volume_of_the_same_name_on_another_engine_is_none(
+    sealed_by: str, seen_by: str, shared: bool, counts: bool
+) -> None:
+    content = sealed_text("x", "store", NOW, volume="vol", engine=sealed_by)
+    known = KnownMarks(frozenset({"store"}), "vol", seen_by, shared)
+    assert known.is_ours(content) == counts
 
 
 def test_a_machine_believes_its_own_record_whatever_the_mark_says(case: Case) -> None:

@@ -30,7 +30,7 @@ from tests.parts.engine import private_engine
 from tests.parts.s3_servers import free_ports
 from tests.parts.schedules import due_now
 from tests.parts.world import world_of
-from volferry.archive.restore_mark import sealed_text
+from volferry.archive.restore_mark import KnownMarks, digest_of
 from volferry.archive.sealed import seal, unseal
 from volferry.history import History
 from volferry.model import time_of_id
@@ -454,10 +454,11 @@ def test_status_knows_schedules_and_volumes_where_the_store_is_gone(
     due, other, removed = world.volume("due", labels=DUE), world.volume("other"), world.volume("removed")
     world.cli.backup(due, other)
     never = world.volume("never", labels=DUE)
-    mark = sealed_text(
-        "host/vol@20261127T222016Z-0dd092", Repository.open(LocalStore(world.store)).id, datetime.now(UTC)
-    )
+    engine = digest_of(world.client.info()["ID"])
+    store = Repository.open(LocalStore(world.store)).id
     for volume in (other, removed):
+        marks = KnownMarks(volume=volume, engine=engine)  # of another machine
+        mark = marks.sealed("host/vol@20261127T222016Z-0dd092", store, datetime.now(UTC))
         (world.data(volume) / ".volferry-restore-in-progress").write_text(mark)
         world.cli("backup", volume).exits(1)
     world.remove(removed)

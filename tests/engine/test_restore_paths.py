@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.parts.recorded_store import RecordedStore
 from tests.parts.trees import Node, acl, assert_same, snapshot, write, write_sparse
+from volferry.archive.restore_mark import KnownMarks, digest_of
 from volferry.archive.selection import Selection, parents_of
 from volferry.operations.backup_reader import BackupReader
 from volferry.operations.excerpt import BackupExcerpt
@@ -206,9 +208,15 @@ def test_what_was_interrupted_can_be_completed_and_is_no_backup(world: World, vo
     assert_same(only(before, [b"b/large"], parents=False), only(snapshot(root), [b"b/large"], parents=False))
     world.cli.backup(volume)
 
-    (root / ".volferry-restore-in-progress").write_text(f"{world.host}/{volume}@x")
+    mark = root / ".volferry-restore-in-progress"
+    text = f"{world.host}/{volume}@x"
+    mark.write_text(text)  # by whoever writes the volume
+    world.cli("restore", volume, "b/large", "--replace").exits(0)
+    assert not mark.exists()
+    by_another = KnownMarks(volume=volume, engine=digest_of(world.client.info()["ID"]))
+    mark.write_text(by_another.sealed(text, Repository.open(LocalStore(world.store)).id, datetime.now(UTC)))
     world.cli("restore", volume, "b/large", "--replace").fails_with("interrupted restore")
-    assert (root / ".volferry-restore-in-progress").exists()
+    assert mark.exists()
 
 
 @pytest.mark.parametrize("state", ["running", "paused"])

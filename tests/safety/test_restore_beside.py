@@ -395,10 +395,7 @@ def test_half_of_an_exchange_is_in_no_backup(case: Case, tmp_path: Path, marked:
         (case.target / RESTORE_MARK).unlink()
     with pytest.raises(CommandFailed, match="the rest of an interrupted restore"):
         LocalVolume(
-            case.target,
-            tmp_path / "state 2",
-            name="half",
-            settings={"marks": KnownMarks(unfinished=not marked)},
+            case.target, tmp_path / "state 2", name="v", settings={"marks": KnownMarks(unfinished=not marked)}
         ).back_up(case.repository)
     with pytest.raises(CommandFailed, match="the rest of an interrupted restore"):
         list_source(Place(case.helper(), str(case.target)), tmp_path / "listing", Silent())

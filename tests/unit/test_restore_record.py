@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from volferry.errors import VolferryError
-from volferry.restore_record import begun_restore, last_completed, recorded_restore, settle_after_backup
+from volferry.restore_record import (
+    KnownWhole,
+    begun_restore,
+    known_whole,
+    last_completed,
+    note_backed_up,
+    note_completed,
+    recorded_restore,
+    settle_after_backup,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +165,32 @@ def test_when_what_was_written_was_whole_last_is_kept(tmp_path: Path) -> None:
     again = last_completed(tmp_path)
     assert again is not None
     assert again >= completed
+
+
+def test_marks_that_are_over_are_remembered_with_it_and_not_without_end(tmp_path: Path) -> None:
+    began = datetime.now(UTC)
+    note_backed_up(tmp_path, began)
+    with suppress(Killed), recorded_restore(tmp_path, REF, left=lambda: "half", ended=["no"]):
+        raise Killed
+    assert known_whole(tmp_path).ended == ()
+    with recorded_restore(tmp_path, REF, left=lambda: "nothing", ended=["one", ""]):
+        pass
+    for number in range(200):
+        note_completed(tmp_path, [f"seal{number}", "one"])
+    whole = known_whole(tmp_path)
+    assert (len(whole.ended), whole.ended[-1], whole.backed_up) == (64, "seal199", began)
+    note_backed_up(tmp_path, began + timedelta(days=1))
+    assert known_whole(tmp_path).completed == whole.completed
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["completed.json"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b'{"completed": 5}', b'{"ended": 5}', b'{"backed_up": "x"}', b"\xff"]
+)
+def test_a_damaged_record_knows_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "completed.json").write_bytes(content)
+    assert known_whole(tmp_path) == KnownWhole()
+    (tmp_path / "completed.json").write_text(
+        '{"completed": "2026-11-23T22:20:16+00:00"}'
+    )  # of an earlier version
+    assert known_whole(tmp_path).completed == datetime(2026, 11, 23, 22, 20, 16, tzinfo=UTC)

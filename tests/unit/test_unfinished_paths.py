@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.told import Told
 from volferry.archive.commands import RESTORE_MARK
+from volferry.archive.restore_mark import KnownMarks
 from volferry.archive.selection import Selection
 from volferry.errors import CommandFailed, StoreError, VolumeNotEmpty
 from volferry.observer import Silent
@@ -43,8 +44,8 @@ class Case:
     def mark(self) -> Path:
         return self.volume.data / RESTORE_MARK
 
-    def restore(self, *paths: bytes, cut: bool = False) -> list[str]:
-        """With --replace; `cut`: the store goes away before the end. What people are told."""
+    def restore(self, *paths: bytes, cut: bool = False, recorded: bool = False) -> list[str]:
+        """With --replace; `cut`: the store goes away before the end; `recorded`: this machine knows of one that has not ended. What people are told."""
         excerpt = BackupExcerpt(self.backup, Selection(paths))
         told = Told()
 
@@ -60,6 +61,7 @@ class Case:
             replace=True,
             empty=False,
             check_free=check,
+            marks=KnownMarks(unfinished=recorded),
         )
         return told.notes
 
@@ -165,7 +167,7 @@ def test_what_is_no_mark_of_paths_is_completed_by_no_paths(case: Case, text: str
     with pytest.raises(
         VolumeNotEmpty, match=r"^volume vol .*`volferry restore BACKUP --replace` completes it$"
     ):
-        case.restore(b"f10")
+        case.restore(b"f10", recorded=True)
     assert case.mark.read_text() == text
 
 

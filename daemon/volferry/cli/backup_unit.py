@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,7 +60,7 @@ def back_up_unit(
 ) -> list[BackupStats]:
     """`wanted` is of each, by its name. `after` says what could not be brought back, also where there are no backups. Raises VolferryError."""
     _check_complete(volumes, after)
-    started = time.monotonic()
+    started, began = time.monotonic(), datetime.now(UTC)
     with (
         session.holding([volume.name for volume in volumes]),
         TerminalObserver(_names_of(volumes)) as observer,
@@ -76,7 +77,7 @@ def back_up_unit(
         from volferry.checkpoint import any_packs  # noqa: PLC0415
         from volferry.interrupts import Overdue, held_back  # noqa: PLC0415
         from volferry.operations.backup import Unit  # noqa: PLC0415
-        from volferry.restore_record import settle_after_backup  # noqa: PLC0415
+        from volferry.restore_record import note_backed_up, settle_after_backup  # noqa: PLC0415
         from volferry.volume_lock import volume_lock  # noqa: PLC0415
 
         repository = opened.repository()
@@ -131,9 +132,9 @@ def back_up_unit(
         with held_back():
             _bring_back(still, all_hooks, None, after)
         for volume in volumes:
-            settle_after_backup(
-                session.state_of_content(volume.name), partial(_what_is_left, session, volume, settings, run)
-            )
+            directory = session.state_of_content(volume.name)
+            settle_after_backup(directory, partial(_what_is_left, session, volume, settings, run))
+            note_backed_up(directory, began)
         return made
 
 
@@ -159,8 +160,6 @@ def _bring_back(still: Quiesced, all_hooks: Sequence[Hooks], error: str | None, 
 
 def _set_of(volumes: Sequence[Volume], wanted: Mapping[str, Wanted]) -> str | None:
     """The id of their set; None for a volume that may never have company."""
-    from datetime import UTC, datetime  # noqa: PLC0415
-
     from volferry.model import new_backup_id  # noqa: PLC0415
 
     if len(volumes) == 1 and not wanted[volumes[0].name].by_project:
@@ -199,7 +198,7 @@ def _part(
             one_file_system=wanted.one_file_system,
             full=wanted.full,
             suspicious=wanted.suspicious,
-            marks=known_marks(session, volume.name),
+            marks=known_marks(session, volume),
         ),
         VolumeState(state / "checkpoints", IndexCache(state / "index")),
         spool,
@@ -289,4 +288,4 @@ def _what_is_left(session: Session, volume: Volume, settings: HelperSettings, ru
     from volferry.operations.restore import what_is_left  # noqa: PLC0415
 
     with open_helper(session.engine, run, settings, [volume.mountable]) as helper:
-        return what_is_left(helper, volume.name)
+        return what_is_left(helper, volume.name, known_marks(session, volume))

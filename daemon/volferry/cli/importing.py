@@ -351,7 +351,7 @@ def _target(
     from volferry.operations.restore import begin, is_empty, what_is_left  # noqa: PLC0415
     from volferry.operations.streams import run as run_there  # noqa: PLC0415
     from volferry.operations.unfinished_paths import IMPORT, is_rest_of_import  # noqa: PLC0415
-    from volferry.restore_record import recorded_restore  # noqa: PLC0415
+    from volferry.restore_record import begun_restore, recorded_restore  # noqa: PLC0415
 
     into = filling.into
     try:
@@ -364,9 +364,11 @@ def _target(
         made_if_new(session, run, settings, volume, new=new) as (_, helper),
     ):
         again = not new and not is_empty(helper, into)
-        if again and not is_rest_of_import(helper, into):
+        # Whoever writes to it may have made the mark: this machine must have begun an import.
+        begun = begun_restore(session.state_of_content(into), running=False)
+        if again and (begun is None or begun.backup or not is_rest_of_import(helper, into)):
             raise VolumeNotEmpty(f"volume {into} holds data: import into a new one")
-        # A service may have written to it since, and whoever writes to it may have made the mark.
+        # A service may have written to it since.
         if again and not filling.replace:
             raise VolumeNotEmpty(
                 f"volume {into} holds the rest of an interrupted import: --replace deletes that, and whatever was written since, and begins anew"

@@ -73,6 +73,7 @@ def move(
                 each.target.name,
                 mark_of(sides.source, each.source.name),
             )
+        ended = {each.target.name: _seal_there(session, sides, each, writers) for each in plan.volumes}
         made.keep()  # from here on they hold something
         running: list[str] = []  # containers that were started on the target
         legs = _legs(session, sides, plan, readers, writers, observer)
@@ -103,7 +104,8 @@ def move(
             cut_over(legs, still, checksum=wanted.checksum)
             for each in plan.volumes:
                 say_complete(sides.target, each.target.name)
-                note_completed(session.state_of_content(each.target.name, sides.target))
+                directory = session.state_of_content(each.target.name, sides.target)
+                note_completed(directory, [ended[each.target.name]])
             complete = True
             report.stopped = still.stopped
             _hand_over(sides, wanted, still, crew, running, report)
@@ -281,7 +283,7 @@ def _legs(
         reading, writing = readers[each.source.name], writers[each.target.name]
         source = Place(reading, reading.directory(each.source.name))
         target = Place(writing, writing.directory(each.target.name))
-        marks = known_marks(session, each.source.name)
+        marks = known_marks(session, each.source)
         legs.append(
             Leg(
                 volume=each.source.name,
@@ -293,6 +295,17 @@ def _legs(
             )
         )
     return legs
+
+
+def _seal_there(
+    session: Session, sides: BothEngines, each: PlannedVolume, writers: Mapping[str, Helper]
+) -> str:
+    """Of the mark of a restore into the target volume that had not ended, and is over when the migration is completed."""
+    from volferry.operations.restore import content_if_marked  # noqa: PLC0415
+
+    helper = writers[each.target.name]
+    content = content_if_marked(helper, helper.directory(each.target.name))
+    return known_marks(session, each.target, sides.target).seal_in(content)
 
 
 def _say_who_comes_back(source: Engine, still: Quiesced, observer: TerminalObserver) -> None:

@@ -302,12 +302,12 @@ def _restore(
     doubt: Doubt | None,
 ) -> RestoreStats:
     """`doubt` is about a backup that nobody may want in place of what the volume holds."""
-    from volferry.operations.restore import is_marked, mark_text  # noqa: PLC0415
+    from volferry.operations.restore import mark_text  # noqa: PLC0415
     from volferry.operations.unfinished_paths import rest_of  # noqa: PLC0415
 
     with opened_target(session, backup.manifest, target, run, wishes) as found:
         if not found.empty and not replace:
-            rest = rest_of(mark_text(found.helper, target))[0] if is_marked(found.helper, target) else ""
+            rest = rest_of(mark_text(found.helper, target))[0] if found.is_half() else ""
             raise VolumeNotEmpty(_not_empty(target, named=named, rest=rest))
         if doubt is not None:
             doubt.check(target, replaces=not found.empty, named=named)
@@ -330,7 +330,13 @@ def _put(
             room = make_room(helper, target, backup.manifest.volume_counts)
         if room is not None and room.enough:
             return restore_beside(
-                backup, target, helper=helper, observer=observer, check_free=found.check_free, changes=changes
+                backup,
+                target,
+                helper=helper,
+                observer=observer,
+                check_free=found.check_free,
+                changes=changes,
+                marks=found.marks,
             )
     if safety.looks_for_room:
         wanted = Wanted(backup, None, backup.manifest.volume_counts.tar_bytes)
@@ -351,6 +357,7 @@ def _put(
             observer=observer,
             empty_first=not found.empty,
             check_free=found.check_free,
+            marks=found.marks,
         )
     except BaseException:
         if not found.new:

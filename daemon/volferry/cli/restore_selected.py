@@ -98,7 +98,7 @@ def restore_selected(
         helper, observer, empty = found.helper, found.observer, found.empty
         if not empty:
             unfinished_paths(
-                helper, target
+                helper, target, found.marks
             )  # what nothing but a restore of everything completes, is refused before anything is read
         if safety.proves and replace and not empty:
             prove(excerpt.tar_stream(frozenset()), excerpt.source_bytes, observer)
@@ -113,6 +113,7 @@ def restore_selected(
                     empty=empty,
                     looks_for_room=safety.looks_for_room,
                     check_free=found.check_free,
+                    marks=found.marks,
                 )
         except (PathExists, NoRoom):
             raise

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from volferry.cli.known_marks import known_marks
 from volferry.cli.made_volumes import MadeVolumes, made_volumes
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session, say
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from volferry.archive.manifest import Manifest
+    from volferry.archive.restore_mark import KnownMarks
     from volferry.engine.helper import Helper, HelperSettings
     from volferry.model import BackupRef
     from volferry.run import Run
@@ -54,24 +56,35 @@ class Target:
     helper: Helper
     observer: TerminalObserver
     session: Session
+    marks: KnownMarks  # from before
+
+    def is_half(self) -> bool:
+        """Whether the volume holds the rest of a restore, by a mark that counts."""
+        from volferry.operations.restore import is_half  # noqa: PLC0415
+
+        return is_half(self.helper, self.helper.directory(self.volume.name), self.marks)
 
     def recorded(
         self, backup: BackupRef, *, in_part: bool = False
     ) -> AbstractContextManager[Callable[[], None]]:
         """Around what writes the backup, or paths of it, into the volume, as `recorded_restore`."""
-        from volferry.operations.restore import is_marked, what_is_left  # noqa: PLC0415
+        from volferry.operations.restore import content_if_marked, what_is_left  # noqa: PLC0415
         from volferry.restore_record import recorded_restore  # noqa: PLC0415
 
         name = self.volume.name
         directory = self.session.state_of_content(name)
+        content = content_if_marked(self.helper, self.helper.directory(name))
         # A new volume is gone again if this fails.
         return recorded_restore(
             directory,
             str(backup),
-            left=lambda: "nothing" if self.new else what_is_left(self.helper, name),
+            left=lambda: "nothing" if self.new else what_is_left(self.helper, name, self.marks),
             in_part=in_part,
-            spared=not in_part and not self.new and (self.empty or not is_marked(self.helper, name)),
+            spared=not in_part
+            and not self.new
+            and (self.empty or content is None or not self.marks.is_ours(content)),
             store=self.session.store.url if self.session.store_option else "",
+            ended=[self.marks.seal_in(content)],
         )
 
     def check_free(self) -> None:
@@ -97,7 +110,9 @@ def opened_target(
             session, run, session.helper_settings(), volume, new=new, or_plain=not wishes.options
         ) as (found, helper),
     ):
-        yield Target(found, new, new or is_empty(helper, name), helper, observer, session)
+        marks = known_marks(session, found)
+        marks = marks.of(name, session.repository.id)
+        yield Target(found, new, new or is_empty(helper, name), helper, observer, session, marks)
         if found.incomplete:  # what it is now is no half of a migration
             say_complete(session.engine, name)
 

@@ -61,6 +61,11 @@ class Engine:
         return " ".join(parts) if any(parts) else self.url
 
     @property
+    def docker_id(self) -> str:
+        """That stays when the machine gets another name. Empty if the engine does not say it, as through some proxies."""
+        return str(self.info.get("ID") or "")
+
+    @property
     def name(self) -> str:
         """The engine's name: its machine's host name unless configured."""
         return str(self.info.get("Name") or "localhost")

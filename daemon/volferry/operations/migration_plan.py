@@ -9,7 +9,7 @@ from volferry.archive.tree_scripts import room_command
 from volferry.engine.host_paths import kind_of_path
 from volferry.engine.volumes import find_volume, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
-from volferry.model import HostPath
+from volferry.model import HostPath, printable
 from volferry.operations.new_volume import (
     bind_path,
     labels_note,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from volferry.model import Volume
     from volferry.operations.carrying import Carried
 
+_MOST_SHOWN = 200
 State = Literal["new", "empty", "resumed", "existing"]
 
 
@@ -208,13 +209,15 @@ def look_into(plan: MigrationPlan, each: PlannedVolume, ends: Ends, *, into_exis
     if not each.there:
         subject = f"{place_of(each.target)}, to which volume {name} on the target would lead,"
     if is_marked(helper, name):
-        if (text := mark_text(helper, name)) == mark_of(ends.source, source):
+        # Whoever writes to the volume may have kept the mark of a migration that was completed: the engine must say that it was not.
+        if (text := mark_text(helper, name)) == mark_of(ends.source, source) and each.target.incomplete:
             each.state = "resumed"
             return
         each.state = "existing"
         if not into_existing:
+            shown = printable(text.encode("utf-8", "surrogateescape"))[:_MOST_SHOWN]
             plan.obstacles.append(
-                f"{subject} holds the rest of something else that was interrupted ({text}): --into-existing "
+                f"{subject} holds the rest of something else that was interrupted ({shown}), or a file like that: --into-existing "
                 "replaces what it holds"
             )
     elif not holds_something(helper, helper.directory(name)):

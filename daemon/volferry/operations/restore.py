@@ -26,7 +26,7 @@ from volferry.archive.commands import (
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import Entry, read_listing
 from volferry.archive.made_members import file_member
-from volferry.archive.restore_mark import sealed_text, text_of
+from volferry.archive.restore_mark import KnownMarks, text_of
 from volferry.archive.squash_scripts import mark_command
 from volferry.archive.tarstream import END_OF_ARCHIVE, TarReader
 from volferry.archive.widened import widened_stream
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from volferry.operations.backup_reader import BackupReader
     from volferry.restore_record import Left
 
+NO_MARKS = KnownMarks()
 _READ_BYTES = 1 << 20
 _MOST_LINES = 20
 _SYNCING = "writing the volume to the disk"
@@ -90,24 +91,35 @@ def is_marked(helper: Helper, volume: str) -> bool:
     return bool(run(helper, marked_command(helper.directory(volume)), "looking into the volume"))
 
 
-def what_is_left(helper: Helper, volume: str) -> Left:
-    """Of restores into the volume that did not end."""
-    found = run(helper, left_command(helper.directory(volume)), "looking into the volume")
-    return "half" if b"x" in found else "beside" if found else "nothing"
+def what_is_left(helper: Helper, volume: str, marks: KnownMarks | None = None) -> Left:
+    """Of restores into the volume that did not end. Without `marks`, whatever looks like a mark is one."""
+    directory = helper.directory(volume)
+    found = run(helper, left_command(directory), "looking into the volume")
+    if b"x" in found and (marks is None or is_half(helper, directory, marks)):
+        return "half"
+    return "beside" if b"n" in found else "nothing"
 
 
-def begin(helper: Helper, volume: str, text: str, store_id: str = "") -> Ground:
+def is_half(helper: Helper, directory: str, marks: KnownMarks) -> bool:
+    """Whether a volume holds half of a backup that has a mark, or a directory that comes with one."""
+    try:
+        return marks.is_ours(content_if_marked(helper, directory))
+    except CommandFailed:  # a mark that cannot be read may be ours
+        return True
+
+
+def begin(helper: Helper, volume: str, text: str, store_id: str = "", marks: KnownMarks = NO_MARKS) -> Ground:
     """Makes the mark (`mark`), and finds out by it how the volume is written: it costs nothing where root may do all."""
     directory = helper.directory(volume)
     try:
-        if mark(helper, volume, text, store_id):
+        if mark(helper, volume, text, store_id, marks):
             return Ground()
     except CommandFailed:
         ground = look(helper, directory)
         if not ground.root_mode:
             raise
         try:
-            mark(helper, volume, text, store_id)
+            mark(helper, volume, text, store_id, marks)
         except BaseException:
             ground.give_back(helper, directory)
             raise
@@ -115,12 +127,12 @@ def begin(helper: Helper, volume: str, text: str, store_id: str = "") -> Ground:
     return look(helper, directory)
 
 
-def mark(helper: Helper, volume: str, text: str, store_id: str = "") -> bool:
-    """Sealed, if it is of a store. Must come before the first change to the volume. `tar` follows no link that has the mark's name, but replaces it: whoever writes to
+def mark(helper: Helper, volume: str, text: str, store_id: str = "", marks: KnownMarks = NO_MARKS) -> bool:
+    """Sealed, if it is of a store, as one of the machine that has `marks`. Must come before the first change to the volume. `tar` follows no link that has the mark's name, but replaces it: whoever writes to
     the volume would otherwise choose what the mark is written into. Returns whether it is root's.
     """
     log, lists = ExtractLog(), AccessLists()
-    content = sealed_text(text, store_id, datetime.now(UTC)) if store_id else text
+    content = marks.of(volume, store_id).sealed(text, store_id, datetime.now(UTC)) if store_id else text
     process = helper.start(mark_command(helper.directory(volume)), stdin=True, on_stderr=log.line)
     try:
         process.write(file_member(RESTORE_MARK.encode(), content.encode()) + END_OF_ARCHIVE)
@@ -185,6 +197,7 @@ def restore_backup(
     observer: Observer,
     empty_first: bool,
     check_free: Callable[[], None] = lambda: None,
+    marks: KnownMarks = NO_MARKS,
 ) -> RestoreStats:
     """Puts all of `backup` into `volume`, through a helper that may write.
 
@@ -194,7 +207,7 @@ def restore_backup(
     """
     started = time.monotonic()
     directory = helper.directory(volume)
-    ground = begin(helper, volume, str(backup.ref), backup.store_id)
+    ground = begin(helper, volume, str(backup.ref), backup.store_id, marks)
     with ground.given_back(helper, directory):
         if empty_first:
             observer.phase("emptying the volume")

@@ -22,10 +22,11 @@ from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in
 from volferry.operations.restore import (
+    NO_MARKS,
     entries_below,
     extract,
     flushing,
-    is_marked,
+    is_half,
     mark,
     stats_of,
     sync,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from volferry.archive.extractlog import ExtractLog
     from volferry.archive.manifest import CountsPart
+    from volferry.archive.restore_mark import KnownMarks
     from volferry.engine.helper import Helper
     from volferry.model import RestoreStats
     from volferry.observer import Observer
@@ -109,6 +111,7 @@ def restore_beside(
     observer: Observer,
     check_free: Callable[[], None] = lambda: None,
     changes: Callable[[], None] = lambda: None,
+    marks: KnownMarks = NO_MARKS,
 ) -> RestoreStats:
     """Puts all of `backup` in place of what is in `volume`, through a helper that may write.
 
@@ -120,7 +123,8 @@ def restore_beside(
     started = time.monotonic()
     directory = helper.directory(volume)
     settle(helper, volume)
-    marked = is_marked(helper, volume)
+    known = marks.of(volume, backup.store_id)
+    was_half = is_half(helper, directory, known)
     delete_old = delete_tree_command(directory, OLD_TREE)
     made = run(helper, make_new_tree_command(directory), "making a directory in the volume").split()
     time_before, ground = int(made[0]), made_ground(made[1:])
@@ -131,7 +135,7 @@ def restore_beside(
         observer.phase("replacing what the volume held")
         run(helper, delete_old, "deleting the rest of an earlier restore")
         changes()
-        mark(helper, volume, str(backup.ref), backup.store_id)
+        mark(helper, volume, str(backup.ref), backup.store_id, marks)
         sync(helper, volume)  # no half of an exchange is on the disk before the mark is
         exchanged = True  # for all that is known, once it has begun
         if why_not := _exchange(helper, directory):
@@ -149,7 +153,7 @@ def restore_beside(
         if exchanged:
             observer.note("it may not hold the whole backup: run the restore again, with --replace")
         else:
-            _give_up(helper, volume, ground, time_before, observer, marked=marked)
+            _give_up(helper, volume, ground, time_before, observer, known=None if was_half else known)
         raise
     unmark(helper, volume)
     _set_root(restored.root, directory, helper)  # its time is another one without the mark
@@ -208,13 +212,19 @@ def _exchange(helper: Helper, directory: str) -> str:
 
 
 def _give_up(
-    helper: Helper, volume: str, ground: Ground, time_before: int, observer: Observer, *, marked: bool
+    helper: Helper,
+    volume: str,
+    ground: Ground,
+    time_before: int,
+    observer: Observer,
+    *,
+    known: KnownMarks | None,
 ) -> None:
-    """Nothing has been changed but that the new tree is there, and perhaps the mark."""
+    """Nothing has been changed but that the new tree is there, and perhaps the mark; no other than our own is taken away by `known`."""
     directory = helper.directory(volume)
     try:
         run(helper, delete_tree_command(directory, NEW_TREE), "deleting what was restored")
-        if not marked:
+        if known is not None and is_half(helper, directory, known):
             unmark(helper, volume)
         run(helper, set_time_command(directory, time_before), "writing the volume")
         ground.give_back(helper, directory)

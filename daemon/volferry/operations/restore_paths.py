@@ -14,7 +14,7 @@ from volferry.model import RestoreStats, printable
 from volferry.observer import Silent
 from volferry.operations.comparison import check_restored
 from volferry.operations.directory_modes import modes_in, settle_made
-from volferry.operations.restore import begin, extract, flushing, mark, unmark, warnings_of
+from volferry.operations.restore import NO_MARKS, begin, extract, flushing, mark, unmark, warnings_of
 from volferry.operations.room import Wanted, check_volume_room
 from volferry.operations.squashed import keeping_modes
 from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_text, unfinished_paths
@@ -22,6 +22,7 @@ from volferry.operations.unfinished_paths import UnfinishedPaths, left_of, to_te
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from volferry.archive.restore_mark import KnownMarks
     from volferry.archive.selection import Selection
     from volferry.engine.channel import Process
     from volferry.engine.helper import Helper
@@ -45,6 +46,7 @@ def restore_paths(
     empty: bool,
     looks_for_room: bool = True,
     check_free: Callable[[], None] = lambda: None,
+    marks: KnownMarks = NO_MARKS,
 ) -> RestoreStats:
     """Puts the chosen paths into `volume`, and the directories above them where they are missing.
 
@@ -52,7 +54,7 @@ def restore_paths(
     Raises PathExists before anything is changed, if a chosen path is there already and `replace` does not say that it
     goes first, NoRoom if the paths cannot fit even then (unless not even `looks_for_room`), and VolumeNotEmpty if a restore of everything did not end there. Raises VolferryError; the chosen paths may then be there
     in part. Raises RestoreMismatch if they are not what was backed up. `check_free` is called when all of them are on the disk: if it
-    raises, the volume keeps the mark. So it does as long as paths of another restore may be there in part.
+    raises, the volume keeps the mark. So it does as long as paths of another restore may be there in part, by a mark that counts.
     """
     started = time.monotonic()
     target = _Target(helper, helper.directory(volume))
@@ -66,12 +68,14 @@ def restore_paths(
         if looks_for_room:
             wanted = Wanted(excerpt.backup, selection, excerpt.source_bytes)
             check_volume_room(wanted, volume, helper=helper, freed=lambda: target.most_bytes(doomed))
-        left = () if empty else left_of(unfinished_paths(helper, volume), selection)
+        known = marks.of(volume, excerpt.backup.store_id)
+        left = () if empty else left_of(unfinished_paths(helper, volume, known), selection)
         ground = begin(
             helper,
             volume,
             to_text([*left, UnfinishedPaths.of(str(excerpt.backup.ref), selection)]),
             excerpt.backup.store_id,
+            marks,
         )
         if not empty:
             kept.open(ground, above)
@@ -101,7 +105,7 @@ def restore_paths(
         ground.set_modes(helper, target.directory, chain(made_entries, excerpt.entries()), log)
         check_free()
         if left:
-            mark(helper, volume, to_text(left), excerpt.backup.store_id)
+            mark(helper, volume, to_text(left), excerpt.backup.store_id, marks)
             observer.note(
                 f"it still holds the rest of an interrupted restore ({'; '.join(map(str, left))}), and is not backed up until that is "
                 "restored too, with --replace"

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.errors import CommandFailed
 from volferry.model import Finding
-from volferry.operations.restore import content_if_marked
+from volferry.operations.restore import is_half
 
 if TYPE_CHECKING:
     from volferry.archive.restore_mark import KnownMarks
@@ -55,11 +54,3 @@ class Rests:
         if is_half(self._helper, self._directory, self._marks):
             raise HalfRestored
         self.findings.append(Finding("marked", b"", f"has {name}{_NOT_OURS}"))
-
-
-def is_half(helper: Helper, directory: str, marks: KnownMarks) -> bool:
-    """Whether a volume holds half of a backup that has a mark, or a directory that comes with one."""
-    try:
-        return marks.is_ours(content_if_marked(helper, directory))
-    except CommandFailed:  # a mark that cannot be read may be ours
-        return True

@@ -27,7 +27,7 @@ from volferry.operations.directory_modes import modes_in
 from volferry.operations.ends import ENDLESS_BYTES, odd_ends
 from volferry.operations.place_digests import compared
 from volferry.operations.place_listing import list_place, list_source
-from volferry.operations.restore_rests import is_half
+from volferry.operations.restore import is_half
 from volferry.operations.squashed import USUAL_GROUND, Ground
 from volferry.operations.streams import Lines, checked, feeding, run, run_script, send, send_alone, send_links
 

@@ -8,14 +8,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from volferry.archive.restore_mark import text_of
 from volferry.archive.selection import Selection
 from volferry.errors import CommandFailed, VolumeNotEmpty
 from volferry.model import is_backup_id, printable
-from volferry.operations.restore import is_marked, mark_text
+from volferry.operations.restore import content_if_marked, is_marked, mark_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from volferry.archive.restore_mark import KnownMarks
     from volferry.engine.helper import Helper
 
 # How such a mark begins: that of a restore of everything is the backup's name alone.
@@ -83,11 +85,14 @@ def from_text(text: str) -> tuple[UnfinishedPaths, ...] | None:
     return None
 
 
-def unfinished_paths(helper: Helper, volume: str) -> tuple[UnfinishedPaths, ...]:
-    """By the mark in the volume; none if it has no mark. Raises VolumeNotEmpty if only a restore of everything completes what is there."""
-    if not is_marked(helper, volume):
+def unfinished_paths(helper: Helper, volume: str, marks: KnownMarks) -> tuple[UnfinishedPaths, ...]:
+    """By the mark in the volume; none if it has none that counts: what another one says would be sealed with the rest. Raises VolumeNotEmpty
+    if only a restore of everything completes what is there.
+    """
+    content = content_if_marked(helper, helper.directory(volume))
+    if content is None or not marks.is_ours(content):
         return ()
-    text = mark_text(helper, volume)
+    text = text_of(content)
     found = from_text(text)
     # One more must fit into the mark.
     if found is None or len(to_text(found)) > _MOST_CHARS - 2 * _MOST_PATHS_CHARS:

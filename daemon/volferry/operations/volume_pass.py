@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from volferry.archive.excludes import Excludes
@@ -245,7 +245,7 @@ def _attempt(
             observer,
             one_file_system=work.settings.one_file_system,
             distrusted=work.learned.distrusted,
-            marks=replace(work.settings.marks, stores=work.settings.marks.stores | {work.repository.id}),
+            marks=work.settings.marks.of(volume.name, work.repository.id),
         )
         if not listing.read.entries:
             was_read()
