@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -17,10 +17,11 @@ import requests.exceptions
 
 from tests.parts.fake_engine import FakeContainer, FakeEngine
 from volferry import interrupts
-from volferry.errors import DowntimeExceeded, Interrupted
+from volferry.errors import DowntimeExceeded, Interrupted, VolferryError
 from volferry.interrupts import held_back
-from volferry.journal import Journal
-from volferry.operations import coming_back
+from volferry.journal import Halt, Journal
+from volferry.operations import coming_back, quiesce
+from volferry.operations.coming_back import ComingBack
 from volferry.operations.quiesce import Limits, Mode, Quiesced
 
 if TYPE_CHECKING:
@@ -154,3 +155,72 @@ def test_ctrl_c_once_more_leaves_to_recover_what_the_limit_could_not_bring_back(
 
 def _refuses(container: FakeContainer) -> None:
     raise docker.errors.APIError("", explanation=f"container {container.name}: port is already allocated")
+
+
+def test_a_container_that_is_never_old_enough_is_waited_for_a_few_minutes_only(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert quiesce._YOUNG_SECONDS == 300
+    monkeypatch.setattr(quiesce, "_YOUNG_SECONDS", 1.2)
+    container = engine.api.add("db", VOLUME)
+    container.started_at = datetime.now(UTC).isoformat()
+    still = quiesced(engine, tmp_path, young=timedelta(hours=9))
+    began = time.monotonic()
+    still.begin()
+    assert 1 < time.monotonic() - began < 10
+    assert "db had run for less than 540 min" in still.unstopped
+    still.end()
+    assert still.await_up() == []
+    assert (engine.api.done, container.state, still.mode) == ([], "running", "none")
+    assert list(tmp_path.glob("journal/*.jsonl")) == []
+
+
+@pytest.mark.parametrize("from_step", range(1, 8))
+def test_a_journal_that_can_no_longer_be_written_keeps_nothing_down(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_step: int
+) -> None:
+    containers = [engine.api.add(name, VOLUME) for name in ("db", "web")]
+    write, count = Journal.write, 0
+
+    def full(self: Journal, *halts: Halt) -> None:
+        nonlocal count
+        count += 1
+        if count >= from_step:
+            raise VolferryError("cannot write the journal: no space left on device")
+        write(self, *halts)
+
+    monkeypatch.setattr(Journal, "write", full)
+    still = quiesced(engine, tmp_path)
+    try:
+        still.begin()
+        assert [each.state for each in containers] == ["exited", "exited"]
+    except VolferryError:
+        assert from_step <= 5  # all that is planned, and two steps of each
+    still.end()
+    assert still.await_up() == []
+    assert [each.state for each in containers] == ["running", "running"]
+    stopped = [name for what, name in engine.api.done if what == "stop"]
+    assert [name for what, name in engine.api.done if what == "start"] == stopped[::-1]
+    assert len(stopped) == {1: 0, 2: 0, 3: 1, 4: 1}.get(from_step, 2)
+    assert list(tmp_path.glob("journal/*.jsonl")) == []
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.5])
+def test_what_was_being_stopped_when_its_run_was_killed_is_started_whenever_it_ends(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Also where it ends only after it was taken for one that the engine was never asked to stop."""
+    monkeypatch.setattr(coming_back, "LONGER_SECONDS", 0)
+    monkeypatch.setattr(coming_back, "STEADY_SECONDS", 2.0)
+    container = engine.api.add("db", VOLUME, stop_seconds=1)
+    journal = Journal.of_run(tmp_path, RUN)
+    halt = Halt("stop", container.id, "db", 0, container.started_at, "under way")
+    journal.write(halt)
+    coming = ComingBack(engine.as_engine, [halt], journal, lambda _: None, sure=False)
+    ends = threading.Timer(seconds, engine.api.end, [container])
+    ends.start()
+    coming.start(20)
+    assert coming.await_up() == []
+    ends.join()
+    assert engine.api.done == [("start", "db")]
+    assert container.state == "running"

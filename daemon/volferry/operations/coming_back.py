@@ -6,7 +6,6 @@ What comes back is only what was stopped here: a container that a person started
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -23,9 +22,10 @@ from volferry.engine.containers import (
 from volferry.engine.swarm import replicas_of, running_tasks, scale
 from volferry.errors import EngineError, EngineUnreachable, NotUp, VolferryError, described
 from volferry.interrupts import Impatience
+from volferry.operations.retrying import pauses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from volferry.engine.client import Engine
     from volferry.engine.containers import Container
@@ -36,8 +36,6 @@ STEADY_SECONDS = 3.0  # so long must one without a health check run before it is
 LONGER_SECONDS = 2
 _SUCCESSOR_SECONDS = 30  # so long is waited for what takes the place of a container that is gone
 _LOOK_SECONDS = 0.2
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 30.0
 _STOPPED_SECONDS = 5.0
 _REFUSED_SECONDS = 60
 _MOST_STARTS = 3  # of one that ends again by itself
@@ -156,7 +154,7 @@ class ComingBack:
 
     def _start_each(self, passed_seconds: float) -> None:
         # What is still being stopped is waited for last: it may have minutes for that, or hang.
-        for halt in sorted(self._left(), key=lambda each: each.state == "under way"):
+        for halt in sorted(self._left(), key=self._is_being_stopped):
             if halt.state == "started":
                 continue
             try:
@@ -168,6 +166,16 @@ class ComingBack:
                 if isinstance(error, NotUp) and not error.may_pass:
                     self._hopeless.add(halt.id)
                 self._write(replace(self._now(halt), error=described(error)))
+
+    def _is_being_stopped(self, halt: Halt) -> bool:
+        """Or may be."""
+        if halt.state != "under way" or halt.action != "stop":
+            return halt.state == "under way"
+        try:
+            container = find_container(self.engine, halt.id)
+        except Exception:  # noqa: BLE001 -- it is said where it is started
+            return True
+        return container is not None and container.runs
 
     def _settle_handed(self, halt: Halt) -> None:
         """Somebody may have started it here again, which settles it. Raises EngineError."""
@@ -385,22 +393,5 @@ def why_down(halt: Halt, run_id: str) -> str:
     return halt.error
 
 
-def quiet(note: Callable[[str], object]) -> Callable[[str], None]:
-    """A `note` that never fails: a full disk or a terminal that is gone must keep nothing down."""
-
-    def quiet_note(line: str) -> None:
-        with suppress(Exception):
-            note(line)
-
-    return quiet_note
-
-
 def _ended(container: Container) -> str:
     return f"it has ended with status {container.exit_code} after it was started"
-
-
-def pauses() -> Iterator[float]:
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        yield pause
-        pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)

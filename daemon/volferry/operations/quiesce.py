@@ -18,8 +18,9 @@ from volferry.errors import Disturbed, DowntimeExceeded, EngineError, EngineUnre
 from volferry.interrupts import Deadline, Impatience, held_back
 from volferry.journal import Halt, Journal, text_of
 from volferry.model import Finding
-from volferry.operations.coming_back import ComingBack, NotBack, quiet
+from volferry.operations.coming_back import ComingBack, NotBack
 from volferry.operations.halting import halt_of, halted, has_moved, refused
+from volferry.operations.retrying import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -11,8 +11,9 @@ from volferry.engine.helper import remove_container
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError, HookFailed, VolferryError
 from volferry.journal import Journal, Unwritten, halts_of, journals_of_the_dead, unreadable_journals
-from volferry.operations.coming_back import ComingBack, NotBack, quiet
+from volferry.operations.coming_back import ComingBack, NotBack
 from volferry.operations.hooks import run_host_hook, run_post, volumes_of
+from volferry.operations.retrying import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
