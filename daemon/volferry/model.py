@@ -98,6 +98,11 @@ def age_of(backup_id: str, seen: datetime, now: datetime) -> timedelta:
     return now - (seen if named > now + MOST_AHEAD else max(named, seen))
 
 
+def project_of_labels(labels: Mapping[str, str]) -> str:
+    """The compose project, or the stack, that a volume was made for; empty if it was made for none."""
+    return labels.get("com.docker.compose.project") or labels.get("com.docker.stack.namespace") or ""
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeUse:
     """One container's mount of a volume."""
@@ -178,8 +183,17 @@ class Volume:
     @property
     def projects(self) -> frozenset[str]:
         """Compose projects that it belongs to, or whose containers mount it."""
-        own = self.labels.get("com.docker.compose.project") or self.labels.get("com.docker.stack.namespace")
+        own = project_of_labels(self.labels)
         return frozenset([*([own] if own else []), *(use.project for use in self.uses if use.project)])
+
+    @property
+    def own_projects(self) -> frozenset[str]:
+        """The one that made it; else, of those whose running containers write to it. What only reads it, as one that sends logs of all of them does, makes no company."""
+        own = project_of_labels(self.labels)
+        if own:
+            return frozenset([own])
+        writers = [use for use in self.uses if use.running and use.read_write and not use.one_off]
+        return frozenset(use.project for use in writers if use.project)
 
 
 @dataclass(frozen=True, slots=True)

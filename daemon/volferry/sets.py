@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from volferry.errors import AmbiguousBackup, NoSuchBackup
-from volferry.model import BackupRef
+from volferry.model import BackupRef, project_of_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
-    from volferry.archive.manifest import Manifest
+    from volferry.archive.manifest import Manifest, SetPart
 
-_PROJECT_LABELS = ("com.docker.compose.project", "com.docker.stack.namespace")
 _MOST_NAMED = 5
 
 
@@ -29,21 +28,15 @@ class BackupSet:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The backups of a project that are to be restored: of sets, and others of volumes that are in none of those."""
+    """The backups of a project that are to be restored, by volume, the sets that they are of, and what is to be said of that."""
 
-    sets: tuple[BackupSet, ...]
-    others: tuple[BackupRef, ...] = ()
+    refs: tuple[BackupRef, ...]
+    sets: tuple[BackupSet, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
-    @property
-    def refs(self) -> list[BackupRef]:
-        """By volume."""
-        found = [ref for each in self.sets for ref in each.backups.values()]
-        return sorted([*found, *self.others], key=lambda ref: ref.volume)
 
-
-def set_of(ref: BackupRef, manifest: Manifest, there: Collection[BackupRef]) -> BackupSet | None:
-    """The set of one backup, if it has one; `there` are all backups of its host."""
+def set_of(ref: BackupRef, manifest: Manifest, there: Container[BackupRef]) -> BackupSet | None:
+    """The set of one backup, if it has one; `there` has all backups of its host."""
     if manifest.set is None:
         return None
     backups = {each.volume: BackupRef(ref.host, each.volume, each.id) for each in manifest.set.backups}
@@ -52,29 +45,45 @@ def set_of(ref: BackupRef, manifest: Manifest, there: Collection[BackupRef]) -> 
 
 
 def projects_of(manifest: Manifest) -> set[str]:
-    """Compose projects that the volume belonged to, or whose containers mounted it."""
-    found = {manifest.volume.labels.get(label) for label in _PROJECT_LABELS}
-    return {each for each in (*found, *(use.project for use in manifest.containers)) if each}
+    """The compose project that the volume was made for; else, those whose containers wrote to it."""
+    own = project_of_labels(manifest.volume.labels)
+    if own:
+        return {own}
+    return {use.project for use in manifest.containers if use.project and use.read_write}
 
 
 def choose(project: str, start: str | None, manifests: Mapping[BackupRef, Manifest]) -> Chosen:
-    """Of one host's backups: the set whose id begins with `start`; without that, the newest set of each volume of the project, and the newest backup
-    of a volume that is in none. Raises NoSuchBackup, also for a set that is not complete; AmbiguousBackup.
+    """Of one host's backups: those of the set whose id begins with `start`; without that, of the newest sets, and the newest backup of a volume that is in none. In any
+    case, of volumes of the project alone, whatever else is in a set. Raises NoSuchBackup, also for a set that is not complete; AmbiguousBackup.
     """
     of_project = {ref: each for ref, each in manifests.items() if project in projects_of(each)}
     if not of_project:
         projects = sorted({name for each in manifests.values() for name in projects_of(each)})
         others = f": there are some of {', '.join(projects[:_MOST_NAMED])}" if projects else ""
         raise NoSuchBackup(f"there is no backup of a volume of compose project {project!r}{others}")
-    sets = {
-        found.id: found
-        for ref, each in of_project.items()
-        if (found := set_of(ref, each, manifests.keys())) is not None
-    }
-    newest_first = [sets[each] for each in sorted(sets, reverse=True)]
+    newest_first = _sets_of(of_project, manifests)
     if start is not None:
-        return Chosen((_named(project, start, newest_first),))
+        found = _named(project, start, newest_first)
+        refs, notes = _of_the_project([found], of_project)
+        return Chosen(tuple(sorted(refs.values(), key=str)), (found,), tuple(notes))
     return _newest(of_project, newest_first)
+
+
+def _sets_of(
+    of_project: Mapping[BackupRef, Manifest], manifests: Mapping[BackupRef, Manifest]
+) -> list[BackupSet]:
+    """The newest first. A backup counts as one of a set only if it says so itself: whoever can write a manifest could name any volume in it."""
+    found: dict[SetPart, BackupSet] = {}
+    for ref, manifest in of_project.items():
+        part = manifest.set
+        if part is None or part in found:
+            continue
+        named = (BackupRef(ref.host, each.volume, each.id) for each in part.backups)
+        there = {each for each in named if each in manifests and manifests[each].set == part}
+        in_set = set_of(ref, manifest, there)
+        if in_set is not None:
+            found[part] = in_set
+    return sorted(found.values(), key=lambda each: each.id, reverse=True)
 
 
 def _named(project: str, start: str, newest_first: list[BackupSet]) -> BackupSet:
@@ -94,30 +103,50 @@ def _named(project: str, start: str, newest_first: list[BackupSet]) -> BackupSet
 def _not_complete(found: BackupSet) -> str:
     there = [ref for ref in found.backups.values() if ref not in found.missing]
     return (
-        f"set {found.id} is not complete: {', '.join(map(str, found.missing))} is not in the store; each of the others is whole by itself: "
-        f"{', '.join(f'`volferry restore {ref}`' for ref in there)}"
+        f"set {found.id} is not complete: {', '.join(map(str, found.missing[:_MOST_NAMED]))} is not in the store; each of the others is whole by itself: "
+        f"{', '.join(f'`volferry restore {ref}`' for ref in there[:_MOST_NAMED])}"
     )
+
+
+def _of_the_project(
+    sets: Iterable[BackupSet], of_project: Mapping[BackupRef, Manifest]
+) -> tuple[dict[str, BackupRef], list[str]]:
+    """Backups of volumes of the project, and what is said of the others."""
+    refs: dict[str, BackupRef] = {}
+    notes = []
+    for each in sets:
+        for volume, ref in each.backups.items():
+            if ref in of_project:
+                refs[volume] = ref
+            else:
+                notes.append(
+                    f"{ref} is in set {each.id}, too, and of no volume of this project: it is not restored"
+                )
+    return refs, notes
 
 
 def _newest(of_project: Mapping[BackupRef, Manifest], newest_first: list[BackupSet]) -> Chosen:
     taken: list[BackupSet] = []
-    notes = []
+    passed_over = []
     covered: set[str] = set()
     for each in newest_first:
         if covered & each.backups.keys():
             continue
         if each.missing:
-            notes.append(f"passed over: {_not_complete(each)}")
+            passed_over.append(f"passed over: {_not_complete(each)}")
             continue
         taken.append(each)
         covered |= each.backups.keys()
+    refs, notes = _of_the_project(taken, of_project)
     newest = {ref.volume: ref for ref in sorted(of_project, key=lambda ref: ref.id)}
-    others = tuple(ref for volume, ref in sorted(newest.items()) if volume not in covered)
-    notes += [f"{ref} belongs to no set that is restored: it is of another time" for ref in others if taken]
-    backups = {volume: ref for each in taken for volume, ref in each.backups.items()}
     notes += [
         f"{newest[volume]} is newer than its set, and is not restored"
-        for volume, ref in sorted(backups.items())
-        if volume in newest and newest[volume].id > ref.id
+        for volume, ref in sorted(refs.items())
+        if newest[volume].id > ref.id
     ]
-    return Chosen(tuple(taken), others, tuple(notes))
+    others = [ref for volume, ref in sorted(newest.items()) if volume not in refs]
+    if len(taken) + len(others) > 1:
+        parts = [*(f"set {each.id}" for each in taken), *map(str, others)]
+        notes.append(f"these are not of one moment: {', '.join(parts)}")
+    found = sorted([*refs.values(), *others], key=str)
+    return Chosen(tuple(found), tuple(taken), (*passed_over, *notes))

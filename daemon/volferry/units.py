@@ -65,7 +65,7 @@ def _keys(candidate: Candidate) -> Iterator[Hashable]:
         yield from (("stopped", use.container_id) for use in _writers(candidate.volume))
     yield from (("hooked", container) for container in candidate.hooked)
     if candidate.by_project:
-        yield from (("project", project) for project in candidate.volume.projects)
+        yield from (("project", project) for project in candidate.volume.own_projects)
 
 
 def _writers(volume: Volume) -> list[VolumeUse]:

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from tests.unit.test_repository import manifest_of
-from volferry.archive.manifest import Manifest, SetPart, read_manifest
+from volferry.archive.manifest import ContainerPart, Manifest, SetPart, read_manifest
 from volferry.errors import AmbiguousBackup, NoSuchBackup
 from volferry.model import BackupRef
-from volferry.sets import choose, set_of
+from volferry.sets import choose, projects_of, set_of
 
 
 def ref(volume: str, day: int) -> BackupRef:
@@ -47,29 +47,58 @@ def test_the_newest_set_that_is_complete_is_restored_and_what_is_in_none_besides
     )
     found = choose("shop", None, manifests)
     assert [each.id for each in found.sets] == [set_id(2)]
-    assert found.refs == [ref("cache", 4), ref("db", 2), ref("files", 2)]
+    assert found.refs == (ref("cache", 4), ref("db", 2), ref("files", 2))
     assert [note.partition(":")[0] for note in found.notes] == [
         "passed over",
-        f"{ref('cache', 4)} belongs to no set that is restored",
         f"{ref('db', 3)} is newer than its set, and is not restored",
+        "these are not of one moment",
     ]
     assert str(ref("files", 3)) in found.notes[0]
 
 
 def test_two_sets_of_one_project_are_both_restored() -> None:
     manifests = dict([*(made(each, 1, PAIR) for each in PAIR), *(made(each, 2, ("x", "y")) for each in "xy")])
-    assert choose("shop", None, manifests).refs == [ref("db", 1), ref("files", 1), ref("x", 2), ref("y", 2)]
+    assert choose("shop", None, manifests).refs == (ref("db", 1), ref("files", 1), ref("x", 2), ref("y", 2))
 
 
 def test_a_project_that_has_lost_a_volume_has_it_from_its_newest_backup() -> None:
     three = (*PAIR, "old")
     manifests = dict([*(made(each, 1, three) for each in three), *(made(each, 2, PAIR) for each in PAIR)])
-    assert choose("shop", None, manifests).refs == [ref("db", 2), ref("files", 2), ref("old", 1)]
+    assert choose("shop", None, manifests).refs == (ref("db", 2), ref("files", 2), ref("old", 1))
+
+
+def test_what_is_in_a_set_and_of_another_project_is_not_restored() -> None:
+    manifests = dict([made("db", 1, PAIR), made("files", 1, PAIR, project="wiki")])
+    found = choose("shop", None, manifests)
+    assert found.refs == (ref("db", 1),)
+    assert "of no volume of this project" in found.notes[0]
+    assert choose("shop", "2026", manifests).refs == (ref("db", 1),)
+
+
+def test_a_backup_is_of_a_set_only_if_it_says_so_itself() -> None:
+    for other in (made("files", 1), made("files", 1, ("files", "x"))):
+        manifests = dict([made("db", 1, PAIR), other])
+        assert choose("shop", None, manifests).sets == ()
+        assert len(choose("shop", None, manifests).refs) == 2
+
+
+def test_who_only_reads_a_volume_makes_it_none_of_his_project() -> None:
+    _, manifest = made("db", 1, project="")
+    use = ContainerPart("log", "id", "image", "running", "/data", False, "monitoring")
+    for read_write, found in ((False, set()), (True, {"monitoring"})):
+        uses = (msgspec.structs.replace(use, read_write=read_write),)
+        assert projects_of(msgspec.structs.replace(manifest, containers=uses)) == found
+
+
+def test_a_set_of_very_many_is_found_in_no_time() -> None:
+    names = tuple(f"v{number}" for number in range(1000))
+    manifests = dict(made(each, 1, names) for each in names)
+    assert len(choose("shop", None, manifests).refs) == 1000
 
 
 def test_a_set_is_named_by_the_beginning_of_its_id() -> None:
     manifests = dict(made(each, day, PAIR) for day in (1, 2, 12) for each in PAIR)
-    assert choose("shop", "20260301", manifests).refs == [ref("db", 1), ref("files", 1)]
+    assert choose("shop", "20260301", manifests).refs == (ref("db", 1), ref("files", 1))
     with pytest.raises(AmbiguousBackup, match="begins 3 sets"):
         choose("shop", "2026", manifests)
     with pytest.raises(NoSuchBackup, match=f"has no set '2027': its newest are {set_id(12)}, {set_id(2)}"):

@@ -68,6 +68,20 @@ def test_a_container_that_is_stopped_along_with_another_joins_theirs() -> None:
     assert names([quiescing("a", db), quiescing("b", elsewhere)]) == [["a"], ["b"]]
 
 
+def test_one_that_reads_the_volumes_of_all_projects_makes_no_company_of_them() -> None:
+    log = use("log", project="monitoring", read_write=False)
+    both = [Candidate(volume(each, log), by_project=True) for each in "ab"]
+    assert names(both) == [["a"], ["b"]]
+    own = [
+        Candidate(
+            replace(volume(each, use("x", project="y")), labels={"com.docker.compose.project": each}),
+            by_project=True,
+        )
+        for each in "ab"
+    ]
+    assert names(own) == [["a"], ["b"]]
+
+
 def test_a_project_is_one_where_all_of_its_volumes_say_so() -> None:
     shop = use("x", project="shop")
     grouped = [Candidate(volume(name, shop), by_project=name != "c") for name in "abc"]

@@ -103,7 +103,7 @@ def back_up_unit(
             for part in parts:
                 _take_dumps(session, part, wanted[part.volume.name], run)
 
-        set_id = _set_of(volumes, wanted)
+        set_id = _set_of(volumes)
         unit = Unit(parts, repository, started, still, before, set_id)
         if set_id is not None:
             unit.around_manifests = partial(begun_set, session.state_of(repository), repository.place, set_id)
@@ -158,11 +158,11 @@ def _bring_back(still: Quiesced, all_hooks: Sequence[Hooks], error: str | None, 
     after.down += [*still.down, *(down for hooks in all_hooks for down in hooks.down)]
 
 
-def _set_of(volumes: Sequence[Volume], wanted: Mapping[str, Wanted]) -> str | None:
-    """The id of their set; None for a volume that may never have company."""
+def _set_of(volumes: Sequence[Volume]) -> str | None:
+    """The id of their set; None for a volume that has no company."""
     from volferry.model import new_backup_id  # noqa: PLC0415
 
-    if len(volumes) == 1 and not wanted[volumes[0].name].by_project:
+    if len(volumes) == 1:
         return None
     return new_backup_id(datetime.now(UTC))
 

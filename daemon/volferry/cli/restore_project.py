@@ -62,40 +62,49 @@ def restore_project(
         say(note)
     binds = [ref for ref in chosen.refs if manifests[ref].volume.driver == BIND_DRIVER]
     for ref in binds:
-        say(f"left out: {ref} is of a directory, and no volume: `volferry restore {ref}` --to a directory")
+        say(f"left out: {ref} is of a directory, and no volume: `volferry restore {ref} --to DIR`")
     refs = [ref for ref in chosen.refs if ref not in binds]
     if not refs:
         raise NoSuchBackup(f"there is nothing to restore: {named} has no volumes")
     _check_targets(session, run, refs, replace=replace)
     for each in chosen.sets:
         say(f"set {each.id}: {', '.join(map(str, each.backups.values()))}")
-    names_a_set = "@" in named
     reports: list[Report] = []
-    for number, ref in enumerate(refs):
-        try:
-            reports.append(restore_one(ref, str(ref) if names_a_set else ref.volume))
+    try:
+        for ref in refs:
+            reports.append(restore_one(ref, str(ref) if "@" in named else ref.volume))
             if not json:
                 print(reports[-1].line, flush=True)
-        except BaseException:
-            done = ", ".join(each.volume for each in refs[:number]) or "none"
-            left = ", ".join(each.volume for each in refs[number:])
-            say(
-                f"volferry: of this project were restored: {done}; not: {left}; the same command with --replace does all of it again"
+    except BaseException:
+        say(f"volferry: {_what_was_done(chosen, named, refs, len(reports))}")
+        raise
+    finally:
+        if json:
+            print_json(
+                {
+                    "project": named.partition("@")[0],
+                    "sets": [each.id for each in chosen.sets],
+                    "restored": [report.document for report in reports],
+                    "not_restored": [str(ref) for ref in refs[len(reports) :]],
+                    "left_out": [str(ref) for ref in binds],
+                }
             )
-            raise
-    if json:
-        print_json(
-            {
-                "project": named.partition("@")[0],
-                "sets": [each.id for each in chosen.sets],
-                "restored": [report.document for report in reports],
-                "left_out": [str(ref) for ref in binds],
-            }
-        )
     warnings = sum(len(report.warnings) for report in reports)
     if warnings:
         say(f"not all of it could be restored as it was: {count_text(warnings, 'warning')}")
     return FINDINGS_EXIT_CODE if warnings or binds else 0
+
+
+def _what_was_done(chosen: Chosen, named: str, refs: list[BackupRef], count: int) -> str:
+    """Of a restore that broke off, and how it is done whole."""
+    done = ", ".join(each.volume for each in refs[:count]) or "none"
+    left = ", ".join(each.volume for each in refs[count:])
+    if len(chosen.sets) == 1 and set(chosen.sets[0].backups.values()) >= set(refs):
+        # By its id: there may be a newer one by then.
+        again = f"`volferry restore --project {named.partition('@')[0]}@{chosen.sets[0].id} --replace`"
+    else:
+        again = ", ".join(f"`volferry restore {ref} --replace`" for ref in refs[count:])
+    return f"restored: {done}; not restored: {left}; to go on: {again}"
 
 
 def _check_targets(session: Session, run: Run, refs: list[BackupRef], *, replace: bool) -> None:
