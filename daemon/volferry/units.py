@@ -24,6 +24,9 @@ class Candidate:
     quiesces: bool = False  # what writes to it is stopped or paused
     hooked: frozenset[str] = frozenset()  # ids of containers in which hooks are run for it
     by_project: bool = False  # `group = "project"`
+    along: frozenset[str] = (
+        frozenset()
+    )  # ids of further containers that are stopped for it, as far as they are known
 
 
 def units_of(candidates: Sequence[Candidate]) -> list[list[Volume]]:
@@ -63,6 +66,7 @@ def _keys(candidate: Candidate) -> Iterator[Hashable]:
         return
     if candidate.quiesces:
         yield from (("stopped", use.container_id) for use in _writers(candidate.volume))
+        yield from (("stopped", each) for each in candidate.along)
     yield from (("hooked", container) for container in candidate.hooked)
     if candidate.by_project:
         yield from (("project", project) for project in candidate.volume.own_projects)

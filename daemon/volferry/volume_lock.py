@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from volferry.errors import VolferryError, VolumeBusy, reason
 from volferry.state_lock import lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -43,6 +44,29 @@ def is_written(directory: Path) -> bool:
             return False
     except VolumeBusy:
         return True
+
+
+@contextmanager
+def hook_locks(
+    state_directory: Path, containers: Mapping[str, str], note: Callable[[str], object]
+) -> Iterator[None]:
+    """Of containers with hooks, given by id with their names. Waits for each, and says so by `note`."""
+    directory = state_directory / "hooks"
+    with ExitStack() as stack:
+        for container in sorted(containers):
+            try:
+                directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+                path = directory / sha256(container.encode()).hexdigest()[:32]
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise VolferryError(f"cannot write to {directory}: {reason(error)}") from error
+            stack.callback(os.close, descriptor)
+            try:
+                lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, state_directory)
+            except BlockingIOError:
+                note(f"waiting: another run has hooks of container {containers[container]} to run afterwards")
+                lock(descriptor, fcntl.LOCK_EX, state_directory)
+        yield
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from tests.engine.test_daemon import LOG, outcome_of, scheduled_now
 from tests.engine.test_hooks import hook, log
 from tests.engine.test_quiesce import large, restored, state_of
+from tests.parts.world import IDLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,3 +201,98 @@ def test_the_daemon_stops_a_container_once_for_volumes_that_are_due_together(
     assert sorted(line["volume"] for line in lines if line["event"] == "a run has ended") == pair
     sets = {world.cli("show", each, "--json").exits(0).json["set"]["id"] for each in pair}
     assert len(sets) == 1
+
+
+GROUPED = {"com.docker.compose.project": "shop", "volferry.group": "project"}
+
+
+def settings(world: World, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "volferry.toml"
+    path.write_text(text)
+    world.cli = world.cli.having(VOLFERRY_CONFIG=str(path))
+
+
+def test_hooks_of_one_container_are_run_by_one_backup_at_a_time(world: World, pair: list[str]) -> None:
+    large(world, pair[0])
+    labels = {
+        **hook("pre", "echo on $VOLFERRY_VOLUME >>/one/log"),
+        **hook("post", "echo off $VOLFERRY_VOLUME >>/one/log"),
+    }
+    app(world, pair, labels=labels, command=IDLE)
+    other = world.cli.start("backup", pair[0])
+    assert other.until(lambda: len(log(world, pair[0])) == 1)
+    outcome = world.cli("backup", pair[1]).exits(0)
+    other.outcome().exits(0, 3)
+    assert "waiting: another run has hooks of container" in outcome.stderr
+    assert log(world, pair[0]) == [f"{what} {volume}" for volume in pair for what in ("on", "off")]
+
+
+def test_a_line_on_this_machine_is_run_once_whatever_else_is_said(world: World, tmp_path: Path) -> None:
+    pair = sorted([world.volume(labels=GROUPED), world.volume(labels=GROUPED)])
+    told = tmp_path / "told"
+    freeze, thaw = (f'"echo {what} $VOLFERRY_VOLUME >>{told}"' for what in ("freeze", "thaw"))
+    lines = f"hooks.pre = {freeze}\nhooks.post = {thaw}\n"
+    rule = f'[[rules]]\nmatch = "{pair[1]}"\n{lines}hooks.timeout = "20m"\nhooks.on_error = "true"\n'
+    settings(world, tmp_path, f"[defaults]\n{lines}{rule}")
+    world.cli("backup", *pair).exits(0)
+    assert told.read_text().splitlines() == [f"{what} {' '.join(pair)}" for what in ("freeze", "thaw")]
+
+
+def test_where_it_fails_before_anything_was_begun_those_who_wait_for_that_are_told(
+    world: World, tmp_path: Path
+) -> None:
+    pair = sorted([world.volume(labels=GROUPED), world.volume(labels=GROUPED)])
+    world.container(pair[0], labels=hook("pre", "exit 1"))
+    world.container(pair[1], labels=hook("on-error", "echo no backup >>/data/log"))
+    world.cli("backup", *pair).exits(1)
+    assert log(world, pair[1]) == ["no backup"]
+    gone = world.volume(labels=GROUPED, options={"type": "none", "o": "bind", "device": "/nowhere"})
+    told = tmp_path / "told"
+    settings(world, tmp_path, f'[defaults.hooks]\non_error = "echo $VOLFERRY_VOLUME >>{told}"\n')
+    outcome = world.cli("backup", pair[1], gone, "--json").exits(1)
+    errors = {each["volume"]: each["error"] for each in outcome.json["failed"]}
+    assert told.read_text().split() == sorted([pair[1], gone])
+    assert "/nowhere" in errors[gone]
+    assert "/nowhere" in errors[pair[1]]
+
+
+def test_one_that_is_gone_or_wrong_by_then_costs_the_others_nothing(world: World) -> None:
+    names = sorted(world.volume(labels=GROUPED) for _ in range(3))
+    first = world.volume(f"a{names[0]}")
+    world.container(first, labels=hook("pre", ": >/data/begun; while [ ! -e /data/go ]; do :; done"))
+    running = world.cli.start("backup", first, *names, "--json")
+    assert running.until((world.data(first) / "begun").exists)
+    world.client.api.remove_volume(names[0])
+    world.container(names[1], labels={"volferry.exclud": "x"})
+    time.sleep(5)  # for so long, a list is believed
+    (world.data(first) / "go").touch()
+    outcome = running.outcome().exits(1)
+    assert [each["volume"] for each in outcome.json["backups"]] == [first, names[2]]
+    assert [each["volume"] for each in outcome.json["failed"]] == names[:2]
+
+
+def test_a_container_that_has_the_processes_of_another_is_stopped_once(world: World, pair: list[str]) -> None:
+    server = world.container(pair[0], stop_signal="SIGKILL")
+    sidecar = world.container(pair[1], stop_signal="SIGKILL", pid_mode=f"container:{server.id}")
+    began = time.time()
+    made = world.cli("backup", *pair, "--quiesce", "stop", "--json").exits(0).json["backups"]
+    assert made[0]["set"] == made[1]["set"] is not None
+    assert [ends(world, each, began) for each in (server, sidecar)] == [1, 1]
+
+
+def test_what_is_to_be_run_afterwards_is_run_also_where_the_first_volume_is_gone(
+    world: World, tmp_path: Path
+) -> None:
+    pair = sorted([world.volume(labels=GROUPED), world.volume(labels=GROUPED)])
+    large(world, pair[1])
+    told = tmp_path / "told"
+    settings(world, tmp_path, f'[[rules]]\nproject = "shop"\nhooks.post = "echo $VOLFERRY_VOLUME >>{told}"\n')
+    running = world.cli.start("backup", *pair)
+    assert running.until(world.reading_begins)
+    running.send(signal.SIGKILL)
+    running.outcome()
+    for each in world.own_containers():
+        world.client.api.remove_container(each["Id"], force=True)
+    world.client.api.remove_volume(pair[0])
+    world.cli("recover").exits(0)
+    assert told.read_text().splitlines() == [" ".join(pair)]

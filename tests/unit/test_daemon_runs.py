@@ -18,6 +18,7 @@ from volferry.cli import daemon_process, daemon_runs
 from volferry.cli.daemon_runs import ProcessRuns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from volferry.scheduler.loop import Ending
@@ -76,8 +77,8 @@ class Made:
         """The line that was said then."""
         return str([line["line"] for line in self.lines if "line" in line][number])
 
-    def _ended(self, volume: str, run: str, ending: Ending) -> None:
-        self.endings.append((volume, run, ending))
+    def _ended(self, run: str, endings: Mapping[str, Ending]) -> None:
+        self.endings += [(volume, run, ending) for volume, ending in endings.items()]
         self.over.set()
 
 
@@ -179,8 +180,7 @@ sys.exit(command == "backup")
 """)
     made.runs.start(["db", "files", "third"])
     assert set(made.runs.going_on()) <= {"db", "files", "third"}
-    while len(made.endings) < 3:
-        assert made.over.wait(20)
+    assert made.over.wait(20)
     said = [line["line"] for line in made.lines if "line" in line]
     assert said == ["backup db files third 12", "prune db 0", "prune files 0"]
     endings = {volume: ending for volume, _, ending in made.endings}

@@ -160,6 +160,15 @@ def test_volumes_that_belong_together_are_one_run_where_they_are_due_at_one_time
     assert sorted(made.together[2:]) == [["db", "files"], ["other"]]
 
 
+def test_intervals_that_have_come_apart_by_a_moment_come_together_again() -> None:
+    made = Made(volumes=[shared("db", "every 6h"), shared("files", "every 6h")])
+    made.config = value_of({"daemon": {"jitter": "30m"}}, Config)
+    made.newest = {"db": NOW - timedelta(hours=6, minutes=50), "files": NOW - timedelta(hours=6, minutes=44)}
+    for _ in range(3):
+        made.after(minutes=30)
+    assert made.together == [["db", "files"]]
+
+
 def test_no_two_runs_of_one_unit_take_place_at_a_time() -> None:
     made = Made(volumes=[shared("db"), shared("files", "every 90m")], seen={})
     made.newest = {"db": NOW - timedelta(minutes=61), "files": NOW - timedelta(minutes=89)}
@@ -176,8 +185,11 @@ def test_where_one_of_them_fails_all_are_tried_again_together() -> None:
     made = Made(volumes=[shared("db"), shared("files")])
     made.newest = dict.fromkeys(("db", "files"), NOW - timedelta(minutes=61))
     made.after()
+    made.loop.agenda.failed("files", made.moment)  # it has failed alone before
     for each in ("db", "files"):
         made.ends(each, good=False, error="it is full")
+    made.after(minutes=1)
+    assert made.together == [["db", "files"]]
     made.after(minutes=1)
     assert made.together == [["db", "files"]] * 2
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from volferry.cli.backup_unit import Afterwards, back_up_unit
-from volferry.cli.opened_store import OpenedStore
+from volferry.cli.backup_units import Failure, Outcome, back_up, record_of
 from volferry.cli.options import (
     ConfigOption,
     EngineOption,
@@ -23,20 +20,17 @@ from volferry.cli.options import (
 )
 from volferry.cli.selecting import chosen_volumes
 from volferry.cli.session import Session, print_json, say
-from volferry.cli.text import count_text, duration_text, size_text
-from volferry.cli.wanted import candidate, wanted_of
-from volferry.errors import FINDINGS_EXIT_CODE, ConfigError, UsageError, VolumeBusy, described, reason
-from volferry.history import Record
+from volferry.cli.text import count_text
+from volferry.cli.wanted import wanted_of
+from volferry.errors import FINDINGS_EXIT_CODE, ConfigError, UsageError
 from volferry.label_rights import doubtful
 from volferry.run import new_run_id
-from volferry.units import units_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from volferry.cli.wanted import Wanted
     from volferry.model import BackupStats, Volume
-    from volferry.operations.coming_back import NotBack
 
 _FRESH_SECONDS = 5  # for so long, a list of containers is believed
 
@@ -128,7 +122,7 @@ def backup(
         why_not=partial(_why_disabled, session),
         left_out=left_out,
     )
-    failed = [_Failure(name, message) for name, message in missing.items()]
+    failed = [Failure(name, message) for name, message in missing.items()]
     volumes = _without_own(session, chosen, names or [], left_out, failed)
     for why in sorted(set(left_out.values())):
         say(f"left out, as {why}: {', '.join(name for name in sorted(left_out) if left_out[name] == why)}")
@@ -151,19 +145,20 @@ def backup(
         say(
             f"the image of container {name} is gone: its labels may be the image's, and count only where they add to backups"
         )
-    done: list[BackupStats] = []
-    down: list[NotBack] = []
+    outcome = Outcome(failed=failed)
     if volumes:  # else nothing is made, no store either
-        failed += _back_up(session, volumes, wanted, done, down, new_store=new_store, quiet=json)
+        made = back_up(session, volumes, wanted, new_store=new_store, quiet=json)
+        outcome = Outcome(made.done, made.down, [*failed, *made.failed])
+    failed = outcome.failed
     if json:
         print_json(
             {
-                "backups": [_document(stats) for stats in done],
+                "backups": [_document(stats) for stats in outcome.done],
                 "failed": [
                     {"volume": each.volume, "error": each.error, "busy": each.busy, "stopped": each.stopped}
                     for each in failed
                 ],
-                "down": [{"name": each.name, "error": each.error, "run": each.run} for each in down],
+                "down": [{"name": each.name, "error": each.error, "run": each.run} for each in outcome.down],
                 "left_out": [{"volume": name, "why": why} for name, why in sorted(left_out.items())],
             }
         )
@@ -173,20 +168,7 @@ def backup(
                 f"volferry: {len(failed)} of {count_text(total, 'volume')} failed: {', '.join(each.volume for each in failed)}"
             )
         return 1
-    return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in done) else 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    volume: str
-    error: str
-    busy: bool = False  # another run is at work on it
-    stopped: bool = False  # containers were, for it
-
-    @property
-    def line(self) -> str:
-        """The error, with the volume's name."""
-        return self.error if repr(self.volume) in self.error else f"{self.volume}: {self.error}"
+    return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in outcome.done) else 0
 
 
 def _check_patterns(patterns: list[str]) -> None:
@@ -208,7 +190,7 @@ def _why_disabled(session: Session, volume: Volume) -> str:
 
 
 def _without_own(
-    session: Session, chosen: list[Volume], names: list[str], left_out: dict[str, str], failed: list[_Failure]
+    session: Session, chosen: list[Volume], names: list[str], left_out: dict[str, str], failed: list[Failure]
 ) -> list[Volume]:
     """Without those that hold a store or the state directory: for one that was named, that is a failure."""
     volumes = []
@@ -218,7 +200,7 @@ def _without_own(
             volumes.append(volume)
         elif volume.name in names:
             error = f"it holds {what}: a backup of it would hold itself"
-            failed.append(_Failure(volume.name, error))
+            failed.append(Failure(volume.name, error))
         else:
             left_out[volume.name] = f"{what} is in it"
     return volumes
@@ -228,7 +210,7 @@ def _understood(
     session: Session,
     volumes: list[Volume],
     wanted: Callable[[Volume], Wanted],
-    failed: list[_Failure],
+    failed: list[Failure],
     *,
     alone: bool,
 ) -> list[Volume]:
@@ -240,90 +222,12 @@ def _understood(
         except (ConfigError, UsageError) as error:
             if alone:
                 raise
-            with suppress(ConfigError, UsageError), _record(session, new_run_id(), volume):
+            with suppress(ConfigError, UsageError), record_of(session, new_run_id(), volume):
                 raise
-            failed.append(_Failure(volume.name, str(error)))
+            failed.append(Failure(volume.name, str(error)))
         else:
             found.append(volume)
     return found
-
-
-def _looked_up_again(session: Session, volume: Volume, listed_at: float) -> Volume:
-    """As it is now: after hours of other backups, its containers have been made anew. Raises NoSuchVolume."""
-    if time.monotonic() - listed_at < _FRESH_SECONDS:
-        return volume
-    from volferry.engine.bind_mounts import looked_up_again  # noqa: PLC0415 -- docker-py is slow to import
-    from volferry.engine.volumes import find_volume  # noqa: PLC0415
-
-    if volume.bind is not None:
-        return looked_up_again(session.engine, volume)
-    return find_volume(session.engine, volume.name)
-
-
-def _record(session: Session, run: str, volume: Volume) -> Record:
-    config = session.config
-    return Record(config.state_dir, run, session.host, volume.name, config.store_config.place)
-
-
-def _back_up(
-    session: Session,
-    volumes: list[Volume],
-    wanted: Callable[[Volume], Wanted],
-    done: list[BackupStats],
-    down: list[NotBack],
-    *,
-    new_store: bool,
-    quiet: bool,
-) -> list[_Failure]:
-    """One unit after another; what was made is appended to `done`. Returns which volumes failed, and why."""
-    failed: list[_Failure] = []
-    listed_at = time.monotonic()
-    with session.run() as run:
-        settings = session.helper_settings()
-        opened = OpenedStore(session, run, new_store=new_store)
-        for listed in units_of([candidate(volume, wanted(volume)) for volume in volumes]):
-            after = Afterwards()
-            records = {volume.name: _record(session, run.id, volume) for volume in listed}
-            made: list[BackupStats] = []
-            try:
-                with ExitStack() as stack:
-                    for record in records.values():
-                        stack.enter_context(record)
-                    unit = [_looked_up_again(session, volume, listed_at) for volume in listed]
-                    how = {volume.name: wanted(volume) for volume in unit}
-                    made = back_up_unit(session, unit, opened, settings, run, how, after)
-                    for stats in made:
-                        records[stats.ref.volume].made(stats, after.problems)
-            except Exception as error:  # whatever it is: it must not cost the other volumes their backups
-                if opened.failed:  # no volume can be backed up
-                    raise
-                # An OSError is one of the state directory, as when its disk is full.
-                message = (
-                    _of_state_directory(session, error) if isinstance(error, OSError) else described(error)
-                )
-                failed += _failures_of(listed, message, error, after)
-            else:
-                done += made
-                if after.problems:
-                    message = "; ".join(after.problems)
-                    say(f"volferry: {', '.join(records)}: {message}")
-                    failed += [_Failure(name, message, stopped=after.stopped) for name in records]
-                for stats in made if not quiet else ():
-                    print(_line(stats), flush=True)
-            down += after.down
-    return failed
-
-
-def _failures_of(unit: Sequence[Volume], message: str, error: Exception, after: Afterwards) -> list[_Failure]:
-    """Of all of its volumes: they are backed up together, or not at all."""
-    failures = []
-    for volume in unit:
-        mine = message
-        if after.blamed and volume.name != after.blamed:
-            mine = f"it is backed up together with {after.blamed}, which failed: {message}"
-        say(f"volferry: {volume.name}: {mine}")
-        failures.append(_Failure(volume.name, mine, isinstance(error, VolumeBusy), stopped=after.stopped))
-    return failures
 
 
 def _bind_mounts(session: Session, container: str) -> list[Volume]:
@@ -346,25 +250,6 @@ class Quiesce(StrEnum):
     none = "none"
     pause = "pause"
     stop = "stop"
-
-
-def _of_state_directory(session: Session, error: OSError) -> str:
-    return f"cannot use the state directory {session.config.state_dir}: {reason(error)}"
-
-
-def _line(stats: BackupStats) -> str:
-    parts = [
-        str(stats.ref.volume) + "@" + stats.ref.id,
-        count_text(stats.entries, "entry", "entries"),
-        size_text(stats.source_bytes),
-        f"{size_text(stats.stored_bytes)} stored",
-        duration_text(stats.seconds),
-    ]
-    if stats.downtime_seconds:
-        parts.append(f"{duration_text(stats.downtime_seconds)} down")
-    if stats.findings_total:
-        parts.append(count_text(stats.findings_total, "finding"))
-    return "  ".join(parts)
 
 
 def _document(stats: BackupStats) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from volferry.cli.known_marks import known_marks
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import say
 from volferry.cli.wanted import WantedTogether, shared_hooks
-from volferry.errors import DowntimeExceeded, Interrupted, Unfinished
+from volferry.errors import DowntimeExceeded, Interrupted, Unfinished, VolumeBusy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from volferry.cli.opened_store import OpenedStore
     from volferry.cli.session import Session
@@ -98,6 +99,7 @@ def back_up_unit(
 
         def before() -> None:
             still.take_turn()
+            stack.enter_context(_hook_locks(session, all_hooks, observer.note))
             for hooks in all_hooks:
                 hooks.before()
             for part in parts:
@@ -115,7 +117,9 @@ def back_up_unit(
             with held_back():
                 after.blamed = unit.blamed
                 reason = still.too_long if isinstance(error, Overdue) else str(error)
-                _bring_back(still, all_hooks, reason, after)
+                # Where another run is at work, or a person has ended this one, nothing has failed yet.
+                has_failed = isinstance(error, Exception) and not isinstance(error, VolumeBusy)
+                _bring_back(still, [each for each in all_hooks if has_failed or each.begun], reason, after)
                 for problem in after.problems:
                     say(f"volferry: {_names_of(volumes)}: {problem}")
                 if isinstance(error, Interrupted) and any(
@@ -136,6 +140,18 @@ def back_up_unit(
             settle_after_backup(directory, partial(_what_is_left, session, volume, settings, run))
             note_backed_up(directory, began)
         return made
+
+
+def _hook_locks(
+    session: Session, all_hooks: Sequence[Hooks], note: Callable[[str], object]
+) -> AbstractContextManager[None]:
+    """One run at a time is between `pre` and `post` of a container: or one would end what the other one needs."""
+    from volferry.volume_lock import hook_locks  # noqa: PLC0415
+
+    commands = (each for hooks in all_hooks for each in (*hooks.pre, *hooks.post))
+    return hook_locks(
+        session.config.state_dir, {each.container_id: each.container for each in commands}, note
+    )
 
 
 def _check_complete(volumes: Sequence[Volume], after: Afterwards) -> None:

@@ -96,7 +96,7 @@ class _Daemon:
             self._log,
             has_replicas=lambda: bool(self._config.replicas),
             began=lambda volume, _: self._ping(volume, "start"),
-            ended=lambda volume, run, ending: self._wake.put(("ended", (volume, run, ending))),
+            ended=lambda run, endings: self._wake.put(("ended", (run, endings))),
             stall=lambda: self._config.daemon.stall.delta,
             released=lambda: self._wake.put(("released", None)),
             shared=lambda ending: self._wake.put(("verified", ending)),
@@ -281,14 +281,9 @@ class _Daemon:
             attempt("taking note of a change", lambda: self._loop.changed(now))
             attempt("taking note of a change", lambda: self._recovering.changed(now))
         elif what == "ended":
-            volume, run, ending = detail
-            attempt("keeping how a run ended", lambda: self._keep(volume, run, ending, now.wall))
-            attempt("taking note of a new backup", lambda: self._surroundings.run_ended(volume))
-            if not ending.refused:
-                stage = "success" if ending.good and not ending.error else "fail"
-                attempt("a ping", lambda: self._ping(volume, stage, ending.error))
-            attempt("taking note of a run's end", lambda: self._loop.ended(volume, ending, now))
-            attempt("taking note of what is down", lambda: self._recovering.found(ending.down, now))
+            run, endings = detail
+            for volume, ending in endings.items():
+                self._ended(volume, run, ending, now)
         elif what == "verified":
             attempt("taking note of a share", lambda: self._verifying.ended(detail, now))
         elif what == "recovered":
@@ -297,6 +292,16 @@ class _Daemon:
         elif what == "copied":
             made = self._copies if detail.work == "copy" else self._prunes
             attempt(f"taking note of a {detail.work}", lambda: made.ended(detail, now))
+
+    def _ended(self, volume: str, run: str, ending: Ending, now: Moment) -> None:
+        attempt = self._guard.attempt
+        attempt("keeping how a run ended", lambda: self._keep(volume, run, ending, now.wall))
+        attempt("taking note of a new backup", lambda: self._surroundings.run_ended(volume))
+        if not ending.refused:
+            stage = "success" if ending.good and not ending.error else "fail"
+            attempt("a ping", lambda: self._ping(volume, stage, ending.error))
+        attempt("taking note of a run's end", lambda: self._loop.ended(volume, ending, now))
+        attempt("taking note of what is down", lambda: self._recovering.found(ending.down, now))
 
     def _keep(self, volume: str, run: str, ending: Ending, now: datetime) -> None:
         """Of a run that was killed, or that failed before it could do so itself."""

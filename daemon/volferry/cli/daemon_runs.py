@@ -44,7 +44,7 @@ class ProcessRuns:
     log: Log
     has_replicas: Callable[[], bool]
     began: Callable[[str, str], None]  # with volume and run
-    ended: Callable[[str, str, Ending], None]
+    ended: Callable[[str, Mapping[str, Ending]], None]  # with the run, and by volume how it ended
     stall: Callable[[], timedelta] = timedelta  # as of `Command`
     released: Callable[[], None] = lambda: None  # called when another run may begin, though none has ended
     stopped: bool = False
@@ -90,8 +90,8 @@ class ProcessRuns:
         hangs = volumes[0] in self._hung
         if not hangs:
             self._forget(volumes)
-        for volume in volumes:
-            self.ended(volume, run, endings[volume])
+        # All at once: between two of them, the rest of the unit would be taken for due.
+        self.ended(run, endings)
         if hangs:
             self._wait_out(*volumes)
             self._forget(volumes)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from volferry.errors import UsageError
+from volferry.schedule import Span
 from volferry.units import Candidate
 from volferry.volume_settings import MAX_DOWNTIME, QUIESCE_AFTER
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from volferry.model import Volume
     from volferry.operations.quiesce import Mode
     from volferry.volume_settings import HostHooks
+
+
+def _span(span: Span) -> timedelta:
+    return span.delta
+
 
 _BY_STRICTNESS: tuple[Mode, ...] = ("none", "pause", "stop")
 
@@ -124,20 +130,27 @@ class SharedHooks:
 
 def shared_hooks(wanted: Mapping[str, Wanted]) -> list[SharedHooks]:
     """Of a unit, by the names of its volumes: those on this machine first, then those in containers, by the volumes that have them."""
+    from msgspec.structs import replace  # noqa: PLC0415
+
     from volferry.volume_settings import HostHooks  # noqa: PLC0415
 
     found: dict[tuple[str, ...], SharedHooks] = {}
 
     def of(volumes: Sequence[str]) -> SharedHooks:
         key = tuple(volumes)
-        return found.setdefault(key, SharedHooks(key, HostHooks(), [], [], []))
+        return found.setdefault(key, SharedHooks(key, HostHooks(timeout=Span("0s")), [], [], []))
 
-    on_hosts: dict[HostHooks, list[str]] = {}
-    for name, each in wanted.items():
-        on_hosts.setdefault(each.host_hooks, []).append(name)
-    for host, names in on_hosts.items():
-        if host.pre or host.post or host.on_error:
-            of(names).host = host
+    for kind in ("pre", "post", "on_error"):
+        lines: dict[str, list[str]] = {}
+        for name, each in wanted.items():
+            if line := getattr(each.host_hooks, kind):
+                lines.setdefault(line, []).append(name)
+        for line, names in lines.items():
+            hooks = of(names)
+            timeout = max(
+                (hooks.host.timeout, *(wanted[name].host_hooks.timeout for name in names)), key=_span
+            )
+            hooks.host = replace(hooks.host, **{kind: line, "timeout": timeout})
     for kind in ("pre", "post", "on_error"):
         having: dict[tuple[str, tuple[str, ...]], tuple[ContainerCommand, list[str]]] = {}
         for name, each in wanted.items():
@@ -149,8 +162,12 @@ def shared_hooks(wanted: Mapping[str, Wanted]) -> list[SharedHooks]:
     return list(found.values())
 
 
-def candidate(volume: Volume, wanted: Wanted) -> Candidate:
-    """By which it is found out what it belongs to."""
+def candidate(
+    volume: Volume, wanted: Wanted, companies: Mapping[str, frozenset[str]] | None = None
+) -> Candidate:
+    """By which it is found out what it belongs to. `companies` has the ids of containers that are stopped along with others, by those."""
     hooks = (*wanted.pre, *wanted.post, *wanted.on_error)
     hooked = frozenset(command.container_id for command in hooks)
-    return Candidate(volume, wanted.quiesce != "none", hooked, wanted.by_project)
+    found = companies or {}
+    along = frozenset(each for use in volume.uses for each in found.get(use.container_id, ()))
+    return Candidate(volume, wanted.quiesce != "none", hooked, wanted.by_project, along)

@@ -179,32 +179,6 @@ def _may_succeed(listed: Mapping[str, Any], name: str, place: str) -> bool:
     )
 
 
-def go_along(
-    engine: Engine, containers: Collection[Container], *, but: Collection[str] = ()
-) -> list[Container]:
-    """Running containers that are of no use while others are stopped, or not after: those that share a namespace of one of them, and those that
-    Compose restarts with one (`depends_on: restart: true`). Without those whose ids are in `but`.
-    """
-    with translated("listing the containers"):
-        found = engine.api.containers()
-    have = {each.id for each in containers}
-    others = [
-        other
-        for each in found
-        if each["Id"] not in have and each["Id"] not in but
-        if (other := find_container(engine, each["Id"])) is not None and other.runs
-    ]
-    along: list[Container] = []
-    moved = True
-    while moved:  # what shares with one that shares
-        moved = False
-        for other in [each for each in others if each not in along]:
-            if any(_goes_with(other, each) for each in [*containers, *along]):
-                along.append(other)
-                moved = True
-    return along
-
-
 def doors(engine: Engine, own: Collection[str]) -> dict[str, str]:
     """By the ids of containers that volferry cannot do without: why. It would never bring them back. `own` are the ids of those that it runs in."""
     found: dict[str, str] = {}
@@ -251,14 +225,6 @@ def _addresses(host: str) -> set[str]:
         return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
     except OSError:
         return set()
-
-
-def _goes_with(container: Container, other: Container) -> bool:
-    return other.id in container.shares_with or (
-        other.project is not None
-        and container.project == other.project
-        and other.service in container.restarts_with
-    )
 
 
 def _meets(mount: Mapping[str, Any], path: str) -> bool:

@@ -106,7 +106,8 @@ class Unit:
                 with self._blaming(part):
                     self._read_moving(part, started_at)
         for part in self.parts[1:]:  # one that is started later would be somebody who writes meanwhile
-            part.helper.wait()
+            with self._blaming(part):
+                part.helper.wait()
         self.before()
         # Each of them is read within the one before.
         sys.setrecursionlimit(max(sys.getrecursionlimit(), _FRAMES + _FRAMES_OF_ONE * len(self.parts)))

@@ -51,7 +51,7 @@ class Hooks:
     problems: list[str] = field(default_factory=list)  # what failed afterwards
     down: list[NotBack] = field(default_factory=list)  # what is still to be run
     _posts: list[tuple[Halt, ContainerCommand | None]] = field(default_factory=list)
-    _begun: bool = False
+    begun: bool = False  # `before` was called, and not `after` yet
 
     def __post_init__(self) -> None:
         self.note = quiet(self.note)
@@ -61,7 +61,7 @@ class Hooks:
         """On this machine first, then in containers. Raises HookFailed: then nothing must be read; VolferryError where the
         journal cannot be written.
         """
-        self._begun = True
+        self.begun = True
         pre = [each for each in self.pre if self._is_there(each)]
         with held_back():
             self._posts = self._to_run()
@@ -73,11 +73,14 @@ class Hooks:
             run_hook(self.engine, "pre", command, self.environment)
 
     def after(self, error: str | None) -> None:
-        """With `error`, what is to be run where a backup has failed; then, in any case, what is to be run after one."""
-        if not self._begun:
+        """With `error`, what is to be run where a backup has failed; then, where `before` was called, what is to be run after one."""
+        if not self.begun:
+            if error is not None:
+                with held_back():
+                    self._run_on_error({**self.environment, "VOLFERRY_ERROR": error})
             return
         with held_back():
-            self._begun = False
+            self.begun = False
             environment = {**self.environment, **({"VOLFERRY_ERROR": error} if error is not None else {})}
             if error is not None:
                 self._run_on_error(environment)

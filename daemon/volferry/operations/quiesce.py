@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from volferry.engine.containers import Container, doors, find_container, go_along, in_order, writers
+from volferry.engine.company import go_along
+from volferry.engine.containers import Container, doors, find_container, in_order, writers
 from volferry.engine.starts import Starts
 from volferry.errors import Disturbed, DowntimeExceeded, EngineError, EngineUnreachable
 from volferry.interrupts import Deadline, Impatience, held_back

@@ -168,10 +168,10 @@ class Recovery:
             "VOLFERRY_ERROR": _INTERRUPTED,
         }
         if not halt.id:
-            volume = volumes_of(halt)[0]
-            found = self.hooks.of_machine(engine, volume, journal.config)
+            each_has = (self.hooks.of_machine(engine, volume, journal.config) for volume in volumes_of(halt))
+            found = next(filter(None, each_has), None)  # one of them may be gone
             if found is None:
-                self.note(f"no hook post is configured any longer for volume {volume}")
+                self.note(f"no hook post is configured any longer for {', '.join(volumes_of(halt))}")
             else:
                 run_host_hook("post", *found, environment)
             return

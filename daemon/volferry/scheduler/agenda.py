@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, tzinfo
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
@@ -187,7 +187,7 @@ class Agenda:
                 moving = self._why_moving(each, planned, now, first=last is None) if each.quiesces else ""
                 at = self._time_of(volume, planned, moment)
                 found.append(Appointment(volume, at, by_store.late, moving, each.unit or volume))
-        return sorted(found, key=lambda each: (each.at, each.volume))
+        return sorted(_together(found), key=lambda each: (each.at, each.volume))
 
     def _after(self, schedule: Schedule, first: Due | None, ended: datetime) -> Due | None:
         """The first of its times that is after the end of a run; intervals count from the beginning of that run, and do not
@@ -206,7 +206,8 @@ class Agenda:
             following = each.schedule.after(failures.last.wall, self.zone)
             at = max(at, following) if following is not None else at
         if at != now:  # of a volume without a backup, it would be another one at each look
-            at += _share(each.unit or each.volume, at, jitter)
+            # Of a unit, one share a day: a second more or less is no reason to begin apart.
+            at += _share(each.unit, at.date(), jitter) if each.unit else _share(each.volume, at, jitter)
         return at
 
     def _why_moving(self, each: Scheduled, planned: datetime, now: datetime, *, first: bool) -> str:
@@ -230,6 +231,23 @@ class Agenda:
         return at
 
 
+def _together(appointments: Iterable[Appointment]) -> list[Appointment]:
+    """Those of a unit that are due within minutes begin together, with the last of them: intervals count from each one's newest backup, and failures are not all of one
+    moment.
+    """
+    groups: dict[tuple[str, bool], list[Appointment]] = {}
+    for each in sorted(appointments, key=lambda each: each.at):
+        groups.setdefault((each.unit, bool(each.moving)), []).append(each)
+    found: list[Appointment] = []
+    for group in groups.values():
+        left = group
+        while left:
+            near = [each for each in left if each.at - left[0].at <= _ON_TIME]
+            found += [replace(each, at=near[-1].at) for each in near]
+            left = left[len(near) :]
+    return found
+
+
 def is_selected(volume: Volume, settings: VolumeSettings, select: str) -> bool:
     if volume.anonymous or select == "labelled":
         return bool(settings.enable)
@@ -241,7 +259,7 @@ def _retry(count: int) -> timedelta:
 
 
 @lru_cache(maxsize=4096)
-def _share(volume: str, at: datetime, jitter: timedelta) -> timedelta:
+def _share(volume: str, at: date, jitter: timedelta) -> timedelta:
     """The same each time that it is asked for, and different from volume to volume, and from time to time."""
     of = f"{volume} {at.isoformat()}"
     return jitter * (int.from_bytes(sha256(of.encode()).digest()[:4], "big") / 2**32)
