@@ -276,9 +276,15 @@ def usage_command(directory: str) -> list[str]:
     return ["find", directory, "-ignore_readdir_race", "-printf", r"%b %n %y %i\0"]
 
 
-def kind_command(path: str) -> list[str]:
-    """Writes what is at a path, as a letter of `find -printf %y`; fails if there is nothing."""
-    return ["find", path, "-maxdepth", "0", "-printf", "%y"]
+def real_path_command(directory: str) -> list[str]:
+    """Writes the path of a directory, without links; fails if there is none."""
+    return [
+        "sh",
+        "-c",
+        'cd -P -- "$1" && path=$(pwd -P && echo /) && printf %s "${path%??}"',
+        "sh",
+        directory,
+    ]
 
 
 def probe_command(directory: str) -> list[str]:

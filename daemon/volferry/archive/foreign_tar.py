@@ -16,6 +16,7 @@ import zstandard
 
 from volferry.archive.listing import NANOSECONDS, Entry, time_text
 from volferry.archive.made_members import directory_member
+from volferry.archive.tarstream import LARGEST_EXTENDED_HEADER
 from volferry.archive.widened import widened_headers
 from volferry.errors import DamagedArchive
 
@@ -27,7 +28,14 @@ _FRAME_BYTES = 4096  # of a zstd frame: its decompressor takes no limit of what 
 _BLOCK = 512
 _SYMLINK_MODE = 0o777
 _ATTRIBUTES = ("SCHILY.xattr.", "SCHILY.acl.", "RHT.security.")
-_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError)
+_DAMAGED = (
+    *(EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError),
+    *(ValueError, OverflowError, RecursionError),  # of tarfile, where a header says what none does
+)
+# Both that and `tar` keep the headers of a member in memory, which is not to follow from what an archive says.
+_MOST_UNDECIDED = LARGEST_EXTENDED_HEADER + (8 << 20)
+# tarfile goes on to where a member ends by its header, a mebibyte at a time, whether there is anything or not.
+_MOST_EMPTY_READS = 100
 
 
 def decompressed(stream: io.BufferedReader[Any]) -> BinaryIO:
@@ -305,6 +313,7 @@ class _Tee(io.RawIOBase):
         self._keep = False
         self._out: list[bytes] = []
         self._again = b""  # what is to be read once more, as the begin of another archive
+        self._empty_reads = 0  # one after another
 
     def readable(self) -> bool:
         return True
@@ -312,8 +321,15 @@ class _Tee(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         again, self._again = self._again, b""
         data = again or self._stream.read(_READ_BYTES if size < 0 else size)
+        self._empty_reads = 0 if data else self._empty_reads + 1
+        if self._empty_reads > _MOST_EMPTY_READS:
+            raise EOFError("it has no end")
         self._pending += data
         self._sort_out()
+        if len(self._pending) > _MOST_UNDECIDED:
+            raise DamagedArchive(
+                f"a member has headers of more than {LARGEST_EXTENDED_HEADER >> 20} MiB, which no file has: nothing of it is imported"
+            )
         return data
 
     def change(self, begin: int, end: int, change: Callable[[bytes], bytes]) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from volferry.archive.foreign_tar import Strip
-    from volferry.engine.helper import HelperSettings
+    from volferry.engine.helper import Helper, HelperSettings
     from volferry.operations.places import Place
     from volferry.operations.squashed import Ground
     from volferry.run import Run
@@ -216,7 +216,6 @@ def _imported(
     from volferry.archive.foreign_tar import ForeignTar, Strip, decompressed  # noqa: PLC0415
     from volferry.engine.helper import open_helper  # noqa: PLC0415
     from volferry.operations.archive_members import ArchiveMembers  # noqa: PLC0415
-    from volferry.operations.places import Place  # noqa: PLC0415
     from volferry.operations.tar_import import import_tar  # noqa: PLC0415
 
     started = time.monotonic()
@@ -263,9 +262,7 @@ def _imported(
         if isinstance(found.what, Volume) and found.what.name != into:
             stack.enter_context(session.holding([found.what.name]))
         reading = stack.enter_context(open_helper(session.engine, run, settings, [found.what]))
-        directory = reading.directory(found.what.name)
-        source = Place(reading, f"{directory}/{found.below}" if found.below not in {"", "."} else directory)
-        _check_directory(source, found)
+        source = _place(reading, reading.directory(found.what.name), found)
         apart = partial(_check_apart, found.name, source, into)
         target, ground = stack.enter_context(_target(session, run, settings, filling, check=apart))
         entries, size, warnings = _copied(session, source, target, ground, into, run, observer)
@@ -276,17 +273,21 @@ def _since(started: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def _check_directory(source: Place, found: Mounted) -> None:
-    from volferry.archive.commands import kind_command  # noqa: PLC0415
+def _place(helper: Helper, mounted: str, found: Mounted) -> Place:
+    """The directory to import. Raises EngineError where there is none: a link that somebody has made in the volume may lead to what is the helper's own."""
+    from volferry.archive.commands import real_path_command  # noqa: PLC0415
     from volferry.errors import CommandFailed  # noqa: PLC0415
+    from volferry.operations.places import Place  # noqa: PLC0415
     from volferry.operations.streams import run as run_there  # noqa: PLC0415
 
+    wanted = mounted if found.below in {"", "."} else f"{mounted}/{found.below}"
     try:
-        kind = run_there(source.helper, kind_command(source.directory), "looking")
+        path = os.fsdecode(run_there(helper, real_path_command(wanted), "looking"))
     except CommandFailed as error:
-        raise EngineError(f"there is no {found.name}") from error
-    if kind != b"d":
-        raise EngineError(f"{found.name} is no directory")
+        raise EngineError(f"there is no directory {found.name}") from error
+    if path != mounted and not path.startswith(f"{mounted}/"):
+        raise EngineError(f"{found.name} leads out of what is mounted there: name the path that it leads to")
+    return Place(helper, path)
 
 
 def _copied(
