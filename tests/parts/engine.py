@@ -179,6 +179,16 @@ class PrivateEngine:
             self._end_dockerd()
             self._crashed = True
 
+    def terminate(self) -> None:
+        """End dockerd as the machine's own `systemctl stop` does: it stops the containers, and those that it knows to restart come with the next start."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._end_dockerd()
+            self._process = None
+
     def pull_the_plug(self) -> None:
         """End all of it at once, as a power failure would: dockerd, its own programs, and what runs in containers."""
         self.kill()
