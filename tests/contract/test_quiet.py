@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,7 +16,9 @@ from volferry.engine.events import Watch
 from volferry.engine.helper import HelperSettings, open_helper
 from volferry.engine.image import helper_image
 from volferry.engine.volumes import find_volume
-from volferry.errors import HelperDied
+from volferry.errors import HelperDied, HookFailed
+from volferry.labels import ContainerCommand
+from volferry.operations.hooks import run_hook
 from volferry.run import begin_run
 
 if TYPE_CHECKING:
@@ -92,6 +95,28 @@ def test_a_command_whose_connection_is_cut_says_what_may_have_done_it(helper: He
     assert process.read(100) == b""
     with pytest.raises(HelperDied, match="if a proxy between volferry and the engine ends quiet connections"):
         process.wait()
+
+
+def test_a_hook_that_is_silent_for_long_is_waited_for(client: Engine, proxy: QuietProxy) -> None:
+    image = helper_image(client, configured=None, own_container_image=None)
+    app = client.api.create_container(
+        image, ["sh", "-c", "while :; do sleep 1; done"], stop_signal="SIGKILL"
+    )["Id"]
+    client.api.start(app)
+
+    def command(line: str, **more: Any) -> ContainerCommand:
+        return ContainerCommand("app", app, ("sh", "-c", line), **more)
+
+    try:
+        run_hook(client, "pre", command(f"sleep {SILENT_SECONDS}; : >/done"), {})
+        assert proxy.cut
+        run_hook(client, "pre", command("test -e /done"), {})
+        with pytest.raises(HookFailed, match="status 7"):
+            run_hook(client, "pre", command(f"sleep {SILENT_SECONDS}; exit 7"), {})
+        with pytest.raises(HookFailed, match="longer than its timeout"):
+            run_hook(client, "pre", command("sleep 60", timeout=timedelta(seconds=SILENT_SECONDS)), {})
+    finally:
+        client.api.remove_container(app, force=True)
 
 
 def test_events_are_followed_after_their_connection_was_cut(client: Engine, proxy: QuietProxy) -> None:

@@ -36,13 +36,16 @@ def run_in_container(
     environment: Mapping[str, str],
     on_stdout: Callable[[bytes], object],
     on_stderr: Callable[[bytes], None],
+    whole: bool = True,
 ) -> int:
-    """Its exit status, after all of its output was delivered: stdout as bytes, stderr line by line.
+    """Its exit status, after all of its output was delivered: stdout as bytes, stderr line by line. Without `whole`, the rest of it may be lost: where the connection is
+    cut, as by a proxy that ends quiet ones, the command is waited for all the same.
 
     Raises NotRunning where the container is off or gone, EngineError where it cannot be run, its output is cut off, or it takes longer than it may; nothing ends it then: an
     engine has no call for that.
     """
     what = f"running {command.label or 'a command'} in container {command.container}"
+    began = time.monotonic()
     lines = LineSplitter(on_stderr)
     late = threading.Event()
     with translated(what), _told(what, command):
@@ -75,7 +78,9 @@ def run_in_container(
         status = _status(engine, exec_id, what)
     except EngineUnreachable as error:  # it has run, and may have ended well: it is not to be run again
         raise EngineError(f"{what}: how it ended is not known: {error}") from error
-    if cut_off or status is None:
+    if status is None and not whole:
+        status = _awaited(engine, exec_id, command, what, began)
+    if (cut_off and whole) or status is None:
         raise EngineError(
             f"{what}: its output is cut off: the container or the engine has ended, or a proxy between volferry and the engine ends quiet connections: raise its timeout"
         )
@@ -174,6 +179,19 @@ def _read(raw: Any, size: int) -> bytes:
         return bytes(raw.read(size))
     except (OSError, HTTPError) as error:  # the connection broke
         raise _CutOffError from error
+
+
+def _awaited(engine: Engine, exec_id: str, command: ContainerCommand, what: str, began: float) -> int:
+    """Its exit status, once it has ended. Raises EngineError where it takes longer than its timeout, or the engine does not answer any longer."""
+    while True:
+        try:
+            status = _status(engine, exec_id, what)
+        except EngineUnreachable as error:
+            raise EngineError(f"{what}: how it ended is not known: {error}") from error
+        if status is not None:
+            return status
+        if command.timeout and time.monotonic() - began > command.timeout.total_seconds():
+            raise EngineError(f"{what}: it took longer than its timeout, {command.timeout}")
 
 
 def _status(engine: Engine, exec_id: str, what: str) -> int | None:

@@ -194,6 +194,7 @@ def run_hook(engine: Engine, when: str, command: ContainerCommand, environment: 
             environment=environment,
             on_stdout=lambda _: None,
             on_stderr=lambda data: lines.extend(data.splitlines()),
+            whole=False,
         )
     except EngineUnreachable:
         raise
