@@ -14,6 +14,7 @@ _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 120
 _LONGER_SECONDS = 30
 _ATTEMPTS = 3
+_NO_MANAGER = "This node is not a swarm manager"  # as Docker says it
 # Docker's states of a task that may have a container which runs.
 _AT_WORK = {"assigned", "accepted", "preparing", "ready", "starting", "running"}
 
@@ -93,3 +94,17 @@ def _service(engine: Engine, service: str) -> Any:
             return engine.api.inspect_service(service)
         except docker.errors.NotFound:
             return None
+        except docker.errors.APIError as error:
+            if _NO_MANAGER not in str(error.explanation):
+                raise
+            name = _name_of(engine, service)
+            raise EngineError(
+                f"Swarm service {name} cannot be scaled from this node, which is no manager: use quiesce = pause for its volumes here"
+            ) from error
+
+
+def _name_of(engine: Engine, service: str) -> str:
+    """As its containers here say, where only a manager could be asked."""
+    found = engine.api.containers(filters={"label": f"com.docker.swarm.service.id={service}"})
+    names = [(each.get("Labels") or {}).get("com.docker.swarm.service.name") for each in found]
+    return next((str(name) for name in names if name), service)
