@@ -154,7 +154,8 @@ class Config(Section, frozen=True):
         the defaults; key by key. Raises ConfigError.
         """
         whole, others = speakers(volume)
-        sources = [settings_of_labels(self.labels.heard(volume.labels), of=f"volume {volume.name}")]
+        labels = self.labels.heard(volume.labels)
+        sources = [settings_of_labels(labels, of=f"volume {volume.name}", of_volume=True)]
         sources += [self._said_by(use) for use in whole]
         sources += [only_adding(self._said_by(use)) for use in others]
         sources += [rule for rule in reversed(self.rules) if rule.fits(volume)]

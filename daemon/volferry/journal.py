@@ -223,7 +223,7 @@ def unreadable_journals(state_directory: Path) -> list[Unreadable]:
 
 def forget(state_directory: Path, run_id: str) -> list[str]:
     """Removes the journals of a run that died. Returns the names of what they had down. Raises VolferryError where there are none, or the run lives."""
-    paths = journal_paths(state_directory, run_id)
+    paths = journal_paths(state_directory, run_id) if run_id else []
     if not paths:
         raise VolferryError(f"run {run_id} has left nothing down: `volferry status` lists what is")
     if is_alive(state_directory, run_id):

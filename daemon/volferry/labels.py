@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -92,11 +92,17 @@ class Dump:
     state: str = "running"  # of its container, in Docker's words
 
 
-def settings_of_labels(labels: Mapping[str, str], *, of: str) -> VolumeSettings:
+def settings_of_labels(labels: Mapping[str, str], *, of: str, of_volume: bool = False) -> VolumeSettings:
     """What they say of a volume. Raises ConfigError that names `of`, the volume or container, also for a label that has no
-    meaning.
+    meaning, or none there: commands are of containers.
     """
     _check_known(labels, of=of)
+    keep_of_labels(labels, of=of)
+    for label in labels if of_volume else ():
+        if label.startswith((_HOOK, f"{_DUMP}.")) or label == _DUMP:
+            raise ConfigError(
+                f"{of}: label {label} is for a container: give it to the one in which the command is to be run"
+            )
     exclude = labels.get("volferry.exclude")
     quiesce = labels.get("volferry.quiesce")
     if quiesce not in {None, "none", "pause", "stop"}:
@@ -285,9 +291,13 @@ def _schedule(labels: Mapping[str, str], *, of: str) -> Schedule | None:
     if "volferry.schedule" not in labels:
         return None
     try:
-        return Schedule.of_document(labels["volferry.schedule"])
+        schedule = Schedule.of_document(labels["volferry.schedule"])
     except ValueError as error:
         raise ConfigError(f"{of}: label volferry.schedule: {error}") from error
+    for part in schedule.parts:
+        if Schedule(part).after(datetime.now(UTC), UTC) is None:
+            raise ConfigError(f"{of}: label volferry.schedule: {part!r} never comes: there is no such day")
+    return schedule
 
 
 def _span(labels: Mapping[str, str], label: str, *, of: str) -> Span | None:

@@ -90,7 +90,11 @@ def _named(project: str, start: str, newest_first: list[BackupSet]) -> BackupSet
     found = [each for each in newest_first if each.id.startswith(start)]
     if not found:
         ids = ", ".join(each.id for each in newest_first[:_MOST_NAMED])
-        there = f"its newest are {ids}" if ids else "it has none: restore its volumes one by one"
+        there = (
+            f"its newest are {ids}"
+            if ids
+            else f"it has none; `volferry restore --project {project}` restores the newest backup of each of its volumes"
+        )
         raise NoSuchBackup(f"compose project {project!r} has no set {start!r}: {there}")
     if len(found) > 1:
         ids = ", ".join(each.id for each in found[:_MOST_NAMED])

@@ -105,3 +105,11 @@ def test_what_an_engine_is_told_of_a_standstill_is_read_as_stopped() -> None:
     for text in ("", "[1]", '[{"action": "hook"}]', text_of([Halt("hook", "", "x", 0, "")])):
         with pytest.raises(ValueError, match=r"\w"):
             halts_of(text)
+
+
+def test_no_run_at_all_is_none_that_can_be_forgotten(tmp_path: Path) -> None:
+    """As a variable of a script that is not set."""
+    path = left(tmp_path)
+    with pytest.raises(VolferryError, match="has left nothing down"):
+        forget(tmp_path, "")
+    assert path.exists()

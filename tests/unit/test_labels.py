@@ -407,3 +407,20 @@ class TestLimitsOfStandingStill:
     def test_a_service_may_stand_still_for_a_second_at_least(self) -> None:
         with pytest.raises(ConfigError, match=r"volferry\.max-downtime: it should be 1s at least"):
             settings_of_labels({"volferry.max-downtime": "0s"}, of="volume x")
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "said"),
+    [
+        ("keep.dayly", "3", "keep.dayly"),
+        ("keep.daily", "x", "keep.daily"),
+        ("keep.daily", "-5", "keep.daily"),
+        ("hook.pre", "true", "label volferry.hook.pre is for a container"),
+        ("dump", "pg_dump", "label volferry.dump is for a container"),
+        ("dump.all.user", "postgres", "is for a container"),
+        ("schedule", "0 0 31 2 *", "never comes"),
+    ],
+)
+def test_a_label_of_a_volume_that_can_mean_nothing_is_an_error(label: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        CONFIG.settings_of(volume(**{label: value}))

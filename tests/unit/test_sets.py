@@ -111,7 +111,9 @@ def test_a_set_is_named_by_the_beginning_of_its_id() -> None:
 def test_a_project_without_backups_is_an_error_that_names_others() -> None:
     with pytest.raises(NoSuchBackup, match="there are some of shop"):
         choose("shopp", None, dict([made("db", 1)]))
-    with pytest.raises(NoSuchBackup, match="it has none: restore its volumes one by one"):
+    with pytest.raises(
+        NoSuchBackup, match="it has none; `volferry restore --project shop` restores the newest"
+    ):
         choose("shop", "2026", dict([made("db", 1)]))
 
 

@@ -68,7 +68,7 @@ def test_a_run_that_lives_has_left_nothing(tmp_path: Path) -> None:
         ("pause", "container db is still paused, since "),
         ("stop", "container db is still stopped, since "),
         ("scale", "Swarm service db is still scaled to 0, since "),
-        ("hook", "hook db is still to be run: "),
+        ("hook", "hook post of db is still to be run: "),
     ],
 )
 def test_each_is_named_with_the_run_and_the_commands_that_bring_it_back(

@@ -108,7 +108,7 @@ class Command:
         if stalled:
             said = f" (it said last: {self._last})" if self._last else ""
             return Done(code, document, f"{stalled}, and was ended{said}", stalled=True)
-        return Done(code, document, self._last or f"exit code {code}")
+        return Done(code, document, self._last or _how(code))
 
     def _watch(self, reader: threading.Thread) -> str:
         """Until it ends, or gets nowhere any longer: then what is to be said of that."""
@@ -154,6 +154,11 @@ class Command:
         assert self.process.stdout  # noqa: S101 -- it is a pipe
         with self.process.stdout as printed:
             self._printed.append(printed.read())
+
+
+def _how(code: int) -> str:
+    """Of a command that has said nothing."""
+    return f"exit code {code}" if code >= 0 else f"it was killed by {signal.Signals(-code).name}"
 
 
 def _now() -> float:

@@ -95,7 +95,7 @@ def down_line(down: Down, history: History) -> str:
     if down.action == "journal":
         return f"volferry: journal {down.name}: nothing of it is brought back: {down.error}; look at what it names, then `volferry recover --forget {down.run}`"
     if down.action == "hook":
-        return f"volferry: hook {down.name}{where} is still to be run: {run}, which began it at {since}, was killed: {_BRINGS_BACK} runs it"
+        return f"volferry: hook post of {down.name}{where} is still to be run: {run}, which began it at {since}, was killed: {_BRINGS_BACK} runs it"
     subject = f"{'Swarm service' if down.action == 'scale' else 'container'} {down.name}{where}"
     state = {"pause": "paused", "stop": "stopped", "scale": "scaled to 0"}[down.action]
     if down.error:

@@ -9,6 +9,7 @@ import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption
 from volferry.cli.session import Session, print_json, say
+from volferry.errors import UsageError
 
 _PATIENCE_SECONDS = 60.0
 
@@ -30,6 +31,8 @@ def recover(
     """Bring back services that an interrupted run has left stopped. At boot, and whenever `volferry status` names one."""
     session = Session.load(config=config, engine=engine)
     if forget is not None:
+        if not forget.strip():
+            raise UsageError("--forget is empty: it takes the id of a run, as `volferry status` names it")
         return _forget(session, forget, json=json)
     found = session.recovery(say, patience_seconds=_PATIENCE_SECONDS, of_others=True)
     for each in found.left:
@@ -50,6 +53,6 @@ def _forget(session: Session, run: str, *, json: bool) -> int:
     if json:
         print_json({"forgotten": names})
     else:
-        what = ", ".join(names) or "nothing that can be named"
+        what = ", ".join(dict.fromkeys(names)) or "nothing that can be named"
         print(f"forgotten, and left as it is: {what}, of run {run}")
     return 0

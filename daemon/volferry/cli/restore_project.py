@@ -133,5 +133,5 @@ def _check_targets(session: Session, run: Run, refs: list[BackupRef], *, replace
     if full:
         holds = "holds" if len(full) == 1 else "hold"
         raise VolumeNotEmpty(
-            f"{', '.join(full)} {holds} data: nothing was restored; --replace puts the backups in its place"
+            f"{', '.join(full)} {holds} data: nothing was restored; --replace puts the backups in their place"
         )

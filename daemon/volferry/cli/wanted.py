@@ -44,8 +44,8 @@ class Wanted:
     post: list[ContainerCommand]
     on_error: list[ContainerCommand]
     dumps: list[Dump]
-    max_downtime: timedelta
-    young: timedelta  # containers that run for less are not stopped
+    max_downtime: timedelta | None  # None where nobody says it
+    young: timedelta | None  # containers that run for less are not stopped; None where nobody says it
     by_project: bool = False  # together with all volumes of its compose project
 
 
@@ -90,8 +90,10 @@ def wanted_of(
         post=hooks_of(running, "post"),
         on_error=hooks_of(running, "on-error"),
         dumps=dumps_of(volume.name, uses),
-        max_downtime=(settings.max_downtime or MAX_DOWNTIME).delta,
-        young=(settings.quiesce_after or QUIESCE_AFTER).delta if scheduled else timedelta(),
+        max_downtime=settings.max_downtime.delta if settings.max_downtime else None,
+        young=(settings.quiesce_after.delta if settings.quiesce_after else None)
+        if scheduled
+        else timedelta(),
         by_project=settings.group == "project",
     )
 
@@ -107,13 +109,16 @@ class WantedTogether:
 
     @classmethod
     def of(cls, wanted: Iterable[Wanted]) -> WantedTogether:
-        """The strictest of each."""
-        found = list(wanted)
+        """The strictest of each that anybody says, by volumes whose writers are to stand still."""
+        every = list(wanted)
+        found = [each for each in every if each.quiesce != "none"] or every
+        spans = [each.max_downtime for each in found if each.max_downtime is not None]
+        young = [each.young for each in found if each.young is not None]
         return cls(
             quiesce=max((each.quiesce for each in found), key=_BY_STRICTNESS.index),
             warm=any(each.warm for each in found),
-            max_downtime=min(each.max_downtime for each in found),
-            young=max(each.young for each in found),
+            max_downtime=min(spans, default=MAX_DOWNTIME.delta),
+            young=max(young, default=QUIESCE_AFTER.delta),
         )
 
 

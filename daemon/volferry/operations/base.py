@@ -142,6 +142,7 @@ def find_base(
             newest = {}
     # Of packs that only dead runs knew, those that are whole; of the others, only what the newest backup keeps.
     first_id = base.newest or ""
+    goes_on = False
     young = _young_packs(condition, repository.store.now()) if checkpoints else frozenset()
     for checkpoint in checkpoints:
         usable = {
@@ -155,7 +156,8 @@ def find_base(
             continue
         try:
             base.add(checkpoint, usable, reuse_groups=checkpoint.excludes == excludes)
-            if checkpoint.directory.name not in own:
+            if checkpoint.directory.name not in own and not goes_on:
+                goes_on = True
                 observer.note("going on from where an interrupted run ended")
         except (ValueError, OSError) as error:
             observer.note(f"what an interrupted run has left cannot be used: {error}")

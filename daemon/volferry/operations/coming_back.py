@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from volferry.journal import Halt, Journal
 
 HEALTHY_SECONDS = 60
+HOOK_OF = "hook post of "  # how one that is still to be run is named
 STEADY_SECONDS = 3.0  # so long must one without a health check run before it is taken for up
 LONGER_SECONDS = 2
 _SUCCESSOR_SECONDS = 30  # so long is waited for what takes the place of a container that is gone
@@ -51,6 +52,8 @@ class NotBack:
 
     @property
     def text(self) -> str:
+        if self.name.startswith(HOOK_OF):
+            return f"{self.name} is still to be run: {self.error}"
         return f"{self.name} is not up again: {self.error}"
 
 
@@ -382,7 +385,7 @@ class ComingBack:
             if halt.error and halt.error not in self._said:
                 self._said.add(halt.error)
                 self.note(
-                    f"{halt.name} could not be brought back yet: {halt.error}; it is tried again, for up to {patience_seconds / 60:.0f} min"
+                    f"{halt.name} could not be brought back yet: {halt.error}; it is tried again, for up to {_span_text(patience_seconds)}"
                 )
 
 
@@ -395,3 +398,7 @@ def why_down(halt: Halt, run_id: str) -> str:
 
 def _ended(container: Container) -> str:
     return f"it has ended with status {container.exit_code} after it was started"
+
+
+def _span_text(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -16,7 +16,7 @@ from volferry.errors import EngineError, EngineUnreachable, HookFailed, Volferry
 from volferry.host_command import run_on_host
 from volferry.interrupts import Impatience, held_back
 from volferry.journal import Halt
-from volferry.operations.coming_back import HEALTHY_SECONDS, NotBack
+from volferry.operations.coming_back import HEALTHY_SECONDS, HOOK_OF, NotBack
 from volferry.operations.retrying import pauses, quiet
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Hooks:
 
     def _leave(self, halt: Halt, error: EngineError) -> None:
         self._write(replace(halt, error=str(error)))
-        left = NotBack(self.journal.run_id, f"hook post of {halt.name}", str(error))
+        left = NotBack(self.journal.run_id, f"{HOOK_OF}{halt.name}", str(error))
         self.down.append(left)
         self.problems.append(f"{left.name} is still to be run: {error}")
 

@@ -11,7 +11,7 @@ from volferry.engine.helper import remove_container
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError, HookFailed, VolferryError
 from volferry.journal import Journal, Unwritten, halts_of, journals_of_the_dead, unreadable_journals
-from volferry.operations.coming_back import ComingBack, NotBack
+from volferry.operations.coming_back import HOOK_OF, ComingBack, NotBack
 from volferry.operations.hooks import run_host_hook, run_post, volumes_of
 from volferry.operations.retrying import quiet
 
@@ -142,7 +142,9 @@ class Recovery:
         if stopped:
             self.note(f"bringing back what an interrupted run had stopped: {_names(stopped)}")
         if hooks:
-            self.note(f"running what an interrupted run had left to be run after it: {_names(hooks)}")
+            self.note(
+                f"running hooks that an interrupted run had left to be run after it: post of {_names(hooks)}"
+            )
         coming = ComingBack(engine, stopped, journal, self.note, sure=False)
         coming.start(self.patience_seconds)
         left = coming.await_up()
@@ -153,7 +155,7 @@ class Recovery:
             except HookFailed as error:
                 self.note(str(error))
             except VolferryError as error:
-                left.append(NotBack(journal.run_id, f"hook post of {halt.name}", str(error)))
+                left.append(NotBack(journal.run_id, f"{HOOK_OF}{halt.name}", str(error)))
                 continue
             _write(journal, replace(halt, state="over"))
         journal.end(over=not left)
