@@ -271,6 +271,8 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> C
     for key, value in changes.items():
         if not value:
             raise ConfigError(f"--{key} is empty")
+    if "store" in changes and (unknown := config.why_unknown(changes["store"])):
+        raise ConfigError(f"--store: {unknown}")
     return replace(config, **changes) if changes else config
 
 

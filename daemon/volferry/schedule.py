@@ -145,6 +145,10 @@ def _checked(part: str) -> None:
         if not parse_span(match[1]):
             raise ValueError(f"{part!r} is no time at all")
         return
+    if re.match(r"@?every\s+[-+\d]", lower):
+        raise ValueError(
+            f'{part!r} is no interval: use a span of minutes, hours, days or weeks, such as "every 6h"'
+        )
     if lower.startswith("@") and lower not in NICKNAMES:
         raise ValueError(f"{part!r} is not one of {', '.join(NICKNAMES)}, or @every 6h")
     _cron(part)

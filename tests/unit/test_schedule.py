@@ -249,6 +249,8 @@ def test_what_never_is_is_none() -> None:
         ("@dayly", "'@dayly' is not one of"),
         ("every 0m", "is no time at all"),
         ("every day", "has 2 fields"),
+        ("every 0s", "is no interval"),
+        ("every -5m", "is no interval"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, words: str) -> None:

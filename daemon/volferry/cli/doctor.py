@@ -43,6 +43,7 @@ def doctor(
     checks = [
         _Check("volferry", True, f"{__version__}, Python {sys.version.split()[0]}"),
         _tried("engine", lambda: _engine(session)),
+        _tried("services", lambda: _services(session)),
         _tried("state directory", lambda: _state(session)),
         _tried("helper", lambda: _helper(session)),
         _tried("other volferrys", lambda: _others(session)),
@@ -93,6 +94,19 @@ def _engine(session: Session) -> tuple[str, tuple[str, ...]]:
         f"Docker {session.engine.version} at {session.engine.url}, host name in the store: {session.host}"
     )
     return detail, tuple(notes)
+
+
+def _services(session: Session) -> str:
+    """Whether an interrupted run has left anything stopped."""
+    from volferry.operations.still_down import still_down  # noqa: PLC0415
+
+    down = still_down(session.config.state_dir, session.engine)
+    if not down:
+        return "no interrupted run has left anything stopped"
+    names = ", ".join(dict.fromkeys(each.name for each in down))
+    raise VolferryError(
+        f"an interrupted run has left this undone: {names}: `volferry status` says what, `volferry recover` does it"
+    )
 
 
 def _state(session: Session) -> str:

@@ -70,7 +70,7 @@ def labels_note(original: Volume, volume: Volume) -> str | None:
     left = sorted(original.labels.keys() - volume.labels.keys() - {ANONYMOUS_LABEL})
     if not left:
         return None
-    return f"volume {volume.name} is not what its labels were for, and is made without {_named(left)}: --labels all copies them"
+    return f"volume {volume.name} is made without {_named(left)}, labels that belong to the volume that was backed up: --labels all copies them"
 
 
 def options_note(original: Volume) -> str:
