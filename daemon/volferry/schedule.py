@@ -38,6 +38,11 @@ class Schedule(str):
     def parts(self) -> list[str]:
         return [part.strip() for part in self.split(";") if part.strip()]
 
+    @property
+    def is_interval(self) -> bool:
+        """Whether all of it counts from the newest backup."""
+        return all(_INTERVAL.fullmatch(part.lower()) for part in self.parts)
+
     def after(self, time: datetime, zone: tzinfo) -> datetime | None:
         """The first instant after `time`, which has a time zone, by the clock of `zone`, in UTC; None where there will be none, as for
         30 February. An interval counts from `time`.

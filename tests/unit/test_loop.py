@@ -163,10 +163,20 @@ def test_volumes_that_belong_together_are_one_run_where_they_are_due_at_one_time
 def test_intervals_that_have_come_apart_by_a_moment_come_together_again() -> None:
     made = Made(volumes=[shared("db", "every 6h"), shared("files", "every 6h")])
     made.config = value_of({"daemon": {"jitter": "30m"}}, Config)
-    made.newest = {"db": NOW - timedelta(hours=6, minutes=50), "files": NOW - timedelta(hours=6, minutes=44)}
+    made.newest = {"db": NOW - timedelta(hours=6, minutes=50), "files": NOW - timedelta(hours=2, minutes=44)}
     for _ in range(3):
         made.after(minutes=30)
     assert made.together == [["db", "files"]]
+
+
+def test_one_that_fails_again_and_again_has_the_others_run_no_more_often() -> None:
+    made = Made(volumes=[shared("db", "every 6h"), shared("files", "every 6h")])
+    made.newest = dict.fromkeys(("db", "files"), NOW - timedelta(hours=7))
+    for _ in range(60):
+        made.after(minutes=5)
+        for volume in [*made.running]:
+            made.ends(volume, good=volume == "db", error="it is full")
+    assert [run.count("db") for run in made.together].count(1) == 1
 
 
 def test_no_two_runs_of_one_unit_take_place_at_a_time() -> None:

@@ -28,6 +28,7 @@ _LAST_RETRY = timedelta(hours=1)
 # What stops services is not tried more often than this before its next scheduled time: each try is an outage.
 _STOPPING_TRIES = 2
 _ON_TIME = timedelta(minutes=10)  # what begins later is outside of its schedule
+_NEAR = timedelta(minutes=2)  # so far apart, those of a unit wait for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,8 @@ class Agenda:
         jitter: timedelta = timedelta(),
     ) -> list[Appointment]:
         """The first one first. `newest` is when the newest backup of each volume began, `seen` when it was seen first."""
-        found = []
+        dues: list[tuple[Scheduled, datetime | None, Due, Due]] = []
+        earliest: dict[tuple[str, str], datetime] = {}  # of a unit with one interval
         now = moment.wall
         for each in scheduled:
             volume, schedule = each.volume, each.schedule
@@ -183,10 +185,19 @@ class Agenda:
             if ended is not None and (last is None or last < ended):
                 next_due = self._after(schedule, by_store, ended)
             if next_due is not None and by_store is not None:
-                planned = self._planned(each, next_due, jitter, now)
-                moving = self._why_moving(each, planned, now, first=last is None) if each.quiesces else ""
-                at = self._time_of(volume, planned, moment)
-                found.append(Appointment(volume, at, by_store.late, moving, each.unit or volume))
+                dues.append((each, last, by_store, next_due))
+                if each.unit and last is not None and schedule.is_interval:
+                    key = each.unit, str(schedule)
+                    earliest[key] = min(next_due.at, earliest.get(key, next_due.at))
+        found = []
+        for each, last, by_store, next_due in dues:
+            at = earliest.get((each.unit, str(each.schedule))) if last is not None else None
+            # Those that have come apart come together again, unless it was backed up since the other one was due.
+            begins = Due(at, by_store.late) if at is not None and last is not None and last < at else next_due
+            planned = self._planned(each, begins, jitter, now)
+            moving = self._why_moving(each, planned, now, first=last is None) if each.quiesces else ""
+            at = self._time_of(each.volume, planned, moment)
+            found.append(Appointment(each.volume, at, by_store.late, moving, each.unit or each.volume))
         return sorted(_together(found), key=lambda each: (each.at, each.volume))
 
     def _after(self, schedule: Schedule, first: Due | None, ended: datetime) -> Due | None:
@@ -242,7 +253,7 @@ def _together(appointments: Iterable[Appointment]) -> list[Appointment]:
     for group in groups.values():
         left = group
         while left:
-            near = [each for each in left if each.at - left[0].at <= _ON_TIME]
+            near = [each for each in left if each.at - left[0].at <= _NEAR]
             found += [replace(each, at=near[-1].at) for each in near]
             left = left[len(near) :]
     return found
