@@ -13,7 +13,7 @@ from volferry.cli.opened_store import OpenedStore
 from volferry.cli.session import Session, say
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.cli.wanted import candidate
-from volferry.errors import VolferryError, VolumeBusy, described, reason
+from volferry.errors import EngineError, VolferryError, VolumeBusy, described, reason
 from volferry.history import Record
 from volferry.units import units_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from volferry.model import BackupStats, Volume
     from volferry.operations.coming_back import NotBack
 
+_FILES = 1 << 15
 _FRESH_SECONDS = 5  # for so long, a list of containers is believed
 
 
@@ -115,7 +116,7 @@ def back_up(
 
 
 def _units(session: Session, volumes: Mapping[str, tuple[Volume, Wanted]]) -> list[list[Volume]]:
-    companies = {}
+    companies: dict[str, frozenset[str]] = {}
     if sum(wanted.quiesce == "stop" for _, wanted in volumes.values()) > 1:
         from volferry.engine.company import companies as companies_of  # noqa: PLC0415 -- docker-py is slow to import
 
@@ -123,7 +124,10 @@ def _units(session: Session, volumes: Mapping[str, tuple[Volume, Wanted]]) -> li
         ids = {
             use.container_id for volume in stopped for use in volume.uses if use.running and use.read_write
         }
-        companies = dict(companies_of(session.engine, ids)) if len(ids) > 1 else {}
+        with suppress(
+            EngineError
+        ):  # each unit says so itself; what is listed of containers is known all the same
+            companies = dict(companies_of(session.engine, ids)) if len(ids) > 1 else {}
     return units_of([candidate(volume, wanted, companies) for volume, wanted in volumes.values()])
 
 
@@ -163,11 +167,12 @@ def _unit_failed(
 
 
 def _allow_many_files() -> None:
-    """A volume of a unit takes about ten at a time, and the usual limit is for programs of another time."""
+    """A volume of a unit takes about ten at a time, and the usual limit is for programs of another time. Not more: programs that hooks run may close each that they could have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _of_state_directory(session: Session, error: OSError) -> str:
