@@ -156,6 +156,7 @@ class StreamProcess:
         self._connecting = threading.Lock()  # held by whoever closes the connection, and whoever beats
         self._ended = ended
         self._closed = False
+        self._refused = False  # something that we wrote
         self._exec_id = exec_id
         self._connection = connection
         self._death = death
@@ -199,8 +200,9 @@ class StreamProcess:
         if self._failure is not None:
             raise HelperDied(f"the connection to the helper broke: {self._failure}") from self._failure
         status = self._status()
-        if status is None or status >= _KILLED:
-            # Was it the command that was killed, or the helper with it? That takes a moment to become known.
+        if status is None or status >= _KILLED or self._refused:
+            # Was it the command that ended, or the helper with it? That takes a moment to become known. Of a command that
+            # died with its helper some engines say 0; one that did its work has read what it was given.
             self._death.wait(DEATH_SECONDS)
         if self._death.happened:
             raise HelperDied(f"the helper ended before its work did: {self._death.reason}")
@@ -239,6 +241,7 @@ class StreamProcess:
         try:
             self._connection.sendall(data)
         except OSError as error:
+            self._refused = True
             raise InputRefused from error
 
     def _shut(self, how: int) -> None:
