@@ -15,6 +15,7 @@ import pytest
 
 from tests.parts.botocore_data import read_once
 from tests.parts.engine import PrivateEngine, private_engine
+from tests.parts.mount_namespace import enter_own
 from tests.parts.s3_servers import SERVERS, S3Server, Servers
 from tests.parts.sshd import Sshd, sshd_at
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 read_once()
+enter_own()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""A private Docker engine: a dockerd with its own data, socket and containerd, and nothing left of it afterwards.
+"""A private engine: Docker or Podman with its own data, socket and programs, and nothing left of it afterwards.
 
 `private_engine()` is for tests; `python -m tests.parts.engine run -- COMMAND…` gives one to a command, as DOCKER_HOST.
 """
@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +26,37 @@ if __name__ == "__main__":
 import docker
 from docker.errors import DockerException
 
+from tests.parts.editions import (
+    EDITIONS,
+    FIRST_SUBORDINATE,
+    Edition,
+    chosen_edition,
+    command_of,
+    environment_of,
+    make_settings,
+    root_of,
+)
+from tests.parts.engine_processes import (
+    ProcessesLeft,
+    end_processes,
+    engine_processes,
+    signal_all,
+    unmount_below,
+)
+from tests.parts.mount_namespace import enter_own
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 LOG_TAIL_BYTES = 3000
+MOUNT_NAMESPACE = Path(__file__).with_name("mount_namespace.py")
+PROJECT = Path(__file__).resolve().parents[2]
 # sun_path has 108 bytes, and dockerd puts its longest one, containerd-debug.sock, 35 bytes below the root
 LONGEST_ROOT = 70
-# containers, and containerd's shims, run below these; nothing else is ever found by its command line
-ENGINE_PROGRAMS = (b"dockerd", b"containerd")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -47,16 +65,16 @@ class EngineError(Exception):
 
 
 class PrivateEngine:
-    """One dockerd below `root`. Data outlives `stop()`, `kill()` and `restart()`; `remove()` ends it all."""
+    """One engine below `root`. Data outlives `stop()`, `kill()` and `restart()`; `remove()` ends it all."""
 
-    def __init__(self, root: Path, *options: str) -> None:
-        """`options` are more of dockerd's."""
+    def __init__(self, root: Path, *options: str, edition: Edition | None = None) -> None:
+        """`options` are more of dockerd's. By default, of the edition that the tests are run on."""
         if len(os.fsencode(root)) > LONGEST_ROOT:
             raise EngineError(f"{root}: too long for the sockets below it; at most {LONGEST_ROOT} bytes")
         self.root = root
-        self.data_root = root / "data"
+        self.edition = edition or chosen_edition()
         self.exec_root = root / "exec"
-        self.log = root / "dockerd.log"
+        self.log = root / "engine.log"
         self.docker_host = f"unix://{root}/docker.sock"
         self._pidfile = root / "docker.pid"
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +84,7 @@ class PrivateEngine:
     @classmethod
     def orphaned(cls, root: Path) -> PrivateEngine:
         """The engine at `root`, whose owner died. There is nothing to do with it but to `remove()` it."""
-        engine = cls(root)
+        engine = cls(root, edition=EDITIONS[(root / "edition").read_text()])
         engine._crashed = True
         return engine
 
@@ -74,60 +92,70 @@ class PrivateEngine:
         return f"PrivateEngine({str(self.root)!r})"
 
     @property
+    def data_root(self) -> Path:
+        """Where its volumes are, below `volumes`."""
+        own = f"{FIRST_SUBORDINATE}.{FIRST_SUBORDINATE}" if "userns-remap" in self.edition.settings else ""
+        return self.root / "data" / own
+
+    @property
     def pid(self) -> int:
-        """The process id of the running dockerd."""
+        """The process id of the running engine."""
         if self._process is None:
             raise EngineError(f"{self.root}: this engine is not running")
         return self._process.pid
 
     def start(self) -> None:
-        """Start dockerd and return once it answers. Containers of an earlier, killed one are ended by it."""
+        """Start the engine and return once it answers. Containers of an earlier, killed dockerd are ended by it."""
         if self._process is not None:
             raise EngineError(f"{self.root}: this engine is already running")
-        program = shutil.which("dockerd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-        if program is None:
-            raise EngineError("dockerd is missing; get it with: apt-get install docker.io")
         if os.geteuid() != 0:
-            raise EngineError("a private dockerd needs root")
-        # an explicit, empty file: /etc/docker/daemon.json is the machine's own
-        config = self.root / "daemon.json"
-        config.write_text("{}")
-        self._pidfile.unlink(missing_ok=True)
-        (self.root / "docker.sock").unlink(missing_ok=True)  # of a crash: nobody answers there
-        # after a crash its process may be a zombie that init has not reaped; dockerd would wait for that to answer
-        (self.exec_root / "containerd" / "containerd.pid").unlink(missing_ok=True)
-        command = [
-            program,
-            f"--config-file={config}",
-            f"--data-root={self.data_root}",
-            f"--exec-root={self.exec_root}",
-            f"--pidfile={self._pidfile}",
-            f"--host={self.docker_host}",
-            "--bridge=none",
-            "--iptables=false",
-            "--ip6tables=false",
-            *self._options,
+            raise EngineError("a private engine needs root")
+        root = root_of(self.edition.suite)
+        self._prepare(root)
+        namespace = [
+            str(each)
+            for each in (sys.executable, MOUNT_NAMESPACE, root, self.root / "etc", self.root / "run", "--")
         ]
+        if self.edition.suite is None:
+            namespace = []
+            if not shutil.which("dockerd", path=environment_of(self.edition, self.root)["PATH"]):
+                raise EngineError("dockerd is missing; get it with: apt-get install docker.io")
         with self.log.open("ab") as log:
             # a session of its own: Ctrl-C in a terminal must reach the tests, which then stop the engine
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*namespace, *command_of(self.edition, self.root, self._options)],
+                env=environment_of(self.edition, self.root),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             self._wait_until_it_answers()
         except BaseException:
-            self._end_dockerd()
+            self._end_engine()
             raise
         self._crashed = False
+
+    def _prepare(self, root: Path) -> None:
+        if not (self.root / "etc").exists():
+            (self.root / "edition").write_text(self.edition.name)
+            make_settings(root, self.edition, self.root)
+        self._pidfile.unlink(missing_ok=True)
+        (self.root / "docker.sock").unlink(missing_ok=True)  # of a crash: nobody answers there
+        # after a crash its process may be a zombie that init has not reaped; dockerd would wait for that to answer
+        (self.exec_root / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process is None or self._process.poll() is not None:
-                raise EngineError(f"dockerd ended at once; the end of its log:\n{self._log_tail()}")
+                raise EngineError(
+                    f"{self.edition.name} ended at once; the end of its log:\n{self._log_tail()}"
+                )
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f"dockerd did not answer within {START_SECONDS:.0f} s; the end of its log:\n{self._log_tail()}"
+                    f"{self.edition.name} did not answer within {START_SECONDS:.0f} s; the end of its log:\n{self._log_tail()}"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -156,7 +184,7 @@ class PrivateEngine:
         return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
 
     def stop(self) -> None:
-        """End all containers and dockerd, in order. Does nothing if it is not running."""
+        """End all containers and the engine, in order. Does nothing if it is not running."""
         if self._process is None:
             return
         # dockerd would give each container ten seconds to end by itself
@@ -170,34 +198,34 @@ class PrivateEngine:
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._end_dockerd()
+            self._end_engine()
         self._process = None
 
     def kill(self) -> None:
-        """End dockerd as a crash would: SIGKILL, containers go on running. Does nothing if it is not running."""
+        """End the engine as a crash would: SIGKILL, containers go on running. Does nothing if it is not running."""
         if self._process is not None:
-            self._end_dockerd()
+            self._end_engine()
             self._crashed = True
 
     def terminate(self) -> None:
-        """End dockerd as the machine's own `systemctl stop` does: it stops the containers, and those that it knows to restart come with the next start."""
+        """End the engine as the machine's own `systemctl stop` does: it stops the containers, and those that it knows to restart come with the next start."""
         if self._process is not None:
             self._process.terminate()
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                self._end_dockerd()
+                self._end_engine()
             self._process = None
 
     def pull_the_plug(self) -> None:
-        """End all of it at once, as a power failure would: dockerd, its own programs, and what runs in containers."""
+        """End all of it at once, as a power failure would: the engine, its own programs, and what runs in containers."""
         self.kill()
-        while processes := _engine_processes(self.root).all:
-            _signal(processes)
-        _unmount_below(self.exec_root)
+        while processes := engine_processes(self.root).all:
+            signal_all(processes)
+        unmount_below(self.exec_root)
         shutil.rmtree(self.exec_root, ignore_errors=True)  # as all of /run
 
-    def _end_dockerd(self) -> None:
+    def _end_engine(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -213,17 +241,22 @@ class PrivateEngine:
         if self._crashed:
             # dockerd itself knows best what a crash leaves outside its directory: control groups, shims' sockets.
             # It would give containers that still run ten seconds each.
-            _signal(_engine_processes(self.root).containers)
+            signal_all(engine_processes(self.root).containers)
             with contextlib.suppress(EngineError):
                 self.start()
         self.stop()
-        _end_processes(self.root)
-        _unmount_below(self.root)
+        try:
+            end_processes(self.root)
+        except ProcessesLeft as error:
+            raise EngineError(str(error)) from error
+        unmount_below(self.root)
         shutil.rmtree(self.root)
 
 
 @contextlib.contextmanager
-def private_engine(root: Path | None = None, *options: str) -> Iterator[PrivateEngine]:
+def private_engine(
+    root: Path | None = None, *options: str, edition: Edition | None = None
+) -> Iterator[PrivateEngine]:
     """A running engine below `root` (default: a new directory), removed at the end whatever happens.
 
     `root` must not exist yet, or be empty: it is removed as well. Should this process be killed, a keeper process
@@ -237,7 +270,7 @@ def private_engine(root: Path | None = None, *options: str) -> Iterator[PrivateE
             raise EngineError(f"{root}: not empty; a private engine removes its directory at the end")
     root = root.resolve()
     try:
-        engine = PrivateEngine(root, *options)
+        engine = PrivateEngine(root, *options, edition=edition)
     except EngineError:
         root.rmdir()
         raise
@@ -253,9 +286,10 @@ def private_engine(root: Path | None = None, *options: str) -> Iterator[PrivateE
 @contextlib.contextmanager
 def _kept(root: Path) -> Iterator[None]:
     """Have a process of its own session remove `root` when this one dies without having done so."""
-    # started by path, so that it depends on neither the working directory nor PYTHONPATH
-    command = [sys.executable, str(Path(__file__).resolve()), "keep", str(root)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+    command = [sys.executable, "-m", "tests.parts.engine", "keep", str(root)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+    ):
         # the pipe's end is what the keeper waits for; leaving this block closes it, and so does dying
         yield
 
@@ -272,79 +306,6 @@ def _interrupts_held_back() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@dataclass(frozen=True, slots=True)
-class _Processes:
-    """Process ids of an engine's own programs, and of what runs in its containers."""
-
-    programs: frozenset[int]
-    containers: frozenset[int]
-
-    @property
-    def all(self) -> frozenset[int]:
-        return self.programs | self.containers
-
-
-def _signal(pids: Iterable[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _end_processes(root: Path) -> None:
-    """SIGKILL all that runs for the engine at `root`: a killed dockerd leaves shims and containers behind."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while True:
-        processes = _engine_processes(root)
-        left = processes.all
-        if not left:
-            return
-        if time.monotonic() > deadline:
-            raise EngineError(f"{root}: processes that do not end: {sorted(left)}")
-        _signal(left)
-        time.sleep(POLL_SECONDS)
-
-
-def _engine_processes(root: Path) -> _Processes:
-    """The engine's own programs, which name `root` in their command line, and all processes below them."""
-    mark = os.fsencode(root) + b"/"
-    children: dict[int, list[int]] = {}
-    programs: set[int] = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            # the fields after the program's name, which may hold blanks and parentheses; see proc(5)
-            state, parent = (entry / "stat").read_bytes().rpartition(b")")[2].split()[:2]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if state == b"Z":
-            continue
-        children.setdefault(int(parent), []).append(int(entry.name))
-        program = arguments[0].rpartition(b"/")[2]
-        if program.startswith(ENGINE_PROGRAMS) and any(mark in argument for argument in arguments):
-            programs.add(int(entry.name))
-    below: set[int] = set()
-    pending = list(programs)
-    while pending:
-        for child in children.get(pending.pop(), []):
-            if child not in below:
-                below.add(child)
-                pending.append(child)
-    return _Processes(frozenset(programs), frozenset(below - programs))
-
-
-def _unmount_below(root: Path) -> None:
-    """Detach all mounts below `root`, the innermost first."""
-    mark = os.fsencode(root) + b"/"
-    # the fifth field, with blanks and the like as octal escapes; `root` never holds any. See proc(5)
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-    for mount in reversed(mounts):
-        if mount.startswith(mark):
-            target = mount.decode("unicode_escape").encode("latin-1")
-            subprocess.run(["umount", "--lazy", target], check=True)
 
 
 def _keep(root: Path) -> int:
@@ -414,6 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     keep.add_argument("root", type=Path)
     chosen = parser.parse_args(arguments)
+    enter_own()
     try:
         return _keep(chosen.root) if chosen.verb == "keep" else _run(chosen.command)
     except EngineError as error:

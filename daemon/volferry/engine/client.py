@@ -55,15 +55,27 @@ class Engine:
         self._ahead = _time_of(self.info, before) - datetime.now(UTC)
 
     @property
+    def is_podman(self) -> bool:
+        """Whether it is Podman, by its API for Docker's clients."""
+        return bool(self.info.get("BuildahVersion"))
+
+    @property
+    def product(self) -> str:
+        return f"{'Podman' if self.is_podman else 'Docker'} {self.version}"
+
+    @property
     def id(self) -> str:
         """What no other engine has, and this one keeps. Its ID alone is that of its machine before Docker 23."""
-        parts = [str(self.info.get(key) or "") for key in ("ID", "Name", "DockerRootDir")]
+        own = "podman" if self.is_podman else str(self.info.get("ID") or "")
+        parts = [own, *(str(self.info.get(key) or "") for key in ("Name", "DockerRootDir"))]
         return " ".join(parts) if any(parts) else self.url
 
     @property
     def docker_id(self) -> str:
-        """That stays when the machine gets another name. Empty if the engine does not say it, as through some proxies."""
-        return str(self.info.get("ID") or "")
+        """That stays when the machine gets another name. Empty if the engine does not say it: through some proxies, and Podman, which makes up
+        another one for each answer.
+        """
+        return "" if self.is_podman else str(self.info.get("ID") or "")
 
     @property
     def name(self) -> str:

@@ -395,6 +395,8 @@ def _create_helper(
         environment={"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
         labels=labels,
         stdin_open=True,
+        # Podman waits so long before it kills what is to be removed, and a shell that is a first process heeds no SIGTERM.
+        stop_timeout=0,
         healthcheck={"test": ["NONE"]},
         host_config=host_config,
     )
