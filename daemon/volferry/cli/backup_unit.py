@@ -208,7 +208,7 @@ def _part(
         helper,
         BackupSettings(
             host=session.host,
-            engine=f"{session.engine.name}, Docker {session.engine.version}",
+            engine=f"{session.engine.name}, {session.engine.product}",
             compression_level=session.config.compression,
             excludes=wanted.excludes,
             one_file_system=wanted.one_file_system,

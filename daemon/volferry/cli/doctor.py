@@ -84,15 +84,13 @@ def _engine(session: Session) -> tuple[str, tuple[str, ...]]:
 
     api_version = str(session.engine.api.version().get("ApiVersion", "0.0"))
     if tuple(int(part) for part in api_version.split(".")) < _OLDEST_API:
-        raise VolferryError(f"Docker {session.engine.version} is too old: 20.10 or later is needed")
+        raise VolferryError(f"{session.engine.product} is too old: Docker 20.10 or Podman 5 is needed")
     notes: list[str] = []
     try:
         check_own_container(session.engine, own_container(session.engine))
     except EngineError as error:
         notes.append(str(error))
-    detail = (
-        f"Docker {session.engine.version} at {session.engine.url}, host name in the store: {session.host}"
-    )
+    detail = f"{session.engine.product} at {session.engine.url}, host name in the store: {session.host}"
     return detail, tuple(notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import docker.errors
@@ -26,7 +27,21 @@ _NOT_REGULAR = 1 << 31 | 1 << 27 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 
 
 
 def kind_of_path(engine: Engine, image: str, path: str) -> Kind | None:
-    """None if there is nothing. A container that would mount it is made, and removed."""
+    """None if there is nothing. A container that would mount it is made, and removed; it never runs.
+
+    Podman makes a directory that is missing (`compat/containers_create.go`, "Make mount points for compat volumes"): there the container would mount
+    the machine's root, which is there already.
+    """
+    if engine.is_podman:
+        with _container(engine, image, "/") as container:
+            return kind_in_container(engine, container, _PLACE + path) if container else None
+    with _container(engine, image, path) as container:
+        return kind_in_container(engine, container, _PLACE) if container else None
+
+
+@contextmanager
+def _container(engine: Engine, image: str, path: str) -> Iterator[str | None]:
+    """The id of one that would mount the path; None if there is nothing."""
     api = engine.api
     with translated(f"looking for {path}"):
         try:
@@ -38,16 +53,20 @@ def kind_of_path(engine: Engine, image: str, path: str) -> Kind | None:
                 host_config=api.create_host_config(mounts=[Mount(_PLACE, path, type="bind", read_only=True)]),
             )
         except docker.errors.APIError as error:
-            if "does not exist" in explanation(error):
-                return None
-            raise
+            if not any(words in explanation(error) for words in ("does not exist", "not a directory")):
+                raise
+            found = None
+        if found is None:
+            yield None
+            return
         try:
-            return kind_in_container(engine, found["Id"], _PLACE)
+            yield found["Id"]
         finally:
             api.remove_container(found["Id"], force=True, v=True)
 
 
 def kind_in_container(engine: Engine, container: str, path: str) -> Kind | None:
+    """Links on the way are followed."""
     api = engine.api
     with translated(f"{path} in container {container[:12]}"):
         response = api.head(
@@ -57,7 +76,7 @@ def kind_in_container(engine: Engine, container: str, path: str) -> Kind | None:
         )
         if response.status_code == 404:
             return None
-        response.raise_for_status()
+        api._raise_for_status(response)  # noqa: SLF001
     stat = json.loads(base64.b64decode(response.headers["X-Docker-Container-Path-Stat"]))
     mode = int(stat["mode"])
     if mode & _DIRECTORY:

@@ -84,7 +84,8 @@ def _remove_older(engine: Engine, tag: str) -> None:
         (image.get("Created", 0), other)
         for image in engine.api.images(name=REPOSITORY)
         for other in image.get("RepoTags") or []
-        if other != tag
+        # Podman writes the registry of a short name before it: `docker.io/library/` or `localhost/`.
+        if other != tag and not other.endswith(f"/{tag}")
     ]
     for _, other in sorted(others, reverse=True)[_KEPT_IMAGES:]:
         try:
