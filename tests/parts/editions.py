@@ -26,7 +26,7 @@ NEWEST = "docker"
 MACHINE = "machine"  # the machine's own dockerd, whatever that is
 _KEPT = Path("/var/tmp/volferry-engine-roots")
 _NOT_NEEDED = ("doc", "man", "locale", "info", "bash-completion")
-_PACKAGES = "docker.io,docker-compose,podman,crun,runc,iptables,iproute2,uidmap,slirp4netns,rootlesskit,fuse-overlayfs,ca-certificates"
+_PACKAGES = "docker.io,docker-compose,podman,crun,runc,iptables,iproute2,uidmap,slirp4netns,rootlesskit,fuse-overlayfs,ca-certificates,nftables,procps"
 _MORE_PACKAGES = {
     "bookworm": "",
     "trixie": ",docker-cli,netavark,aardvark-dns,passt",

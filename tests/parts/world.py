@@ -86,7 +86,18 @@ class World:
         made = self.client.volumes.create(
             name or self.name(), driver="local", driver_opts=dict(options or {}), labels=dict(labels or {})
         )
+        if self.engine.edition.program == "podman" and not options:
+            self._use(str(made.name))
         return str(made.name)
+
+    def _use(self, volume: str) -> None:
+        """Podman gives a volume's directory to its first user: what a test writes there on the machine comes after that."""
+        user = self.client.containers.create(
+            self.image, ["cat"], volumes=[f"{volume}:/data"], network_mode="none"
+        )
+        user.start()
+        user.wait()
+        user.remove(force=True)
 
     def volume_at(self, directory: Path) -> str:
         """One whose data are there, for what is about many files: a test's own directory is the faster place."""
