@@ -16,7 +16,7 @@ import pytest
 from tests.parts.local_helper import LocalHelper, LocalVolume
 from tests.parts.mounts import as_nobody
 from volferry.archive.foreign_tar import ForeignTar, Strip
-from volferry.engine.image import PROGRAMS
+from volferry.engine.program_probes import PROGRAMS
 from volferry.errors import CommandFailed, PathExists, VolumeInUse
 from volferry.observer import Silent
 from volferry.operations.archive_members import ArchiveMembers

@@ -8,6 +8,7 @@ import docker.errors
 import pytest
 
 from volferry.engine import image
+from volferry.errors import HelperImageError
 
 if TYPE_CHECKING:
     from volferry.engine.client import Engine
@@ -23,7 +24,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.api = self
         self.found: dict[str, int] = {}
-        self.made = 0
+        self.made = self.tried = self.status = 0
 
     def inspect_image(self, tag: str) -> None:
         if tag not in self.found:
@@ -40,8 +41,23 @@ class FakeEngine:
             if tag.startswith(f"{name}:")
         ]
 
-    def remove_image(self, tag: str) -> None:
+    def remove_image(self, tag: str, **_: Any) -> None:
         del self.found[tag]
+
+    def create_host_config(self, **settings: Any) -> dict[str, Any]:
+        return settings
+
+    def create_container(self, _: str, **__: Any) -> dict[str, str]:
+        return {"Id": "tried"}
+
+    def start(self, _: str) -> None:
+        pass
+
+    def wait(self, _: str) -> dict[str, int]:
+        return {"StatusCode": self.status}
+
+    def remove_container(self, _: str, **__: Any) -> None:
+        self.tried += 1
 
 
 @pytest.fixture
@@ -69,3 +85,15 @@ def test_old_ones_go(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(10):
         wanted(engine, monkeypatch, str(number))
     assert set(engine.found) == {f"volferry-helper:{number}" for number in (7, 8, 9)}
+
+
+def test_one_that_does_not_run_is_not_left(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.status = 11
+    with pytest.raises(HelperImageError, match="its tar does not run in a container"):
+        wanted(engine, monkeypatch, "one")
+    assert engine.found == {}
+    assert engine.tried == 1
+    engine.status = 0
+    for _ in range(2):
+        wanted(engine, monkeypatch, "one")
+    assert engine.tried == 2, "an image that is there is not tried again"

@@ -114,20 +114,15 @@ def _state(session: Session) -> str:
 
 
 def _helper(session: Session) -> str:
-    """Starts one, with no volume, and runs each program that it needs."""
+    """Starts one, with no volume, and tries each program that it needs."""
     from volferry.engine.helper import open_helper  # noqa: PLC0415
-    from volferry.engine.image import PROGRAMS  # noqa: PLC0415
+    from volferry.engine.helper_programs import check_programs  # noqa: PLC0415
 
     with session.run() as run:
         session.reap(run)
         settings = session.helper_settings()
-        with open_helper(session.engine, run, settings, []) as helper:
-            script = " && ".join(f"command -v {program}" for program in PROGRAMS)
-            process = helper.start(["sh", "-c", script], on_stderr=lambda _: None)
-            while process.read(1 << 16):
-                pass
-            if process.wait():
-                raise VolferryError(f"image {settings.image} lacks one of {', '.join(PROGRAMS)}")
+        with open_helper(session.engine, run, settings, [], write=True) as helper:
+            check_programs(helper, settings.image)
             return f"image {settings.image}, channel: {helper.way}"
 
 

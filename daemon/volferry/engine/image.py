@@ -6,33 +6,52 @@ import importlib.util
 import io
 import os
 import platform
-import re
-import shutil
-import subprocess
+import secrets
 import sys
 import tarfile
 from hashlib import sha256
 from pathlib import Path
 
 import docker.errors
+from docker.types import LogConfig
 
-from volferry.engine.client import Engine, translated
-from volferry.engine.labels import IMAGE
-from volferry.errors import HelperImageError, reason
+from volferry.engine.client import Engine, explanation, translated
+from volferry.engine.host_programs import (
+    OTHER_WAY,
+    called_file,
+    candidates,
+    host_programs,
+    libraries,
+    loader_of,
+)
+from volferry.engine.labels import IMAGE, NOBODY, OWNER, ROLE, RUN
+from volferry.engine.program_probes import PROGRAMS
+from volferry.errors import HelperImageError
 
 REPOSITORY = "volferry-helper"
 # With these it can also say where a large file has changed; without, that is read whole.
 _PYTHON_HOME = "opt/volferry"  # as in our own image
+_PYTHON = f"{_PYTHON_HOME}/bin/python3"
 _KEPT_IMAGES = 2  # besides the one in use
-_VERSION = 5  # of how the image is made
-PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync", "chmod", "mkdir")
-_SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+_VERSION = 6  # of how the image is made
+# With each, that it starts and does something; the first status says which one does not.
+_FIRST_STATUS = 10
+_TRIES = {
+    "sh": "sh -c :",
+    "tar": "tar -c -f - -T /dev/null",
+    "find": "find / -maxdepth 0",
+    "sort": "sort",
+    "tr": "tr a b",
+    "zstd": "zstd -q -c",
+    "sleep": "sleep 0",
+    "sync": "sync -f /",
+    "chmod": "chmod 755 /spool",
+    "mkdir": "mkdir /spool/tried",
+}
 _MODULES = ("os.py", "struct.py", "types.py", "ctypes/__init__.py", "ctypes/_endian.py")
 _COMPILED = ("_ctypes", "_struct")  # or part of the interpreter itself
 _ENCODINGS = ("__init__", "aliases", "utf_8", "ascii", "latin_1")
-# What we use of them and other implementations lack.
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "aarch64"}
-_GNU = {"tar": "GNU tar", "find": "GNU findutils", "sort": "GNU coreutils"}
 
 
 def helper_image(engine: Engine, *, configured: str | None, own_container_image: str | None) -> str:
@@ -48,8 +67,7 @@ def helper_image(engine: Engine, *, configured: str | None, own_container_image:
                     ) from error
             return image
     _check_architecture(engine)
-    programs = _host_programs()
-    tag = f"{REPOSITORY}:{_fingerprint(programs | _python_files())}"
+    tag = f"{REPOSITORY}:{_fingerprint(_possible_programs() | _python_files())}"
     with translated("making the helper image"):
         try:
             engine.api.inspect_image(tag)
@@ -58,6 +76,7 @@ def helper_image(engine: Engine, *, configured: str | None, own_container_image:
             engine.api.import_image_from_data(
                 host_root_filesystem(), repository=name, tag=version, changes=[f"LABEL {IMAGE}=helper"]
             )
+            _check_runs(engine, tag)
             _remove_older(engine, tag)
     return tag
 
@@ -73,6 +92,41 @@ def _check_architecture(engine: Engine) -> None:
         raise HelperImageError(
             f"no helper image: {engine.url} is {there} and this machine is {here}; set helper.image to an image that is "
             f"there and has {', '.join(PROGRAMS)}"
+        )
+
+
+def _possible_programs() -> dict[str, Path]:
+    """Those among which `host_programs` chooses, which takes it a tenth of a second."""
+    return {f"{name} {path}": path.resolve() for name, paths in candidates().items() for path in paths}
+
+
+def _check_runs(engine: Engine, tag: str) -> None:
+    """Starts each of its programs once: one may need more of this machine than its libraries. Raises HelperImageError, and then the image is gone."""
+    tries = " ".join(
+        f"{_TRIES[name]} || exit {number};" for number, name in enumerate(PROGRAMS, _FIRST_STATUS)
+    )
+    found = engine.api.create_container(
+        tag,
+        command=["sh", "-c", f"exec </dev/null >/dev/null 2>&1; {tries}"],
+        labels={ROLE: "carrier", RUN: secrets.token_hex(6), OWNER: NOBODY},
+        environment={"LC_ALL": "C", "PATH": "/bin"},
+        network_disabled=True,
+        host_config=engine.api.create_host_config(network_mode="none", log_config=LogConfig(type="none")),
+    )
+    status, said = 0, ""
+    try:
+        engine.api.start(found["Id"])
+        status = int(engine.api.wait(found["Id"])["StatusCode"])
+    except docker.errors.APIError as error:
+        status, said = 1, f" ({explanation(error)})"
+    finally:
+        engine.api.remove_container(found["Id"], force=True, v=True)
+    if status:
+        engine.api.remove_image(tag, force=True)
+        number = status - _FIRST_STATUS
+        name = PROGRAMS[number] if 0 <= number < len(PROGRAMS) else "sh"
+        raise HelperImageError(
+            f"no helper image of this machine's programs: its {name} does not run in a container, for it needs more than its libraries{said}: {OTHER_WAY}"
         )
 
 
@@ -94,46 +148,16 @@ def _remove_older(engine: Engine, tag: str) -> None:
             continue
 
 
-def _host_programs() -> dict[str, Path]:
-    """The name of each program -> its file on this host."""
-    programs = {}
-    for name in PROGRAMS:
-        found = shutil.which(name, path=_SEARCH_PATH)
-        if found is None:
-            raise HelperImageError(
-                f"no helper image: this machine has no {name!r}; install it, or set helper.image to an image that has "
-                f"{', '.join(PROGRAMS)}"
-            )
-        programs[name] = Path(found).resolve()
-    return programs
-
-
-def _with_libraries(programs: dict[str, Path]) -> dict[str, Path]:
-    """Path in the image -> file on this host: the programs, and the libraries that `ldd` names."""
-    files = {f"bin/{name}": path for name, path in programs.items()}
-    for name, path in programs.items():
-        if name in _GNU and "GNU" not in _output([str(path), "--version"]):
-            raise HelperImageError(
-                f"no helper image: {path} is not {_GNU[name]}; set helper.image to an image that has it"
-            )
-        files |= _libraries(path)
-    return files
-
-
-def _libraries(path: Path) -> dict[str, Path]:
-    """Those that `ldd` names: lines such as `libacl.so.1 => /lib/x86_64-linux-gnu/libacl.so.1 (0x…)` and `/lib64/ld-….so.2 (0x…)`."""
-    found = re.findall(r"(?:=> |^\s*)(/\S+) \(0x", _output(["ldd", str(path)]), re.MULTILINE)
-    return {library.lstrip("/"): Path(library).resolve() for library in found}
-
-
 def _python_files() -> dict[str, Path]:
     """The interpreter that runs us, as little of its library as it starts with, ctypes and xxhash."""
-    program = Path(sys.executable).resolve()
-    own = f"{_PYTHON_HOME}/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+    program = called_file(Path(sys.executable))
+    if program is None:  # whatever starts it is of this machine
+        return {}
+    own = _python_library()
     library = Path(os.__file__).parent
     modules = [library / name for name in _MODULES]
     modules += [library / "encodings" / f"{name}.py" for name in _ENCODINGS]
-    files = {f"{_PYTHON_HOME}/bin/python3": program}
+    files = {_PYTHON: program}
     files |= {f"{own}/{module.relative_to(library)}": module for module in modules}
     for compiled in map(importlib.util.find_spec, _COMPILED):
         if compiled is not None and compiled.has_location and compiled.origin:
@@ -146,14 +170,8 @@ def _python_files() -> dict[str, Path]:
     return files
 
 
-def _output(command: list[str]) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={"PATH": os.defpath, "LC_ALL": "C"}
-        )
-    except OSError as error:
-        raise HelperImageError(f"no helper image: {command[0]} cannot be run: {reason(error)}") from error
-    return done.stdout
+def _python_library() -> str:
+    return f"{_PYTHON_HOME}/lib/python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _fingerprint(files: dict[str, Path]) -> str:
@@ -169,14 +187,18 @@ def host_root_filesystem() -> bytes:
     mounted on. Raises HelperImageError.
     """
     python = _python_files()
-    files = _with_libraries(_host_programs()) | python
-    for file in python.values():
+    programs = host_programs()
+    files = {f"bin/{name}": path for name, path in programs.items()} | python
+    for path in set(programs.values()):
+        files |= libraries(path)
+    loader = loader_of(python[_PYTHON]) if python else ""
+    for file in python.values() if loader else ():
         if file.suffix != ".py":
-            files |= _libraries(file)
-    own = f"{_PYTHON_HOME}/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+            files |= libraries(file, loader)
     out = io.BytesIO()
+    there: dict[Path, str] = {}
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for directory in ("volumes", "spool", f"{own}/lib-dynload"):
+        for directory in ("volumes", "spool", f"{_python_library()}/lib-dynload"):
             info = tarfile.TarInfo(directory)
             info.type = tarfile.DIRTYPE
             info.mode = 0o755
@@ -184,6 +206,11 @@ def host_root_filesystem() -> bytes:
         for name, path in sorted(files.items()):
             info = tarfile.TarInfo(name)
             info.mode = 0o755
+            if path in there:  # one program that is many, or a library by its other path
+                info.type, info.linkname = tarfile.LNKTYPE, there[path]
+                tar.addfile(info)
+                continue
+            there[path] = name
             data = path.read_bytes()
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
