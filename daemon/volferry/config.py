@@ -9,7 +9,7 @@ import tomllib
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from msgspec import Meta, field
 from msgspec.structs import replace
@@ -36,15 +36,50 @@ _LEAST_MEMORY = 64 << 20
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+_OFF = "off"  # as a limit of a helper: none
+
+
 class HelperMemory(Size):
-    """What a helper can work with."""
+    """What a helper can work with; 0 for all that there is."""
 
     @classmethod
     def of_document(cls, value: object) -> HelperMemory:
+        if value == _OFF:
+            return cls(0)
         size = cls(super().of_document(value))
         if size < _LEAST_MEMORY:
             raise ValueError(f"it should be 64M ({_LEAST_MEMORY}) at least")
         return size
+
+
+class Weight(int):
+    """Of a helper, among other containers; 0 for none of its own."""
+
+    least: ClassVar[int]
+    most: ClassVar[int]
+
+    @classmethod
+    def of_document(cls, value: object) -> Self:
+        """Raises ValueError."""
+        if value == _OFF:
+            return cls(0)
+        if isinstance(value, str) and value.isascii() and value.isdecimal():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not cls.least <= value <= cls.most:
+            raise ValueError(f'expected a whole number from {cls.least} to {cls.most}, or "off"')
+        return cls(value)
+
+
+class CpuShares(Weight):
+    """Of Docker."""
+
+    least, most = 2, 262144
+
+
+class IoWeight(Weight):
+    """Of Docker."""
+
+    least, most = 10, 1000
 
 
 class PruneConfig(Section, frozen=True):
@@ -92,13 +127,13 @@ class HelperConfig(Section, frozen=True):
     volumes_from: Annotated[
         bool, Meta(description="Whether it gets volumes from the carrier; without, it mounts them by itself.")
     ] = True
-    memory: Annotated[HelperMemory, Meta(description="Its memory limit.")] = HelperMemory(512 << 20)
+    memory: Annotated[HelperMemory, Meta(description="Its memory limit, or `off`.")] = HelperMemory(512 << 20)
     cpu_shares: Annotated[
-        int, Meta(ge=2, le=262144, description="Its CPU weight; that of other containers is 1024.")
-    ] = 512
+        CpuShares, Meta(description="Its CPU weight, or `off`; that of other containers is 1024.")
+    ] = CpuShares(512)
     io_weight: Annotated[
-        int, Meta(ge=10, le=1000, description="Its block I/O weight; that of other containers is 500.")
-    ] = 250
+        IoWeight, Meta(description="Its block I/O weight, or `off`; that of other containers is 500.")
+    ] = IoWeight(250)
 
 
 def _default_state_dir() -> Path:

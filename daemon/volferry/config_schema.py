@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from volferry.checked import bare, document_of
-from volferry.config import Config
+from volferry.config import Config, CpuShares, HelperMemory, IoWeight
 from volferry.daemon_config import Listen, Template
 from volferry.retention import Within
 from volferry.schedule import Schedule, Span, Zone
@@ -23,6 +23,11 @@ _OF_TYPES: dict[type, dict[str, Any]] = {
     Zone: {**_TEXT, "examples": ["Europe/Berlin"]},
     Span: {**_TEXT, "pattern": r"^([0-9]+[smhdwSMHDW])+$", "examples": ["90s", "1h30m"]},
     Within: {**_TEXT, "pattern": r"^(\d+y)?(\d+m)?(\d+d)?(\d+h)?$", "examples": ["1y6m", "30d"]},
+    **{
+        kind: {"anyOf": [{"type": "integer", "minimum": kind.least, "maximum": kind.most}, {"const": "off"}]}
+        for kind in (CpuShares, IoWeight)
+    },
+    HelperMemory: {"anyOf": [{"type": "integer", "minimum": 0}, {**_TEXT, "examples": ["512M", "off"]}]},
     Size: {"anyOf": [{"type": "integer", "minimum": 0}, {**_TEXT, "examples": ["512M", "2 GiB"]}]},
     Schedule: {
         "anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}],

@@ -24,7 +24,7 @@ from volferry.archive.manifest import read_manifest
 from volferry.checked import value_of
 from volferry.config import Config
 from volferry.engine.client import Engine
-from volferry.engine.helper import remove_container
+from volferry.engine.helper_containers import remove_container
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.reap import reap
 from volferry.engine_address import Address

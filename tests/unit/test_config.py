@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volferry.checked import value_of
-from volferry.config import HelperConfig, HelperMemory, config_path, load_config
+from volferry.config import CpuShares, HelperConfig, HelperMemory, IoWeight, config_path, load_config
 from volferry.errors import ConfigError
 
 
@@ -68,7 +68,11 @@ def test_all_that_can_be_set_is_read(file: Path) -> None:
     assert config.state_dir == Path("/srv/state")
     assert config.store_config.url == "file:///mnt/nas"
     assert config.helper == HelperConfig(
-        image="debian:12", channel="stream", memory=HelperMemory(1 << 30), cpu_shares=2, io_weight=1000
+        image="debian:12",
+        channel="stream",
+        memory=HelperMemory(1 << 30),
+        cpu_shares=CpuShares(2),
+        io_weight=IoWeight(1000),
     )
 
 
@@ -359,3 +363,15 @@ def test_variables_that_are_no_settings_are_none(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(name, "x")
     monkeypatch.setenv("VOLFERRY_SOON_REMOVED", "")
     assert load_config(None).host is None
+
+
+def test_a_helper_can_go_without_limits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('[helper]\nmemory = "off"\ncpu_shares = "off"')
+    monkeypatch.setenv("VOLFERRY_HELPER__IO_WEIGHT", "off")
+    helper = load_config(file).helper
+    assert (helper.memory, helper.cpu_shares, helper.io_weight) == (0, 0, 0)
+    monkeypatch.setenv("VOLFERRY_HELPER__IO_WEIGHT", "100")
+    assert load_config(file).helper.io_weight == 100
+    file.write_text('[helper]\ncpu_shares = "none"')
+    with pytest.raises(ConfigError, match='expected a whole number from 2 to 262144, or "off"'):
+        load_config(file)

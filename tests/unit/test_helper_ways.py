@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import docker.errors
@@ -11,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from volferry.engine import fifo_proof
+from volferry.engine.fifo import FifoChannel
 from volferry.engine.helper import HelperSettings, open_helper
 from volferry.engine.own import OwnContainer
 from volferry.errors import EngineError, EngineUnreachable
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from volferry.engine.client import Engine
 
 STATE = {"Type": "volume", "Name": "state", "Driver": "local", "Source": "/docker/volumes/state/_data"}
+LIMITS = ("mem_limit", "pids_limit", "cpu_shares", "blkio_weight")
 Mount = dict[str, Any]
 
 
@@ -33,6 +39,14 @@ class Api:
         self.refuses = refuses
         self.spools: list[Mount] = []  # of helpers that were to be started
         self.containers: dict[str, dict[str, Any]] = {}
+        self.streams = self.ends = False
+        self.connections: list[socket.socket] = []
+        self.shared = Path("/nonexistent")  # where FIFOs are
+        self.answers = True
+        self.execs = self.trials = 0
+        self.asked: bytes | Exception | None = None  # what a helper says that does not answer
+        self.unknown: dict[str, str] = {}  # limits, and what is said of them when they are asked for
+        self.limits: list[set[str]] = []  # of each helper
         self._gone = threading.Event()
 
     def create_host_config(self, **settings: Any) -> dict[str, Any]:
@@ -41,25 +55,68 @@ class Api:
     def create_container(self, _image: str, **settings: Any) -> dict[str, str]:
         name = f"{len(self.containers)}{settings['labels']['volferry.run']}"
         if settings["labels"]["volferry.role"] == "helper":
-            (spool,) = (mount for mount in settings["host_config"]["mounts"] if mount["Target"] == "/spool")
-            self.spools.append(spool)
-            self._check(spool, "create")
+            host_config = settings["host_config"]
+            assert (host_config["network_mode"], host_config["read_only"], host_config["cap_drop"]) == (
+                "none",
+                True,
+                ["ALL"],
+            )
+            assert "no-new-privileges" in host_config["security_opt"]
+            self.limits.append({limit for limit in LIMITS if limit in host_config})
+            spools = [mount for mount in host_config["mounts"] if mount["Target"] == "/spool"]
+            if not spools:  # it is about the limits
+                self.trials += 1
+            self._check_limits("create")
+            for spool in spools:
+                self.spools.append(spool)
+                self._check(spool, "create")
         self.containers[name] = settings
         return {"Id": name}
 
     def start(self, name: str) -> None:
-        self._check(self.containers[name]["host_config"]["mounts"][-1], "start")
+        self._check_limits("start")
+        for mount in self.containers[name]["host_config"]["mounts"][-1:]:
+            self._check(mount, "start")
+        if self.answers:
+            self.answer(self.containers[name]["command"][-1])
+
+    def answer(self, word: str) -> None:
+        """As the helper's first process does."""
+        for fifo in self.shared.glob("shared-*/answer"):
+            fifo.write_text(word)
 
     def attach_socket(self, *_: Any, **__: Any) -> Any:
-        raise docker.errors.APIError("no streams here")
+        if not self.streams:
+            raise docker.errors.APIError("no streams here")
+        ours, theirs = socket.socketpair()
+        self.connections.append(theirs)
+        return ours
 
     def wait(self, *_: Any, **__: Any) -> dict[str, int]:
-        self._gone.wait()
+        if not self.ends:
+            self._gone.wait()
         return {"StatusCode": 0}
 
     def remove_container(self, name: str, **_: Any) -> None:
         del self.containers[name]
         self._gone.set()
+
+    def exec_create(self, _: str, command: list[str], **__: Any) -> dict[str, str]:
+        self.execs += 1
+        if isinstance(self.asked, Exception):
+            raise self.asked
+        return {"Id": command[-1]}
+
+    def exec_start(self, word: str) -> bytes:
+        if self.asked is None:  # it was only slow
+            self.answer(word)
+        assert not isinstance(self.asked, Exception)
+        return self.asked or b"\n"
+
+    def _check_limits(self, moment: str) -> None:
+        for limit in self.limits[-1] & self.unknown.keys():
+            if self.unknown[limit].startswith(moment):
+                raise docker.errors.APIError(self.unknown[limit])
 
     def _check(self, mount: Mount, moment: str) -> None:
         if (why := self.refuses(mount)) is not None and why.startswith(moment):
@@ -67,7 +124,9 @@ class Api:
 
 
 class FakeEngine:
+    url = "unix:///nowhere"
     shares_our_kernel = True
+    has_another_kernel = False
     crosses_network = False
 
     def __init__(
@@ -93,9 +152,14 @@ def settings_in(state: Path, **more: Any) -> HelperSettings:
 
 def opened(engine: FakeEngine, run: Run, settings: HelperSettings) -> str:
     """The way by which a helper came up."""
-    with open_helper(cast("Engine", engine), run, settings, []) as helper:
-        assert helper.spool == "/spool"
-        way = helper.way
+    engine.api.shared = run.directory
+    try:
+        with open_helper(cast("Engine", engine), run, settings, []) as helper:
+            assert helper.spool == "/spool"
+            way = helper.way
+    finally:
+        for each in engine.api.connections:
+            each.close()
     assert engine.api.containers == {}
     return way
 
@@ -164,6 +228,140 @@ def test_an_engine_that_is_gone_is_not_asked_again(run: Run, tmp_path: Path) -> 
     with pytest.raises(EngineUnreachable):
         opened(engine, run, settings_in(tmp_path))
     assert len(engine.api.spools) == 1
+
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+OTHER_BOOT_ID = b"01234567-89ab-cdef-0123-456789abcdef\n"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_QUICK_SECONDS", "_WITHOUT_EXEC_SECONDS"):
+        monkeypatch.setattr(fifo_proof, name, 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (BOOT_ID, "the helper does not have the FIFOs of "),
+        (b"\n", "the helper does not have the FIFOs of "),
+        (OTHER_BOOT_ID, "the engine is on another machine, or in a virtual one"),
+        (docker.errors.APIError("Forbidden"), "cannot be asked why: the helper: Forbidden"),
+    ],
+)
+def test_a_helper_that_does_not_answer_is_reached_otherwise(
+    run: Run, asked: bytes | Exception, why: str
+) -> None:
+    engine = FakeEngine()
+    engine.api.answers, engine.api.asked, engine.api.streams = False, asked, True
+    said: list[str] = []
+    ways = [opened(engine, run, HelperSettings("image", note=said.append)) for _ in range(3)]
+    assert len(set(ways)) == 1
+    assert ways[0].startswith("stream: ")
+    assert why in ways[0]
+    assert [kind_of(each) for each in engine.api.spools] == ["bind", "volume", "volume", "volume"]
+    assert engine.api.execs == 1, "for the engine, and not for each helper"
+    (note,) = said
+    assert why in note
+    assert 'helper.channel = "stream"' in note
+    assert engine.has_another_kernel == (asked == OTHER_BOOT_ID)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_that_is_only_slow_is_not_taken_for_another_kernel(run: Run) -> None:
+    engine = FakeEngine()
+    engine.api.answers = False
+    said: list[str] = []
+    assert opened(engine, run, HelperSettings("image", note=said.append)).startswith("FIFO, ")
+    assert (engine.api.execs, said) == (1, [])
+
+
+def test_one_that_ends_at_once_does_not_see_it(run: Run) -> None:
+    engine = FakeEngine()
+    engine.api.answers, engine.api.ends, engine.api.streams = False, True, True
+    found = opened(engine, run, HelperSettings("image"))
+    assert found.startswith("stream: no bind mount of the run's directory: the helper does not see in ")
+    assert engine.api.execs == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_where_a_fifo_was_asked_for_the_way_out_is_said(run: Run) -> None:
+    engine = FakeEngine()
+    engine.api.answers, engine.api.asked = False, OTHER_BOOT_ID
+    with pytest.raises(
+        EngineError, match=r'no FIFO can be shared .* set helper\.channel = "stream"'
+    ) as caught:
+        opened(engine, run, HelperSettings("image", channel="fifo"))
+    assert "\n" not in str(caught.value)
+    assert engine.api.containers == {}
+    # refused, and nothing else is in the way
+    other = FakeEngine("1.41", refusing("bind"))
+    other.api.streams = True
+    with pytest.raises(EngineError, match=r'Forbidden; .* set helper\.channel = "stream"'):
+        opened(other, run, HelperSettings("image", channel="fifo"))
+
+
+def test_what_else_writes_there_is_no_answer(run: Run) -> None:
+    share = run.share()
+    channel = FifoChannel(share, "/spool")
+    death = SimpleNamespace(fileno=os.eventfd(0).__int__)
+    channel.watch(cast("Any", death))
+    (share / "answer").write_text("yes\n" * 3000)
+    assert not channel.answered(0.01)
+    (share / "answer").write_text(channel.answer_arguments[1] + "\n")
+    assert channel.answered(0)
+    channel.close()
+    os.close(death.fileno())
+
+
+IO = "the requested cgroup controller `io` is not available: OCI runtime error"
+CPU = "Unknown runtime specification option cpu.shares"
+
+
+@pytest.mark.parametrize("moment", ["create", "start"])
+@pytest.mark.parametrize(
+    ("unknown", "left", "trials"),
+    [
+        (["blkio_weight"], {"mem_limit", "pids_limit", "cpu_shares"}, 3),
+        (["cpu_shares", "blkio_weight"], {"mem_limit", "pids_limit"}, 7),
+        (["mem_limit"], {"pids_limit", "cpu_shares", "blkio_weight"}, 7),
+        (list(LIMITS), set[str](), 7),
+    ],
+)
+def test_limits_that_an_engine_cannot_set_are_left_out(
+    run: Run, moment: str, unknown: list[str], left: set[str], trials: int
+) -> None:
+    engine = FakeEngine()
+    engine.api.unknown = dict.fromkeys(unknown, f"{moment}: {IO}")
+    engine.api.streams = True
+    said: list[str] = []
+    for _ in range(3):
+        way = opened(engine, run, HelperSettings("image", note=said.append))
+        assert way == "FIFO, bind mount of the run's directory"
+        assert engine.api.limits[-1] == left
+    assert engine.api.trials == trials
+    (note,) = said
+    assert IO in note
+    assert ('helper.io_weight = "off"' in note) == ("blkio_weight" in unknown)
+
+
+def test_what_fails_for_another_reason_keeps_its_limits(run: Run) -> None:
+    engine = FakeEngine("1.41", refusing("bind", "volume", moment="start"))
+    engine.api.streams = True
+    said: list[str] = []
+    for _ in range(2):
+        with pytest.raises(EngineError, match="Forbidden"):
+            opened(engine, run, HelperSettings("image", note=said.append))
+    assert set(map(frozenset, engine.api.limits)) == {frozenset(LIMITS)}
+    assert (engine.api.trials, said) == (1, [])
+
+
+def test_limits_that_are_off_are_not_asked_for(run: Run) -> None:
+    engine = FakeEngine()
+    settings = HelperSettings("image", memory_bytes=0, cpu_shares=0, io_weight=0)
+    assert opened(engine, run, settings).startswith("FIFO")
+    assert engine.api.limits == [{"pids_limit"}]
 
 
 _names = st.text("ab.", min_size=1, max_size=3).filter(lambda name: name.strip("."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -113,17 +113,19 @@ def _state(session: Session) -> str:
     return f"{session.config.state_dir}, {size_text(free)} free"
 
 
-def _helper(session: Session) -> str:
+def _helper(session: Session) -> tuple[str, tuple[str, ...]]:
     """Starts one, with no volume, and tries each program that it needs."""
     from volferry.engine.helper import open_helper  # noqa: PLC0415
+    from volferry.engine.helper_limits import left_out  # noqa: PLC0415
     from volferry.engine.helper_programs import check_programs  # noqa: PLC0415
 
     with session.run() as run:
         session.reap(run)
-        settings = session.helper_settings()
+        settings = replace(session.helper_settings(), note=lambda _: None)  # the check itself says it
         with open_helper(session.engine, run, settings, [], write=True) as helper:
             check_programs(helper, settings.image)
-            return f"image {settings.image}, channel: {helper.way}"
+            lacking = left_out(session.engine)
+            return f"image {settings.image}, channel: {helper.way}", (lacking,) if lacking else ()
 
 
 def _others(session: Session) -> tuple[str, tuple[str, ...]]:

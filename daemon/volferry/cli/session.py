@@ -369,6 +369,7 @@ class Session:
             cpu_shares=settings.cpu_shares,
             io_weight=settings.io_weight,
             own=own,
+            note=say,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import select
 import threading
@@ -50,6 +51,7 @@ class Engine:
         self.url = address.shown
         self._address = address
         self._gateway = gateway
+        self.has_another_kernel = False  # found out by a helper
         before = datetime.now(UTC)
         self.info: dict[str, Any] = api.info()
         self._ahead = _time_of(self.info, before) - datetime.now(UTC)
@@ -89,7 +91,11 @@ class Engine:
     @property
     def shares_our_kernel(self) -> bool:
         """Whether a FIFO works between us and its containers: same machine, and no virtual machine in between."""
-        return self._address.scheme == "unix" and self.info.get("OperatingSystem") != "Docker Desktop"
+        if self._address.scheme != "unix" or self.has_another_kernel:
+            return False
+        # A socket may lead to a virtual machine (Colima, Lima, Rancher Desktop), or to another one (ssh -L).
+        kernel = self.info.get("KernelVersion") or platform.release()
+        return kernel == platform.release() and self.info.get("OperatingSystem") != "Docker Desktop"
 
     @property
     def crosses_network(self) -> bool:

@@ -16,7 +16,7 @@ from docker.types import LogConfig
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.container_labels import is_own
-from volferry.engine.helper import remove_container
+from volferry.engine.helper_containers import remove_container
 from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL
 from volferry.engine.reap import left_over, own_containers
 from volferry.errors import EngineBusy, EngineError

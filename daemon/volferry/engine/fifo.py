@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import select
 import shlex
 import stat
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from volferry.engine.channel import READ_BYTES, InputRefused, LineSplitter
@@ -30,13 +32,18 @@ if TYPE_CHECKING:
 
 _PIPE_BYTES = 1 << 20
 _ENOUGH_FOR_A_STATUS = 16
+_ENOUGH_FOR_AN_ANSWER = 4096
+# Opened for both, it waits for nobody; and it makes no file where there is none.
+_ANSWER = '[ -p "$0/answer" ] && echo "$1" 1<>"$0/answer"'
 
 
 class FifoChannel:
     """Implements `Channel`. `directory` is the shared directory here, `inside` the same one in the helper."""
 
+    answer = _ANSWER  # the script by which a helper shows that it has our FIFOs
+
     def __init__(self, directory: Path, inside: str) -> None:
-        self._directory = directory
+        self.directory = directory
         self._inside = inside
         self._count = 0
         self._processes: set[FifoProcess] = set()
@@ -44,11 +51,37 @@ class FifoChannel:
         self._control_path = self._make("control")
         # Read-write: the open does not wait for the helper, and the helper's does not wait for us.
         self._control = _open(self._control_path, os.O_RDWR)
+        self._answer_path = self._make("answer")
+        self._answer = _open(self._answer_path, os.O_RDWR | os.O_NONBLOCK)
+        self._token = secrets.token_hex(16).encode()
+        self._heard = b""
 
     @property
     def shell(self) -> list[str]:
         """The command of the helper's first process."""
-        return ["sh", f"{self._inside}/control"]
+        return ["sh", "-c", f'{_ANSWER} && exec sh "$0/control"; exit 1', *self.answer_arguments]
+
+    @property
+    def answer_arguments(self) -> list[str]:
+        """Of `answer`."""
+        return [self._inside, self._token.decode()]
+
+    def answered(self, seconds: float) -> bool:
+        """Whether the helper has our FIFOs; waits for so long, or until it ends."""
+        if self._death is None:
+            raise RuntimeError("the helper is not watched")
+        end = time.monotonic() + seconds
+        while self._token not in self._heard:
+            poll = select.poll()
+            poll.register(self._answer, select.POLLIN)
+            poll.register(self._death, select.POLLIN)
+            ready = [found for found, _ in poll.poll(max(0.0, end - time.monotonic()) * 1000)]
+            if self._answer not in ready:
+                return False
+            # Nobody but the helper has it.
+            more = os.read(self._answer, _ENOUGH_FOR_AN_ANSWER)
+            self._heard = (self._heard + more)[-_ENOUGH_FOR_AN_ANSWER:]
+        return True
 
     def watch(self, death: Death) -> None:
         """Must be called before the first command."""
@@ -79,12 +112,14 @@ class FifoChannel:
 
     def close(self) -> None:
         os.close(self._control)  # ends the helper's first process, should the helper still be there
+        os.close(self._answer)
         self._control_path.unlink(missing_ok=True)
+        self._answer_path.unlink(missing_ok=True)
         for process in [*self._processes]:
             process.close()
 
     def _make(self, name: str) -> Path:
-        path = self._directory / name
+        path = self.directory / name
         os.mkfifo(path)
         descriptor = _open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:

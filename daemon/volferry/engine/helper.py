@@ -11,28 +11,40 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
+from weakref import WeakKeyDictionary
 
-import docker.errors
-from docker.types import LogConfig, Mount
+from docker.types import Mount
 
 from volferry.engine.channel import InputRefused
-from volferry.engine.client import DEATH_SECONDS, Death, Engine, explanation, translated, version_of
+from volferry.engine.client import DEATH_SECONDS, Death, Engine, translated, version_of
 from volferry.engine.fifo import FifoChannel
+from volferry.engine.fifo_proof import NoFifo, await_answer
+from volferry.engine.helper_containers import (
+    check_unchanged,
+    create_carrier,
+    create_helper,
+    directory_of,
+    mounts_of,
+    remove_container,
+    start_helper,
+)
+from volferry.engine.helper_limits import accepted, are_the_reason, left_out
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.own import Share
 from volferry.engine.stream import SHELL, StreamChannel
-from volferry.errors import CommandFailed, EngineError, EngineUnreachable, HelperDied, NoSuchVolume
+from volferry.errors import CommandFailed, EngineError, EngineUnreachable, HelperDied
 from volferry.interrupts import held_back
-from volferry.model import HostPath, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from types import TracebackType
 
     from volferry.engine.channel import Bulk, Channel, Process
     from volferry.engine.own import OwnContainer
+    from volferry.model import HostPath, Volume
     from volferry.run import Run
 
 ChannelChoice = Literal["auto", "fifo", "stream"]
@@ -42,10 +54,11 @@ _SPOOL = "/spool"
 _NOTHING = "a helper"  # that mounts no volume
 _PIDS_LIMIT = 64
 
-# Reading needs to get past permissions, and no more. Writing needs to give files away, to any owner, with any mode,
-# as any kind of file, with capabilities of their own.
-_READ_CAPABILITIES = ["DAC_READ_SEARCH"]
-_WRITE_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"]
+# Why no FIFO can be shared with helpers of an engine, once that was found out: not for each volume anew.
+_no_fifo: WeakKeyDictionary[Engine, str] = WeakKeyDictionary()
+
+
+def _no_note(_: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,7 @@ class HelperSettings:
     image: str
     channel: ChannelChoice = "auto"
     compress: CompressChoice = "auto"
+    # 0: it has none
     memory_bytes: int = 512 << 20
     cpu_shares: int = 512  # relative to the 1024 of a container that says nothing
     io_weight: int = 250  # relative to 500
@@ -60,6 +74,18 @@ class HelperSettings:
         True  # else the helper mounts them by itself: proxies that look at mounts refuse what they cannot see
     )
     own: OwnContainer | None = None
+    note: Callable[[str], object] = _no_note  # told once what an engine cannot do
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """As docker-py calls them."""
+        found = {
+            "mem_limit": self.memory_bytes,
+            "pids_limit": _PIDS_LIMIT,
+            "cpu_shares": self.cpu_shares,
+            "blkio_weight": self.io_weight,
+        }
+        return {name: value for name, value in found.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +102,7 @@ class Helper:
     @staticmethod
     def directory(volume: str) -> str:
         """Where it has a volume."""
-        return f"/volumes/{volume}"
+        return directory_of(volume)
 
     def start(
         self,
@@ -121,41 +147,70 @@ def _containers(
     what = f"volume {', '.join(volume.name for volume in volumes)}" if volumes else _NOTHING
     with ExitStack() as cleanup:
         with translated(what):
-            _check_unchanged(engine, volumes)
-            carrier = _create_carrier(
+            check_unchanged(engine, volumes)
+            carrier = create_carrier(
                 engine, settings.image, volumes, {**labels, ROLE: "carrier"}, write=write
             )
             cleanup.callback(remove_container, engine, carrier)
-            _check_unchanged(engine, volumes)
-        make = partial(
-            _one_helper,
-            engine,
-            settings,
-            carrier,
-            volumes,
-            {**labels, ROLE: "helper"},
-            what=what,
-            write=write,
-        )
-        shares, why_not = _shares(engine, run, settings)
+            check_unchanged(engine, volumes)
+        labels[ROLE] = "helper"
+        make = partial(_one_helper, engine, settings, carrier, volumes, labels, what=what, write=write)
+        limits = accepted(engine, settings.limits)
+        try:
+            helper = cleanup.enter_context(_reached(engine, run, settings, make))
+        except (EngineUnreachable, NoFifo):
+            raise
+        except EngineError:
+            known = left_out(engine)
+            if not are_the_reason(engine, settings.image, labels, limits):
+                raise
+            if not known:
+                settings.note(left_out(engine))
+            helper = cleanup.enter_context(_reached(engine, run, settings, make))
+        yield helper
+
+
+@contextmanager
+def _reached(
+    engine: Engine,
+    run: Run,
+    settings: HelperSettings,
+    make: Callable[[Share | None, str], AbstractContextManager[Helper]],
+) -> Iterator[Helper]:
+    """A helper that is reached by the first way that works: a FIFO in what can be shared with it, or else the stream."""
+    shares, why_not = _shares(engine, run, settings)
+    failure: EngineError | None = None
+    with ExitStack() as cleanup:
         for share in shares:
             try:
                 helper = cleanup.enter_context(make(share, f"FIFO, {share.way}"))
+            except EngineUnreachable:
+                raise
             except EngineError as error:
-                if isinstance(error, EngineUnreachable) or (
-                    settings.channel == "fifo" and share is shares[-1]
-                ):
-                    raise
                 # The engine, or a proxy before it, does not share it so. If it is about something else, the next way fails, too.
-                why_not = f"no {share.way}: {error}"
+                why_not, failure = f"no {share.way}: {error}", error
             else:
                 yield helper
                 return
-        if settings.channel == "fifo":
-            raise EngineError(
-                f'no FIFO can be shared: {why_not}; mount one there, or set helper.channel = "stream"'
-            )
-        yield cleanup.enter_context(make(None, f"stream: {why_not}"))
+        if settings.channel != "fifo":
+            helper = cleanup.enter_context(make(None, f"stream: {why_not}"))
+            if failure is not None and _no_fifo.setdefault(engine, why_not) is why_not:
+                settings.note(
+                    f"helpers on {engine.url} are reached by streams: {why_not} "
+                    '(helper.channel = "stream" spares the try)'
+                )
+            yield helper
+            return
+    if failure is not None and not isinstance(failure, NoFifo):
+        # It is what is shared, if it works without.
+        try:
+            with make(None, ""):
+                pass
+        except EngineError:
+            raise failure from None
+    raise NoFifo(
+        f'no FIFO can be shared with a helper: {why_not}; mount a directory there that both have, or set helper.channel = "stream"'
+    ) from failure
 
 
 def _shares(engine: Engine, run: Run, settings: HelperSettings) -> tuple[list[Share], str]:
@@ -164,6 +219,8 @@ def _shares(engine: Engine, run: Run, settings: HelperSettings) -> tuple[list[Sh
         return [], "helper.channel says so"
     if settings.channel == "auto" and not (engine.shares_our_kernel or _is_beside_us(engine, settings)):
         return [], "the engine is on another machine, or in a virtual one"
+    if settings.channel == "auto" and engine in _no_fifo:
+        return [], _no_fifo[engine]
     directory = run.share()
     if settings.own is None:
         return [Share.by_bind(directory, directory, _SPOOL)], ""
@@ -199,13 +256,14 @@ def _one_helper(
             cleanup.callback(fifo.close)
         with translated(what):
             spool = share.mount if share else Mount(_SPOOL, None, type="volume")
-            helper_id = _create_helper(
+            helper_id = create_helper(
                 engine,
-                settings,
+                settings.image,
                 labels,
                 fifo.shell if fifo else SHELL,
-                [spool] if settings.volumes_from else [*_mounts(volumes, write=write), spool],
-                carrier if settings.volumes_from else None,
+                accepted(engine, settings.limits),
+                mounts=[spool] if settings.volumes_from else [*mounts_of(volumes, write=write), spool],
+                carrier=carrier if settings.volumes_from else None,
                 write=write,
             )
         after_helper = cleanup.enter_context(ExitStack())
@@ -220,10 +278,12 @@ def _one_helper(
             channel = StreamChannel(engine, helper_id, compress=compress)
             after_helper.callback(channel.close)
         with translated(what):
-            _start(engine, helper_id, what)
+            start_helper(engine, helper_id, what if volumes else "")
         death = Death(engine, helper_id)
         at_last.callback(death.close)
         channel.watch(death)
+        if fifo:
+            await_answer(engine, helper_id, fifo, death)
         yield Helper(helper_id, _SPOOL, channel, way, death, engine.now)
 
 
@@ -294,119 +354,3 @@ class HelperInBackground:
             raise HelperDied(f"the helper ended before its work did: {self.wait().death.reason}") from error
         if error is None and self._failure is not None:
             raise self._failure
-
-
-def remove_container(engine: Engine, container_id: str) -> None:
-    """Also if it runs; no error if it is gone or going. The anonymous volume of its own goes with it."""
-    try:
-        with translated("removing a helper"):
-            try:
-                engine.api.remove_container(container_id, force=True, v=True)
-            except docker.errors.NotFound:
-                pass
-            except docker.errors.APIError as error:
-                if "already in progress" not in explanation(error):
-                    raise
-    except EngineError:
-        # Its label is on it: the next run that reaches the engine removes it.
-        pass
-
-
-def _create_carrier(
-    engine: Engine, image: str, volumes: Sequence[Volume | HostPath], labels: dict[str, str], *, write: bool
-) -> str:
-    api = engine.api
-    found = api.create_container(
-        image,
-        command=["true"],
-        labels=labels,
-        network_disabled=True,
-        host_config=api.create_host_config(
-            mounts=_mounts(volumes, write=write), network_mode="none", log_config=LogConfig(type="none")
-        ),
-    )
-    return str(found["Id"])
-
-
-def _mounts(volumes: Sequence[Volume | HostPath], *, write: bool) -> list[Mount]:
-    return [_mount(volume, write=write) for volume in volumes]
-
-
-def _mount(volume: Volume | HostPath, *, write: bool) -> Mount:
-    target = Helper.directory(volume.name)
-    if isinstance(volume, HostPath):
-        if volume.is_file:
-            target += "/" + volume.path.rpartition("/")[2]
-        return Mount(target, volume.path, type="bind", read_only=not write)
-    return Mount(target, volume.name, type="volume", read_only=not write, no_copy=True)
-
-
-def _check_unchanged(engine: Engine, volumes: Sequence[Volume | HostPath]) -> None:
-    """Looked at just before and just after the carrier is made: the engine makes a volume that is missing, and an empty
-    one in its place is no backup of the other. It is left alone: nothing that we did not make is ours to remove.
-    """
-    for volume in volumes:
-        if isinstance(volume, HostPath):
-            continue  # the engine makes none that is missing
-        try:
-            found = engine.api.inspect_volume(volume.name)
-        except docker.errors.NotFound as error:
-            raise NoSuchVolume(f"volume {volume.name} was removed meanwhile") from error
-        now = (found.get("Driver"), found.get("Options") or {}, found.get("Labels") or {})
-        if now != (volume.driver, volume.options, volume.labels):
-            raise NoSuchVolume(f"volume {volume.name} was removed or replaced meanwhile")
-
-
-def _create_helper(
-    engine: Engine,
-    settings: HelperSettings,
-    labels: dict[str, str],
-    command: list[str],
-    mounts: Sequence[Mount],
-    carrier: str | None,
-    *,
-    write: bool,
-) -> str:
-    api = engine.api
-    host_config: dict[str, Any] = api.create_host_config(
-        mounts=list(mounts),
-        volumes_from=[f"{carrier}:{'rw' if write else 'ro'}"] if carrier else None,
-        network_mode="none",
-        read_only=True,
-        cap_drop=["ALL"],
-        cap_add=_WRITE_CAPABILITIES if write else _READ_CAPABILITIES,
-        # A volume has the SELinux label of the container that uses it, which no other container may read.
-        security_opt=["no-new-privileges", "label=disable"],
-        log_config=LogConfig(type="none"),
-        mem_limit=settings.memory_bytes,
-        pids_limit=_PIDS_LIMIT,
-        cpu_shares=settings.cpu_shares,
-        blkio_weight=settings.io_weight,
-    )
-    found = api.create_container(
-        settings.image,
-        command=command,
-        entrypoint=[],
-        user="0:0",
-        working_dir="/",
-        # Besides "none": there is nothing but a loopback interface either way, but the engine starts itself again, for each
-        # container, to set that one up.
-        network_disabled=True,
-        environment={"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-        labels=labels,
-        stdin_open=True,
-        # Podman waits so long before it kills what is to be removed, and a shell that is a first process heeds no SIGTERM.
-        stop_timeout=0,
-        healthcheck={"test": ["NONE"]},
-        host_config=host_config,
-    )
-    return str(found["Id"])
-
-
-def _start(engine: Engine, helper_id: str, what: str) -> None:
-    try:
-        engine.api.start(helper_id)
-    except docker.errors.APIError as error:
-        if what == _NOTHING:
-            raise
-        raise EngineError(f"{what} cannot be mounted: {explanation(error)}") from error

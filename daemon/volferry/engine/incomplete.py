@@ -10,7 +10,7 @@ import docker.errors
 from docker.types import LogConfig, Mount
 
 from volferry.engine.client import Engine, translated
-from volferry.engine.helper import remove_container
+from volferry.engine.helper_containers import remove_container
 from volferry.engine.labels import INCOMPLETE, incomplete_name, marks_incomplete
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.container_labels import is_own
-from volferry.engine.helper import remove_container
+from volferry.engine.helper_containers import remove_container
 from volferry.engine.labels import OWNER, ROLE, RUN, STANDSTILL
 from volferry.run import is_alive
 

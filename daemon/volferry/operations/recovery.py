@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from volferry.engine.containers import find_container
 from volferry.engine.engine_lock import abandoned
-from volferry.engine.helper import remove_container
+from volferry.engine.helper_containers import remove_container
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError, HookFailed, VolferryError
 from volferry.journal import Journal, Unwritten, halts_of, journals_of_the_dead, unreadable_journals
