@@ -122,7 +122,7 @@ class ApiProxy:
 
     def _serve_one(self, client: socket.socket) -> None:
         with client, suppress(OSError):
-            head, rest = _head_of(client)
+            head, rest = head_of(client)
             if not head:
                 return
             method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
@@ -150,13 +150,13 @@ class ApiProxy:
         with socket.socket(socket.AF_UNIX) as engine:
             engine.connect(str(self.options.engine))
             engine.sendall(first)
-            threading.Thread(target=_copy, args=(client, engine), daemon=True).start()
-            _copy(engine, client)
+            threading.Thread(target=copy_all, args=(client, engine), daemon=True).start()
+            copy_all(engine, client)
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 
 
-def _head_of(client: socket.socket) -> tuple[bytes, bytes]:
+def head_of(client: socket.socket) -> tuple[bytes, bytes]:
     """A request up to the empty line, and what came after that."""
     data = b""
     while b"\r\n\r\n" not in data:
@@ -168,7 +168,7 @@ def _head_of(client: socket.socket) -> tuple[bytes, bytes]:
     return head, rest
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def copy_all(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)

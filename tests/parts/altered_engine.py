@@ -1,0 +1,104 @@
+"""A socket to an engine that answers otherwise than its own would: one on another machine, one that refuses limits."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from tests.parts.api_proxy import copy_all, head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Document = dict[str, Any]
+
+
+@dataclass
+class AlteredEngine:
+    """Each connection serves one request."""
+
+    engine: Path
+    # of POST /containers/create: changes what is asked for, or says why it is refused
+    creating: Callable[[Document], str | None] = lambda _: None
+    starting: Callable[[Document], str | None] = lambda _: None  # of the same, once it is started
+    created: list[Document] = field(default_factory=list)
+    _bodies: dict[str, Document] = field(default_factory=dict)  # by container
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:  # it was closed
+                return
+            threading.Thread(target=self._serve_one, args=(client,), daemon=True).start()
+
+    def _serve_one(self, client: socket.socket) -> None:
+        with client, suppress(OSError), socket.socket(socket.AF_UNIX) as engine:
+            head, rest = head_of(client)
+            if not head:
+                return
+            method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
+            path = re.sub(r"^/v[\d.]+(?=/)", "", unquote(urlsplit(target).path))
+            length = re.search(rb"^content-length: *(\d+)", head, re.IGNORECASE | re.MULTILINE)
+            while length and len(rest) < int(length[1]):
+                rest += client.recv(1 << 16)
+            asked: Document | None = None
+            why: str | None = None
+            if (method, path) == ("POST", "/containers/create"):
+                asked = json.loads(rest)
+                self.created.append(asked)
+                why = self.creating(asked)
+                rest = json.dumps(asked).encode()
+                head = re.sub(rb"(?im)^content-length:[^\r]*", b"Content-Length: %d" % len(rest), head)
+            elif (
+                method == "POST" and path.endswith("/start") and (found := path.split("/")[2]) in self._bodies
+            ):
+                why = self.starting(self._bodies[found])
+            if why is not None:
+                client.sendall(_answer(500, {"message": why}))
+                return
+            if not re.search(rb"^upgrade:", head, re.IGNORECASE | re.MULTILINE):
+                # Then nothing that follows on this connection is a request.
+                head = (
+                    re.sub(rb"\r\nconnection:[^\r]*", b"", head, flags=re.IGNORECASE)
+                    + b"\r\nConnection: close"
+                )
+            engine.connect(str(self.engine))
+            engine.sendall(head + b"\r\n\r\n" + rest)
+            if asked is not None:
+                answer = b""
+                while more := engine.recv(1 << 16):
+                    answer += more
+                if made := re.search(rb'"Id":"([0-9a-f]+)"', answer):
+                    self._bodies[made[1].decode()] = asked
+                client.sendall(answer)
+                return
+            threading.Thread(target=copy_all, args=(client, engine), daemon=True).start()
+            copy_all(engine, client)
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+
+def _answer(status: int, document: Document) -> bytes:
+    body = json.dumps(document).encode()
+    head = f"HTTP/1.1 {status} Error\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+@contextmanager
+def altered_engine(at: Path, engine: str) -> Iterator[AlteredEngine]:
+    """A socket at `at`, to the engine at a URL, until the end of the block."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(at))
+        listener.listen(128)
+        altered = AlteredEngine(Path(engine.removeprefix("unix://")))
+        threading.Thread(target=altered.serve, args=(listener,), daemon=True).start()
+        yield altered
+        listener.shutdown(socket.SHUT_RDWR)
