@@ -127,6 +127,10 @@ class HelperConfig(Section, frozen=True):
     volumes_from: Annotated[
         bool, Meta(description="Whether it gets volumes from the carrier; without, it mounts them by itself.")
     ] = True
+    userns: Annotated[
+        Literal["engine", "host"],
+        Meta(description="Whose user namespace it is in, where the engine has one of its own."),
+    ] = "engine"
     memory: Annotated[HelperMemory, Meta(description="Its memory limit, or `off`.")] = HelperMemory(512 << 20)
     cpu_shares: Annotated[
         CpuShares, Meta(description="Its CPU weight, or `off`; that of other containers is 1024.")

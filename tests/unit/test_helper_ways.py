@@ -7,7 +7,7 @@ import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import docker.errors
 import pytest
@@ -127,6 +127,7 @@ class FakeEngine:
     url = "unix:///nowhere"
     shares_our_kernel = True
     has_another_kernel = False
+    info: ClassVar[dict[str, Any]] = {}
     crosses_network = False
 
     def __init__(

@@ -365,6 +365,7 @@ class Session:
             channel=settings.channel,
             compress=settings.compress,
             volumes_from=settings.volumes_from,
+            userns=settings.userns,
             memory_bytes=settings.memory,
             cpu_shares=settings.cpu_shares,
             io_weight=settings.io_weight,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 from weakref import WeakKeyDictionary
@@ -33,6 +33,7 @@ from volferry.engine.helper_limits import accepted, are_the_reason, left_out
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.own import Share
 from volferry.engine.stream import SHELL, StreamChannel
+from volferry.engine.user_namespace import check_owners, has_one
 from volferry.errors import CommandFailed, EngineError, EngineUnreachable, HelperDied
 from volferry.interrupts import held_back
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 ChannelChoice = Literal["auto", "fifo", "stream"]
 CompressChoice = Literal["auto", "always", "never"]
+# That of the engine's containers, or none: the ids are those of the machine.
+UsernsChoice = Literal["engine", "host"]
 
 _SPOOL = "/spool"
 _NOTHING = "a helper"  # that mounts no volume
@@ -73,6 +76,7 @@ class HelperSettings:
     volumes_from: bool = (
         True  # else the helper mounts them by itself: proxies that look at mounts refuse what they cannot see
     )
+    userns: UsernsChoice = "engine"
     own: OwnContainer | None = None
     note: Callable[[str], object] = _no_note  # told once what an engine cannot do
 
@@ -167,6 +171,15 @@ def _containers(
             if not known:
                 settings.note(left_out(engine))
             helper = cleanup.enter_context(_reached(engine, run, settings, make))
+        if not write and settings.userns == "engine" and has_one(engine):
+            outside = replace(settings, userns="host")
+            check_owners(
+                helper,
+                [volume.name for volume in volumes],
+                lambda: _one_helper(
+                    engine, outside, carrier, volumes, labels, None, "", what=what, write=False
+                ),
+            )
         yield helper
 
 
@@ -265,6 +278,7 @@ def _one_helper(
                 mounts=[spool] if settings.volumes_from else [*mounts_of(volumes, write=write), spool],
                 carrier=carrier if settings.volumes_from else None,
                 write=write,
+                userns="host" if settings.userns == "host" else None,
             )
         after_helper = cleanup.enter_context(ExitStack())
         cleanup.callback(remove_container, engine, helper_id)

@@ -85,6 +85,7 @@ def create_helper(
     mounts: Sequence[Mount] = (),
     carrier: str | None = None,
     write: bool,
+    userns: str | None = None,
 ) -> str:
     """`limits` as docker-py calls them. Nothing else of it is ever left out."""
     api = engine.api
@@ -98,6 +99,7 @@ def create_helper(
         # A volume has the SELinux label of the container that uses it, which no other container may read.
         security_opt=["no-new-privileges", "label=disable"],
         log_config=LogConfig(type="none"),
+        userns_mode=userns,
         **limits,
     )
     found = api.create_container(
