@@ -140,6 +140,25 @@ def test_options_that_lead_elsewhere_are_shown(world: World, there: World, to: s
     assert (other / "file").read_text() == "content"
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    "options", [{"uid": "1000"}, {"o": "uid=1000,gid=1000"}, {"type": "none"}, {"size": "10M"}], ids=str
+)
+def test_options_that_the_target_does_not_know_are_in_the_plan(
+    world: World, there: World, to: str, options: dict[str, str], dry: tuple[str, ...]
+) -> None:
+    """As those of Podman, for Docker: refused before anything is stopped, or made."""
+    volume = world.filled()
+    container = world.container(volume)
+    began, before = state_of(container)["StartedAt"], there.volumes()
+    given = [part for key, value in options.items() for part in ("--option", f"{volume}:{key}={value}")]
+    failed = world.cli("migrate", volume, "--to", to, *given, *dry).exits(1)
+    assert f"volume {volume} cannot be made with " in failed.stderr + failed.stdout
+    assert f"--option {volume}:{next(iter(options))}=" in failed.stderr + failed.stdout
+    assert there.volumes() == before
+    assert state_of(container)["StartedAt"] == began
+
+
 # --- places that are the source's -------------------------------------------------------------------
 
 

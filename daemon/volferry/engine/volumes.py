@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
@@ -10,7 +12,7 @@ import docker.errors
 from volferry.engine.client import Engine, translated
 from volferry.engine.container_labels import ContainerLabels, is_own
 from volferry.engine.labels import marks_incomplete
-from volferry.errors import NoSuchContainer, NoSuchVolume
+from volferry.errors import EngineError, EngineUnreachable, NoSuchContainer, NoSuchVolume
 from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
 
 if TYPE_CHECKING:
@@ -50,6 +52,25 @@ def create_volume(engine: Engine, volume: Volume) -> None:
         engine.api.create_volume(
             volume.name, driver=volume.driver, driver_opts=dict(volume.options), labels=dict(volume.labels)
         )
+
+
+def refusal_of(engine: Engine, volume: Volume) -> str:
+    """Why the engine would make no volume of its local driver with these options; empty if it would. Engines know different ones, and ask for different
+    ones of them together. Another volume is made so, which is mounted nowhere, and removed.
+    """
+    name = f"volferry-tried-{secrets.token_hex(6)}"
+    try:
+        with translated("trying the options of a volume"):
+            engine.api.create_volume(name, driver="local", driver_opts=dict(volume.options))
+    except EngineUnreachable:
+        raise
+    except EngineError as error:
+        # Podman may leave what it could not make
+        with suppress(EngineError):
+            remove_volume(engine, name)
+        return str(error).removeprefix("trying the options of a volume: ").removeprefix(f"create {name}: ")
+    remove_volume(engine, name)
+    return ""
 
 
 def remove_volume(engine: Engine, name: str) -> None:

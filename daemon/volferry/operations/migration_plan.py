@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from volferry.archive.tree_scripts import room_command
 from volferry.engine.host_paths import kind_of_path
-from volferry.engine.volumes import find_volume, volume_drivers
+from volferry.engine.volumes import find_volume, refusal_of, volume_drivers
 from volferry.errors import CommandFailed, NoSuchVolume
 from volferry.model import HostPath, printable
 from volferry.operations.new_volume import (
@@ -178,6 +178,12 @@ def _look_at_new(
         plan.obstacles.append(
             f"volume {name} has its data at {path}, {lacks}, or "
             f"--option {each.source.name}:device=PATH; {_made_plain(each)}"
+        )
+        return None
+    if driver == "local" and each.target.options and (why := refusal_of(target, each.target)):
+        plan.obstacles.append(
+            f"volume {name} cannot be made with {options_text(each.target)} on the target: {why}: "
+            f"--option {each.source.name}:KEY=VALUE changes one; {_made_plain(each)}"
         )
         return None
     if leads_elsewhere(each.target):
