@@ -8,6 +8,7 @@ import socket
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPResponse, responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,7 @@ class AlteredEngine:
     # of POST /containers/create: changes what is asked for, or says why it is refused
     creating: Callable[[Document], str | None] = lambda _: None
     starting: Callable[[Document], str | None] = lambda _: None  # of the same, once it is started
+    info: Document = field(default_factory=dict)  # what it says of itself, in place of the truth
     created: list[Document] = field(default_factory=list)
     _bodies: dict[str, Document] = field(default_factory=dict)  # by container
 
@@ -72,6 +74,11 @@ class AlteredEngine:
                 )
             engine.connect(str(self.engine))
             engine.sendall(head + b"\r\n\r\n" + rest)
+            if path == "/info" and self.info:
+                response = HTTPResponse(engine)
+                response.begin()
+                client.sendall(_answer(200, {**json.loads(response.read()), **self.info}))
+                return
             if asked is not None:
                 answer = b""
                 while more := engine.recv(1 << 16):
@@ -88,7 +95,7 @@ class AlteredEngine:
 
 def _answer(status: int, document: Document) -> bytes:
     body = json.dumps(document).encode()
-    head = f"HTTP/1.1 {status} Error\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    head = f"HTTP/1.1 {status} {responses[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return head.encode() + body
 
 

@@ -284,16 +284,29 @@ class _Look:
         on_target = image_of(self.target, said) if is_named else None
         if on_target is not None and on_target["Id"] == wanted:
             return said
+        is_for, target = _platform(found), _platform_of(self.target)
+        fits = not all(is_for) or not all(target) or is_for == target
+        if not fits and is_named and on_target is not None and _platform(on_target) == target:
+            self.plan.notes.append(
+                f"container {name} gets the target's own image {said}, which is for {'/'.join(target)}; that of the source is for {'/'.join(is_for)}"
+            )
+            return said
         # A name that is another image's over there stays so.
         reference = said if is_named and on_target is None else wanted
         if image_of(self.target, wanted) is None or reference == said:
             image = CarriedImage(reference, wanted, int(found.get("Size") or 0))
             if image not in self.plan.images:
                 self.plan.images.append(image)
-        is_for = _platform(found)
-        engine = str(self.target.info.get("OSType") or ""), str(self.target.info.get("Architecture") or "")
-        if all(is_for) and all(engine) and is_for != engine:
-            self._obstacle(name, f"its image is for {'/'.join(is_for)}, and the target is {'/'.join(engine)}")
+        if not fits and _platform_of(self.source) == target:
+            self.plan.notes.append(
+                f"container {name} runs by emulation, which the target must have too: its image is for {'/'.join(is_for)}"
+            )
+        elif not fits:
+            way = f": `docker pull {said}` there gets it one of its own" if is_named else ""
+            self._obstacle(
+                name,
+                f"its image {said or wanted} is for {'/'.join(is_for)}, and the target is {'/'.join(target)}{way}",
+            )
         return reference
 
     def _networks(self, name: str, details: Document) -> dict[str, Document]:
@@ -352,6 +365,10 @@ def _platform(image: Document) -> tuple[str, str]:
     """As an engine calls its own."""
     architecture = str(image.get("Architecture") or "")
     return str(image.get("Os") or ""), _ARCHITECTURES.get(architecture, architecture)
+
+
+def _platform_of(engine: Engine) -> tuple[str, str]:
+    return str(engine.info.get("OSType") or ""), str(engine.info.get("Architecture") or "")
 
 
 def _subnets(network: Document) -> set[str]:
