@@ -25,9 +25,9 @@ LABEL org.opencontainers.image.title="volferry" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# the programs of a helper, certificates of object stores, and time zones of schedules
+# the programs of a helper, certificates of object stores, ssh for stores and engines elsewhere, and time zones of schedules
 RUN export DEBIAN_FRONTEND=noninteractive && apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates coreutils findutils tar tzdata zstd \
+    && apt-get install -y --no-install-recommends ca-certificates coreutils findutils openssh-client tar tzdata zstd \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 # For root without capabilities, which is what compose.yaml makes of it, and for `--user volferry`: both can write to these,
 # and so to volumes that are mounted there for the first time.

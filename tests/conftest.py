@@ -17,6 +17,7 @@ from tests.parts.botocore_data import read_once
 from tests.parts.engine import PrivateEngine, private_engine
 from tests.parts.mount_namespace import enter_own
 from tests.parts.s3_servers import SERVERS, S3Server, Servers
+from tests.parts.sftp_servers import SFTP_SERVERS, SftpServer, SftpServers
 from tests.parts.sshd import Sshd, sshd_at
 
 if TYPE_CHECKING:
@@ -78,6 +79,21 @@ def s3_server() -> Iterator[Servers]:
                     stack.enter_context(TemporaryDirectory(dir="/var/tmp", prefix=f"volferry-{name}-"))
                 )
                 found[name] = stack.enter_context(SERVERS[name](place))
+            return found[name]
+
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServers]:
+    """SFTP servers of this test process's own, by name, each started when it is first asked for."""
+    with ExitStack() as stack:
+        found: dict[str, SftpServer] = {}
+
+        def server(name: str) -> SftpServer:
+            if name not in found:
+                place = tmp_path_factory.mktemp(f"sftp-{name}")
+                found[name] = stack.enter_context(SFTP_SERVERS[name](place))
             return found[name]
 
         yield server

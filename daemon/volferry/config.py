@@ -23,7 +23,7 @@ from volferry.label_rights import LabelsConfig, only_adding, speakers
 from volferry.labels import fits_a_label, keep_of_labels, label_hint, settings_of_labels
 from volferry.retention import Keep, Within
 from volferry.schedule import Schedule, Span
-from volferry.store_config import Size, StoreConfig
+from volferry.store_config import OF_BUCKETS, OF_REMOTES, Size, StoreConfig, without_password
 from volferry.volume_settings import Rule, VolumeSettings, faults_of
 
 if TYPE_CHECKING:
@@ -378,6 +378,7 @@ def contradictions(config: Config) -> Iterator[str]:
             pass
     if config.store is not None and (unknown := config.why_unknown(config.store)):
         yield f"store: {unknown}"
+    yield from _shown_passwords(config)
     if config.stores and config.store_name is None and config.store is None:
         yield "stores: each is a replica of another: one of them is the primary, without replica_of"
     for name, store in config.stores.items():
@@ -393,6 +394,16 @@ def contradictions(config: Config) -> Iterator[str]:
         yield from (f"{place}.{each}" for each in _of_settings(settings))
 
 
+def _shown_passwords(config: Config) -> Iterator[str]:
+    urls = {
+        "store": config.store or "",
+        **{f"stores.{name}.url": store.url for name, store in config.stores.items()},
+    }
+    for key, url in urls.items():
+        if (shown := without_password(url)) != url:
+            yield f"{key}: {shown!r}: a URL is no place for a password, which is shown with it: use a key, or password_file"
+
+
 def _of_store(name: str, store: StoreConfig, config: Config) -> Iterator[str]:
     if store.replica_of is not None and (store.replica_of not in config.stores or store.replica_of == name):
         close = get_close_matches(store.replica_of, [each for each in config.stores if each != name], n=1)
@@ -403,12 +414,11 @@ def _of_store(name: str, store: StoreConfig, config: Config) -> Iterator[str]:
     )
     if twin is not None and store.endpoint == config.stores[twin].endpoint:
         yield f"url: stores.{twin} is at the same place: {store.url}"
-    if not store.url.startswith("s3://"):
-        for key in StoreConfig.__struct_fields__:
-            if key not in {"url", "replica_of", "keep"} and getattr(store, key) != getattr(
-                StoreConfig(url="/"), key
-            ):
-                yield f"{key}: it is for s3:// only, and the store is at {store.url}"
+    for keys, kind, scheme in ((OF_BUCKETS, "bucket", "s3"), (OF_REMOTES, "remote", "sftp")):
+        if store.kind != kind:
+            for key in StoreConfig.__struct_fields__:
+                if key in keys and getattr(store, key) != getattr(StoreConfig(url="/"), key):
+                    yield f"{key}: it is for {scheme}:// only, and the store is at {without_password(store.url)}"
     if store.endpoint is not None and not re.match(r"https?://[^/]", store.endpoint):
         yield f"endpoint: {store.endpoint!r} is no URL: use one such as https://s3.example.org"
 

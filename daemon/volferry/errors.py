@@ -38,6 +38,7 @@
     │   ├── StoreUnreachable               wrong credentials, bucket, endpoint or clock
     │   ├── ObjectExists
     │   └── ObjectLocked                   under retention: it cannot be deleted yet
+    │       └── DeleteDenied               nor ever, by this account
     └── RepositoryError                1   what the store holds does not give what was asked for
         ├── NoSuchBackup
         ├── AmbiguousBackup
@@ -234,6 +235,10 @@ class StoreUnreachable(StoreError):
 
 
 class ObjectLocked(StoreError):
+    pass
+
+
+class DeleteDenied(ObjectLocked):
     pass
 
 

@@ -1,4 +1,4 @@
-"""Settings of one store, of a directory or of a bucket."""
+"""Settings of one store: a directory, a bucket, or a directory on another machine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from volferry.checked import Section
 from volferry.errors import ConfigError, reason
 from volferry.retention import Keep
 
+_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^/@:]*):[^/]*@", re.IGNORECASE)
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SMALLEST_PART, _LARGEST_PART = (
     5 << 20,
@@ -76,11 +77,24 @@ class ObjectLock(Section, frozen=True):
     days: Annotated[int, Meta(ge=1, le=36500, description="How long, from the end of the last run.")]
 
 
+# Keys that only one kind of store has a use for.
+OF_BUCKETS = frozenset({
+    *("endpoint", "region", "addressing", "profile", "access_key_id", "access_key_id_file", "secret_access_key"),
+    *("secret_access_key_file", "session_token", "session_token_file", "ca_bundle", "storage_class", "encryption"),
+    *("kms_key_id", "part_size", "parallel_parts", "object_lock"),
+})  # fmt: skip
+OF_REMOTES = frozenset({"identity_file", "known_hosts", "password", "password_file"})
+
+
 class StoreConfig(Section, frozen=True):
-    """One store. All but `url` and `replica_of` is for s3:// only, and most of it boto3 finds elsewhere too."""
+    """One store. Most of it is for s3:// or sftp:// only, and boto3 and ssh find it elsewhere too."""
 
     url: Annotated[
-        str, Meta(min_length=1, description="A directory, or a URL: file:///srv/backups, s3://bucket/prefix.")
+        str,
+        Meta(
+            min_length=1,
+            description="A directory, or a URL: file:///srv/backups, s3://bucket/prefix, sftp://user@host/path.",
+        ),
     ]
     replica_of: Annotated[str | None, Meta(description="The store that this one is a copy of.")] = None
     endpoint: Annotated[str | None, Meta(description="URL of the server; default: that of AWS.")] = None
@@ -104,6 +118,12 @@ class StoreConfig(Section, frozen=True):
     part_size: Annotated[PartSize, Meta(description="Of multipart uploads.")] = PartSize(8 << 20)
     parallel_parts: Annotated[int, Meta(ge=1, le=32, description="Parts on their way at once.")] = 4
     object_lock: ObjectLock | None = None
+    identity_file: Annotated[Path | None, Meta(description="A private key for sftp://.")] = None
+    known_hosts: Annotated[
+        Path | None, Meta(description="Host keys for sftp://, in place of ~/.ssh/known_hosts.")
+    ] = None
+    password: Annotated[Secret | None, Meta(description="Of the account at sftp://.")] = None
+    password_file: Annotated[Path | None, Meta(description="A file that holds it.")] = None
     keep: Annotated[
         Keep | None, Meta(description="What is kept here, in place of what is said of the volumes.")
     ] = None
@@ -116,6 +136,12 @@ class StoreConfig(Section, frozen=True):
             raise ValueError("access_key_id needs secret_access_key")
         if self.kms_key_id and self.encryption != "aws:kms":
             raise ValueError('kms_key_id needs encryption = "aws:kms"')
+
+    @property
+    def kind(self) -> Literal["directory", "bucket", "remote"]:
+        """What its URL leads to."""
+        scheme = self.url.partition("://")[0].lower() if "://" in self.url else ""
+        return "bucket" if scheme == "s3" else "remote" if scheme == "sftp" else "directory"
 
     @property
     def place(self) -> str:
@@ -138,6 +164,16 @@ class StoreConfig(Section, frozen=True):
         )
         token = self.session_token.reveal() if self.session_token else _content(self.session_token_file)
         return (key_id, secret, token) if key_id and secret else None
+
+    @property
+    def sftp_password(self) -> str | None:
+        """Where one is set. Raises ConfigError for a file that cannot be read."""
+        return self.password.reveal() if self.password else _content(self.password_file)
+
+
+def without_password(url: str) -> str:
+    """As it may be shown."""
+    return _PASSWORD.sub(r"\1@", url)
 
 
 def _content(path: Path | None) -> str | None:

@@ -19,18 +19,21 @@ from hypothesis import strategies as st
 import volferry
 from tests.parts.mounts import in_memory
 from tests.parts.s3_servers import SERVERS
+from tests.parts.sftp_servers import SFTP_SERVERS
 from volferry.errors import NoSuchObject, NoSuchStore, ObjectExists, StoreError
 from volferry.model import ObjectInfo
 from volferry.store_config import StoreConfig
 from volferry.stores.base import get, put, validate_key
 from volferry.stores.factory import open_store
 from volferry.stores.local import LocalStore
+from volferry.stores.sftp import SftpStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from tests.parts.s3_servers import Servers
+    from tests.parts.sftp_servers import SftpServer, SftpServers
     from volferry.stores.base import Store
 
 SOURCE = Path(volferry.__file__).parent.parent
@@ -79,8 +82,24 @@ def in_a_bucket(name: str) -> Callable[[Path, Servers], AbstractContextManager[P
 PLACES = {"local": a_directory, **{name: in_a_bucket(name) for name in SERVERS}}
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path, s3_server: Servers) -> Iterator[Place]:
+def on_a_server(server: SftpServer, tmp_path: Path) -> Place:
+    directory = tmp_path / "store"
+    return Place(
+        server.settings(directory),
+        tmp_path / "state",
+        lambda: len([each for each in directory.glob(".tmp/*") if each.name != "clock"]),
+        server.environment,
+        rounds=10,
+    )
+
+
+@pytest.fixture(params=[*PLACES, *SFTP_SERVERS])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, s3_server: Servers, sftp_server: SftpServers
+) -> Iterator[Place]:
+    if request.param in SFTP_SERVERS:
+        yield on_a_server(sftp_server(request.param), tmp_path)
+        return
     with PLACES[request.param](tmp_path, s3_server) as each:
         yield each
 
@@ -210,7 +229,7 @@ def test_objects_are_listed_by_prefix_in_the_order_of_their_keys(store: Store) -
 
 def test_a_file_in_place_of_a_directory_is_no_empty_one(store: Store) -> None:
     put(store, "a/b", b"x")
-    if isinstance(store, LocalStore):  # which is what it would be there
+    if isinstance(store, LocalStore | SftpStore):  # which is what it would be there
         with pytest.raises(StoreError, match=r"^cannot list a/b in the store .*: not a directory$"):
             keys(store, "a/b/")
     else:

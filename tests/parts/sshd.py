@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 30.0
 _LOOK_SECONDS = 0.02
+_NOT_REACHED = 255  # of ssh; what a server that gives nobody a shell says is another
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Sshd:
 
 
 @contextlib.contextmanager
-def sshd_at(directory: Path) -> Iterator[Sshd]:
+def sshd_at(directory: Path, *, sftp: str = "internal-sftp", more: str = "") -> Iterator[Sshd]:
+    """`sftp` is what serves SFTP, with its options; `more` is at the end of the server's configuration."""
     program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     ssh = shutil.which("ssh")
     assert program, "sshd is missing; get it with: apt-get install openssh-server"
@@ -73,6 +75,7 @@ def sshd_at(directory: Path) -> Iterator[Sshd]:
         "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nLogLevel ERROR\n"
         # A login takes a tenth of the time without the shell's start-up files and a key exchange in software.
         f'SetEnv HOME={directory} "PATH={os.environ["PATH"]}"\nKexAlgorithms curve25519-sha256\n'
+        f"Subsystem sftp {sftp}\n{more}"
     )
     key = (directory / "host.pub").read_text().split()[:2]
     (directory / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(key)}\n")
@@ -105,12 +108,16 @@ def sshd_at(directory: Path) -> Iterator[Sshd]:
 
 def _await_answer(found: Sshd) -> None:
     end = time.monotonic() + _SECONDS
-    while subprocess.run(
-        ["ssh", "-p", str(found.port), "root@127.0.0.1", "true"],
-        env={**os.environ, "PATH": found.path},
-        capture_output=True,
-        check=False,
-    ).returncode:
+    while (
+        subprocess.run(
+            ["ssh", "-p", str(found.port), "root@127.0.0.1", "true"],
+            env={**os.environ, "PATH": found.path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        ).returncode
+        == _NOT_REACHED
+    ):
         log = (found.directory / "log").read_text()
         assert found.process.poll() is None, log
         assert time.monotonic() < end, log

@@ -65,7 +65,7 @@ TABLE: list[tuple[str, str, str]] = [
     ('[stores.a]\nurl = "/a"\nreplica_of = "b"\n[stores.b]\nurl = "/b"\nreplica_of = "a"', "stores", "one of them is the primary"),
     ('[stores.a]\nurl = "/a"\n[stores.b]\nurl = "/a"', "stores.a.url", "at the same place"),
     ('[stores.a]\nurl = "/a"\nregion = "eu"', "stores.a.region", "for s3:// only"),
-    ('[stores.a]\nurl = "ftp://x/y"', "stores.a.url", "use a path, file:///path or s3://bucket/prefix"),
+    ('[stores.a]\nurl = "ftp://x/y"', "stores.a.url", "use a path, file:///path, s3://bucket/prefix or sftp://user@host/path"),
     ('[stores.a]\nurl = "s3://"', "stores.a.url", "use s3://BUCKET"),
     ('[stores.a]\nurl = "s3://b"\nendpoint = "minio:9000"', "stores.a.endpoint", "use one such as https://"),
     ('[stores.a]\nurl = "s3://b"\npart_size = "1M"', "stores.a.part_size", "from 5M to 5G"),

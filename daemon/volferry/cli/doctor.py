@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from volferry.model import BackupRef
     from volferry.repository import Repository
+    from volferry.stores.base import Store
+    from volferry.stores.probe import Probe
 
 _OLDEST_API = (1, 41)  # Docker Engine 20.10
 
@@ -48,7 +50,7 @@ def doctor(
         _tried("helper", lambda: _helper(session)),
         _tried("other volferrys", lambda: _others(session)),
         _tried("store", lambda: _store(session, None)),
-        *(_tried(f"store {name}", partial(_store, session, name)) for name in _other_directories(session)),
+        *(_tried(f"store {name}", partial(_store, session, name)) for name in _other_stores(session)),
     ]
     good = all(check.ok for check in checks)
     if json:
@@ -139,13 +141,13 @@ def _others(session: Session) -> tuple[str, tuple[str, ...]]:
     return f"{len(found) or 'none'} seen on this engine", tuple(found)
 
 
-def _other_directories(session: Session) -> list[str]:
-    """Names of the stores in the configuration that are directories, without the one in use."""
+def _other_stores(session: Session) -> list[str]:
+    """Names of the stores in the configuration that are no buckets, without the one in use."""
     config = session.config
     return [
         name
         for name, store in config.stores.items()
-        if not store.url.startswith("s3://") and store.url != config.store_config.url
+        if store.kind != "bucket" and store.url != config.store_config.url
     ]
 
 
@@ -162,10 +164,16 @@ def _not_whole(session: Session, repository: Repository) -> set[BackupRef]:
     return hurt | session.lost(refs, repository=repository).keys()
 
 
+def _probed(store: Store) -> Probe | None:
+    """What a directory, here or elsewhere, can do. Raises StoreError where it can keep no store."""
+    from volferry.stores.local import LocalStore  # noqa: PLC0415
+    from volferry.stores.sftp import SftpStore  # noqa: PLC0415
+
+    return store.probe() if isinstance(store, LocalStore | SftpStore) else None
+
+
 def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
     """The store in use, or another one of the configuration."""
-    from volferry.stores.local import LocalStore  # noqa: PLC0415
-
     store = session.store if name is None else session.named_store(name)
     repository: Repository | None = None
     hurt: Collection[BackupRef] = ()
@@ -181,8 +189,7 @@ def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
             f"{store.url}: {holds}, and {min(hurt, key=str)}{others} cannot be restored as a whole: "
             f"`volferry list --all-hosts{'' if name is None else f' --store {name}'}` says why"
         )
-    if isinstance(store, LocalStore):
-        found = store.probe()
+    if (found := _probed(store)) is not None:
         free = f", {size_text(found.free_bytes)} free" if found.free_bytes is not None else ""
         return f"{store.url}: {holds}{free}", found.lacks
     if repository is not None:

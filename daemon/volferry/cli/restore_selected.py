@@ -41,9 +41,9 @@ class Safety:
 
     @staticmethod
     def of(store: str, *, prove_first: bool | None) -> Safety:
-        """As `--prove/--trust` has it. A directory is near; all of a bucket would be fetched twice."""
+        """As `--prove/--trust` has it. A directory is near; all of what is elsewhere would be fetched twice."""
         if prove_first is None:
-            return Safety(beside=True, proves=not store.startswith("s3://"), looks_for_room=True)
+            return Safety(beside=True, proves=not store.startswith(("s3://", "sftp://")), looks_for_room=True)
         return Safety(beside=prove_first, proves=prove_first, looks_for_room=prove_first)
 
     def with_marks(self, session: Session, backup: BackupReader) -> Safety:

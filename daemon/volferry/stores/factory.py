@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from volferry.store_config import StoreConfig
 from volferry.stores.local import LocalStore
-from volferry.stores.places import place_of
+from volferry.stores.places import Remote, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def open_store(
     settings: StoreConfig | str, *, state: Path | None = None, note: Callable[[str], None] = lambda _: None
 ) -> Store:
-    """At the place of its URL, as `place_of` has it, with the settings of a bucket.
+    """At the place of its URL, as `place_of` has it, with the settings of its kind.
 
     Touches nothing. `state` is the state directory; `note` is told what a user should know, once. Raises UsageError.
     """
@@ -27,6 +27,10 @@ def open_store(
     place = place_of(settings.url)
     if isinstance(place, Path):
         return LocalStore(place, note=note)
+    if isinstance(place, Remote):
+        from volferry.stores.sftp import SftpStore  # noqa: PLC0415 -- as below
+
+        return SftpStore(settings, state=state, note=note)
     from volferry.stores.s3 import S3Store  # noqa: PLC0415 -- boto3 is slow to import, and not always used
 
     return S3Store(settings, state=state, note=note)

@@ -27,6 +27,11 @@ def temporary_name() -> str:
     return f"{secrets.token_hex(8)}.{_kernel_mark()}.part"
 
 
+def foreign_name() -> str:
+    """Of a file that no process here has open, such as one on a server: a store in the same directory knows it by its time alone."""
+    return f"{secrets.token_hex(8)}.{secrets.token_hex(8)}.part"
+
+
 def remove_dead(
     directory: int, names: Iterable[str], now: Callable[[], datetime], remove: Callable[[str], object]
 ) -> None:
