@@ -23,7 +23,8 @@ from volferry.label_rights import LabelsConfig, only_adding, speakers
 from volferry.labels import fits_a_label, keep_of_labels, label_hint, settings_of_labels
 from volferry.retention import Keep, Within
 from volferry.schedule import Schedule, Span
-from volferry.store_config import OF_BUCKETS, OF_REMOTES, Size, StoreConfig, without_password
+from volferry.sizes import Size
+from volferry.store_config import OF_BUCKETS, OF_REMOTES, StoreConfig, without_password
 from volferry.volume_settings import Rule, VolumeSettings, faults_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from volferry.config import Config, CpuShares, HelperMemory, IoWeight
 from volferry.daemon_config import Listen, Template
 from volferry.retention import Within
 from volferry.schedule import Schedule, Span, Zone
-from volferry.store_config import Secret, Size
+from volferry.sizes import Limit, Size
+from volferry.store_config import Secret
 
 _TEXT = {"type": "string"}
 _OF_TYPES: dict[type, dict[str, Any]] = {
@@ -28,6 +29,12 @@ _OF_TYPES: dict[type, dict[str, Any]] = {
         for kind in (CpuShares, IoWeight)
     },
     HelperMemory: {"anyOf": [{"type": "integer", "minimum": 0}, {**_TEXT, "examples": ["512M", "off"]}]},
+    Limit: {
+        "anyOf": [
+            {"type": "integer", "minimum": 16384},
+            {**_TEXT, "examples": ["20M", "20M; 08:00-18:00 2M"]},
+        ]
+    },
     Size: {"anyOf": [{"type": "integer", "minimum": 0}, {**_TEXT, "examples": ["512M", "2 GiB"]}]},
     Schedule: {
         "anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}],

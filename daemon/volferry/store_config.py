@@ -13,26 +13,13 @@ from msgspec import Meta
 from volferry.checked import Section
 from volferry.errors import ConfigError, reason
 from volferry.retention import Keep
+from volferry.sizes import Limit, Size
 
 _PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^/@:]*):[^/]*@", re.IGNORECASE)
-_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SMALLEST_PART, _LARGEST_PART = (
     5 << 20,
     5 << 30,
 )  # of S3 (docs.aws.amazon.com, "Amazon S3 multipart upload limits")
-
-
-class Size(int):
-    """A number of bytes: `512M`, `1 GiB`, or the number itself. Units are powers of 1024, as Docker's are."""
-
-    @classmethod
-    def of_document(cls, value: object) -> Size:
-        """Raises ValueError."""
-        if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-            return cls(int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper()])
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError("a size is a number of bytes, or one such as 512M or 2G")
-        return cls(value)
 
 
 class PartSize(Size):
@@ -118,6 +105,10 @@ class StoreConfig(Section, frozen=True):
     part_size: Annotated[PartSize, Meta(description="Of multipart uploads.")] = PartSize(8 << 20)
     parallel_parts: Annotated[int, Meta(ge=1, le=32, description="Parts on their way at once.")] = 4
     object_lock: ObjectLock | None = None
+    limit: Annotated[
+        Limit | None, Meta(description="Bytes a second that are sent there: 20M, or 20M; 08:00-18:00 2M.")
+    ] = None
+    limit_down: Annotated[Limit | None, Meta(description="Bytes a second that are read there.")] = None
     identity_file: Annotated[Path | None, Meta(description="A private key for sftp://.")] = None
     known_hosts: Annotated[
         Path | None, Meta(description="Host keys for sftp://, in place of ~/.ssh/known_hosts.")

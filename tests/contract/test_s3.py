@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,10 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from volferry.errors import ConfigError, ObjectExists, ObjectLocked, StoreError, StoreUnreachable, UsageError
+from volferry.sizes import Limit
 from volferry.store_config import ObjectLock, Secret, StoreConfig
 from volferry.stores import s3, s3_client
 from volferry.stores.base import get, put, write_whole
 from volferry.stores.s3 import S3Store
+from volferry.stores.throttle import throttle_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -252,3 +256,25 @@ def test_a_lock_that_has_ended_lets_go_of_the_room(locking_server: S3Server) -> 
     store.delete("object")
     assert list(store.list("")) == []
     assert client.list_object_versions(Bucket=bucket).get("Versions", []) == []
+
+
+def test_a_bucket_is_written_and_read_as_slowly_as_its_limits_say(s3_server: Servers) -> None:
+    server = s3_server("seaweedfs")
+    limits = {"limit": Limit("16M"), "limit_down": Limit("16M")}
+    stores = [
+        S3Store(settings, throttle=throttle_of(settings))
+        for more in ({}, limits)
+        for settings in [server.settings(f"s3://{server.bucket()}/x", **more)]
+    ]
+    data = os.urandom(12 << 20)
+    seconds = []
+    for store in stores:
+        put(store, "small", b"x")
+        began = time.monotonic()
+        put(store, "large", data)
+        written = time.monotonic()
+        assert get(store, "large") == data
+        seconds.append((written - began, time.monotonic() - written))
+    (free_up, free_down), (up, down) = seconds
+    assert up > 0.45, f"12 MiB at 16 MiB a second, and {free_up} s without"
+    assert down > 0.45, f"and {free_down} s"

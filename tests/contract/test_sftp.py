@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tests.parts.mounts import in_memory
 from tests.parts.sftp_servers import openssh
 from volferry.config import load_config
 from volferry.errors import ConfigError, DeleteDenied, ObjectExists, StoreError, StoreUnreachable, UsageError
+from volferry.sizes import Limit
 from volferry.store_config import Secret, StoreConfig
 from volferry.stores.base import get, put
 from volferry.stores.local import LocalStore
@@ -22,6 +24,7 @@ from volferry.stores.places import Remote, remote_of
 from volferry.stores.sftp import SftpStore
 from volferry.stores.sftp_packets import Garbled, Refused, Reply
 from volferry.stores.sftp_ssh import Ssh
+from volferry.stores.throttle import throttle_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -365,3 +368,15 @@ def test_what_is_no_sftp_server_is_one_line(tmp_path: Path) -> None:
         ) as raised:
             list(SftpStore(server.settings("/x")).list(""))
         assert message_of(raised)
+
+
+def test_a_server_is_written_and_read_as_slowly_as_its_limits_say(server: SftpServer, tmp_path: Path) -> None:
+    settings = server.settings(tmp_path / "store", limit=Limit("16M"), limit_down=Limit("16M"))
+    store = SftpStore(settings, throttle=throttle_of(settings))
+    data = os.urandom(12 << 20)
+    began = time.monotonic()
+    put(store, "large", data)
+    written = time.monotonic()
+    assert get(store, "large") == data
+    assert written - began > 0.45
+    assert time.monotonic() - written > 0.45

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from volferry.operations.recovery import Recovery
     from volferry.repository import Repository
     from volferry.run import Run
+    from volferry.store_config import StoreConfig
     from volferry.stores.base import Store
 
 
@@ -83,7 +84,10 @@ class Session:
     def store(self) -> Store:
         from volferry.stores.factory import open_store  # noqa: PLC0415 -- as above, for what a store may need
 
-        return open_store(self.config.store_config, state=self.config.state_dir, note=say)
+        return self._following(
+            self.config.store_config,
+            open_store(self.config.store_config, state=self.config.state_dir, note=say),
+        )
 
     @cached_property
     def own_places(self) -> OwnPlaces:
@@ -122,7 +126,18 @@ class Session:
         """By its name in the config, or a path or URL."""
         from volferry.stores.factory import open_store  # noqa: PLC0415
 
-        return open_store(self.config.named_store(name), state=self.config.state_dir, note=say)
+        settings = self.config.named_store(name)
+        return self._following(settings, open_store(settings, state=self.config.state_dir, note=say))
+
+    def _following(self, settings: StoreConfig, store: Store) -> Store:
+        """Its limits are those of the configuration's file at any moment: a daemon that reads that again changes what its runs do."""
+        from volferry.cli.changed_store import ChangedStore  # noqa: PLC0415
+        from volferry.stores.throttle import throttle_of  # noqa: PLC0415
+
+        name = next((name for name, each in self.config.stores.items() if each == settings), None)
+        if self.config_file is not None and name is not None:
+            throttle_of(settings).follow(ChangedStore(self.config_file, name))
+        return store
 
     def state_of(self, repository: Repository) -> Path:
         """Where this machine keeps its data about a store."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from volferry.store_config import StoreConfig
 from volferry.stores.local import LocalStore
 from volferry.stores.places import Remote, place_of
+from volferry.stores.throttle import throttle_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +26,13 @@ def open_store(
     if isinstance(settings, str):
         settings = StoreConfig(url=settings)
     place = place_of(settings.url)
+    throttle = throttle_of(settings)
     if isinstance(place, Path):
-        return LocalStore(place, note=note)
+        return LocalStore(place, note=note, throttle=throttle)
     if isinstance(place, Remote):
         from volferry.stores.sftp import SftpStore  # noqa: PLC0415 -- as below
 
-        return SftpStore(settings, state=state, note=note)
+        return SftpStore(settings, state=state, note=note, throttle=throttle)
     from volferry.stores.s3 import S3Store  # noqa: PLC0415 -- boto3 is slow to import, and not always used
 
-    return S3Store(settings, state=state, note=note)
+    return S3Store(settings, state=state, note=note, throttle=throttle)

@@ -20,6 +20,7 @@ from volferry.stores.directories import ATTEMPTS, TEMPORARY, Directories, open_r
 from volferry.stores.file_system import FileSystem, time_of
 from volferry.stores.local_writer import LocalWriter, store_error
 from volferry.stores.probe import probe
+from volferry.stores.throttle import Throttle
 from volferry.stores.unfinished import UNFINISHED, remove_dead
 
 if TYPE_CHECKING:
@@ -41,8 +42,15 @@ T = TypeVar("T")
 class LocalStore:
     """Implements `Store`. The directory is made by the first `create`, not before."""
 
-    def __init__(self, directory: Path, *, note: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        note: Callable[[str], None] = lambda _: None,
+        throttle: Throttle | None = None,
+    ) -> None:
         """`note` is told, once, of each thing that the file system lacks."""
+        self.throttle = throttle or Throttle()
         self._root = directory
         self._file_system = FileSystem(directory, note)
         self._directories = Directories(directory, self._file_system)
@@ -98,7 +106,14 @@ class LocalStore:
             except OSError as error:
                 raise store_error(error, f"cannot write to the store {self._root}") from error
         try:
-            writer = LocalWriter(self._root, key, self._directories, self._file_system, replaces=replaces)
+            writer = LocalWriter(
+                self._root,
+                key,
+                self._directories,
+                self._file_system,
+                replaces=replaces,
+                throttle=self.throttle.up,
+            )
         except NoSuchStore as error:
             raise NoSuchStore(f"the store {self._root} is gone: is it still mounted?") from error
         self._was_there = True
@@ -275,6 +290,7 @@ class LocalReader:
             data = twice(lambda: os.pread(self._descriptor, wanted, self._offset))
         except OSError as error:
             raise self._store.unreadable(error, self._key) from error
+        self._store.throttle.down.take(len(data))
         self._offset += len(data)
         if self._left is not None:
             self._left -= len(data)

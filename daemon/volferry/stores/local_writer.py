@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from volferry.stores.directories import Directories
     from volferry.stores.file_system import FileSystem
+    from volferry.stores.throttle import Direction
 
 _ATTEMPTS = 10  # to begin a file that no `clean` takes away
 _SYNC_BYTES = 8 << 20  # written before they are brought to stable storage, beside what is written next
@@ -36,10 +37,12 @@ class LocalWriter:
         file_system: FileSystem,
         *,
         replaces: bool = False,
+        throttle: Direction,
     ) -> None:
         """With `replaces`, an object of that name is overwritten. Raises StoreError."""
         self._root = root
         self._replaces = replaces
+        self._throttle = throttle
         self._directories = directories
         self._file_system = file_system
         self._key = key
@@ -96,6 +99,7 @@ class LocalWriter:
         return self._name
 
     def write(self, data: bytes) -> None:
+        self._throttle.take(len(data))
         try:
             view = memoryview(data)
             while view:

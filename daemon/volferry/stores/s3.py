@@ -25,6 +25,7 @@ from volferry.stores.s3_client import MISSING, GarbledResponse, Server, base64_t
 from volferry.stores.s3_reader import S3Reader
 from volferry.stores.s3_transfer import Abilities, Knowledge, Transfers
 from volferry.stores.s3_writer import S3Writer, abort_upload
+from volferry.stores.throttle import Throttle
 from volferry.stores.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class S3Store:
         *,
         state: Path | None = None,
         note: Callable[[str], None] = lambda _: None,
+        throttle: Throttle | None = None,
     ) -> None:
         """Raises UsageError for a URL that cannot be one."""
         place = bucket_of(settings.url)
@@ -58,6 +60,7 @@ class S3Store:
         self._settings = settings
         self._state = state
         self._note = note
+        self._throttle = throttle or Throttle()
         self._server = Server(settings, self._bucket)
 
     @property
@@ -85,6 +88,7 @@ class S3Store:
             uploads=Uploads(self._place_in_state),
             knowledge=Knowledge(self._remembered(), self._remember),
             arguments=self._new_object_arguments,
+            throttle=self._throttle,
         )
 
     def create(self, key: str, *, replaces: bool = False) -> S3Writer:

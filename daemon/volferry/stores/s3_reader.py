@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from volferry.stores.s3_transfer import Transfers
+    from volferry.stores.throttle import Direction
 
 _RANGE_BYTES = 8 << 20
 _RANGES_AHEAD = 4
@@ -93,7 +94,7 @@ class S3Reader:
                 Range=f"bytes={start}-{start + size - 1}",
                 **({"IfMatch": self._etag} if self._etag else {}),
             )
-            return _content(response, start, size)
+            return _content(response, start, size, self._transfers.throttle.down)
 
         try:
             return self._server.call(f"read {self._key}", get)
@@ -110,7 +111,7 @@ class S3Reader:
         self._fetch(0, 1)
 
 
-def _content(response: Any, start: int, size: int) -> _Range:
+def _content(response: Any, start: int, size: int, throttle: Direction) -> _Range:
     """Raises GarbledResponse for a body that is not the one that was announced."""
     announced = int(response["ContentLength"])
     total = _total_bytes(response, start, announced)
@@ -118,7 +119,7 @@ def _content(response: Any, start: int, size: int) -> _Range:
         raise GarbledResponse("another range came than was asked for")
     body = response["Body"]
     try:
-        content = body.read()
+        content = _read(body, throttle)
     except (BotoCoreError, HTTPError, OSError) as error:
         raise GarbledResponse(f"the answer broke off: {error}") from error
     finally:
@@ -126,6 +127,18 @@ def _content(response: Any, start: int, size: int) -> _Range:
     if len(content) != announced:
         raise GarbledResponse("the answer broke off")
     return _Range(content, total, str(response.get("ETag", "")))
+
+
+def _read(body: Any, throttle: Direction) -> bytes:
+    """What comes faster than it is taken waits at the server."""
+    if not throttle.is_limited:
+        found: bytes = body.read()
+        return found
+    pieces = []
+    while piece := body.read(throttle.piece_bytes):
+        throttle.take(len(piece))
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _total_bytes(response: Any, start: int, announced: int) -> int:

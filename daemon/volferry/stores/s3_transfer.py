@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from volferry.stores.s3_client import Server
+    from volferry.stores.throttle import Throttle
     from volferry.stores.uploads import Uploads
 
 
@@ -30,12 +31,14 @@ class Transfers:
         uploads: Uploads,
         knowledge: Knowledge,
         arguments: Callable[[], dict[str, Any]],
+        throttle: Throttle,
     ) -> None:
         self.server = server
         self.pool = pool
         self.url = url
         self.part_bytes = part_bytes
         self.parallel_parts = parallel_parts
+        self.throttle = throttle
         self.uploads = uploads
         self.knowledge = knowledge
         self.arguments = arguments  # of every new object: storage class, encryption, retention

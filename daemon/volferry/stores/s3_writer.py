@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from volferry.stores.s3_client import Server
     from volferry.stores.s3_transfer import Transfers
+    from volferry.stores.throttle import Direction
 
 _SEND_BYTES = 1 << 20
 _LARGEST_NUMBER = 10_000  # of parts (docs.aws.amazon.com, "Amazon S3 multipart upload limits")
@@ -54,8 +55,17 @@ class Part(NamedTuple):
 class _PartBody(BytesIO):
     """Comes in larger pieces than urllib3 asks for, which are of 16 KiB: fewer calls, fewer waits for the interpreter."""
 
+    def __init__(self, data: bytes, throttle: Direction) -> None:
+        super().__init__(data)
+        self._throttle = throttle
+
     def read(self, size: int | None = -1) -> bytes:
-        return super().read(size if size is None or size < 0 else max(size, _SEND_BYTES))
+        if size is None or not 0 <= size < _SEND_BYTES:  # to sign it, where there is no TLS
+            return super().read(size)
+        # A server ends a connection on which nothing comes for long.
+        found = super().read(self._throttle.piece_bytes if self._throttle.is_limited else _SEND_BYTES)
+        self._throttle.take(len(found))
+        return found
 
 
 class S3Writer:
@@ -199,7 +209,7 @@ class S3Writer:
                 Key=self._name,
                 UploadId=str(self._upload),
                 PartNumber=number,
-                Body=_PartBody(data),
+                Body=_PartBody(data, self._transfers.throttle.up),
                 **checksum,
             )
             check_received(response, digest)
@@ -224,7 +234,7 @@ class S3Writer:
             response = client.put_object(
                 Bucket=self._server.bucket,
                 Key=self._name,
-                Body=data,
+                Body=_PartBody(data, self._transfers.throttle.up),
                 ContentMD5=base64_text(digest),
                 **checksum,
                 **self._condition,

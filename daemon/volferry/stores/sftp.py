@@ -39,6 +39,7 @@ from volferry.stores.sftp_packets import (
 from volferry.stores.sftp_probe import probe
 from volferry.stores.sftp_reader import SftpReader
 from volferry.stores.sftp_writer import SftpWriter
+from volferry.stores.throttle import Throttle
 from volferry.stores.unfinished import UNFINISHED
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ class SftpStore:
         *,
         state: Path | None = None,
         note: Callable[[str], None] = lambda _: None,
+        throttle: Throttle | None = None,
     ) -> None:
         """Raises UsageError for a URL that cannot be one."""
         self._access = Access(remote_of(settings.url), settings, state, note)
         self._client = self._access.client
+        self._access.throttle = throttle or Throttle()
         self._directories = self._access.directories
 
     @property
@@ -113,7 +116,7 @@ class SftpStore:
 
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> SftpReader:
         path = self._directories.path(validate_key(key))
-        reader = SftpReader(self._client, path, key, offset, length)
+        reader = SftpReader(self._access, path, key, offset, length)
         self._directories.was_there = True
         return reader
 

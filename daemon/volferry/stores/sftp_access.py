@@ -13,6 +13,7 @@ from volferry.errors import StoreError
 from volferry.stores.sftp_abilities import Abilities, find_abilities
 from volferry.stores.sftp_client import Client
 from volferry.stores.sftp_directories import Directories
+from volferry.stores.throttle import Throttle
 from volferry.stores.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Access:
         self._place = state / "sftp" / name if state else None
         self.uploads = Uploads(self._place)
         self._note = note
+        self.throttle = Throttle()
         self._lock = threading.Lock()
         self._abilities: Abilities | None = None
         self._can_sync = True

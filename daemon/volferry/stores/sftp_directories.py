@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".tmp"  # a name that no key has
 DIRECTORY_MODE = 0o700
+_ATTEMPTS = 20  # to make a directory that other runs remove
 _AT_ONCE = 32  # directories that are read
 _FIRST_READS = 2  # the names of a small directory, and its end
 _MORE_READS = 8
@@ -97,15 +98,22 @@ class Directories:
 
     @staticmethod
     def _make_one(connection: Connection, path: str) -> None:
-        try:
-            connection.call(MKDIR, string(path), mode(DIRECTORY_MODE)).done()
-        except Refused as refused:
+        """One that is there will do. Raises Refused."""
+        for attempt in range(_ATTEMPTS):
             try:
-                found = connection.call(LSTAT, string(path)).attributes()
-            except Refused:
-                raise refused from None
-            if not found.is_directory:
-                raise
+                return connection.call(MKDIR, string(path), mode(DIRECTORY_MODE)).done()
+            except Refused as refused:
+                try:
+                    found = connection.call(LSTAT, string(path)).attributes()
+                except Refused as missing:
+                    # It was there, and another run has just removed it; or it is refused for another reason.
+                    if missing.code == NO_SUCH_FILE == refused.code or attempt == _ATTEMPTS - 1:
+                        raise refused from None
+                else:
+                    if not found.is_directory:
+                        raise
+                    return None
+        raise AssertionError
 
     def check_exact(self, connection: Connection, directory: str) -> None:
         """Raises StoreError if a directory that is there has another name there: a server that does not tell upper case from lower, or

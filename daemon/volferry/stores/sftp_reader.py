@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from volferry.stores.sftp_client import Client
+    from volferry.stores.sftp_access import Access
     from volferry.stores.sftp_packets import Reply
 
 _AHEAD_BYTES = 4 << 20
 _MOST_AHEAD = 64  # requests
+_LIMITED_AHEAD = 4
 
 
 class _Piece(NamedTuple):
@@ -48,9 +49,10 @@ class _Piece(NamedTuple):
 class SftpReader:
     """Implements `ObjectReader`."""
 
-    def __init__(self, client: Client, path: str, key: str, offset: int, length: int | None) -> None:
+    def __init__(self, access: Access, path: str, key: str, offset: int, length: int | None) -> None:
         """Raises NoSuchObject, StoreError."""
-        self._client = client
+        self._client = access.client
+        self._throttle = access.throttle.down
         self._path = path
         self._key = key
         self._connection: Connection | None = None
@@ -117,7 +119,11 @@ class SftpReader:
             return
         most = min(_MOST_AHEAD, max(2, _AHEAD_BYTES // connection.read_bytes))
         while self._asked < self._end and len(self._ahead) < most:
-            size = min(connection.read_bytes, self._end - self._asked)
+            # Asking for little at a time is what slows a server down.
+            if self._ahead and self._throttle.is_limited and len(self._ahead) >= _LIMITED_AHEAD:
+                return
+            size = min(connection.read_bytes, self._throttle.piece_bytes, self._end - self._asked)
+            self._throttle.take(size)
             self._ahead.append(self._piece(connection, self._asked, size))
             self._asked += size
 

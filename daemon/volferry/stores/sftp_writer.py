@@ -240,6 +240,7 @@ class SftpWriter:
         for start in range(0, len(data), connection.write_bytes):
             piece = memoryview(data)[start : start + connection.write_bytes]
             end = offset + start + len(piece)
+            self._access.throttle.up.take(len(piece))
             future = connection.ask(
                 WRITE, string(self._handle) + large_number(offset + start) + number(len(piece)), piece
             )
@@ -308,8 +309,8 @@ class SftpWriter:
         parent = self._key.rpartition("/")[0]
         final = directories.path(self._key)
         for attempt in range(_ATTEMPTS):
-            directories.make(connection, parent, exact_names=abilities.exact_names)
             try:
+                directories.make(connection, parent, exact_names=abilities.exact_names)
                 self._give_name(connection, final, abilities)
                 break
             except Refused as error:
