@@ -7,10 +7,13 @@ import os
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.parts.mounts import in_memory
 from tests.parts.sftp_servers import openssh
@@ -22,7 +25,7 @@ from volferry.stores.base import get, put
 from volferry.stores.local import LocalStore
 from volferry.stores.places import Remote, remote_of
 from volferry.stores.sftp import SftpStore
-from volferry.stores.sftp_packets import Garbled, Refused, Reply
+from volferry.stores.sftp_packets import Garbled, Refused, Reply, extensions_of
 from volferry.stores.sftp_ssh import Ssh
 from volferry.stores.throttle import throttle_of
 
@@ -358,6 +361,21 @@ def test_a_packet_that_is_not_whole_is_no_packet(data: bytes) -> None:
     for look in (Reply.done, Reply.handle, Reply.data, Reply.attributes, Reply.entries):
         with pytest.raises((Garbled, Refused)):
             look(Reply(data))
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_whatever_comes_is_a_reply_or_none(data: bytes) -> None:
+    for look in (Reply.done, Reply.handle, Reply.data, Reply.attributes, Reply.entries, extensions_of):
+        with suppress(Garbled, Refused):
+            look(Reply(data))
+
+
+def test_a_machine_without_ssh_is_told_what_to_install(
+    store: SftpStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreUnreachable, match=r"this machine has no ssh: install it \(openssh-client\)$"):
+        list(store.list(""))
 
 
 def test_what_is_no_sftp_server_is_one_line(tmp_path: Path) -> None:
