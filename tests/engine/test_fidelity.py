@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,7 +48,11 @@ def assert_restored(world: World, source: str, expected: dict[bytes, Node]) -> N
     target = world.name()
     said = world.cli("restore", source, "--into", target).exits(0)
     assert "compared and equal" in said.stdout
-    assert_same(expected, snapshot(world.data(target)))
+    found = snapshot(world.data(target))
+    if world.engine.edition.program == "podman" and len(expected) == 1:
+        # As long as a volume is empty, Podman gives it to each container that mounts it.
+        expected = {b"": replace(expected[b""], uid=found[b""].uid, gid=found[b""].gid)}
+    assert_same(expected, found)
     world.remove(target)
 
 

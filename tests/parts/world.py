@@ -10,7 +10,7 @@ import secrets
 import shutil
 import subprocess
 import tarfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from docker.errors import APIError, NotFound
@@ -183,6 +183,9 @@ class World:
             running.end()
         for container in self._containers:
             try:
+                if self.engine.edition.program == "podman":  # it would wait ten seconds
+                    with suppress(APIError):
+                        container.kill()
                 container.remove(force=True, v=True)
             except NotFound:
                 continue
