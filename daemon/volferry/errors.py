@@ -38,7 +38,7 @@
     │   ├── StoreUnreachable               wrong credentials, bucket, endpoint or clock
     │   ├── ObjectExists
     │   └── ObjectLocked                   under retention: it cannot be deleted yet
-    │       └── DeleteDenied               nor ever, by this account
+    │       └── DeletionDenied             nor ever, by this account
     └── RepositoryError                1   what the store holds does not give what was asked for
         ├── NoSuchBackup
         ├── AmbiguousBackup
@@ -238,7 +238,7 @@ class ObjectLocked(StoreError):
     pass
 
 
-class DeleteDenied(ObjectLocked):
+class DeletionDenied(ObjectLocked):
     pass
 
 

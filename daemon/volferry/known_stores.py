@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from volferry.archive.sealed import seal, unseal
 from volferry.errors import NoSuchStore, StoreError, StoreGone, UnknownStore, VolferryError, reason
 from volferry.repository import Repository
+from volferry.stores.base import PROBES
 from volferry.stores.local import LocalStore
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from volferry.stores.base import Store
 
 
-_PROBES = "probes/"
 _PROBE_LEFT_FOR = timedelta(days=1)
 
 
@@ -113,10 +113,10 @@ def _sees_a_probe_of(source: Store, target: Store) -> bool:
     """A bucket may be reached by two names, or be mounted. Times and sizes tell nothing: tools that copy a bucket keep them. Where a mount
     sees a new object late, what is replaced in it is replaced by the same bytes.
     """
-    key = f"{_PROBES}{secrets.token_hex(16)}"
+    key = f"{PROBES}{secrets.token_hex(16)}"
     target.put_unlocked(key, b"")
     try:
-        return any(info.key == key for info in source.list(_PROBES))
+        return any(info.key == key for info in source.list(PROBES))
     finally:
         with suppress(StoreError):  # whoever may not delete leaves a few of them
             _remove_probes(target, key)
@@ -126,7 +126,7 @@ def _remove_probes(store: Store, own: str) -> None:
     """One's own, and those of runs that were killed. Raises StoreError."""
     store.delete(own)
     oldest = store.now() - _PROBE_LEFT_FOR
-    for info in store.list(_PROBES):
+    for info in store.list(PROBES):
         if info.modified < oldest:
             store.delete(info.key)
 

@@ -16,7 +16,7 @@ from volferry.archive.sealed import seal, unseal
 from volferry.errors import (
     AmbiguousBackup,
     DamagedObject,
-    DeleteDenied,
+    DeletionDenied,
     NoSuchBackup,
     NoSuchObject,
     NoSuchStore,
@@ -40,7 +40,7 @@ from volferry.layout import (
     trial_key,
 )
 from volferry.model import BackupRef
-from volferry.stores.base import get, put
+from volferry.stores.base import PROBES, get, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,8 @@ class Repository:
             return cls.open(store), False
         except NoSuchStore:
             pass
-        if (other := next(store.list(""), None)) is not None:
+        others = (info for info in store.list("") if not info.key.startswith(PROBES))
+        if (other := next(others, None)) is not None:
             if other.key == MARKER_KEY:  # another process was faster
                 return cls.open(store), False
             raise StoreError(
@@ -289,24 +290,26 @@ class Repository:
         key = trial_key(host, volume)
         with suppress(ObjectExists):  # of a run that was killed
             self.store.put_unlocked(key, b"volferry")
-        with suppress(DeleteDenied):  # whoever only writes leaves it
+        with suppress(DeletionDenied):  # whoever may only add overwrites it next time
             self.store.delete(key)
 
     def protect(self, ref: BackupRef, manifest: Manifest) -> None:
         """Keeps all that a manifest refers to from being deleted, where the store was told to."""
         self.store.protect(needed_objects(ref, manifest))
 
-    def forget(self, ref: BackupRef) -> None:
-        """Deletes the manifest, with which the backup ends, then the index. Packs stay, others may need them.
+    def forget(self, ref: BackupRef) -> bool:
+        """Deletes the manifest, with which the backup ends, then the index. Packs stay, others may need them. Returns whether
+        older versions stay, as `Store.delete` does.
 
         Raises ObjectLocked if it may not be deleted yet; then nothing was.
         """
-        self.store.delete(manifest_key(ref))
+        stays = bool(self.store.delete(manifest_key(ref)))
         for key in (frames_key(ref), files_key(ref)):
             try:
-                self.store.delete(key)
+                stays |= bool(self.store.delete(key))
             except ObjectLocked:  # it belongs to no backup any longer, and goes with a later prune
                 continue
+        return stays
 
     def fetch(self, key: str, path: Path, *, expected: IndexObjectPart) -> int:
         """Copies an index object to a local file, and returns its bytes. Raises DamagedObject unless it is what the

@@ -115,6 +115,10 @@ class StoreConfig(Section, frozen=True):
     ] = None
     password: Annotated[Secret | None, Meta(description="Of the account at sftp://.")] = None
     password_file: Annotated[Path | None, Meta(description="A file that holds it.")] = None
+    delete_versions: Annotated[
+        bool,
+        Meta(description="Whether what is deleted goes for good also from a bucket that keeps versions."),
+    ] = False
     keep: Annotated[
         Keep | None, Meta(description="What is kept here, in place of what is said of the volumes.")
     ] = None

@@ -192,7 +192,7 @@ def test_what_cannot_be_helped_is_said_at_once(code: str, status: int, words: st
             with pytest.raises(StoreUnreachable) as raised:
                 use()
             assert str(raised.value) == (
-                f"cannot {what} in the bucket bucket at {server.endpoint}: {words} ({code})"
+                f"cannot {what} in the bucket bucket at {server.endpoint}: {words} ({code}: Said by the server.)"
             )
             assert len([each for each in server.asked if each.method != "HEAD"]) == 1, what
 

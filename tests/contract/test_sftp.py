@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from tests.parts.mounts import in_memory
 from tests.parts.sftp_servers import openssh
 from volferry.config import load_config
-from volferry.errors import ConfigError, DeleteDenied, ObjectExists, StoreError, StoreUnreachable, UsageError
+from volferry.errors import (
+    ConfigError,
+    DeletionDenied,
+    ObjectExists,
+    StoreError,
+    StoreUnreachable,
+    UsageError,
+)
 from volferry.sizes import Limit
 from volferry.store_config import Secret, StoreConfig
 from volferry.stores.base import get, put
@@ -282,13 +289,13 @@ def test_an_account_that_may_not_delete_writes_and_reads(
     assert (jail / "backups/store/packs/a").read_bytes() == data
     with pytest.raises(ObjectExists):
         put(store, "packs/a", b"other")
-    with pytest.raises(DeleteDenied) as raised:
+    with pytest.raises(DeletionDenied) as raised:
         store.delete("packs/a")
     assert message_of(raised) == (
         f"packs/a in the store {writer_account.url('/backups/store')} stays: this account may not delete it "
         '(the server says "Permission denied")'
     )
-    with pytest.raises(DeleteDenied, match="may not rename over it"):
+    with pytest.raises(DeletionDenied, match="may not rename over it"):
         store.replace("packs/a", b"other")
     assert get(store, "packs/a") == data
     assert [info.key for info in store.list("")] == ["packs/a"]

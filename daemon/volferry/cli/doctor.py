@@ -192,6 +192,10 @@ def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
     if (found := _probed(store)) is not None:
         free = f", {size_text(found.free_bytes)} free" if found.free_bytes is not None else ""
         return f"{store.url}: {holds}{free}", found.lacks
+    from volferry.stores.s3 import S3Store  # noqa: PLC0415 -- boto3 is slow to import
+
+    if isinstance(store, S3Store):
+        return f"{store.url}: {holds}; written, read and deleted for a trial", store.probe().lacks
     if repository is not None:
         # Says by failing whether it can be written.
         store.create("volferry-doctor").abort()

@@ -121,6 +121,7 @@ def prune(
             {
                 "dry_run": dry_run,
                 "freed_bytes": sum(each.freed_bytes for each in done),
+                "kept_version_bytes": sum(each.kept_version_bytes for each in done),
                 "aborted_uploads": uploads,
                 "volumes": [{**_document(each), "less": less.get((each.host, each.volume))} for each in done],
                 "failed": failed,
@@ -238,6 +239,11 @@ def _print_total(done: list[Pruning], uploads: int, *, grace: Within, dry_run: b
         f"{count_text(backups, 'backup')} {would}forgotten, {count_text(packs, 'pack')} {would}deleted, "
         f"{size_text(sum(each.freed_bytes for each in done))} {would}free"
     )
+    if kept := sum(each.kept_version_bytes for each in done):
+        print(
+            f"{size_text(kept)} {would}deleted, and {'would stay' if dry_run else 'stay'} in the bucket as older versions, which it keeps: "
+            "a lifecycle rule (NoncurrentVersionExpiration) frees them, or delete_versions in the configuration of the store does"
+        )
     if waiting := sum(each.waiting_bytes for each in done if each.lost is None):
         print(
             f"{size_text(waiting)} of packs that no backup needs stay until they are older than prune.grace, {grace}"
@@ -262,6 +268,7 @@ def _document(result: Pruning) -> dict[str, Any]:
         else {"id": result.hold.good.id, "until": result.hold.until.isoformat()},
         "packs": result.packs,
         "freed_bytes": result.freed_bytes,
+        "kept_version_bytes": result.kept_version_bytes,
         "waiting_bytes": result.waiting_bytes,
         "locked": result.locked,
         "hollow": [ref.id for ref in result.hollow],

@@ -27,6 +27,7 @@ from volferry.lost_manifests import lost
 from volferry.model import BackupRef, age_of, is_backup_id
 from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, may_be_accepted
 from volferry.operations.verdicts import judged, unsound_of, volume_of
+from volferry.stores.base import KeepsVersions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from volferry.operations.acceptance import Hold
     from volferry.repository import Repository
     from volferry.retention import Keep, Verdict, Within
+    from volferry.stores.base import Store
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class Pruning:
     forgotten: list[BackupRef] = field(default_factory=list)
     packs: list[str] = field(default_factory=list)  # that were deleted
     freed_bytes: int = 0
+    kept_version_bytes: int = 0  # of what was deleted, and stays in the bucket as older versions
     waiting_bytes: int = 0  # of packs that no backup needs and that are in the grace period
     locked: list[str] = field(default_factory=list)  # what may not be deleted yet, each with until when
     hold: Hold | None = None  # what stays though the policy may not keep it
@@ -57,6 +60,13 @@ class Pruning:
     damaged: list[BackupRef] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # because of which packs were left alone
     lost: BackupRef | None = None  # the newest that has an index, where no manifest is there at all
+
+    def count(self, size: int, *, stays: bool) -> None:
+        """Something that was deleted."""
+        if stays:
+            self.kept_version_bytes += size
+        else:
+            self.freed_bytes += size
 
 
 def prune_volume(
@@ -104,17 +114,15 @@ def prune_volume(
         if verdict.kept:
             continue
         try:
-            if not dry_run:
-                _let_go(repository, ref, cache)
+            stays = _would_stay(repository.store) if dry_run else _let_go(repository, ref, cache)
         except ObjectLocked as error:
             result.locked.append(str(error))
             continue
         result.forgotten.append(ref)
         if may_be_accepted(manifests[ref]) and not dry_run:
             drop(repository, ref)
-        result.freed_bytes += sum(
-            sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref))
-        )
+        size = sum(sizes.get(key, 0) for key in (manifest_key(ref), frames_key(ref), files_key(ref)))
+        result.count(size, stays=stays)
     _look_for_lost(repository, result, cache, seen, unfinished=unfinished, dry_run=dry_run)
     gone = set(result.forgotten)
     result.hollow = [ref for ref in result.hollow if ref not in gone]
@@ -125,11 +133,11 @@ def prune_volume(
     return result
 
 
-def _let_go(repository: Repository, ref: BackupRef, cache: ManifestCache | None) -> None:
-    """First by this machine: should it end before the index is gone, too, nobody shall miss the manifest."""
+def _let_go(repository: Repository, ref: BackupRef, cache: ManifestCache | None) -> bool:
+    """Returns whether older versions stay. First by this machine: should it end before the index is gone, too, nobody shall miss the manifest."""
     if cache is not None:
         cache.update({}, [manifest_key(ref)])
-    repository.forget(ref)
+    return repository.forget(ref)
 
 
 def _look_for_lost(
@@ -333,10 +341,14 @@ def _is_old(info: ObjectInfo, name: str, oldest: datetime, now: datetime) -> boo
 
 def _delete(repository: Repository, info: ObjectInfo, result: Pruning, dry_run: bool) -> bool:  # noqa: FBT001
     try:
-        if not dry_run:
-            repository.store.delete(info.key)
+        stays = _would_stay(repository.store) if dry_run else bool(repository.store.delete(info.key))
     except ObjectLocked as error:
         result.locked.append(str(error))
         return False
-    result.freed_bytes += info.size
+    result.count(info.size, stays=stays)
     return True
+
+
+def _would_stay(store: Store) -> bool:
+    """Whether what is deleted takes up room afterwards."""
+    return isinstance(store, KeepsVersions) and store.keeps_versions()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from volferry.errors import ObjectTooLarge
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from volferry.model import ObjectInfo
 
 MOST_KEY_CHARACTERS = 1024
+# Below it, objects that are there for moments, or left by whoever may not delete: they say nothing of a backup.
+PROBES = "probes/"
 # Percent-encoded segments: no empty one, none that a filesystem takes for "here", "up" or hidden.
 _KEY = re.compile(r"[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*(/[A-Za-z0-9_%~-][A-Za-z0-9_%.~-]*)*")
 
@@ -90,8 +92,10 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, sorted by key. Objects that are being written are not seen."""
 
-    def delete(self, key: str) -> None:
-        """No error if it is not there. Raises ObjectLocked for one that may not be deleted yet."""
+    def delete(self, key: str) -> bool | None:
+        """No error if it is not there. Returns True where it still takes up room: a bucket may keep older versions. Raises ObjectLocked
+        for one that may not be deleted yet.
+        """
 
     def protect(self, keys: Iterable[str]) -> None:
         """Keeps objects from being deleted, for as long as the store was told to. Nothing where it was not."""
@@ -104,6 +108,13 @@ class Store(Protocol):
 
     def abort_uploads(self) -> int:
         """As `clean`, and what writers of other machines left behind long ago. Returns how much of that there was."""
+
+
+@runtime_checkable
+class KeepsVersions(Protocol):
+    """A store that may have what is deleted still, behind a marker."""
+
+    def keeps_versions(self) -> bool: ...
 
 
 def put(store: Store, key: str, data: bytes) -> None:

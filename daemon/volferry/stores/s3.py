@@ -6,9 +6,7 @@ it from being overwritten where the server knows that, a HEAD in the moment befo
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
@@ -17,27 +15,33 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 from botocore.exceptions import ClientError
 
-from volferry.errors import ObjectLocked, StoreError
-from volferry.model import ObjectInfo
-from volferry.stores.base import is_valid_key, validate_key, write_whole
+from volferry.errors import DeletionDenied, ObjectLocked, StoreError
+from volferry.stores.base import PROBES, validate_key, write_whole
 from volferry.stores.places import bucket_of
-from volferry.stores.s3_client import MISSING, GarbledResponse, Server, base64_text, error_code, md5
+from volferry.stores.s3_answers import MISSING, error_code
+from volferry.stores.s3_client import Server
+from volferry.stores.s3_knowledge import Knowledge
+from volferry.stores.s3_lists import objects, unfinished_uploads
+from volferry.stores.s3_probe import BucketProbe, probe
+from volferry.stores.s3_put import SmallObject
 from volferry.stores.s3_reader import S3Reader
-from volferry.stores.s3_transfer import Abilities, Knowledge, Transfers
+from volferry.stores.s3_transfer import Transfers
+from volferry.stores.s3_ways import CRC32, MD5, RETAIN
 from volferry.stores.s3_writer import S3Writer, abort_upload
 from volferry.stores.throttle import Throttle
 from volferry.stores.uploads import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from volferry.model import ObjectInfo
     from volferry.store_config import StoreConfig
 
 _RANGES_AT_ONCE = 4
 # Uploads of other machines that nothing was heard of for so long are those of dead runs.
 _FOREIGN_UPLOAD = timedelta(days=1)
-_KEYS_A_REQUEST = 1000
+_MOST_VERSIONS = 100  # of one object: there is one, or a few
 
 
 class S3Store:
@@ -86,9 +90,10 @@ class S3Store:
             part_bytes=settings.part_size,
             parallel_parts=settings.parallel_parts,
             uploads=Uploads(self._place_in_state),
-            knowledge=Knowledge(self._remembered(), self._remember),
+            knowledge=Knowledge(self._memory, self._server.endpoint, self._note),
             arguments=self._new_object_arguments,
             throttle=self._throttle,
+            place=self._prefix,
         )
 
     def create(self, key: str, *, replaces: bool = False) -> S3Writer:
@@ -100,25 +105,9 @@ class S3Store:
         write_whole(S3Writer(self._transfers, self._name(key), key, replaces=True), data)
 
     def put_unlocked(self, key: str, data: bytes) -> None:
-        name = self._name(key)
-        arguments = {
-            argument: value
-            for argument, value in self._new_object_arguments().items()
-            if not argument.startswith("ObjectLock")
-        }
-        try:
-            self._server.call(
-                f"write {key}",
-                lambda client: client.put_object(
-                    Bucket=self._bucket,
-                    Key=name,
-                    Body=data,
-                    ContentMD5=base64_text(md5(data)),  # buckets that lock by themselves ask for it
-                    **arguments,
-                ),
-            )
-        except ClientError as error:
-            raise self._server.error(f"write {key}", error) from error
+        SmallObject(
+            self._transfers, self._name(key), key, data, replaces=True, arguments=self._unlocked_arguments()
+        ).put()
 
     def open(self, key: str, *, offset: int = 0, length: int | None = None) -> S3Reader:
         return S3Reader(self._transfers, self._name(key), key, offset, length)
@@ -136,20 +125,94 @@ class S3Store:
             raise self._server.error(f"read {key}", error) from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        found: list[ObjectInfo] = []
-        token: str | None = None
-        while True:
-            infos, token = self._page(prefix, token)
-            found += infos
-            if token is None:
-                break
-        # Not every server lists in the order of keys.
-        yield from sorted(found, key=lambda info: info.key)
+        return objects(self._transfers, self._prefix, prefix)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str) -> bool:
+        settings = self._settings
+        if settings.delete_versions and settings.object_lock is None:
+            return self._delete_all_versions(key)
         version = self._version(key, "delete")
-        if version is not None:
-            self._delete(key, version)
+        return version is not None and self._delete_version(key, version)
+
+    def keeps_versions(self) -> bool:
+        """Whether what is deleted stays, behind a marker. Asked without a deletion; where the credentials may not ask, it is no."""
+        if self._settings.delete_versions or self._settings.object_lock is not None:
+            return False
+        if self._transfers.knowledge.abilities.keeps_versions is None:
+            try:
+                self._transfers.knowledge.found(
+                    keeps_versions=bool(self.ask_bucket("get_bucket_versioning").get("Status"))
+                )
+            except (ClientError, StoreError):
+                return False
+        return bool(self._transfers.knowledge.abilities.keeps_versions)
+
+    def ask_bucket(self, question: str) -> Any:
+        """About the bucket, by the name of a method of boto3. Raises ClientError, StoreError."""
+        return self._server.call(
+            "ask about the bucket",
+            lambda client: getattr(client, question)(Bucket=self._bucket),
+            refusable=True,
+        )
+
+    @property
+    def prefix(self) -> str:
+        return self._prefix
+
+    @property
+    def part_bytes(self) -> int:
+        return self._settings.part_size
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What the server does not have, and what that means: as far as it is known."""
+        return tuple(self._transfers.knowledge.lacks())
+
+    def probe(self) -> BucketProbe:
+        """Raises StoreError."""
+        self._transfers.knowledge.begin_anew()
+        return probe(self)
+
+    def create_trial(self, key: str) -> S3Writer:
+        """An object that is not locked, and soon deleted."""
+        return S3Writer(self._transfers, self._name(key), key, arguments=self._unlocked_arguments)
+
+    def remove_trial(self, key: str) -> None:
+        """With the version that takes up room, where that is allowed. Raises DeletionDenied, StoreError."""
+        head = self._head(key, "delete")
+        if head is not None:
+            self._delete_version(key, {"VersionId": head["VersionId"]} if head.get("VersionId") else {})
+
+    def _unlocked_arguments(self) -> dict[str, Any]:
+        return {
+            argument: value
+            for argument, value in self._new_object_arguments().items()
+            if not argument.startswith("ObjectLock")
+        }
+
+    def _delete_all_versions(self, key: str) -> bool:
+        """Whether any stays. Each attempt at writing may have left one."""
+        for _ in range(_MOST_VERSIONS):
+            head = self._head(key, "delete")
+            if head is None:
+                return False
+            version = {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
+            if self._delete_version(key, version):
+                return True
+            if not version:
+                return False
+        raise StoreError(
+            f"cannot delete {key} in the store {self.url}: there is always another version of it"
+        )
+
+    def _delete_version(self, key: str, version: dict[str, str]) -> bool:
+        """Whether the room is still taken up. Who may not delete versions puts a marker over them."""
+        try:
+            return self._delete(key, version)
+        except DeletionDenied:
+            if not version:
+                raise
+            return self._delete(key, {})
 
     def _version(self, key: str, action: str) -> dict[str, str] | None:
         """The one that is there, for a request about it, or nothing where there are no locks; None if none is there. Raises ObjectLocked."""
@@ -183,15 +246,26 @@ class S3Store:
                 return None
             raise self._server.error(f"{action} {key}", error) from error
 
-    def _delete(self, key: str, version: dict[str, str]) -> None:
+    def _delete(self, key: str, version: dict[str, str]) -> bool:
+        """Whether an older version stays, and takes up room."""
         name = self._name(key)
+
+        def delete(client: Any) -> bool:
+            response = client.delete_object(Bucket=self._bucket, Key=name, **version)
+            has_marker = bool(response.get("DeleteMarker")) or response.get("VersionId") is not None
+            if not version and has_marker:
+                self._transfers.knowledge.found(keeps_versions=True)
+            return not version and bool(self._transfers.knowledge.abilities.keeps_versions)
+
         try:
-            self._server.call(
-                f"delete {key}", lambda client: client.delete_object(Bucket=self._bucket, Key=name, **version)
-            )
+            return self._server.call(f"delete {key}", delete, refusable=True)
         except ClientError as error:
-            if error_code(error) not in MISSING:
-                raise self._server.error(f"delete {key}", error) from error
+            if error_code(error) in MISSING:
+                return False
+            told = self._server.error(f"delete {key}", error)
+            if error_code(error) in {"AccessDenied", "403"} and self._server.has_served:
+                raise DeletionDenied(str(told)) from error
+            raise told from error
 
     def protect(self, keys: Iterable[str]) -> None:
         lock = self._settings.object_lock
@@ -201,12 +275,16 @@ class S3Store:
 
         def extend(key: str) -> None:
             try:
-                self._server.call(
+                self._transfers.ask(
+                    RETAIN,
                     f"lock {key}",
-                    lambda client: client.put_object_retention(
+                    frozenset({CRC32, MD5}),
+                    lambda client, way: client.put_object_retention(
                         Bucket=self._bucket,
                         Key=self._name(key),
                         Retention={"Mode": lock.mode.upper(), "RetainUntilDate": until},
+                        # boto3 sends CRC-32 where nothing is said, and knows the body only then.
+                        **({"ContentMD5": "of the body"} if MD5 in way else {}),
                     ),
                 )
             except ClientError as error:
@@ -235,13 +313,21 @@ class S3Store:
 
     def now(self) -> datetime:
         def date(client: Any) -> datetime:
-            headers = client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
-            return parsedate_to_datetime(headers["date"])
+            return _date(client.head_bucket(Bucket=self._bucket))
+
+        def date_of_list(client: Any) -> datetime:
+            return _date(client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1))
 
         try:
-            return self._server.call("ask for the time", date)
+            return self._server.call("ask for the time", date, refusable=True)
         except ClientError as error:
-            raise self._server.error("ask for the time", error) from error
+            told = self._server.error("ask for the time", error)
+            if error_code(error) in {*MISSING, "400"}:
+                raise told from error
+            try:  # credentials for a prefix may not ask for the bucket
+                return self._server.call("ask for the time", date_of_list, refusable=True)
+            except (ClientError, StoreError):
+                raise told from error
 
     def clean(self) -> None:
         for uploads in self._transfers.uploads.of_the_dead():
@@ -253,63 +339,14 @@ class S3Store:
         self.clean()
         living = self._transfers.uploads.of_the_living()
         oldest = datetime.now(UTC) - _FOREIGN_UPLOAD
-        aborted = 0
-        marker: dict[str, str] | None = {}
-        while marker is not None:
-            uploads, marker = self._uploads_page(marker)
-            for name, upload, begun in uploads:
-                if upload not in living and begun < oldest:
-                    aborted += abort_upload(self._server, name, upload)
+        aborted = sum(
+            abort_upload(self._server, each.name, each.id)
+            for each in unfinished_uploads(self._transfers, self._prefix)
+            if each.id not in living and each.begun < oldest
+        )
+        for info in [info for info in self.list(PROBES) if info.modified < oldest]:
+            self.delete(info.key)
         return aborted
-
-    def _uploads_page(
-        self, marker: dict[str, str]
-    ) -> tuple[Sequence[tuple[str, str, datetime]], dict[str, str] | None]:
-        """Name, id and beginning of uploads, and where to go on."""
-
-        def page(client: Any) -> tuple[Sequence[tuple[str, str, datetime]], dict[str, str] | None]:
-            response = client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._prefix, **marker)
-            uploads = [
-                (each["Key"], each["UploadId"], each["Initiated"]) for each in response.get("Uploads", ())
-            ]
-            if not response.get("IsTruncated"):
-                return uploads, None
-            return uploads, {
-                "KeyMarker": response["NextKeyMarker"],
-                "UploadIdMarker": response["NextUploadIdMarker"],
-            }
-
-        try:
-            return self._server.call("list uploads", page)
-        except ClientError as error:
-            if error_code(error) == "NoSuchUpload":  # how rclone says that there are none
-                return [], None
-            raise self._server.error("list uploads", error) from error
-
-    def _page(self, prefix: str, token: str | None) -> tuple[Sequence[ObjectInfo], str | None]:
-        """Objects, and where to go on."""
-
-        def page(client: Any) -> tuple[Sequence[ObjectInfo], str | None]:
-            response = client.list_objects_v2(
-                Bucket=self._bucket,
-                Prefix=f"{self._prefix}{prefix}",
-                MaxKeys=_KEYS_A_REQUEST,
-                **({"ContinuationToken": token} if token else {}),
-            )
-            if response["IsTruncated"] and not response["NextContinuationToken"]:
-                raise GarbledResponse("a page of a list has no next one")
-            infos = [
-                ObjectInfo(key, int(each["Size"]), each["LastModified"])
-                for each in response.get("Contents", ())
-                # Others are none of ours, such as the "directories" that some tools make.
-                if is_valid_key(key := each["Key"].removeprefix(self._prefix))
-            ]
-            return infos, response["NextContinuationToken"] if response["IsTruncated"] else None
-
-        try:
-            return self._server.call("list objects", page)
-        except ClientError as error:
-            raise self._server.error("list objects", error) from error
 
     def _name(self, key: str) -> str:
         """Of the object in the bucket."""
@@ -334,29 +371,13 @@ class S3Store:
         name = blake3(f"{self._server.endpoint}\n{self.url}".encode()).hexdigest()[:16]
         return self._state / "s3" / name
 
-    def _remembered(self) -> Abilities | None:
-        try:
-            found = json.loads(self._memory.read_text()) if self._memory else {}
-            return Abilities(bool(found["heeds_if_none_match"]), bool(found["checks_crc32"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _remember(self, abilities: Abilities) -> None:
-        if not abilities.heeds_if_none_match:
-            self._note(
-                f"{self._server.endpoint} does not know If-None-Match: volferry looks itself that nothing is overwritten"
-            )
-        if self._memory is None:
-            return
-        try:
-            self._memory.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-            self._memory.write_text(json.dumps(asdict(abilities)))
-        except OSError:  # found out again next time
-            pass
-
     @property
     def _memory(self) -> Path | None:
         return self._place_in_state / "server.json" if self._place_in_state else None
+
+
+def _date(response: Any) -> datetime:
+    return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
 def _in(days: int) -> datetime:

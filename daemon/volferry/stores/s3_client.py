@@ -1,18 +1,20 @@
-"""Talks to an S3 server: which client, what is tried again, and what an error means, in one line."""
+"""Talks to an S3 server: which client, what is tried again, and what a user is told of an error, in one line."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import random
+import re
 import threading
 import time
 import zlib
 from base64 import b64encode
+from contextlib import suppress
 from datetime import UTC, datetime
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
 
 import boto3
 import botocore.session
@@ -22,17 +24,27 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     EndpointConnectionError,
-    HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
     SSLError,
 )
 from botocore.exceptions import ConnectionError as ConnectionFailed
-from botocore.parsers import ResponseParserError
 
 from volferry import __version__
 from volferry.errors import ConfigError, NoSuchObject, StoreError, StoreUnreachable, reason
+from volferry.stores.s3_answers import (
+    MISSING,
+    STRANGE,
+    WHY,
+    GarbledResponse,
+    error_code,
+    is_answer,
+    is_overloaded,
+    may_pass,
+    one_line,
+    said,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,66 +64,13 @@ _LONGEST_PAUSE_SECONDS = 20
 
 T = TypeVar("T")
 
+_EMPTY_ENTRY = re.compile(rb"<Contents\s*/>|<Contents>\s*</Contents>")
+_TAGS = re.compile(r"<(style|script|head).*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
 CRC32_BYTES = 4
-_TOO_MANY, _SERVER_FAULT = 429, 500  # HTTP statuses
-
-MISSING = {"404", "NoSuchKey", "NotFound"}
-EXISTS = {"PreconditionFailed", "412"}
-NOT_KNOWN = {"NotImplemented", "501"}
-# What arrived at the server is not what was sent, or may be another thing in a moment.
-_GARBLED = {
-    "BadDigest",
-    "InvalidDigest",
-    "XAmzContentSHA256Mismatch",
-    "XAmzContentChecksumMismatch",
-    "IncompleteBody",
-    # Somebody else is at the same key: to be tried again (docs.aws.amazon.com, "Conditional requests").
-    "ConditionalRequestConflict",
-}
-# The server has too much to do, or a fault of its own.
-_BUSY = {
-    "BandwidthLimitExceeded",
-    "InternalError",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "RequestTimeout",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
-}
-_EXPIRED = "the credentials have expired"
-_CLOCK = "the clock of this machine is wrong, by what the server says"
-_REGION = "it is in another region, or behind another endpoint"
-# Nothing can be done about these by trying again.
-_WHY = {
-    "InvalidAccessKeyId": "the access key id is not known there: check the credentials",
-    "SignatureDoesNotMatch": "the secret access key is not the one of the access key id: check the credentials",
-    "InvalidToken": "the session token is not valid: check the credentials",
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "TokenRefreshRequired": _EXPIRED,
-    # Without a body, as a HEAD is answered.
-    "400": "the server does not say why: the credentials may have expired, or the bucket is in another region",
-    "AccessDenied": "access is denied: check what the credentials may do with the bucket",
-    "AllAccessDisabled": "access is denied: the account has no access to the bucket",
-    "403": "access is denied: check the credentials, and what they may do with the bucket",
-    "RequestTimeTooSkewed": _CLOCK,
-    "RequestExpired": _CLOCK,
-    "PermanentRedirect": _REGION,
-    "301": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "IllegalLocationConstraintException": _REGION,
-}
-
-
-# What botocore, or a look at its result, makes of an answer that is not one of S3.
-_STRANGE = (KeyError, ValueError, TypeError, AttributeError, HTTPException)
-
-
-class GarbledResponse(Exception):
-    """What came back cannot be right: it is worth another attempt."""
+# Of a request that has another way of being made, when what arrives seems to be something else than was sent.
+_IMPATIENT_ATTEMPTS = 3
+_FIRST_ERROR = 400  # HTTP status
 
 
 def make_client(settings: StoreConfig) -> S3Client:
@@ -153,9 +112,14 @@ def make_client(settings: StoreConfig) -> S3Client:
             ),
         )
         client.meta.events.register("before-send.s3", _expect_nothing)
+        client.meta.events.register_first("before-parse.s3.CompleteMultipartUpload", _without_keep_alive)
+        client.meta.events.register_first("before-parse.s3", _readable)
+        for call in ("ListObjects", "ListObjectsV2"):
+            client.meta.events.register(f"before-parse.s3.{call}", _without_empty_entries)
+        client.meta.events.register("before-call.s3.PutObjectRetention", _md5_of_body)
         return client
     except (ProfileNotFound, PartialCredentialsError, BotoCoreError, ValueError, OSError) as error:
-        raise ConfigError(f"store {settings.url}: {_text(error)}") from error
+        raise ConfigError(f"store {settings.url}: {one_line(error)}") from error
 
 
 def _botocore_session() -> Any:
@@ -184,6 +148,35 @@ def _expect_nothing(request: Any, **_: object) -> None:
     request.headers.pop("Expect", None)
 
 
+def _without_keep_alive(response_dict: Any, **_: object) -> None:
+    """White space that a server sends while it is still at it: before an XML declaration it is no XML."""
+    response_dict["body"] = response_dict["body"].lstrip()
+
+
+def _without_empty_entries(response_dict: Any, **_: object) -> None:
+    """Some servers say so that there is nothing; botocore looks for a name in each."""
+    response_dict["body"] = _EMPTY_ENTRY.sub(b"", response_dict["body"])
+
+
+def _md5_of_body(params: Any, **_: object) -> None:
+    """In place of a checksum, where `ContentMD5` was asked for: boto3 makes the body, so nobody can say it before."""
+    if "Content-MD5" in params["headers"]:
+        body = params["body"]
+        params["headers"]["Content-MD5"] = base64_text(md5(body.encode() if isinstance(body, str) else body))
+        params["context"].pop("checksum", None)
+
+
+def _readable(response_dict: Any, **_: object) -> None:
+    """An error whose body is none of S3: botocore would drop what it says, as a proxy's page or a JSON document."""
+    status, body = response_dict["status_code"], response_dict.get("body")
+    if status < _FIRST_ERROR or not isinstance(body, bytes) or b"<Error" in body:
+        return
+    text = _TAGS.sub(" ", body.decode(errors="replace"))
+    text = escape(" ".join("".join(each if each.isprintable() else " " for each in text).split()))
+    if text:
+        response_dict["body"] = f"<Error><Code>{status}</Code><Message>{text}</Message></Error>".encode()
+
+
 def _addressing(settings: StoreConfig) -> Literal["auto", "path", "virtual"]:
     """By default the bucket is in the path where the endpoint is not one of AWS: few servers have a name for each bucket."""
     endpoint = (
@@ -209,11 +202,6 @@ def md5(data: bytes | bytearray | memoryview) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
-def error_code(error: ClientError) -> str:
-    """Such as `NoSuchKey`; the HTTP status where there is no body."""
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 class Server:
     """One bucket: requests to it, tried again where that may help, with errors that a user can act on."""
 
@@ -222,6 +210,7 @@ class Server:
         self._settings = settings
         self._client: S3Client | None = None
         self._has_answered = False
+        self.has_served = False  # it knows the credentials, and lets them do something
         self._lock = threading.Lock()
 
     @property
@@ -236,30 +225,48 @@ class Server:
     def endpoint(self) -> str:
         return str(self.client.meta.endpoint_url)
 
-    def call(self, what: str, request: Callable[[Any], T]) -> T:
+    def call(
+        self, what: str, request: Callable[[Any], T], *, refusable: bool = False, patient: bool = True
+    ) -> T:
         """The response to `request`, which is tried again where that may help, with pauses that grow.
 
         `request` should take from the response what is needed: one without it is tried again too.
         `what` completes "cannot …", such as `write KEY`. Raises ClientError for an answer that is one of the
-        server's own (`MISSING`, `EXISTS`, `NOT_KNOWN`, a NoSuchUpload), else StoreError.
+        server's own (`MISSING`, `EXISTS`, `NOT_KNOWN`, a NoSuchUpload), else StoreError. What is `refusable` has another way
+        of being asked: all that the server refuses is a ClientError then, without patience also what it says to have arrived
+        as something else.
         """
         for attempt in range(_ATTEMPTS):
             try:
                 result = request(self.client)
-            except (ClientError, BotoCoreError, GarbledResponse, *_STRANGE) as error:
+            except (ClientError, BotoCoreError, GarbledResponse, *STRANGE) as error:
+                passes = may_pass(error)
+                last = (_ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS) - 1
                 if isinstance(error, ClientError):
                     self._has_answered = True
-                    if _is_answer(error):
+                    self.has_served |= error_code(error) == "NoSuchKey"
+                    is_garbled = passes and not is_overloaded(error)
+                    if (
+                        is_answer(error)
+                        or (refusable and not passes)
+                        or (is_garbled and not patient and attempt >= _IMPATIENT_ATTEMPTS - 1)
+                    ):
                         raise
-                last = (_ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS) - 1
-                if attempt >= last or not _may_pass(error):
+                if attempt >= last or not passes:
                     raise self.error(what, error) from error
             else:
-                self._has_answered = True
+                self._has_answered = self.has_served = True
                 return result
             pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**attempt)
             time.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 -- jitter
         raise AssertionError("unreachable")
+
+    def knows_us(self) -> bool:
+        """Whether the credentials are right, and may do something with the bucket: then what is denied is this request."""
+        if not self.has_served:
+            with suppress(ClientError, StoreError):
+                self.call("find it", lambda client: client.head_bucket(Bucket=self.bucket))
+        return self.has_served
 
     def error(self, what: str, error: Exception) -> StoreError:
         """What a user is told of an error that stays."""
@@ -273,23 +280,23 @@ class Server:
             )
         if isinstance(error, SSLError):
             return StoreUnreachable(
-                f"cannot trust the endpoint {self._endpoint_text()}: {_text(error)} (ca_bundle names certificates)"
+                f"cannot trust the endpoint {self._endpoint_text()}: {one_line(error)} (ca_bundle names certificates)"
             )
         if isinstance(error, EndpointConnectionError | ConnectionFailed):
-            return StoreUnreachable(f"cannot reach the endpoint {self._endpoint_text()}: {_text(error)}")
-        if isinstance(error, _STRANGE):
+            return StoreUnreachable(f"cannot reach the endpoint {self._endpoint_text()}: {one_line(error)}")
+        if isinstance(error, STRANGE):
             return StoreError(f"cannot {what} in {where}: what it answers is not S3")
-        return StoreError(f"cannot {what} in {where}: {_text(error)}")
+        return StoreError(f"cannot {what} in {where}: {one_line(error)}")
 
     def _refusal(self, message: str, error: ClientError) -> StoreError:
         """What the server said."""
         code = error_code(error)
         if code == "NoSuchBucket":
             return StoreUnreachable(f"there is no bucket {self.bucket} at {self._endpoint_text()}")
-        if code in _WHY:
-            return StoreUnreachable(f"{message}: {_WHY[code]} ({code})")
-        said = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
-        return StoreError(f"{message}: {code}{': ' if said else ''}{said}")
+        words = said(error)
+        if code in WHY and not (code == "400" and words.startswith("400: ")):
+            return StoreUnreachable(f"{message}: {WHY[code]} ({words})")
+        return StoreError(f"{message}: {words}")
 
     def missing(self, key: str, url: str) -> StoreError:
         """What a 404 without a body means."""
@@ -304,27 +311,3 @@ class Server:
         endpoint = self._settings.endpoint or self.endpoint
         parts = urlsplit(endpoint)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _is_answer(error: ClientError) -> bool:
-    return error_code(error) in MISSING | EXISTS | NOT_KNOWN | {"NoSuchUpload", "InvalidRange", "416"}
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether it is worth another attempt."""
-    if isinstance(error, ClientError):
-        code = error_code(error)
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in _GARBLED | _BUSY or status == _TOO_MANY or status >= _SERVER_FAULT:
-            return True
-        # A 400 that is no document, or one that says nothing of what we sent, is one of a server that we garbled.
-        return code == "400" and not error.response["Error"].get("Message")
-    if isinstance(error, SSLError):
-        return "CERTIFICATE" not in str(error).upper()
-    return isinstance(
-        error, (ConnectionFailed, HTTPClientError, GarbledResponse, ResponseParserError, *_STRANGE)
-    )
-
-
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")

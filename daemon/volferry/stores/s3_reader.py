@@ -10,7 +10,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from volferry.errors import StoreError
-from volferry.stores.s3_client import MISSING, GarbledResponse, error_code
+from volferry.stores.s3_answers import MISSING, GarbledResponse, error_code
+from volferry.stores.s3_received import tag_of
+from volferry.stores.s3_ways import GET, UNCHANGED, Way
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -79,25 +81,31 @@ class S3Reader:
     def _whole(self, start: int, size: int) -> _Range:
         found = self._fetch(start, size)
         if len(found.data) != size:
-            raise StoreError(
-                f"cannot read {self._key} in the store {self._transfers.url}: it changed meanwhile"
-            )
+            raise self._changed()
         return found
+
+    def _changed(self) -> StoreError:
+        return StoreError(f"cannot read {self._key} in the store {self._transfers.url}: it changed meanwhile")
 
     def _fetch(self, start: int, size: int) -> _Range:
         """Up to `size` bytes from `start`, fewer only at the end of the object."""
 
-        def get(client: Any) -> _Range:
+        def get(client: Any, way: Way) -> _Range:
             response = client.get_object(
                 Bucket=self._server.bucket,
                 Key=self._name,
                 Range=f"bytes={start}-{start + size - 1}",
-                **({"IfMatch": self._etag} if self._etag else {}),
+                **({"IfMatch": self._etag} if UNCHANGED in way else {}),
             )
-            return _content(response, start, size, self._transfers.throttle.down)
+            found = _content(response, start, size, self._transfers.throttle.down)
+            if self._etag and found.etag and _tag(found.etag) != _tag(self._etag):
+                raise self._changed()
+            return found
 
+        # By a weak tag nothing is the same (RFC 9110, 13.1.1).
+        conditions = {UNCHANGED} if self._etag and not self._etag.startswith("W/") else set()
         try:
-            return self._server.call(f"read {self._key}", get)
+            return self._transfers.ask(GET, f"read {self._key}", frozenset(conditions), get)
         except ClientError as error:
             code = error_code(error)
             if code in {"InvalidRange", "416"}:  # at or after its end
@@ -113,7 +121,7 @@ class S3Reader:
 
 def _content(response: Any, start: int, size: int, throttle: Direction) -> _Range:
     """Raises GarbledResponse for a body that is not the one that was announced."""
-    announced = int(response["ContentLength"])
+    announced = _announced_bytes(response)
     total = _total_bytes(response, start, announced)
     if announced != min(size, total - start):
         raise GarbledResponse("another range came than was asked for")
@@ -139,6 +147,18 @@ def _read(body: Any, throttle: Direction) -> bytes:
         throttle.take(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _tag(text: str) -> str:
+    return tag_of({"ETag": text})
+
+
+def _announced_bytes(response: Any) -> int:
+    """Of the answer; one that comes in chunks says it by its range alone."""
+    if "ContentLength" in response:
+        return int(response["ContentLength"])
+    first, _, last = str(response["ContentRange"]).removeprefix("bytes ").partition("/")[0].partition("-")
+    return int(last) - int(first) + 1
 
 
 def _total_bytes(response: Any, start: int, announced: int) -> int:

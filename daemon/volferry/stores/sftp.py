@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from volferry.errors import DeleteDenied, ObjectExists, StoreError
+from volferry.errors import DeletionDenied, ObjectExists, StoreError
 from volferry.stores.base import is_valid_key, validate_key, write_whole
 from volferry.stores.places import remote_of
 from volferry.stores.sftp_abilities import FILE_MODE
@@ -98,9 +98,9 @@ class SftpStore:
         return SftpWriter(self._access, key, replaces=replaces)
 
     def _check_replacing(self, connection: Connection, key: str) -> None:
-        """Raises DeleteDenied for an object that nobody here can put another one in place of."""
+        """Raises DeletionDenied for an object that nobody here can put another one in place of."""
         if not self._access.abilities(connection).replaces and self._attributes(connection, key) is not None:
-            raise DeleteDenied(
+            raise DeletionDenied(
                 f"{key} in the store {self.url} stays: this account may not rename over it (posix-rename@openssh.com)"
             )
 

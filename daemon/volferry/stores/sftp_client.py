@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from volferry.errors import DeleteDenied, NoSuchObject, StoreError, StoreUnreachable
+from volferry.errors import DeletionDenied, NoSuchObject, StoreError, StoreUnreachable
 from volferry.stores.sftp_connection import Connection, Lost
 from volferry.stores.sftp_packets import (
     NO_SPACE,
@@ -152,8 +152,8 @@ class Client:
     def missing(self, key: str, why: str = "") -> NoSuchObject:
         return NoSuchObject(f"{key} is missing from the store {self.url}{why}")
 
-    def delete_denied(self, key: str, refused: Refused) -> DeleteDenied:
-        return DeleteDenied(
+    def delete_denied(self, key: str, refused: Refused) -> DeletionDenied:
+        return DeletionDenied(
             f'{key} in the store {self.url} stays: this account may not delete it (the server says "{refused.text}")'
         )
 
