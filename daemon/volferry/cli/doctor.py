@@ -142,13 +142,9 @@ def _others(session: Session) -> tuple[str, tuple[str, ...]]:
 
 
 def _other_stores(session: Session) -> list[str]:
-    """Names of the stores in the configuration that are no buckets, without the one in use."""
+    """Names of the stores in the configuration, without the one in use."""
     config = session.config
-    return [
-        name
-        for name, store in config.stores.items()
-        if store.kind != "bucket" and store.url != config.store_config.url
-    ]
+    return [name for name, store in config.stores.items() if store.url != config.store_config.url]
 
 
 def _not_whole(session: Session, repository: Repository) -> set[BackupRef]:

@@ -252,7 +252,7 @@ class S3Store:
 
         def delete(client: Any) -> bool:
             response = client.delete_object(Bucket=self._bucket, Key=name, **version)
-            has_marker = bool(response.get("DeleteMarker")) or response.get("VersionId") is not None
+            has_marker = bool(response.get("DeleteMarker")) or response.get("VersionId") not in {None, "null"}
             if not version and has_marker:
                 self._transfers.knowledge.found(keeps_versions=True)
             return not version and bool(self._transfers.knowledge.abilities.keeps_versions)
