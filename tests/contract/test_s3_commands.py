@@ -63,3 +63,17 @@ def test_an_endpoint_that_refuses_connections(server: S3Server, tmp_path: Path) 
 def test_a_bucket_without_backups(server: S3Server, tmp_path: Path) -> None:
     bucket = server.bucket()
     is_told(cli(server, tmp_path, bucket)("list"), f"there is no volferry store at s3://{bucket}/x", code=2)
+
+
+def test_doctor_tries_the_bucket_and_leaves_nothing(server: S3Server, tmp_path: Path) -> None:
+    bucket = server.bucket()
+    found = cli(server, tmp_path, bucket)("doctor", "--json").exits(1).json  # there is no engine
+    (store,) = [check for check in found["checks"] if check["name"] == "store"]
+    assert store["ok"], store
+    assert "written, read and deleted for a trial" in store["detail"]
+    assert store["notes"] == []
+    assert server.client().list_objects_v2(Bucket=bucket).get("Contents", []) == []
+    assert server.unfinished(bucket) == 0
+    found = cli(server, tmp_path, bucket, AWS_SECRET_ACCESS_KEY="wrong")("doctor", "--json").exits(1).json
+    (store,) = [check for check in found["checks"] if check["name"] == "store"]
+    assert "check the credentials" in store["detail"]

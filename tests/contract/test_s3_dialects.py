@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -29,6 +31,7 @@ from tests.parts.s3_behaviours import (
 from tests.parts.s3_proxy import Answer, s3_proxy
 from volferry.errors import DeletionDenied, ObjectExists, StoreError, StoreUnreachable
 from volferry.repository import Repository
+from volferry.store_config import ObjectLock
 from volferry.stores import s3_client, s3_completion, s3_knowledge, s3_lists
 from volferry.stores.base import get, put
 from volferry.stores.s3 import S3Store
@@ -530,3 +533,24 @@ def test_room_that_is_not_free_is_not_called_free(s3_server: Servers, tmp_path: 
     put(unversioned, "a", b"x")
     assert not unversioned.keeps_versions()
     assert unversioned.delete("a") is False
+
+
+def test_locks_are_extended_with_the_checksum_that_the_server_takes(place: Place) -> None:
+    place.bucket = place.server.bucket(locked=True)
+
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        if asked.call == "PutObjectRetention":
+            if CRC32 in asked.headers or "x-amz-sdk-checksum-algorithm" in asked.headers:
+                return Answer.error(400, "InvalidRequest", "Missing required header: Content-MD5")
+            assert asked.headers[MD5] == b64encode(md5(asked.body, usedforsecurity=False).digest()).decode()
+        return pass_on(asked)
+
+    place.proxy.behaviour = behaviour
+    put(place.store(object_lock=ObjectLock(mode="governance", days=1)), "object", b"x")
+    store = place.store(object_lock=ObjectLock(mode="governance", days=9))
+    store.protect(["object"])
+    place.proxy.forget()
+    store.protect(["object"])
+    assert [each.call for each in place.proxy.asked] == ["PutObjectRetention"]
+    head = place.server.client().head_object(Bucket=place.bucket, Key="x/object")
+    assert head["ObjectLockRetainUntilDate"] - datetime.now(UTC) > timedelta(days=8)
