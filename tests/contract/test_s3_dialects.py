@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
@@ -18,6 +19,7 @@ from tests.parts.s3_behaviours import (
     ALL,
     CONDITION,
     CRC32,
+    ELEMENTS,
     MD5,
     MODE,
     REPORTED,
@@ -175,6 +177,18 @@ def test_a_server_that_begins_to_refuse_is_asked_in_another_way(place: Place, re
         with pytest.raises(ObjectExists):
             put(each, "first", b"z")
     assert place.notes or refused == each_of(MD5), "nothing is lost without MD5 where CRC-32 is checked"
+
+
+@pytest.mark.parametrize("feature", [CRC32, ALGORITHM, ELEMENTS])
+def test_a_server_that_begins_to_refuse_it_in_uploads_fails_once_at_most(place: Place, feature: str) -> None:
+    put(place.store(), "first", b"x")
+    put(place.store(), "large", bytes(LARGE))
+    place.proxy.behaviour = Refusing(each_of(feature), WORDS[0])
+    with suppress(StoreError):
+        put(place.store(), "another", bytes(LARGE))
+    assert place.server.unfinished(place.bucket) == 0
+    put(place.store(), "next", bytes(LARGE))
+    assert place.written("next") == bytes(LARGE)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ class Completion:
             return
         other = next(self._forms, None) if error_code(error) == "InvalidPart" else None
         if other is None:
+            self._transfers.knowledge.doubt_parts()
             raise self._server.error(f"write {self._key}", error) from error
         self._parts = other
 

@@ -126,13 +126,18 @@ class Knowledge:
                     self.abilities.multipart_crc32 = False
             self._keep()
 
-    def found(self, **abilities: bool) -> None:
+    def found(self, **abilities: bool | None) -> None:
         with self._lock:
             before = self.abilities.document()
             for name, value in abilities.items():
                 setattr(self.abilities, name, value)
             if self.abilities.document() != before:
                 self._keep()
+
+    def doubt_parts(self) -> None:
+        """An upload was refused: the next one is tried with a few bytes first."""
+        if self.abilities.multipart_crc32:
+            self.found(multipart_crc32=None)
 
     def has_foreign_tags(self, call: str) -> bool:
         return call in self.abilities.foreign_tags

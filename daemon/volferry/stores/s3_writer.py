@@ -202,6 +202,7 @@ class S3Writer:
         try:
             return self._transfers.ask(PART, f"write {self._key}", frozenset(offered), send)
         except ClientError as error:
+            knowledge.doubt_parts()
             raise self._server.error(f"write {self._key}", error) from error
 
     def _put(self) -> None:
