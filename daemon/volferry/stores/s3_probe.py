@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +47,7 @@ def probe(store: S3Store) -> BucketProbe:
     finally:
         try:
             for key in keys:
-                with suppress(ObjectLocked):
-                    store.remove_trial(key)
+                _removed(store, key)
         except DeletionDenied as error:
             lacks.append(
                 f"{error}: backups need no more; `volferry prune` needs credentials that may delete, and "
@@ -61,6 +59,16 @@ def probe(store: S3Store) -> BucketProbe:
     lacks += _of_versions(store)
     lacks += _of_rules(store)
     return BucketProbe(tuple(lacks))
+
+
+def _removed(store: S3Store, key: str) -> None:
+    """Where objects are locked, it goes later. Raises DeletionDenied, StoreError."""
+    try:
+        store.remove_trial(key)
+    except DeletionDenied:
+        raise
+    except ObjectLocked:
+        pass
 
 
 def _written(store: S3Store, key: str, data: bytes) -> None:
