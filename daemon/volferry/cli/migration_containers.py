@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from volferry.engine.client import Engine
     from volferry.engine.containers import Container
     from volferry.model import Volume
-    from volferry.operations.carrying import Carried, CarriedContainer
+    from volferry.operations.carried import Carried, CarriedContainer
     from volferry.operations.migration_plan import MigrationPlan, PlannedVolume
 
 Document = dict[str, Any]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from volferry.engine.carry import container_named, image_of, network_of, published_ports
+from volferry.engine.carry import container_named, image_of, published_ports
 from volferry.engine.client import version_of
 from volferry.engine.containers import container_of, in_order
 from volferry.engine.host_paths import kind_of_path
+from volferry.operations.carried import Carried, CarriedContainer
+from volferry.operations.carried_images import Images
+from volferry.operations.carried_networks import BUILT_IN, Networks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,40 +21,10 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-_BUILT_IN = {"default", "bridge", "host", "none", "nat"}
 _SWARM_SERVICE = "com.docker.swarm.service.id"
 _SHORT_ID = 12
 _SUBPATH_API = (1, 45)
-_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104 -- addresses that others listen on
-
-
-@dataclass(frozen=True, slots=True)
-class CarriedContainer:
-    """One container, as it is to be made."""
-
-    id: str  # on the source
-    name: str
-    ran: bool
-    body: Document  # of the call that makes it
-    networks: dict[str, Document]  # endpoints, by network; the body has the first one, too
-
-
-@dataclass(frozen=True, slots=True)
-class CarriedImage:
-    reference: str  # a name, if that is this image's, or the id
-    id: str
-    size_bytes: int
-
-
-@dataclass(slots=True)
-class Carried:
-    containers: list[CarriedContainer] = field(default_factory=list)
-    images: list[CarriedImage] = field(default_factory=list)  # that the target lacks
-    networks: list[Document] = field(default_factory=list)  # that the target lacks
-    obstacles: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    left_over: list[str] = field(default_factory=list)  # containers that an interrupted run has made, by id
 
 
 def mounted_volumes(details: Document) -> set[str]:
@@ -85,7 +58,10 @@ def carried(
     ids = {str(each["Id"]): str(each["Name"]).lstrip("/") for each in found}
     by_id = {str(each["Id"]): each for each in found}
     found = [by_id[each.id] for each in in_order([container_of(each) for each in found])]
-    look = _Look(source, target, places, source_image, image, names, ids, plan, resumed=resumed)
+    images, networks = Images(source, target, plan), Networks(source, target, plan)
+    look = _Look(
+        source, target, places, source_image, image, names, ids, plan, images, networks, resumed=resumed
+    )
     ports = published_ports(target)
     for each in found:
         look.container(each)
@@ -114,14 +90,15 @@ class _Look:
     names: set[str]
     ids: Mapping[str, str]
     plan: Carried
+    images: Images
+    networks: Networks
     resumed: bool
-    fixed: set[str] = field(default_factory=set)  # networks in which a container has an address of its own
 
     def container(self, details: Document) -> None:
         name = str(details["Name"]).lstrip("/")
         config = copy.deepcopy(details.get("Config") or {})
         if _SWARM_SERVICE in (config.get("Labels") or {}):
-            self._obstacle(
+            self.plan.in_the_way(
                 name, "it is a task of a Swarm service: make the service on the target (docker stack deploy)"
             )
             return
@@ -132,14 +109,14 @@ class _Look:
         self._modes(name, host)
         self._devices(name, host)
         self._mounts(name, details, config, host)
-        reference = self._image(name, details)
+        reference = self.images.reference(name, details)
         of_image = (image_of(self.source, str(details["Image"])) or {}).get("Config") or {}
         if config.get("Entrypoint") is None and of_image.get("Entrypoint"):
             config["Entrypoint"] = [""]  # none, where the image has one
-        networks = self._networks(name, details)
+        networks = self.networks.endpoints(name, details)
         body = {**config, "Image": reference, "HostConfig": host}
         mode = str(host.get("NetworkMode") or "")
-        if networks and mode not in _BUILT_IN:  # an endpoint would take the place of the built-in network
+        if networks and mode not in BUILT_IN:  # an endpoint would take the place of the built-in network
             host["NetworkMode"] = mode if mode in networks else next(iter(networks))  # it may be an id
             body["NetworkingConfig"] = {
                 "EndpointsConfig": {host["NetworkMode"]: networks[host["NetworkMode"]]}
@@ -155,7 +132,7 @@ class _Look:
         if self.resumed and (there.get("State") or {}).get("Status") == "created":
             self.plan.left_over.append(there["Id"])  # of the run that is gone on with
         else:
-            self._obstacle(
+            self.plan.in_the_way(
                 name, f"the target has a container of that name: remove it there (docker rm {name})"
             )
 
@@ -173,9 +150,6 @@ class _Look:
         for key in dropped:
             config.pop(key, None)
 
-    def _obstacle(self, name: str, text: str) -> None:
-        self.plan.obstacles.append(f"container {name}: {text}")
-
     def _modes(self, name: str, host: Document) -> None:
         """What it shares with another container, which has another id on the target."""
         for key in ("NetworkMode", "PidMode", "IpcMode"):
@@ -185,7 +159,7 @@ class _Look:
             if (known := self.ids.get(other, other)) in self.names:
                 host[key] = f"container:{known}"
             else:
-                self._obstacle(
+                self.plan.in_the_way(
                     name, f"it shares {key} with container {other[:_SHORT_ID]}, which does not move along"
                 )
         host["Links"] = [
@@ -196,7 +170,7 @@ class _Look:
         for device in host.get("Devices") or []:
             path = device.get("PathOnHost", "")
             if kind_of_path(self.target, self.image, path) is None:
-                self._obstacle(name, f"it has the device {path}, which the target lacks")
+                self.plan.in_the_way(name, f"it has the device {path}, which the target lacks")
             else:
                 self.plan.notes.append(
                     f"container {name} has the device {path}: the target's own, from then on"
@@ -224,7 +198,7 @@ class _Look:
                 extra = {"VolumeOptions": {**(given.get("VolumeOptions") or {}), "NoCopy": True}}
                 extra["VolumeOptions"].pop("DriverConfig", None)  # of volumes that are to be made
                 if extra["VolumeOptions"].get("Subpath") and version_of(self.target) < _SUBPATH_API:
-                    self._obstacle(
+                    self.plan.in_the_way(
                         name,
                         f"it mounts a part of volume {mount['Name']}: the target's engine is too old for that",
                     )
@@ -250,11 +224,11 @@ class _Look:
         there = kind_of_path(self.target, self.image, path)
         if there is None:
             way = f"--bind-to-volume {path}=VOLUME moves it into a volume, or " if here == "directory" else ""
-            self._obstacle(
+            self.plan.in_the_way(
                 name, f"it has {path} of the source's machine, which the target lacks: {way}make it there"
             )
         elif here == "directory":
-            self._obstacle(
+            self.plan.in_the_way(
                 name,
                 f"it has the directory {path} of the source's machine: --bind-to-volume {path}=VOLUME moves it into a volume, "
                 f"--keep-bind {path} takes what the target has there",
@@ -265,118 +239,6 @@ class _Look:
             options.setdefault("Propagation", mount.get("Propagation") or "rprivate")
             return {"Type": "bind", "Source": path, "BindOptions": options}
         return None
-
-    def _image(self, name: str, details: Document) -> str:
-        wanted, said = str(details["Image"]), str((details.get("Config") or {}).get("Image") or "")
-        by_name = image_of(self.source, said) if said else None
-        found = image_of(self.source, wanted)
-        is_named = (
-            by_name is not None
-            and by_name["Id"] == wanted
-            and not said.startswith("sha256:")
-            and "@" not in said  # a digest is not sent along
-        )
-        if is_named and ":" not in said.rpartition("/")[2]:
-            said += ":latest"  # a name alone stands for all tags where images are saved
-        if found is None:
-            self._obstacle(name, f"its image {said or wanted} is not on the source any longer")
-            return said or wanted
-        on_target = image_of(self.target, said) if is_named else None
-        if on_target is not None and on_target["Id"] == wanted:
-            return said
-        is_for, target = _platform(found), _platform_of(self.target)
-        fits = not all(is_for) or not all(target) or is_for == target
-        if not fits and is_named and on_target is not None and _platform(on_target) == target:
-            self.plan.notes.append(
-                f"container {name} gets the target's own image {said}, which is for {'/'.join(target)}; that of the source is for {'/'.join(is_for)}"
-            )
-            return said
-        # A name that is another image's over there stays so.
-        reference = said if is_named and on_target is None else wanted
-        if image_of(self.target, wanted) is None or reference == said:
-            image = CarriedImage(reference, wanted, int(found.get("Size") or 0))
-            if image not in self.plan.images:
-                self.plan.images.append(image)
-        if not fits and _platform_of(self.source) == target:
-            self.plan.notes.append(
-                f"container {name} runs by emulation, which the target must have too: its image is for {'/'.join(is_for)}"
-            )
-        elif not fits:
-            way = f": `docker pull {said}` there gets it one of its own" if is_named else ""
-            self._obstacle(
-                name,
-                f"its image {said or wanted} is for {'/'.join(is_for)}, and the target is {'/'.join(target)}{way}",
-            )
-        return reference
-
-    def _networks(self, name: str, details: Document) -> dict[str, Document]:
-        """Endpoints by network, without what the source's engine has chosen."""
-        endpoints: dict[str, Document] = {}
-        for network, found in ((details.get("NetworkSettings") or {}).get("Networks") or {}).items():
-            if network in _BUILT_IN:
-                continue
-            own = found.get("IPAMConfig") or None
-            if own:
-                self.fixed.add(network)
-            endpoints[network] = {
-                "IPAMConfig": own,
-                "Aliases": [a for a in found.get("Aliases") or [] if a != str(details["Id"])[:_SHORT_ID]]
-                or None,
-                "Links": found.get("Links"),
-                "DriverOpts": found.get("DriverOpts"),
-            }
-            self._network(name, network)
-        return endpoints
-
-    def _network(self, name: str, network: str) -> None:
-        known = next((each for each in self.plan.networks if each["Name"] == network), None)
-        if known is None:
-            found = network_of(self.source, network)
-            if (there := network_of(self.target, network)) is not None:
-                if network in self.fixed and found is not None and _subnets(there) != _subnets(found):
-                    self._obstacle(
-                        name,
-                        f"it has an address of its own in network {network}, which has other subnets on the target",
-                    )
-                return
-            if found is None:
-                self._obstacle(name, f"its network {network} is not on the source any longer")
-                return
-            if found.get("Scope") == "swarm" or found.get("Driver") not in _drivers(self.target):
-                self._obstacle(
-                    name,
-                    f"its network {network} has the driver {found.get('Driver')}: make that network on the target",
-                )
-                return
-            known = {
-                key: found.get(key)
-                for key in ("Name", "Driver", "Internal", "Attachable", "EnableIPv6", "Options", "Labels")
-            }
-            known["CheckDuplicate"] = True
-            known["_ipam"] = found.get("IPAM")
-            self.plan.networks.append(known)
-            if found.get("Driver") in {"macvlan", "ipvlan"} or found.get("EnableIPv6"):
-                self.fixed.add(network)
-        if network in self.fixed:  # its subnet matters; else it is the engine's choice
-            known["IPAM"] = known["_ipam"]
-
-
-def _platform(image: Document) -> tuple[str, str]:
-    """As an engine calls its own."""
-    architecture = str(image.get("Architecture") or "")
-    return str(image.get("Os") or ""), _ARCHITECTURES.get(architecture, architecture)
-
-
-def _platform_of(engine: Engine) -> tuple[str, str]:
-    return str(engine.info.get("OSType") or ""), str(engine.info.get("Architecture") or "")
-
-
-def _subnets(network: Document) -> set[str]:
-    return {str(each.get("Subnet")) for each in (network.get("IPAM") or {}).get("Config") or []}
-
-
-def _drivers(engine: Engine) -> list[str]:
-    return list((engine.info.get("Plugins") or {}).get("Network") or ["bridge"])
 
 
 def _wanted_ports(details: Document) -> set[tuple[str, int, str]]:

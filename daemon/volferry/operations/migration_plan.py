@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from volferry.engine.containers import Container
     from volferry.engine.helper import Helper
     from volferry.model import Volume
-    from volferry.operations.carrying import Carried
+    from volferry.operations.carried import Carried
 
 _MOST_SHOWN = 200
 State = Literal["new", "empty", "resumed", "existing"]

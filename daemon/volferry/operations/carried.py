@@ -1,0 +1,39 @@
+"""What moves along with volumes, as it is to be made on the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedContainer:
+    """One container, as it is to be made."""
+
+    id: str  # on the source
+    name: str
+    ran: bool
+    body: Document  # of the call that makes it
+    networks: dict[str, Document]  # endpoints, by network; the body has the first one, too
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedImage:
+    reference: str  # a name, if that is this image's, or the id
+    id: str
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Carried:
+    containers: list[CarriedContainer] = field(default_factory=list)
+    images: list[CarriedImage] = field(default_factory=list)  # that the target lacks
+    networks: list[Document] = field(default_factory=list)  # that the target lacks
+    obstacles: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)  # containers that an interrupted run has made, by id
+
+    def in_the_way(self, container: str, text: str) -> None:
+        self.obstacles.append(f"container {container}: {text}")
