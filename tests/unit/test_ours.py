@@ -71,6 +71,8 @@ def images_of_no_other_test(monkeypatch: pytest.MonkeyPatch) -> None:
 class Api:
     """An engine with one container."""
 
+    api_version = "1.41"
+
     def __init__(self, container: dict[str, Any], image_labels: dict[str, str] | None = None) -> None:
         self._container = container
         self._image_labels = image_labels

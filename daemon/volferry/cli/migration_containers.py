@@ -120,18 +120,22 @@ def carry_along(
 
 def copy_images(source: Engine, target: Engine, carried: Carried, observer: TerminalObserver) -> None:
     """While the services run: it is the longest part of it. Raises EngineError."""
-    from volferry.engine.carry import copy_image, image_of  # noqa: PLC0415
+    from volferry.engine.carry import copy_image  # noqa: PLC0415
+    from volferry.operations.carried_images import known_image  # noqa: PLC0415
 
     for image in carried.images:
         observer.phase(f"sending image {image.reference[:40]}", total_bytes=image.size_bytes)
         copy_image(
             source, target, image.reference, lambda done: observer.advance(done_bytes=done, done_entries=0)
         )
-        if image_of(target, image.reference) is None:
+        known = known_image(target, image.details, [image.reference])
+        if known is None:
             raise EngineError(
-                f"image {image.reference} was sent, but the target does not know it by that: tag it on the source (docker tag), or "
-                "pull it on the target"
+                f"image {image.reference} was sent, but the target does not have it: pull it there, and it is used"
             )
+        for each in carried.containers:
+            if each.body["Image"] == image.reference:
+                each.body["Image"] = known  # the same image may have another id over there
 
 
 @dataclass(slots=True)

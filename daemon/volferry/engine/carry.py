@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import docker.errors
 
-from volferry.engine.client import Engine, translated
+from volferry.engine.client import Engine, translated, version_of
 from volferry.engine.container_labels import is_own
 from volferry.engine.labels import marks_incomplete
 from volferry.engine.volumes import container_name
+from volferry.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
 _PROJECT = "com.docker.compose.project"
+# Since then, a MAC address that was chosen looks as one that the engine has made up (1.52: `Config.MacAddress` is gone).
+_LAST_WITH_MAC_ADDRESS = (1, 51)
 _LOAD_SECONDS = 3600  # an image can be large, and its way slow
 
 Document = dict[str, Any]
@@ -36,7 +39,7 @@ def containers_of(
         mounted = {mount.get("Name") for mount in each.get("Mounts") or [] if mount.get("Type") == "volume"}
         if labels.get(_PROJECT) == project if project else mounted & set(volumes):
             found.append(each["Id"])
-    details = [container_named(engine, each) for each in found]
+    details = [_in_full(engine, each) for each in found]
     return sorted((each for each in details if each is not None), key=lambda each: str(each["Name"]))
 
 
@@ -48,6 +51,22 @@ def container_named(engine: Engine, container: str) -> Document | None:
         except docker.errors.NotFound:
             return None
     return found
+
+
+def _in_full(engine: Engine, container: str) -> Document | None:
+    if version_of(engine) <= _LAST_WITH_MAC_ADDRESS:
+        return container_named(engine, container)
+    api = engine.api
+    version = ".".join(map(str, _LAST_WITH_MAC_ADDRESS))
+    with translated(f"container {container[:12]}"):
+        response = api._get(f"{api.base_url}/v{version}/containers/{container}/json")  # noqa: SLF001 -- docker-py has no plainer way
+        if response.status_code == 400:  # the engine has left that version behind
+            return container_named(engine, container)
+        if response.status_code == 404:
+            return None
+        api._raise_for_status(response)  # noqa: SLF001
+        found: Document = response.json()
+        return found
 
 
 def published_ports(engine: Engine) -> list[tuple[str, int, str, str]]:
@@ -71,6 +90,12 @@ def image_of(engine: Engine, name: str) -> Document | None:
     return found
 
 
+def images_of(engine: Engine) -> list[str]:
+    """Ids of all, also of those without a name."""
+    with translated("listing the images"):
+        return [str(each["Id"]) for each in engine.api.images()]
+
+
 def copy_image(source: Engine, target: Engine, name: str, advance: Callable[[int], None]) -> None:
     """As `docker save | docker load`, with nothing kept in between. Raises EngineError."""
     with translated(f"image {name}"):
@@ -79,10 +104,16 @@ def copy_image(source: Engine, target: Engine, name: str, advance: Callable[[int
         target_api.timeout = _LOAD_SECONDS
         try:
             for said in target_api.load_image(_counted(source.api.get_image(name), advance)) or ():
-                if isinstance(said, dict) and said.get("error"):
-                    raise docker.errors.DockerException(said["error"])
+                if isinstance(said, dict) and (error := _error_in(said)):
+                    raise EngineError(f"image {name}: {error}")
         finally:
             target_api.timeout = usual
+
+
+def _error_in(said: Document) -> str:
+    """Of a line about progress; `error` is the older way, which engines of some day will not take."""
+    detail = said.get("errorDetail") or {}
+    return str(detail.get("message") or said.get("error") or detail or "")
 
 
 def _counted(pieces: Iterator[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OLDEST_API = "1.41"
 _TIMEOUT_SECONDS = 120
 _BECOMES_A_STREAM = re.compile(r"/containers/[^/]+/attach$|/exec/[^/]+/start$")
+# "client version 1.51 is too new. Maximum supported API version is 1.41", and the other way round.
+_OTHER_VERSION = re.compile(r"client version \S+ is too (?:new|old)")
 # After so long, at most, a container that was killed is known as dead: with much data under way, Docker 20.10 took 2.02 to 2.09 s.
 DEATH_SECONDS = 3.0
 # A wait is renewed: proxies end connections on which nothing happens, and some networks forget them without a word.
@@ -123,7 +125,7 @@ def connect(name: str | None = None) -> Engine:
     api = None
     try:
         with translated(address.shown, gateway.why if gateway else None):
-            api = docker.APIClient(
+            api = _Api(
                 base_url=gateway.url if gateway else address.url, version="auto", timeout=_TIMEOUT_SECONDS
             )
             api.mount("http://", _WatchedConnections())
@@ -148,6 +150,24 @@ def connect(name: str | None = None) -> Engine:
 def version_of(engine: Engine) -> tuple[int, ...]:
     """Of the API that is spoken with it: (1, 41)."""
     return tuple(int(part) for part in str(engine.api.api_version).split("."))
+
+
+class _Api(docker.APIClient):
+    """docker-py's, which asks for the engine's version once. An engine that was upgraded or downgraded since refuses that, and is asked
+    again.
+    """
+
+    def send(self, request: Any, **options: Any) -> Any:
+        response = super().send(request, **options)
+        if response.status_code != 400 or not _OTHER_VERSION.search(response.text):
+            return response
+        before = self.api_version
+        self._version = str(self.version(api_version=False)["ApiVersion"])
+        # What was read from somewhere while it was sent is gone; whoever sent it tries again.
+        if self._version == before or not isinstance(request.body, (bytes, str, type(None))):
+            return response
+        request.url = request.url.replace(f"/v{before}/", f"/v{self._version}/", 1)
+        return super().send(request, **options)
 
 
 class _WatchedConnections(HTTPAdapter):

@@ -24,6 +24,7 @@ class CarriedImage:
     reference: str  # a name, if that is this image's, or the id
     id: str
     size_bytes: int
+    details: Document  # as the source's engine describes it
 
 
 @dataclass(slots=True)
@@ -37,3 +38,9 @@ class Carried:
 
     def in_the_way(self, container: str, text: str) -> None:
         self.obstacles.append(f"container {container}: {text}")
+
+    def lost(self, container: str, what: str) -> None:
+        """That the target's engine cannot do."""
+        self.notes.append(
+            f"container {container} is made without {what}: the target's engine does not have that"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from volferry.engine.carry import container_named, image_of, published_ports
@@ -11,6 +12,7 @@ from volferry.engine.client import version_of
 from volferry.engine.containers import container_of, in_order
 from volferry.engine.host_paths import kind_of_path
 from volferry.operations.carried import Carried, CarriedContainer
+from volferry.operations.carried_bodies import adapted
 from volferry.operations.carried_images import Images
 from volferry.operations.carried_networks import BUILT_IN, Networks
 
@@ -111,16 +113,20 @@ class _Look:
         self._mounts(name, details, config, host)
         reference = self.images.reference(name, details)
         of_image = (image_of(self.source, str(details["Image"])) or {}).get("Config") or {}
-        if config.get("Entrypoint") is None and of_image.get("Entrypoint"):
+        if not config.get("Entrypoint") and of_image.get("Entrypoint"):
             config["Entrypoint"] = [""]  # none, where the image has one
+        adapted(config, host, self.source, self.target, partial(self.plan.lost, name))
         networks = self.networks.endpoints(name, details)
-        body = {**config, "Image": reference, "HostConfig": host}
         mode = str(host.get("NetworkMode") or "")
+        if networks and self.source.is_podman and mode == "bridge" and not _in_podmans_bridge(details):
+            mode = next(iter(networks))  # it says so of every network that is a bridge
+        at_once = self.networks.of_the_bridge(config, mode)
         if networks and mode not in BUILT_IN:  # an endpoint would take the place of the built-in network
             host["NetworkMode"] = mode if mode in networks else next(iter(networks))  # it may be an id
-            body["NetworkingConfig"] = {
-                "EndpointsConfig": {host["NetworkMode"]: networks[host["NetworkMode"]]}
-            }
+            at_once = {host["NetworkMode"]: networks[host["NetworkMode"]]}
+        body = {**config, "Image": reference, "HostConfig": host}
+        if at_once:
+            body["NetworkingConfig"] = {"EndpointsConfig": at_once}
         # One that is paused or being restarted is to run, too.
         ran = (details.get("State") or {}).get("Status") in {"running", "paused", "restarting"}
         self.plan.containers.append(CarriedContainer(details["Id"], name, ran, body, networks))
@@ -197,10 +203,12 @@ class _Look:
                 chosen = self.places.volumes.get(mount["Name"], mount["Name"])
                 extra = {"VolumeOptions": {**(given.get("VolumeOptions") or {}), "NoCopy": True}}
                 extra["VolumeOptions"].pop("DriverConfig", None)  # of volumes that are to be made
-                if extra["VolumeOptions"].get("Subpath") and version_of(self.target) < _SUBPATH_API:
+                if extra["VolumeOptions"].get("Subpath") and (
+                    self.target.is_podman or version_of(self.target) < _SUBPATH_API
+                ):
                     self.plan.in_the_way(
                         name,
-                        f"it mounts a part of volume {mount['Name']}: the target's engine is too old for that",
+                        f"it mounts a part of volume {mount['Name']}: the target's engine cannot do that",
                     )
                 mounts.append(
                     {"Type": "volume", "Source": chosen, "Target": place, "ReadOnly": read_only, **extra}
@@ -239,6 +247,10 @@ class _Look:
             options.setdefault("Propagation", mount.get("Propagation") or "rprivate")
             return {"Type": "bind", "Source": path, "BindOptions": options}
         return None
+
+
+def _in_podmans_bridge(details: Document) -> bool:
+    return "podman" in ((details.get("NetworkSettings") or {}).get("Networks") or {})
 
 
 def _wanted_ports(details: Document) -> set[tuple[str, int, str]]:
