@@ -14,6 +14,7 @@ import docker
 import pytest
 
 from tests.parts.botocore_data import read_once
+from tests.parts.editions import EDITIONS, NEWEST, chosen_edition
 from tests.parts.engine import PrivateEngine, private_engine
 from tests.parts.mount_namespace import enter_own
 from tests.parts.s3_servers import SERVERS, S3Server, Servers
@@ -103,6 +104,14 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer
 def other_engine() -> Iterator[PrivateEngine]:
     """One of another machine."""
     with private_engine() as private:
+        yield private
+
+
+@pytest.fixture(scope="session")
+def unlike_engine() -> Iterator[PrivateEngine]:
+    """One of another edition than the tests are run on."""
+    other = "docker-20.10" if chosen_edition().name == NEWEST else NEWEST
+    with private_engine(edition=EDITIONS[other]) as private:
         yield private
 
 

@@ -31,6 +31,8 @@ def debootstrapped(suite: str, packages: str, place: str, target: Path, options:
         settings.append('Acquire::Check-Valid-Until "false";')
     done = subprocess.run(
         [
+            # What it mounts below `place` stays its own: whoever removes that would remove what is mounted there, too.
+            *("unshare", "--mount", "--propagation", "private"),
             "mmdebstrap",
             "--quiet",
             "--variant=apt",

@@ -163,7 +163,13 @@ def command_of(edition: Edition, place: Path, options: Sequence[str]) -> list[st
     as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     if edition.program == "podman":
         return [*as_user, *command]
-    rootless = ["rootlesskit", f"--state-dir={place}/run/rootlesskit", "--copy-up=/etc", "--copy-up=/run"]
+    rootless = [
+        "rootlesskit",
+        f"--state-dir={place}/run/rootlesskit",
+        "--net=none",
+        "--copy-up=/etc",
+        "--copy-up=/run",
+    ]
     return [*as_user, *rootless, "--propagation=rslave", *command, "--rootless"]
 
 
@@ -171,6 +177,8 @@ def environment_of(edition: Edition, place: Path) -> dict[str, str]:
     """The engine's."""
     # The machine's own may be in directories that its root file system does not have.
     found = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
+    if edition.program == "podman":
+        found["TMPDIR"] = f"{place}/run"  # it leaves there what was imported
     if edition.rootless:
         found |= {"HOME": str(place), "XDG_RUNTIME_DIR": f"{place}/run"}
     return found

@@ -245,6 +245,10 @@ class PrivateEngine:
             with contextlib.suppress(EngineError):
                 self.start()
         self.stop()
+        for file in self.root.glob(
+            "run/**/pause.pid"
+        ):  # of a rootless Podman: nothing else tells whose process that is
+            signal_all([int(file.read_text())])
         try:
             end_processes(self.root)
         except ProcessesLeft as error:

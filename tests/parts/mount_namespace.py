@@ -33,7 +33,8 @@ def enter_own() -> None:
         if entry.name not in _NOT_SHARED and entry.is_dir(follow_symlinks=False):
             _mount(entry.path, entry.path, _BIND | _REC)
             _mount(None, entry.path, _REC | _SHARED)
-    _mount(None, "/dev", _REC | _SHARED)
+    if Path("/dev/shm").is_mount():
+        _mount(None, "/dev/shm", _SHARED)
     os.environ[_MARK] = _namespace()
 
 

@@ -32,10 +32,10 @@ IMAGE = "volferry-test-user"
 _numbers = itertools.count(1)
 
 
-def shell_image() -> bytes:
-    """A root filesystem as a tar: `sh`, `cat`, and the libraries that they need."""
+def shell_image(*more: str) -> bytes:
+    """A root filesystem as a tar: `sh`, `cat`, `more` of the machine's programs, and the libraries that they need."""
     files: dict[str, str] = {}
-    for name in ("sh", "cat"):
+    for name in ("sh", "cat", *more):
         program = shutil.which(name)
         assert program
         needed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
