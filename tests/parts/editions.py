@@ -163,12 +163,12 @@ def command_of(edition: Edition, place: Path, options: Sequence[str]) -> list[st
     as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     if edition.program == "podman":
         return [*as_user, *command]
+    # With the machine's own network, dockerd fails at each question about its version.
     rootless = [
         "rootlesskit",
         f"--state-dir={place}/run/rootlesskit",
-        "--net=none",
-        "--copy-up=/etc",
-        "--copy-up=/run",
+        *("--net=slirp4netns", "--mtu=65520", "--disable-host-loopback"),
+        *("--copy-up=/etc", "--copy-up=/run"),
     ]
     return [*as_user, *rootless, "--propagation=rslave", *command, "--rootless"]
 

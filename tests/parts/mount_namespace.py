@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ _CLONE_NEWNS = 0x20000
 _BIND, _REC, _PRIVATE, _SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20  # mount(2)
 # Of the machine's top level: where programs and their settings are, or what is a file system of its own already.
 _NOT_SHARED = {"usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "run", "proc", "sys", "dev"}
+_TUNNELS = "/dev/net/tun"
 _MARK = "MOUNTS_OF_TESTS"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +51,18 @@ def _become(root: str, etc: str, run: str, command: list[str]) -> None:
     for source, target in ((f"{root}/usr", "/usr"), (etc, "/etc"), (run, "/run")):
         _mount(source, target, _BIND)
         _mount(None, target, _PRIVATE)
+    _let_all_have(_TUNNELS, f"{run}/tun")
     os.execvp(command[0], command)  # noqa: S606 -- what the tests start
+
+
+def _let_all_have(device: str, place: str) -> None:
+    """As most machines have it, for the networks of rootless engines."""
+    if not Path(device).exists():
+        return
+    if not Path(place).exists():
+        os.mknod(place, stat.S_IFCHR, Path(device).stat().st_rdev)
+        Path(place).chmod(0o666)
+    _mount(place, device, _BIND)
 
 
 def _mount(source: str | None, target: str, flags: int, kind: str | None = None) -> None:
