@@ -34,8 +34,8 @@ REFUSALS = [
 
 @contextmanager
 def altered(world: World) -> Iterator[tuple[AlteredEngine, Cli]]:
-    with altered_engine(world.directory / "docker.sock", world.engine.docker_host) as engine:
-        yield engine, world.cli.having(DOCKER_HOST=f"unix://{world.directory}/docker.sock")
+    with altered_engine(world.engine.docker_host) as engine:
+        yield engine, world.cli.having(DOCKER_HOST=engine.docker_host)
 
 
 def sharing(directory: Path) -> Any:

@@ -54,9 +54,9 @@ def test_an_image_for_another_machine_is_in_the_way_until_the_target_has_its_own
     volume = world.filled()
     container = world.container(volume)
     began = state_of(container)["StartedAt"]
-    with altered_engine(there.directory / "arm.sock", there.engine.docker_host) as engine:
+    with altered_engine(there.engine.docker_host) as engine:
         engine.info = ARM
-        move = ["migrate", volume, "--to", f"unix://{there.directory}/arm.sock", "--with-containers"]
+        move = ["migrate", volume, "--to", engine.docker_host, "--with-containers"]
         world.cli(*move, "--dry-run").fails_with(
             f"its image {world.image} is for linux/x86_64, and the target is linux/aarch64: `docker pull {world.image}` there"
         )

@@ -271,6 +271,7 @@ def test_doctor_tries_each_directory_of_the_configuration(world: World) -> None:
         "store": True,
         "store good": True,
         "store bad": False,
+        "store far": False,
     }
     assert "the first copy makes it" in world.cli("doctor", "--config", str(file)).exits(1).stdout
     assert_nothing_was_made(world, set())

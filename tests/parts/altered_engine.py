@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPResponse, responses
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +27,7 @@ class AlteredEngine:
     """Each connection serves one request."""
 
     engine: Path
+    docker_host: str
     # of POST /containers/create: changes what is asked for, or says why it is refused
     creating: Callable[[Document], str | None] = lambda _: None
     starting: Callable[[Document], str | None] = lambda _: None  # of the same, once it is started
@@ -100,12 +102,13 @@ def _answer(status: int, document: Document) -> bytes:
 
 
 @contextmanager
-def altered_engine(at: Path, engine: str) -> Iterator[AlteredEngine]:
-    """A socket at `at`, to the engine at a URL, until the end of the block."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(at))
+def altered_engine(engine: str) -> Iterator[AlteredEngine]:
+    """A socket to the engine at a URL, until the end of the block."""
+    # Tests' own directories have names that are too long for a socket.
+    with TemporaryDirectory(prefix="volferry-") as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{place}/docker.sock")
         listener.listen(128)
-        altered = AlteredEngine(Path(engine.removeprefix("unix://")))
+        altered = AlteredEngine(Path(engine.removeprefix("unix://")), f"unix://{place}/docker.sock")
         threading.Thread(target=altered.serve, args=(listener,), daemon=True).start()
         yield altered
         listener.shutdown(socket.SHUT_RDWR)
