@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sysconfig
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from tests.parts.editions import root_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +23,22 @@ if TYPE_CHECKING:
 _SECONDS = 120
 
 
+_PLUGIN = "usr/libexec/docker/cli-plugins/docker-compose"
+
+
+def program_of(version: str) -> str:
+    """Compose 1 of the machine, 2.26 and 2.40 of Debian's later suites, 5 of PyPI."""
+    suites = {"2.26": "trixie", "2.40": "sid"}
+    if version in suites:
+        return str(root_of(suites[version]) / _PLUGIN)
+    place = sysconfig.get_path("scripts") if version == "5" else None
+    program = shutil.which("docker-compose", path=place)
+    assert program, (
+        "docker-compose is missing; get it with: apt-get install docker-compose (Compose 5: ./dev setup)"
+    )
+    return program
+
+
 @dataclass(frozen=True, slots=True)
 class Project:
     """One project: `files` are merged, the last one wins."""
@@ -29,14 +48,17 @@ class Project:
     name: str
     files: Sequence[Path]
     environment: Mapping[str, str] = field(default_factory=dict)
+    version: str = "1"
 
     def __call__(self, *arguments: str) -> str:
-        """Runs `docker-compose` on it, which must succeed; returns its stdout."""
-        program = shutil.which("docker-compose")
-        assert program, "docker-compose is missing; get it with: apt-get install docker-compose"
+        """Runs Compose on it, which must succeed; returns its stdout."""
+        return self.run(*arguments).stdout
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """With what it says on stderr, too."""
         done = subprocess.run(
             [
-                *(program, "--project-name", self.name),
+                *(program_of(self.version), "--project-name", self.name),
                 *(part for file in self.files for part in ("--file", str(file))),
                 *arguments,
             ],
@@ -48,7 +70,7 @@ class Project:
             timeout=_SECONDS,
         )
         assert done.returncode == 0, f"{arguments}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
+        return done
 
     def up(self) -> None:
         self("up", "--detach")
