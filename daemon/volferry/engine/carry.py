@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import docker.errors
 
-from volferry.engine.client import Engine, translated, version_of
+from volferry.engine.client import Engine, says_no_container, translated, version_of
 from volferry.engine.container_labels import is_own
 from volferry.engine.labels import marks_incomplete
 from volferry.engine.volumes import container_name
@@ -48,7 +48,9 @@ def container_named(engine: Engine, container: str) -> Document | None:
     with translated(f"container {container[:12]}"):
         try:
             found: Document = engine.api.inspect_container(container)
-        except docker.errors.NotFound:
+        except docker.errors.APIError as error:
+            if not says_no_container(error):
+                raise
             return None
     return found
 

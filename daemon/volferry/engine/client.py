@@ -217,6 +217,11 @@ def explanation(error: docker.errors.APIError) -> str:
     return " ".join(str(error.explanation or error).split())
 
 
+def says_no_container(error: docker.errors.APIError) -> bool:
+    """Podman answers 500, in these words, while a container is being removed."""
+    return isinstance(error, docker.errors.NotFound) or "no such container" in explanation(error).lower()
+
+
 def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 

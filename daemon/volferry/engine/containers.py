@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import docker.errors
 
-from volferry.engine.client import Engine, translated
+from volferry.engine.client import Engine, says_no_container, translated
 from volferry.engine.container_labels import ContainerLabels, is_own
 from volferry.engine.volumes import use_of
 
@@ -88,7 +88,9 @@ def find_container(engine: Engine, container_id: str) -> Container | None:
     with translated(f"container {container_id[:12]}"):
         try:
             found = engine.api.inspect_container(container_id)
-        except docker.errors.NotFound:
+        except docker.errors.APIError as error:
+            if not says_no_container(error):
+                raise
             return None
     return container_of(found)
 
