@@ -513,6 +513,7 @@ def test_a_port_that_is_taken_is_said_and_tried_again_and_backups_go_on(world: W
         daemon = world.cli.start("daemon")
         assert daemon.until(lambda: backups(world, volume) == 1)
     assert daemon.until(lambda: get(port, "/healthz") == (200, "ok\n"))
+    assert daemon.until(lambda: "the daemon can be asked again" in daemon.so_far)
     said = [line["event"] for line in ended(daemon)]
     assert said.count("nobody can ask the daemon: backups go on") == 1
     assert "the daemon can be asked again" in said

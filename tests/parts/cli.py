@@ -97,6 +97,11 @@ class Running:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
+    @property
+    def so_far(self) -> str:
+        """What it has said on stderr."""
+        return b"".join(self._err).decode(errors="replace")
+
     def until(self, reached: Callable[[], object], seconds: float = 60) -> bool:
         """Waits for `reached`. Whether the command was still running when it came true."""
         deadline = time.monotonic() + seconds
