@@ -41,7 +41,7 @@ _OFF = "off"  # as a limit of a helper: none
 
 
 class HelperMemory(Size):
-    """What a helper can work with; 0 for all that there is."""
+    """Bytes of memory for a helper; 0 for no limit."""
 
     @classmethod
     def of_document(cls, value: object) -> HelperMemory:

@@ -161,7 +161,7 @@ def _not_whole(session: Session, repository: Repository) -> set[BackupRef]:
 
 
 def _probed(store: Store) -> Probe | None:
-    """What a directory, here or elsewhere, can do. Raises StoreError where it can keep no store."""
+    """Try out a directory, here or elsewhere. Raises StoreError where it can keep no store."""
     from volferry.stores.local import LocalStore  # noqa: PLC0415
     from volferry.stores.sftp import SftpStore  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What moves along with volumes, as it is to be made on the target."""
+"""Containers, images and networks that move along with volumes, as the target is to make them."""
 
 from __future__ import annotations
 
