@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.parts.local_helper import LocalHelper
-from volferry.archive.confined_script import confined_command
+from tests.parts.read_only_mounts import confined_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -1,53 +1,58 @@
-"""A program that can change nothing of the machine but one directory: for `tar` where no container is around it.
+"""A program that reaches nothing of the machine but one directory: for `tar` where no container is around it.
 
 `tar` looks up the path of each member anew. Whoever may write the directory meanwhile can put a link in place of one that `tar` has just made,
-and would have it write, or give an owner and a mode, to whatever that leads to. So it gets mounts of its own, of which all but the
-directory are read-only. /proc is none of them: it has ways to the mounts of others.
+and would have it write, or give an owner and a mode, to whatever that leads to. So the directory becomes its root: no link leads out of it.
+
+That happens after `tar` and its libraries are loaded, for they are not in there, and before it acts on anything. It shares its root and working directory with
+the process that has begun it (CLONE_FS), which changes them for both when it is told to. That needs CAP_SYS_CHROOT, which root has in containers too, unless it was dropped.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+CONFINED, UNCONFINED = b"y", b"n"
 
-# Calls that the C library may not have yet; their numbers are the same on all architectures that Docker runs on. Where the kernel has none of them (before
-# 5.12), or we may make no mounts (as no root, in a container), the program is run as it is.
+# `clone`, whose number depends on the architecture; containers are denied `clone3`. On s390x its arguments are in another order.
 _SCRIPT = r"""
-import ctypes, os, sys
-OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
-HERE, RECURSIVE, EMPTY_PATH = -100, 0x8000, 0x1000
-libc = ctypes.CDLL(None, use_errno=True)
-call = libc.syscall
-call.restype = ctypes.c_long
-def done(result):
-    if result < 0:
-        raise OSError(ctypes.get_errno(), "")
-    return result
-def confine(directory):
-    number, text = ctypes.c_long, ctypes.c_char_p
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-    if os.path.samestat(os.fstat(place), os.stat("/")):
-        return
-    done(libc.unshare(0x20000))  # CLONE_NEWNS
-    done(libc.mount(None, b"/", None, ctypes.c_ulong(0x4000 | 0x40000), None))  # MS_REC | MS_PRIVATE
-    own = done(call(number(OPEN_TREE), number(HERE), text(directory), number(1 | RECURSIVE)))  # OPEN_TREE_CLONE
-    attributes = (ctypes.c_uint64 * 4)(1, 0, 0, 0)  # MOUNT_ATTR_RDONLY
-    done(call(number(MOUNT_SETATTR), number(HERE), text(b"/"), number(RECURSIVE), attributes, number(32)))
-    done(call(number(MOVE_MOUNT), number(own), text(b""), number(HERE), text(directory), number(4)))  # MOVE_MOUNT_F_EMPTY_PATH
-    os.close(own)
-    done(libc.umount2(b"/proc", 2))  # MNT_DETACH
-directory, program, *arguments = sys.argv[1:]
-try:
-    confine(os.fsencode(os.path.realpath(directory)))
-except (OSError, AttributeError):
-    pass
-os.execv(program, arguments)
+import ctypes, os, platform, signal, socket, sys
+NUMBERS = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "loongarch64": 220, "ppc64le": 120}
+CLONE_FS, PR_SET_PDEATHSIG = 0x200, 1
+control = socket.socket(fileno=int(sys.argv[1]))
+control.set_inheritable(False)
+program, *arguments = sys.argv[2:]
+number = NUMBERS.get(platform.machine()) if sys.maxsize > 2**32 else None
+if number is None:
+    control.sendall(b"n")
+    os.execv(program, arguments)
+libc = ctypes.PyDLL(None, use_errno=True)
+zero = ctypes.c_long(0)
+process = libc.syscall(ctypes.c_long(number), ctypes.c_long(CLONE_FS | signal.SIGCHLD), zero, zero, zero, zero)
+if process == 0:
+    try:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        os.execv(program, arguments)
+    finally:
+        os._exit(127)
+if process < 0:
+    control.sendall(b"n")
+    os.execv(program, arguments)
+os.close(0)
+if control.recv(1):
+    try:
+        os.chroot(".")
+        answer = b"y"
+    except OSError:
+        answer = b"n"
+    control.sendall(answer)
+code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+os._exit(code if code >= 0 else 128 - code)
 """
 
 
-def confined_command(directory: str, program: str, command: Sequence[str]) -> list[str]:
-    """Runs `program` with the arguments `command`, the first of which is its name."""
-    return [sys.executable, "-I", "-c", _SCRIPT, directory, program, *command]
+def confined_command(control: int, program: str, command: list[str]) -> list[str]:
+    """Runs `program` with the arguments `command`, the first of which is its name; its working directory becomes its root.
+
+    `control` is a socket that it inherits. Once the program is known to be loaded, it is sent a byte, and answers CONFINED, or UNCONFINED where the machine does not allow it (which it may say earlier).
+    """
+    return [sys.executable, "-I", "-c", _SCRIPT, str(control), program, *command]

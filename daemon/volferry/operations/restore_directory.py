@@ -6,13 +6,11 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from volferry.archive.commands import local_extract_command, sync_command
-from volferry.archive.confined_script import confined_command
+from volferry.archive.commands import sync_command
 from volferry.archive.extractlog import AccessLists, ExtractLog
 from volferry.archive.listing import walk_key
 from volferry.archive.selection import Selection
@@ -22,6 +20,7 @@ from volferry.operations.comparison import RESTORED, check_held
 from volferry.operations.directory_check import pairs_in
 from volferry.operations.directory_modes import have_modes, modes_stream, settle_made
 from volferry.operations.excerpt import BackupExcerpt
+from volferry.operations.local_tar import LocalTar
 from volferry.operations.opened_directories import is_squashed, open_below, opened_below
 from volferry.operations.restore import check_extracted, warnings_of
 from volferry.operations.restore_paths import places, plan
@@ -89,7 +88,7 @@ def _restore(
     replace: bool,
     looks_for_room: bool,
 ) -> Restored:
-    tar = _gnu_tar()
+    tar = LocalTar(directory)
     whole = selection is None or selection.everything
     if selection is None or selection.everything:
         selection = Selection(
@@ -114,9 +113,13 @@ def _restore(
     count = excerpt.count + (whole and new)
     try:
         log = _extract(tar, widened_stream(pieces) if ground.squashed else pieces, directory, observer)
+        if os.geteuid() == 0 and not tar.confined:
+            observer.note(
+                f"tar could not be kept inside {directory}, which needs the capability SYS_CHROOT: restore to where nobody else writes"
+            )
         observer.phase("comparing", total_entries=count)
         expected = backup.volume_entries() if whole and new else excerpt.entries()
-        set_modes = _modes_in(tar, directory)
+        set_modes = _modes_in(tar)
         differing = check_held(
             pairs_in(directory, ground.expected(expected), owners=os.geteuid() == 0),
             observer,
@@ -129,11 +132,11 @@ def _restore(
         settle_made(pairs_in(directory, ground.expected(above), owners=False), set_modes)
         expected = backup.volume_entries() if whole and new else chain(above, excerpt.entries())
         if ground.squashed:
-            _set_modes(tar, directory, (entry for entry in expected if entry.path), log)
+            _set_modes(tar, (entry for entry in expected if entry.path), log)
         observer.phase("writing to the disk")
         _sync(directory)
         if ground.squashed and whole and new:  # it may not be opened afterwards
-            _set_modes(tar, directory, islice(backup.volume_entries(), 1), log)
+            _set_modes(tar, islice(backup.volume_entries(), 1), log)
     except OSError as error:
         raise VolferryError(f"cannot read {directory}: {reason(error)}") from error
     except BaseException:
@@ -170,11 +173,10 @@ def _ground(directory: Path, above: Sequence[bytes], opened: OpenedDirectories) 
     return Ground(squashed=squashed)
 
 
-def _set_modes(tar: str, directory: Path, entries: Iterable[Entry], log: ExtractLog) -> None:
+def _set_modes(tar: LocalTar, entries: Iterable[Entry], log: ExtractLog) -> None:
     """As `Ground.set_modes`, of the root as well."""
     said = ExtractLog()
-    command = local_extract_command(str(directory), root=os.geteuid() == 0, attributes=False)
-    status = _run_tar(tar, directory, command, modes_stream(filter(is_narrow, entries)), said)
+    status = tar.extract(modes_stream(filter(is_narrow, entries)), said, attributes=False)
     check_modes(said, status, log)
 
 
@@ -189,19 +191,6 @@ def _tell_what_is_left(directory: Path, observer: Observer, *, new: bool, whole:
     observer.note(
         f"{directory} may not hold {what}, and files there may be empty or cut off: run the restore again, with --replace"
     )
-
-
-def _gnu_tar() -> str:
-    """Raises VolferryError if it is not there."""
-    tar = shutil.which("tar")
-    if tar is None:
-        raise VolferryError(
-            "GNU tar is needed to restore into a directory, and there is no tar on this machine"
-        )
-    said = subprocess.run([tar, "--version"], capture_output=True, check=False).stdout
-    if b"GNU tar" not in said:
-        raise VolferryError(f"GNU tar is needed to restore into a directory, and {tar} is another one")
-    return tar
 
 
 def _kinds(directory: Path, paths: list[bytes]) -> dict[bytes, bytes]:
@@ -253,18 +242,17 @@ def _delete(directory: Path, path: bytes, *, opens: bool = False) -> None:
         os.close(place)
 
 
-def _modes_in(tar: str, directory: Path) -> SetModes:
+def _modes_in(tar: LocalTar) -> SetModes:
     """As `modes_in`, of a directory of this machine."""
 
     def set_modes(entries: Sequence[Entry]) -> bool:
-        command = local_extract_command(str(directory), root=os.geteuid() == 0, attributes=False)
         log = ExtractLog()
-        return have_modes(log, _run_tar(tar, directory, command, modes_stream(entries), log))
+        return have_modes(log, tar.extract(modes_stream(entries), log, attributes=False))
 
     return set_modes
 
 
-def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Observer) -> ExtractLog:
+def _extract(tar: LocalTar, pieces: Iterator[bytes], directory: Path, observer: Observer) -> ExtractLog:
     """Owners, modes and times that the file system does not take are no failure. Raises CommandFailed with tar's own words."""
     log, lists = ExtractLog(), AccessLists()
 
@@ -273,8 +261,7 @@ def _extract(tar: str, pieces: Iterator[bytes], directory: Path, observer: Obser
             lists.look(piece)
             yield piece
 
-    command = local_extract_command(str(directory), root=os.geteuid() == 0)
-    check_extracted(str(directory), _run_tar(tar, directory, command, looked_at(), log), log, lists, observer)
+    check_extracted(str(directory), tar.extract(looked_at(), log), log, lists, observer)
     return log
 
 
@@ -289,38 +276,3 @@ def _sync(directory: Path) -> None:
         raise CommandFailed(
             f"{directory}: the kernel could not write all of it to the disk: {done.stderr.strip()}: restore it again"
         )
-
-
-def _run_tar(tar: str, directory: Path, command: list[str], pieces: Iterable[bytes], log: ExtractLog) -> int:
-    """Returns its exit status; `log` gets what it says. Where root may make mounts, it changes nothing outside of `directory`, whatever others do in there meanwhile."""
-    is_root = os.geteuid() == 0  # nobody else may make mounts, nor need he be able to run our interpreter
-    with (
-        tempfile.TemporaryFile() as stderr,
-        subprocess.Popen(
-            confined_command(str(directory), tar, command) if is_root else command,
-            executable=None if is_root else tar,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env={**os.environ, "LC_ALL": "C"},
-        ) as process,
-    ):
-        stdin = process.stdin
-        try:
-            for piece in pieces:
-                view = memoryview(piece)
-                while stdin is not None and view:
-                    view = view[stdin.write(view) :]
-        except BrokenPipeError:
-            pass  # its exit status says why
-        except BaseException:
-            process.kill()
-            raise
-        if stdin is not None:
-            stdin.close()
-        status = process.wait()
-        stderr.seek(0)
-        for line in stderr:
-            log.line(line.rstrip(b"\n"))
-    return status
