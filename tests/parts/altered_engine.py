@@ -12,9 +12,8 @@ from http.client import HTTPResponse, responses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-from tests.parts.api_proxy import copy_all, head_of
+from tests.parts.api_proxy import copy_all, request_of, serve_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,23 +35,14 @@ class AlteredEngine:
     _bodies: dict[str, Document] = field(default_factory=dict)  # by container
 
     def serve(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:  # it was closed
-                return
-            threading.Thread(target=self._serve_one, args=(client,), daemon=True).start()
+        serve_each(listener, self._serve_one)
 
     def _serve_one(self, client: socket.socket) -> None:
         with client, suppress(OSError), socket.socket(socket.AF_UNIX) as engine:
-            head, rest = head_of(client)
-            if not head:
+            request = request_of(client)
+            if request is None:
                 return
-            method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
-            path = re.sub(r"^/v[\d.]+(?=/)", "", unquote(urlsplit(target).path))
-            length = re.search(rb"^content-length: *(\d+)", head, re.IGNORECASE | re.MULTILINE)
-            while length and len(rest) < int(length[1]):
-                rest += client.recv(1 << 16)
+            head, rest, method, _, path = request
             asked: Document | None = None
             why: str | None = None
             if (method, path) == ("POST", "/containers/create"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "OPTIONS")
 # Those that say nothing of what is let through.
@@ -113,24 +113,15 @@ class ApiProxy:
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     def serve(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:  # it was closed
-                return
-            threading.Thread(target=self._serve_one, args=(client,), daemon=True).start()
+        serve_each(listener, self._serve_one)
 
     def _serve_one(self, client: socket.socket) -> None:
         with client, suppress(OSError):
-            head, rest = head_of(client)
-            if not head:
+            request = request_of(client)
+            if request is None:
                 return
-            method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
-            length = re.search(rb"^content-length: *(\d+)", head, re.IGNORECASE | re.MULTILINE)
-            while length and len(rest) < int(length[1]):
-                rest += client.recv(1 << 16)
+            head, rest, method, target, path = request
             status = self.options.refusal(method, target, rest)
-            path = re.sub(r"^/v[\d.]+(?=/)", "", unquote(urlsplit(target).path))
             (self.calls if status is None else self.refused).append((method, path))
             if status is not None:
                 sys.stderr.write(f"blocked request: {method} {target}\n")
@@ -154,6 +145,28 @@ class ApiProxy:
             copy_all(engine, client)
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
+
+
+def serve_each(listener: socket.socket, serve_one: Callable[[socket.socket], None]) -> None:
+    """Until it is closed, each connection in a thread of its own."""
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=serve_one, args=(client,), daemon=True).start()
+
+
+def request_of(client: socket.socket) -> tuple[bytes, bytes, str, str, str] | None:
+    """Head, body, method, target, and of that the path without the API's version; None if there is no request."""
+    head, rest = head_of(client)
+    if not head:
+        return None
+    method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
+    length = re.search(rb"^content-length: *(\d+)", head, re.IGNORECASE | re.MULTILINE)
+    while length and len(rest) < int(length[1]):
+        rest += client.recv(1 << 16)
+    return head, rest, method, target, re.sub(r"^/v[\d.]+(?=/)", "", unquote(urlsplit(target).path))
 
 
 def head_of(client: socket.socket) -> tuple[bytes, bytes]:

@@ -6,7 +6,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -42,18 +42,25 @@ class AnsweringServer:
 @contextmanager
 def answering_server(answer: Callable[[Asked], Answer]) -> Iterator[AnsweringServer]:
     """One that listens from here to the end of the block."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as listener:
-        running = AnsweringServer(f"http://127.0.0.1:{listener.server_port}")
+    asked: list[Asked] = []
 
-        def heard(asked: Asked) -> Answer:
-            running.asked.append(asked)
-            return answer(asked)
+    def heard(each: Asked) -> Answer:
+        asked.append(each)
+        return answer(each)
 
-        listener.RequestHandlerClass = type("Handler", (_Handler,), {"answer": staticmethod(heard)})
+    with serving(_Handler, heard) as endpoint:
+        yield AnsweringServer(endpoint, asked)
+
+
+@contextmanager
+def serving(kind: type[BaseHTTPRequestHandler], answer: Callable[[Any], object]) -> Iterator[str]:
+    """The endpoint of a server, until the end of the block, whose handlers have `answer`."""
+    handler = type("Handler", (kind,), {"answer": staticmethod(answer)})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
         thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
-            yield running
+            yield f"http://127.0.0.1:{listener.server_port}"
         finally:
             listener.shutdown()
             thread.join()

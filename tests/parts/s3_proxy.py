@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.parts.http_answers import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -123,23 +124,16 @@ class S3Proxy:
 @contextmanager
 def s3_proxy(upstream: str) -> Iterator[S3Proxy]:
     """In front of `upstream`, until the end of the block."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as listener:
-        proxy = S3Proxy(f"http://127.0.0.1:{listener.server_port}")
 
-        def answer(asked: Asked) -> Answer:
-            proxy.asked.append(asked)
-            said = proxy.behaviour(asked, lambda each: _passed_on(upstream, each))
-            proxy.statuses.append((asked.call, said.status))
-            return said
+    def answer(asked: Asked) -> Answer:
+        proxy.asked.append(asked)
+        said = proxy.behaviour(asked, lambda each: _passed_on(upstream, each))
+        proxy.statuses.append((asked.call, said.status))
+        return said
 
-        listener.RequestHandlerClass = type("Handler", (_Handler,), {"answer": staticmethod(answer)})
-        thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            listener.shutdown()
-            thread.join()
+    with serving(_Handler, answer) as endpoint:
+        proxy = S3Proxy(endpoint)
+        yield proxy
 
 
 def _passed_on(upstream: str, asked: Asked) -> Answer:

@@ -56,7 +56,7 @@ def await_answer(engine: Engine, helper_id: str, channel: FifoChannel, death: De
 
 
 def _asked_again(engine: Engine, helper_id: str, channel: FifoChannel) -> bytes | None:
-    """Has the helper answer once more, and returns what its kernel is known by, if it says so."""
+    """Asks the helper for its answer once more; returns what its kernel is known by, if it says so."""
     with translated("the helper"):
         script = f"{channel.answer}; {_LOOK_SCRIPT}"
         asked = engine.api.exec_create(

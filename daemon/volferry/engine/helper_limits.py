@@ -1,8 +1,7 @@
 """How much of its machine a helper may take, and which limits an engine cannot set.
 
-Which those are depends on kernel, control groups and runtime, and so does what is said about it: kernels without `io.weight`, controllers
-that are not delegated to a user, runtimes that refuse what others leave out. So it is tried, once an engine has failed to start a
-helper, by containers without any volume.
+An engine may refuse a limit, in words of its own, because the kernel lacks `io.weight`, because a controller is not delegated to the user, or because of its
+runtime. So once it has failed to start a helper, volferry tries each limit with a container that has no volume.
 """
 
 from __future__ import annotations

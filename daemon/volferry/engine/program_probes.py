@@ -1,7 +1,7 @@
-"""Whether the helper's programs do what is asked of them: tried, since what a program calls itself says little.
+"""Tries whether the helper's programs do what volferry asks of them; their names and versions say little.
 
-There are several of each name (GNU, uutils, busybox, toybox, BSD), and some lose data without a word: they drop bytes that are no
-UTF-8, have no place for attributes, or sort in another order.
+GNU, uutils, busybox, toybox and BSD have programs of the same names, and some of them lose data silently: they drop bytes that are not
+UTF-8, store no attributes, or sort in another order.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Run(Protocol):
 
 
 def fault_of(name: str, run: Run, scratch: str, owner: int) -> str:
-    """What is wrong with one of PROGRAMS, such as `it drops bytes`; empty if nothing. `scratch` is an empty directory
+    """The fault of `name`, one of PROGRAMS, such as `it drops bytes`; empty if it has none. `scratch` is an empty directory
     of those programs, and `owner` the user as whom they run.
     """
     return _PROBES[name](run, scratch, owner)

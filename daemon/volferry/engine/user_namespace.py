@@ -1,7 +1,7 @@
 """Owners that an engine's user namespace does not have (`userns-remap`): files of a container that runs outside of it, with `--userns=host`.
 
-A helper sees all of them as nobody's (65534), and may not read those that only their owner may. A backup that says so would give them to
-another user when it is restored.
+A helper sees each of them as the user 65534, and may not read files that only their owner may. A backup that recorded 65534 would give
+them to another user when it is restored.
 """
 
 from __future__ import annotations
