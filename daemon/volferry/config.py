@@ -9,7 +9,7 @@ import tomllib
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, field
 from msgspec.structs import replace
@@ -19,11 +19,11 @@ from volferry.daemon_config import DaemonConfig, NotifyConfig
 from volferry.engine_address import address_of_environment
 from volferry.environment import merged, settings_of_environment
 from volferry.errors import ConfigError, EngineUnreachable, NoSuchEngine, reason
+from volferry.helper_config import HelperConfig
 from volferry.label_rights import LabelsConfig, only_adding, speakers
 from volferry.labels import fits_a_label, keep_of_labels, label_hint, settings_of_labels
 from volferry.retention import Keep, Within
 from volferry.schedule import Schedule, Span
-from volferry.sizes import Size
 from volferry.store_config import OF_BUCKETS, OF_REMOTES, StoreConfig, without_password
 from volferry.volume_settings import Rule, VolumeSettings, faults_of
 
@@ -33,54 +33,7 @@ if TYPE_CHECKING:
     from volferry.checked import Mistake
     from volferry.model import Volume, VolumeUse
 
-_LEAST_MEMORY = 64 << 20
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-_OFF = "off"  # as a limit of a helper: none
-
-
-class HelperMemory(Size):
-    """Bytes of memory for a helper; 0 for no limit."""
-
-    @classmethod
-    def of_document(cls, value: object) -> HelperMemory:
-        if value == _OFF:
-            return cls(0)
-        size = cls(super().of_document(value))
-        if size < _LEAST_MEMORY:
-            raise ValueError(f"it should be 64M ({_LEAST_MEMORY}) at least")
-        return size
-
-
-class Weight(int):
-    """Of a helper, among other containers; 0 for none of its own."""
-
-    least: ClassVar[int]
-    most: ClassVar[int]
-
-    @classmethod
-    def of_document(cls, value: object) -> Self:
-        """Raises ValueError."""
-        if value == _OFF:
-            return cls(0)
-        if isinstance(value, str) and value.isascii() and value.isdecimal():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not cls.least <= value <= cls.most:
-            raise ValueError(f'expected a whole number from {cls.least} to {cls.most}, or "off"')
-        return cls(value)
-
-
-class CpuShares(Weight):
-    """Of Docker."""
-
-    least, most = 2, 262144
-
-
-class IoWeight(Weight):
-    """Of Docker."""
-
-    least, most = 10, 1000
 
 
 class PruneConfig(Section, frozen=True):
@@ -107,38 +60,6 @@ class VerifyConfig(Section, frozen=True):
     days: Annotated[
         int, Meta(ge=1, le=3650, description="All that backups need is read once in so many days.")
     ] = 30
-
-
-class HelperConfig(Section, frozen=True):
-    """The throwaway container that reads and writes volumes."""
-
-    image: Annotated[
-        str | None,
-        Meta(
-            description="An image that has sh, tar, find, sort, tr, zstd, sleep, sync, chmod and mkdir (the GNU ones)."
-        ),
-    ] = None
-    channel: Annotated[Literal["auto", "fifo", "stream"], Meta(description="How bytes leave the helper.")] = (
-        "auto"
-    )
-    compress: Annotated[
-        Literal["auto", "always", "never"],
-        Meta(description="Whether the stream channel compresses; auto: where it crosses a network."),
-    ] = "auto"
-    volumes_from: Annotated[
-        bool, Meta(description="Whether it gets volumes from the carrier; without, it mounts them by itself.")
-    ] = True
-    userns: Annotated[
-        Literal["engine", "host"],
-        Meta(description="Whose user namespace it is in, where the engine has one of its own."),
-    ] = "engine"
-    memory: Annotated[HelperMemory, Meta(description="Its memory limit, or `off`.")] = HelperMemory(512 << 20)
-    cpu_shares: Annotated[
-        CpuShares, Meta(description="Its CPU weight, or `off`; that of other containers is 1024.")
-    ] = CpuShares(512)
-    io_weight: Annotated[
-        IoWeight, Meta(description="Its block I/O weight, or `off`; that of other containers is 500.")
-    ] = IoWeight(250)
 
 
 def _default_state_dir() -> Path:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from volferry.checked import bare, document_of
-from volferry.config import Config, CpuShares, HelperMemory, IoWeight
+from volferry.config import Config
 from volferry.daemon_config import Listen, Template
+from volferry.helper_config import CpuShares, HelperMemory, IoWeight
 from volferry.retention import Within
 from volferry.schedule import Schedule, Span, Zone
 from volferry.sizes import Limit, Size

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from volferry.archive.extractlog import ExtractLog
+from volferry.errors import VolferryError
 from volferry.operations.local_tar import LocalTar
 
 if TYPE_CHECKING:
@@ -78,3 +79,13 @@ def test_an_archive_without_a_byte_and_a_tar_that_ends_at_once_are_not_waited_fo
     tar = LocalTar(tmp_path)
     tar._program = "/bin/false"
     assert tar.extract([bytes(1 << 20)], log) == 1
+
+
+def test_of_an_archive_that_breaks_off_before_a_whole_record_nothing_is_extracted(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield archive("d")
+        raise VolferryError("the store is gone")
+
+    with pytest.raises(VolferryError, match="the store is gone"):
+        LocalTar(tmp_path).extract(pieces(), ExtractLog())
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def own_image(tmp_path_factory: pytest.TempPathFactory) -> OwnImage:
-    base = tmp_path_factory.getbasetemp()
-    # Processes of pytest-xdist have a directory each, side by side.
-    return OwnImage(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+def own_image() -> OwnImage:
+    return OwnImage()
 
 
 @pytest.fixture

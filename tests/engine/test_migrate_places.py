@@ -11,6 +11,7 @@ from tests.engine.test_migrate import expected_of, incomplete, moved, there, to
 from tests.engine.test_quiesce import state_of, writing
 from tests.parts.mounts import ext4_device, mounted
 from tests.parts.trees import assert_same, snapshot
+from volferry.engine.labels import TRIAL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,6 +152,9 @@ def test_options_that_the_target_does_not_know_are_in_the_plan(
     volume = world.filled()
     container = world.container(volume)
     began, before = state_of(container)["StartedAt"], there.volumes()
+    # What a run that was killed while it tried options has left, and one that is somebody's.
+    there.client.volumes.create("volferry-tried-0123456789ab", labels={TRIAL: "true"})
+    before.add(there.volume(f"volferry-tried-{world.name()}", labels={TRIAL: "true"}))
     given = [part for key, value in options.items() for part in ("--option", f"{volume}:{key}={value}")]
     failed = world.cli("migrate", volume, "--to", to, *given, *dry).exits(1)
     assert f"volume {volume} cannot be made with " in failed.stderr + failed.stdout

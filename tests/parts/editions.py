@@ -29,8 +29,8 @@ _NOT_NEEDED = ("doc", "man", "locale", "info", "bash-completion")
 _PACKAGES = "docker.io,docker-compose,podman,crun,runc,iptables,iproute2,uidmap,slirp4netns,rootlesskit,fuse-overlayfs,ca-certificates,nftables,procps"
 _MORE_PACKAGES = {
     "bookworm": "",
-    "trixie": ",docker-cli,netavark,aardvark-dns,passt",
-    "sid": ",docker-cli,netavark,aardvark-dns,passt,rust-coreutils",
+    "trixie": ",docker-cli,netavark,aardvark-dns,passt,catatonit",
+    "sid": ",docker-cli,netavark,aardvark-dns,passt,catatonit,rust-coreutils",
 }
 # Several engines on one machine would share locks that are in memory.
 _PODMAN_SETTINGS = """

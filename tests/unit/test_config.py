@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volferry.checked import value_of
-from volferry.config import CpuShares, HelperConfig, HelperMemory, IoWeight, config_path, load_config
+from volferry.config import config_path, load_config
 from volferry.errors import ConfigError
+from volferry.helper_config import CpuShares, HelperConfig, HelperMemory, IoWeight
 
 
 @pytest.fixture(autouse=True)

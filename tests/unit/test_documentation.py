@@ -15,8 +15,9 @@ from msgspec import Struct
 from volferry.archive.manifest import Manifest
 from volferry.checked import value_of
 from volferry.cli.main import build_app
-from volferry.config import Config, HelperConfig, PruneConfig, VerifyConfig, load_config
+from volferry.config import Config, PruneConfig, VerifyConfig, load_config
 from volferry.daemon_config import DaemonConfig, NotifyConfig
+from volferry.helper_config import HelperConfig
 from volferry.label_rights import LabelsConfig
 from volferry.store_config import StoreConfig
 from volferry.volume_settings import Rule, VolumeSettings

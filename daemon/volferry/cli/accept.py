@@ -14,7 +14,8 @@ from volferry.cli.options import (
     JsonOption,
     StoreOption,
 )
-from volferry.cli.session import Session, print_json
+from volferry.cli.output import print_json
+from volferry.cli.session import Session
 from volferry.errors import UsageError
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from volferry.cli.options import (
     NewStoreOption,
     StoreOption,
 )
+from volferry.cli.output import print_json, say
 from volferry.cli.selecting import chosen_volumes
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.session import Session
 from volferry.cli.text import count_text
 from volferry.cli.wanted import wanted_of
 from volferry.errors import FINDINGS_EXIT_CODE, ConfigError, UsageError

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from volferry.cli.known_marks import known_marks
+from volferry.cli.output import say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import say
 from volferry.cli.wanted import WantedTogether, shared_hooks
 from volferry.errors import DowntimeExceeded, Interrupted, Unfinished, VolumeBusy
 

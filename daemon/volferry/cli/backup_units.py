@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from volferry.cli.backup_unit import Afterwards, back_up_unit
 from volferry.cli.opened_store import OpenedStore
-from volferry.cli.session import Session, say
+from volferry.cli.output import say
+from volferry.cli.session import Session
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.cli.wanted import candidate
 from volferry.errors import EngineError, VolferryError, VolumeBusy, described, reason

@@ -6,7 +6,7 @@ import typer
 
 from volferry.checked import document_of
 from volferry.cli.options import ConfigOption, JsonOption
-from volferry.cli.session import print_json
+from volferry.cli.output import print_json
 from volferry.config import Config, config_path, load_config
 from volferry.errors import ConfigError, UsageError
 

@@ -18,8 +18,9 @@ from volferry.cli.options import (
     StoreOption,
     check_hosts,
 )
+from volferry.cli.output import print_json, say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.session import Session
 from volferry.cli.text import count_text, size_text
 from volferry.errors import StoreUnreachable, UsageError, VolferryError, VolumeBusy
 from volferry.upkeep import UpkeepLog

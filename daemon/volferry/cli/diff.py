@@ -15,7 +15,8 @@ from volferry.cli.options import (
     JsonOption,
     StoreOption,
 )
-from volferry.cli.session import Session, print_json_stream
+from volferry.cli.output import print_json_stream
+from volferry.cli.session import Session
 from volferry.errors import NoSuchBackup
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from volferry import __version__
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption, StoreOption
-from volferry.cli.session import Session, print_json
+from volferry.cli.output import print_json
+from volferry.cli.session import Session
 from volferry.cli.text import count_text, size_text
 from volferry.errors import DamagedObject, EngineError, NoSuchStore, VolferryError
 

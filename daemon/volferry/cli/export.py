@@ -19,8 +19,9 @@ from volferry.cli.options import (
     JsonOption,
     StoreOption,
 )
+from volferry.cli.output import print_json, say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.session import Session
 from volferry.cli.text import size_text
 from volferry.errors import UsageError, VolferryError, reason
 

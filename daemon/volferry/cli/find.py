@@ -18,7 +18,8 @@ from volferry.cli.options import (
     StoreOption,
     check_hosts,
 )
-from volferry.cli.session import Session, print_json_stream, say
+from volferry.cli.output import print_json_stream, say
+from volferry.cli.session import Session
 from volferry.errors import NoSuchBackup, VolferryError
 from volferry.model import printable
 

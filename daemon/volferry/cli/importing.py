@@ -15,9 +15,10 @@ import typer
 
 from volferry.cli.import_source import Archive, Mounted, source_in_container, source_named
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption
+from volferry.cli.output import print_json, say
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.restore import VOLUME_NAME
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.session import Session
 from volferry.cli.target_volume import check_still_usable, check_usable, made_if_new
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import (

@@ -17,7 +17,8 @@ from volferry.cli.options import (
     StoreOption,
     check_hosts,
 )
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.output import print_json, say
+from volferry.cli.session import Session
 from volferry.cli.text import duration_text, local_time_text, size_text, table
 from volferry.errors import DamagedObject, NoSuchStore, UsageError, VolferryError
 from volferry.layout import parse_backup_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from volferry.cli.session import say
+from volferry.cli.output import say
 from volferry.errors import Interrupted, VolferryError, VolumeNotEmpty
 from volferry.interrupts import held_back
 

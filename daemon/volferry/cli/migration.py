@@ -18,8 +18,9 @@ from volferry.cli.migration_containers import (
 )
 from volferry.cli.migration_cutover import BothEngines, move
 from volferry.cli.migration_report import print_plan
+from volferry.cli.output import say
 from volferry.cli.selecting import chosen_volumes
-from volferry.cli.session import Session, say
+from volferry.cli.session import Session
 from volferry.errors import EngineError, UsageError, VolferryError
 
 if TYPE_CHECKING:

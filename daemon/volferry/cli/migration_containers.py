@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from volferry.cli.session import say
+from volferry.cli.output import say
 from volferry.errors import EngineError, UsageError, VolferryError
 from volferry.interrupts import held_back
 

@@ -11,8 +11,9 @@ from volferry.cli.known_marks import known_marks
 from volferry.cli.made_volumes import MadeVolumes, made_volumes
 from volferry.cli.migration_containers import Crew, await_health_on_target, copy_images, start_on_target
 from volferry.cli.migration_report import MigrationReport
+from volferry.cli.output import say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import Session, say
+from volferry.cli.session import Session
 from volferry.errors import SameData, VolferryError, VolumeNotEmpty
 from volferry.interrupts import held_back
 

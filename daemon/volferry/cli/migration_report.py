@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from volferry.cli.session import print_json, say
+from volferry.cli.output import print_json, say
 from volferry.cli.text import count_text, duration_text, size_text, table
 
 if TYPE_CHECKING:

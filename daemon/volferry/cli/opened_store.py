@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.cli.session import say
+from volferry.cli.output import say
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

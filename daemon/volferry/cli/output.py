@@ -6,13 +6,17 @@ something drives the terminal: its control characters are written as escapes.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from volferry.errors import VolferryError, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STANDARD = ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY))
@@ -81,3 +85,41 @@ def _filled(number: int, name: str, mode: int) -> bool:
         setattr(sys, name, os.fdopen(number, "r" if mode == os.O_RDONLY else "w", closefd=False))
         return True
     return False
+
+
+def say(line: str) -> None:
+    """One line for a person, on stderr."""
+    print(plain(line), file=sys.stderr, flush=True)
+
+
+def print_json(document: dict[str, Any] | list[Any]) -> None:
+    """The one document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def print_json_stream(
+    head: dict[str, Any],
+    name: str,
+    items: Iterable[dict[str, Any]],
+    tail: Callable[[], dict[str, Any]] = dict,
+) -> None:
+    """The one document on stdout, with a list that is not held in memory: the keys of `head`, `name` with `items`,
+    then the keys of `tail`, which is asked once all items have been printed.
+    """
+    write = sys.stdout.write
+    write("{\n")
+    for key, value in head.items():
+        write(f"  {_json(key)}: {_json(value)},\n")
+    write(f"  {_json(name)}: [")
+    separator = "\n"
+    for item in items:
+        write(f"{separator}    {_json(item)}")
+        separator = ",\n"
+    write("\n  ]" if separator != "\n" else "]")
+    for key, value in tail().items():
+        write(f",\n  {_json(key)}: {_json(value)}")
+    write("\n}\n")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

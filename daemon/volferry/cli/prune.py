@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption, check_hosts
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.output import print_json, say
+from volferry.cli.session import Session
 from volferry.cli.text import count_text, local_time_text, size_text, table
 from volferry.errors import (
     FINDINGS_EXIT_CODE,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.output import print_json, say
+from volferry.cli.session import Session
 from volferry.errors import UsageError
 
 _PATIENCE_SECONDS = 60.0

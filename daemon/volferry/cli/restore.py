@@ -19,6 +19,7 @@ from volferry.cli.options import (
     StoreOption,
     every_label,
 )
+from volferry.cli.output import print_json, say
 from volferry.cli.restore_doubt import Doubt, doubt_about
 from volferry.cli.restore_selected import (
     Report,
@@ -29,7 +30,7 @@ from volferry.cli.restore_selected import (
     restore_to,
     selected,
 )
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.session import Session
 from volferry.cli.target_volume import Target, Wishes, opened_target
 from volferry.cli.text import count_text, duration_text, size_text
 from volferry.errors import FINDINGS_EXIT_CODE, UsageError, VolumeNotEmpty

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from volferry.cli.session import Session, say
+from volferry.cli.output import say
+from volferry.cli.session import Session
 from volferry.errors import SuspiciousBackup, VolferryError
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.output import print_json, say
+from volferry.cli.session import Session
 from volferry.cli.target_volume import check_usable
 from volferry.cli.text import count_text
 from volferry.errors import (

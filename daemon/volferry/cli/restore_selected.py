@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volferry.cli.export import opened_output
+from volferry.cli.output import say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import Session, say
+from volferry.cli.session import Session
 from volferry.cli.target_volume import Wishes, opened_target
 from volferry.cli.text import count_text, size_text
 from volferry.errors import NoRoom, PathExists, UsageError

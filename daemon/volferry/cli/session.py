@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shlex
-import sys
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from volferry.cli.output import plain
+from volferry.cli.output import say
 from volferry.config import Config, config_path, load_config
 from volferry.errors import (
     DamagedObject,
@@ -387,41 +385,3 @@ class Session:
             own=own,
             note=say,
         )
-
-
-def say(line: str) -> None:
-    """One line for a person, on stderr."""
-    print(plain(line), file=sys.stderr, flush=True)
-
-
-def print_json(document: dict[str, Any] | list[Any]) -> None:
-    """The one document on stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
-
-
-def print_json_stream(
-    head: dict[str, Any],
-    name: str,
-    items: Iterable[dict[str, Any]],
-    tail: Callable[[], dict[str, Any]] = dict,
-) -> None:
-    """The one document on stdout, with a list that is not held in memory: the keys of `head`, `name` with `items`,
-    then the keys of `tail`, which is asked once all items have been printed.
-    """
-    write = sys.stdout.write
-    write("{\n")
-    for key, value in head.items():
-        write(f"  {_json(key)}: {_json(value)},\n")
-    write(f"  {_json(name)}: [")
-    separator = "\n"
-    for item in items:
-        write(f"{separator}    {_json(item)}")
-        separator = ",\n"
-    write("\n  ]" if separator != "\n" else "]")
-    for key, value in tail().items():
-        write(f",\n  {_json(key)}: {_json(value)}")
-    write("\n}\n")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)

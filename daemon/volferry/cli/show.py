@@ -14,7 +14,8 @@ from volferry.cli.options import (
     JsonOption,
     StoreOption,
 )
-from volferry.cli.session import Session, print_json
+from volferry.cli.output import print_json
+from volferry.cli.session import Session
 from volferry.cli.text import count_text, duration_text, local_time_text, size_text
 
 if TYPE_CHECKING:

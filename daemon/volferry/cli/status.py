@@ -16,7 +16,8 @@ import typer
 from volferry.cli.heartbeat import why_not_well
 from volferry.cli.interrupted import down_document, down_line, past_error, restore_document, restore_line
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.output import print_json, say
+from volferry.cli.session import Session
 from volferry.cli.stored import VerifyStatus, accepted_volumes, stored_of_host
 from volferry.cli.surroundings import view_of, zone_of
 from volferry.cli.text import duration_text, local_time_text, size_text, table

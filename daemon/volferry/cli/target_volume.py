@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from volferry.cli.known_marks import known_marks
 from volferry.cli.made_volumes import MadeVolumes, made_volumes
+from volferry.cli.output import say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import Session, say
+from volferry.cli.session import Session
 from volferry.errors import EngineError, NoSuchVolume, UsageError, VolumeInUse
 from volferry.model import BIND_DRIVER, Volume
 

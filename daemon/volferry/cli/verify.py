@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
+from volferry.cli.output import print_json, say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.session import Session
 from volferry.cli.text import count_text
 from volferry.errors import EngineError, UsageError
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from volferry.cli.output import print_json, say
 from volferry.cli.progress import TerminalObserver
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.session import Session
 from volferry.cli.surroundings import zone_of
 from volferry.cli.text import count_text, size_text
 from volferry.errors import NoSuchStore, VolferryError

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
-from volferry.cli.session import Session, print_json, say
+from volferry.cli.output import print_json, say
+from volferry.cli.session import Session
 from volferry.cli.text import local_time_text, size_text, table
 from volferry.errors import EngineError
 from volferry.model import time_of_id

@@ -15,6 +15,7 @@ OWNER = "volferry.owner"  # the state directory of the volferry that made it
 STANDSTILL = (
     "volferry.standstill"  # on a lock: what its run has stopped, so that any volferry there can bring it back
 )
+TRIAL = "volferry.trial"  # on a volume that is made only to see whether the engine would
 INCOMPLETE = "volferry.incomplete"  # on a container that mounts a volume whose migration has not ended
 
 NOBODY = "0" * 16  # an owner: what is left of it is anybody's to remove

@@ -11,7 +11,7 @@ import docker.errors
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.container_labels import ContainerLabels, is_own
-from volferry.engine.labels import marks_incomplete
+from volferry.engine.labels import TRIAL, marks_incomplete
 from volferry.errors import EngineError, EngineUnreachable, NoSuchContainer, NoSuchVolume
 from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _REMOVAL_SECONDS = 900  # the engine answers when it has deleted every file
 
 _COMPOSE_PROJECT = "com.docker.compose.project"
+_TRIED = re.compile(r"volferry-tried-[0-9a-f]{12}")
 _STACK = "com.docker.stack.namespace"  # of Swarm, which is deployed from a compose file too
 # The engine's words for when a container ended: `Exited (0) 5 seconds ago`, `About a minute ago`.
 _LATELY = re.compile(r"\) .*\b(?:seconds?|minutes?) ago$")
@@ -56,21 +57,28 @@ def create_volume(engine: Engine, volume: Volume) -> None:
 
 def refusal_of(engine: Engine, volume: Volume) -> str:
     """Why the engine would make no volume of its local driver with these options; empty if it would. Engines know different ones, and ask for different
-    ones of them together. Another volume is made so, which is mounted nowhere, and removed.
+    ones of them together. Another volume is made so, which is mounted nowhere, and removed, with those that killed runs have left.
     """
+    left = engine.api.volumes(filters={"label": TRIAL}).get("Volumes") or []
+    for each in left:
+        if _TRIED.fullmatch(each["Name"]):
+            with suppress(EngineError):
+                remove_volume(engine, each["Name"])
     name = f"volferry-tried-{secrets.token_hex(6)}"
+    why = ""
     try:
         with translated("trying the options of a volume"):
-            engine.api.create_volume(name, driver="local", driver_opts=dict(volume.options))
+            engine.api.create_volume(
+                name, driver="local", driver_opts=dict(volume.options), labels={TRIAL: "true"}
+            )
     except EngineUnreachable:
         raise
     except EngineError as error:
-        # Podman may leave what it could not make
-        with suppress(EngineError):
-            remove_volume(engine, name)
-        return str(error).removeprefix("trying the options of a volume: ").removeprefix(f"create {name}: ")
-    remove_volume(engine, name)
-    return ""
+        why = str(error).removeprefix("trying the options of a volume: ").removeprefix(f"create {name}: ")
+    # Podman may leave what it could not make; another trial may have removed it.
+    with suppress(EngineError):
+        remove_volume(engine, name)
+    return why
 
 
 def remove_volume(engine: Engine, name: str) -> None:

@@ -65,8 +65,11 @@ class LocalTar:
             except BrokenPipeError:
                 pass  # its exit status says why
             except BaseException:
+                # Before it sees an end of the archive, which would have it extract what it has.
                 process.kill()
+                process.wait()
                 raise
+            cast("BinaryIO", process.stdin).close()
             control.close()  # where nothing came, the other end still waits
             status = process.wait()
             stderr.seek(0)
@@ -77,14 +80,14 @@ class LocalTar:
     def _feed(
         self, process: subprocess.Popen[bytes], pieces: Iterable[bytes], control: socket.socket | None
     ) -> None:
-        with cast("BinaryIO", process.stdin) as stdin:
-            for piece in pieces:
-                view = memoryview(piece)
-                if control is not None and view:
-                    self._confine(stdin, view[:1], control)
-                    control, view = None, view[1:]
-                while view:
-                    view = view[stdin.write(view) :]
+        stdin = cast("BinaryIO", process.stdin)
+        for piece in pieces:
+            view = memoryview(piece)
+            if control is not None and view:
+                self._confine(stdin, view[:1], control)
+                control, view = None, view[1:]
+            while view:
+                view = view[stdin.write(view) :]
 
     def _confine(self, stdin: BinaryIO, byte: memoryview, control: socket.socket) -> None:
         """Once it has read the first byte, it is loaded, and can do nothing before it has a whole block. Raises BrokenPipeError if it has ended."""
