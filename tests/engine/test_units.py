@@ -193,6 +193,7 @@ def test_the_daemon_stops_a_container_once_for_volumes_that_are_due_together(
     began = time.time()
     daemon = world.cli.start("daemon")
     assert daemon.until(lambda: all(outcome_of(world, each) == "done" for each in pair))
+    assert daemon.until(lambda: daemon.so_far.count("a run has ended") == len(pair))
     daemon.send(signal.SIGTERM)
     lines = [json.loads(line) for line in daemon.outcome().exits(0).stderr.splitlines()]
     assert ends(world, container, began) == 1

@@ -105,7 +105,7 @@ def create_helper(
     found = api.create_container(
         image,
         command=list(command),
-        entrypoint=[],
+        entrypoint=[""],  # none: Podman 5.4 takes an empty list for that of the image
         user="0:0",
         working_dir="/",
         # Besides "none": there is nothing but a loopback interface either way, but the engine starts itself again, for each
