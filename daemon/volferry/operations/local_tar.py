@@ -11,11 +11,11 @@ import struct
 import subprocess
 import tempfile
 import termios
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from volferry.archive.commands import local_extract_command
-from volferry.archive.confined_script import CONFINED, confined_command
+from volferry.archive.confined_script import CONFINED, confined_command, warm_up
 from volferry.errors import VolferryError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _POLL_MS = 1
 
 
 class LocalTar:
-    """GNU tar of this machine. Where it is run by root, the directory is its root, whatever others do in there meanwhile; `confined` says whether that could be had."""
+    """GNU tar of this machine. Where root runs it, it changes nothing but the directory, whatever others do in there meanwhile; `confined` says whether that could be had."""
 
     def __init__(self, directory: Path) -> None:
         """Raises VolferryError if there is no GNU tar."""
@@ -44,8 +44,10 @@ class LocalTar:
         command = local_extract_command(".", root=self._is_root, attributes=attributes)
         with tempfile.TemporaryFile() as stderr, ExitStack() as stack:
             control, theirs = map(stack.enter_context, socket.socketpair())
+            before = b""
             if self._is_root:
-                command = confined_command(theirs.fileno(), self._program, command)
+                pattern, before = warm_up()
+                command = confined_command(theirs.fileno(), self._program, [*command, f"--exclude={pattern}"])
             process = stack.enter_context(
                 subprocess.Popen(
                     command,
@@ -61,7 +63,7 @@ class LocalTar:
             )
             theirs.close()
             try:
-                self._feed(process, pieces, control if self._is_root else None)
+                self._feed(process, before, pieces, control if self._is_root else None)
             except BrokenPipeError:
                 pass  # its exit status says why
             except BaseException:
@@ -78,30 +80,39 @@ class LocalTar:
         return status
 
     def _feed(
-        self, process: subprocess.Popen[bytes], pieces: Iterable[bytes], control: socket.socket | None
+        self,
+        process: subprocess.Popen[bytes],
+        before: bytes,
+        pieces: Iterable[bytes],
+        control: socket.socket | None,
     ) -> None:
         stdin = cast("BinaryIO", process.stdin)
         for piece in pieces:
             view = memoryview(piece)
             if control is not None and view:
+                _write(stdin, memoryview(before))
                 self._confine(stdin, view[:1], control)
                 control, view = None, view[1:]
-            while view:
-                view = view[stdin.write(view) :]
+            _write(stdin, view)
 
     def _confine(self, stdin: BinaryIO, byte: memoryview, control: socket.socket) -> None:
-        """Once it has read the first byte, it is loaded, and can do nothing before it has a whole block. Raises BrokenPipeError if it has ended."""
-        stdin.write(byte)
+        """Once it has read a byte, it is loaded, and has done with what came before; it can do nothing more before it has a whole record. Raises BrokenPipeError if it
+        has ended.
+        """
+        _write(stdin, byte)
         ended = select.poll()
         ended.register(stdin, 0)  # POLLERR is always looked for: nobody reads
         while _unread(stdin):
             if ended.poll(_POLL_MS):
                 raise BrokenPipeError
-        try:
+        with suppress(BrokenPipeError):  # it has said how it is, and gone on
             control.sendall(b"g")
-        except BrokenPipeError:  # it went on without
-            pass
         self.confined = control.recv(1) == CONFINED
+
+
+def _write(pipe: BinaryIO, view: memoryview) -> None:
+    while view:
+        view = view[pipe.write(view) :]
 
 
 def _unread(pipe: BinaryIO) -> int:

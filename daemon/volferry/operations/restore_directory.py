@@ -115,7 +115,7 @@ def _restore(
         log = _extract(tar, widened_stream(pieces) if ground.squashed else pieces, directory, observer)
         if os.geteuid() == 0 and not tar.confined:
             observer.note(
-                f"tar could not be kept inside {directory}, which needs the capability SYS_CHROOT: restore to where nobody else writes"
+                f"tar could not be kept inside {directory} (that takes Linux 5.5 and the capability SYS_CHROOT): restore to where nobody else writes"
             )
         observer.phase("comparing", total_entries=count)
         expected = backup.volume_entries() if whole and new else excerpt.entries()
