@@ -57,11 +57,16 @@ volumes:
 RECREATES = ("data will be lost", "recreate", "Recreate")
 
 
-@pytest.fixture(params=["2.26", "2.40", "5"])
+@pytest.fixture(params=["2.26", "2.40", pytest.param("5", marks=pytest.mark.engines)])
 def project(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Iterator[Project]:
     (tmp_path / "files").mkdir()
     file = tmp_path / "compose.yaml"
-    file.write_text(FILE.format(image=world.image, device=tmp_path / "files"))
+    text = FILE.format(image=world.image, device=tmp_path / "files")
+    if (
+        world.engine.edition.program == "podman"
+    ):  # nobody runs health checks where systemd is not the first process
+        text = text.replace("service_healthy", "service_started")
+    file.write_text(text)
     found = Project(
         world.engine, world.client, f"shop{request.param.replace('.', '')}", [file], version=request.param
     )

@@ -64,6 +64,11 @@ class Engine:
         return bool(self.info.get("BuildahVersion"))
 
     @property
+    def checks_health(self) -> bool:
+        """Whether somebody runs health checks: Podman has systemd do it, which is then what it has control groups from."""
+        return not self.is_podman or self.info.get("CgroupDriver") == "systemd"
+
+    @property
     def product(self) -> str:
         return f"{'Podman' if self.is_podman else 'Docker'} {self.version}"
 

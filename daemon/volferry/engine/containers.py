@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import PurePosixPath
@@ -92,7 +92,14 @@ def find_container(engine: Engine, container_id: str) -> Container | None:
             if not says_no_container(error):
                 raise
             return None
-    return container_of(found)
+    container = container_of(found)
+    if (
+        container.health == "starting"
+        and not engine.checks_health
+        and not found["State"]["Health"].get("Log")
+    ):
+        return replace(container, health=None)  # it would stay so
+    return container
 
 
 def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[Container]:
