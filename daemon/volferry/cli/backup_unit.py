@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from volferry.model import BackupStats, Volume
     from volferry.observer import Observer
     from volferry.operations.backup import Part
-    from volferry.operations.coming_back import NotBack
     from volferry.operations.hooks import Hooks
+    from volferry.operations.not_back import NotBack
     from volferry.operations.quiesce import Quiesced
     from volferry.repository import Repository
     from volferry.restore_record import Left

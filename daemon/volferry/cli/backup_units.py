@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from volferry.cli.wanted import Wanted
     from volferry.model import BackupStats, Volume
-    from volferry.operations.coming_back import NotBack
+    from volferry.operations.not_back import NotBack
 
 _FILES = 1 << 15
 _FRESH_SECONDS = 5  # for so long, a list of containers is believed

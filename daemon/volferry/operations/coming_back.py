@@ -22,6 +22,7 @@ from volferry.engine.containers import (
 from volferry.engine.swarm import replicas_of, running_tasks, scale
 from volferry.errors import EngineError, EngineUnreachable, NotUp, VolferryError, described
 from volferry.interrupts import Impatience
+from volferry.operations.not_back import NotBack, why_down
 from volferry.operations.retrying import pauses
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from volferry.journal import Halt, Journal
 
 HEALTHY_SECONDS = 60
-HOOK_OF = "hook post of "  # how one that is still to be run is named
 STEADY_SECONDS = 3.0  # so long must one without a health check run before it is taken for up
 LONGER_SECONDS = 2
 _SUCCESSOR_SECONDS = 30  # so long is waited for what takes the place of a container that is gone
@@ -40,21 +40,6 @@ _LOOK_SECONDS = 0.2
 _STOPPED_SECONDS = 5.0
 _REFUSED_SECONDS = 60
 _MOST_STARTS = 3  # of one that ends again by itself
-
-
-@dataclass(frozen=True, slots=True)
-class NotBack:
-    """A service that is not up, or a hook that was not run."""
-
-    run: str
-    name: str
-    error: str
-
-    @property
-    def text(self) -> str:
-        if self.name.startswith(HOOK_OF):
-            return f"{self.name} is still to be run: {self.error}"
-        return f"{self.name} is not up again: {self.error}"
 
 
 @dataclass(slots=True)
@@ -387,13 +372,6 @@ class ComingBack:
                 self.note(
                     f"{halt.name} could not be brought back yet: {halt.error}; it is tried again, for up to {_span_text(patience_seconds)}"
                 )
-
-
-def why_down(halt: Halt, run_id: str) -> str:
-    """Why it is not up; of what only a person can settle, with what he is to do. Empty where nobody knows."""
-    if halt.state == "handed" and halt.error:
-        return f"{halt.error}; where it runs on neither, start it on one; then `volferry recover --forget {run_id}` ends this"
-    return halt.error
 
 
 def _ended(container: Container) -> str:

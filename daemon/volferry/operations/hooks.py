@@ -16,7 +16,8 @@ from volferry.errors import EngineError, EngineUnreachable, HookFailed, Volferry
 from volferry.host_command import run_on_host
 from volferry.interrupts import Impatience, held_back
 from volferry.journal import Halt
-from volferry.operations.coming_back import HEALTHY_SECONDS, HOOK_OF, NotBack
+from volferry.operations.coming_back import HEALTHY_SECONDS
+from volferry.operations.not_back import HOOK_OF, NotBack
 from volferry.operations.retrying import pauses, quiet
 
 if TYPE_CHECKING:

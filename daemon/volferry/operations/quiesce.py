@@ -19,7 +19,7 @@ from volferry.errors import Disturbed, DowntimeExceeded, EngineError, EngineUnre
 from volferry.interrupts import Deadline, Impatience, held_back
 from volferry.journal import Halt, Journal, text_of
 from volferry.model import Finding
-from volferry.operations.coming_back import ComingBack, NotBack
+from volferry.operations.coming_back import ComingBack
 from volferry.operations.halting import halt_of, halted, has_moved, refused
 from volferry.operations.retrying import quiet
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from volferry.engine.client import Engine
+    from volferry.operations.not_back import NotBack
 
 Mode = Literal["none", "pause", "stop"]
 

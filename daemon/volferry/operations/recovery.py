@@ -11,8 +11,9 @@ from volferry.engine.helper_containers import remove_container
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError, HookFailed, VolferryError
 from volferry.journal import Journal, Unwritten, halts_of, journals_of_the_dead, unreadable_journals
-from volferry.operations.coming_back import HOOK_OF, ComingBack, NotBack
+from volferry.operations.coming_back import ComingBack
 from volferry.operations.hooks import run_host_hook, run_post, volumes_of
+from volferry.operations.not_back import HOOK_OF, NotBack
 from volferry.operations.retrying import quiet
 
 if TYPE_CHECKING:

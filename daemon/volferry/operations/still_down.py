@@ -10,7 +10,7 @@ from volferry.engine.containers import ENGINE_DIED, find_container, find_success
 from volferry.engine.swarm import replicas_of
 from volferry.errors import EngineError
 from volferry.journal import journals_of_the_dead, unreadable_journals
-from volferry.operations.coming_back import why_down
+from volferry.operations.not_back import why_down
 from volferry.operations.recovery import is_of
 
 if TYPE_CHECKING:
