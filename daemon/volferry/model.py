@@ -110,7 +110,9 @@ class VolumeUse:
     container: str
     container_id: str
     image: str
-    state: str  # Docker's: created, running, paused, restarting, removing, exited, dead
+    state: (
+        str  # Docker's: created, running, paused, restarting, removing, exited, dead; and Podman's: stopping
+    )
     destination: str
     read_write: bool
     project: str | None = None  # compose
@@ -121,7 +123,7 @@ class VolumeUse:
 
     @property
     def running(self) -> bool:
-        return self.state in {"running", "paused", "restarting"}
+        return self.state in {"running", "paused", "restarting", "stopping"}
 
     @property
     def off(self) -> bool:

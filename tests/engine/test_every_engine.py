@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -61,6 +62,12 @@ find . -type f -exec sha256sum -z {} + | sort -z
 getfattr --absolute-names -n user.comment big; } | od -An -v -c
 """
 PAIRS = "i=0; while :; do i=$((i+1)); for each in a b; do echo $i >/data/new; mv /data/new /data/$each; done; done"
+STOPS_LATE = r"""
+trap 'asked=yes; : >/data/asked' TERM
+i=0; while [ -z "$asked" ] || ! [ -e /data/may-end ]; do
+    i=$((i+1)); for each in a b; do echo $i >/data/new; mv /data/new /data/$each; done
+done
+"""
 
 
 def tools(world: World) -> str:
@@ -176,6 +183,31 @@ def test_what_a_killed_run_has_stopped_is_brought_back(world: World) -> None:
     assert state(container) == "running"
     world.cli("backup", volume).exits(0, 3)
     assert world.own_containers() == []
+
+
+def test_what_somebody_is_stopping_is_not_taken_for_stopped(world: World) -> None:
+    """It writes until it has ended: Podman lists it as "stopping", and without `all` not at all."""
+    volume = world.volume()
+    command = ["sh", "-c", STOPS_LATE]
+    container = world.container(volume, image=tools(world), command=command, stop_signal="SIGTERM")
+    in_container(world, volume, "while ! [ -e /data/b ]; do :; done")
+    world.cli("backup", volume).exits(0, 3)
+    stopping = Thread(target=container.stop, kwargs={"timeout": 60})
+    stopping.start()
+    try:
+        in_container(world, volume, "while ! [ -e /data/asked ]; do :; done")
+        world.cli("restore", volume, "--replace").fails_with(f"is in use by {container.name}")
+        running = world.cli.start("backup", volume, "--quiesce", "stop")
+        assert running.until(lambda: any(world.cli.state.glob("journal/*.jsonl")))
+    finally:
+        in_container(world, volume, "touch /data/may-end")
+        stopping.join()
+    running.outcome().exits(0)
+    assert world.cli("show", volume, "--json").json["consistency"] == "stop"
+    into = world.name()
+    world.cli("restore", volume, "--into", into).exits(0)
+    one, other = in_container(world, into, "cat /data/a; echo; cat /data/b").split()
+    assert int(one) - int(other) in {0, 1}  # not of two moments
 
 
 def test_a_new_volume_is_seen_by_the_daemon(world: World) -> None:

@@ -35,7 +35,9 @@ class FakeContainer:
             "Id": self.id,
             "Name": f"/{self.name}",
             "State": {
-                "Status": self.state,
+                # As Podman has it: only its list says "stopping".
+                "Status": "running" if self.state == "stopping" else self.state,
+                "Running": self.state in {"running", "paused"},
                 "StartedAt": self.started_at,
                 "FinishedAt": self.finished_at,
                 "ExitCode": self.exit_code,
@@ -107,12 +109,17 @@ class FakeApi:
     def stop(self, ident: str) -> None:
         self.end(self._asked("stop", ident))
 
+    def remove(self, container: FakeContainer) -> None:
+        del self._containers[container.id]
+
     def end(self, container: FakeContainer) -> None:
         if container.state != "exited":
             container.state, container.finished_at = "exited", self._now()
 
     def start(self, ident: str) -> None:
         container = self._asked("start", ident)
+        if container.state == "stopping":
+            raise docker.errors.APIError("", explanation="must be in Created or Stopped state to be started")
         if container.state != "running":
             container.state, container.started_at = "running", self._now()
 

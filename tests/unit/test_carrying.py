@@ -47,7 +47,7 @@ class Api:
     def inspect_container(self, name: str) -> dict[str, Any]:
         raise docker.errors.NotFound(name)
 
-    def containers(self) -> list[dict[str, Any]]:
+    def containers(self, **_: Any) -> list[dict[str, Any]]:
         return []
 
 

@@ -98,6 +98,7 @@ def test_a_volume_belongs_to_its_project_and_to_those_that_mount_it() -> None:
     ("state", "running"),
     [
         ("running", True),
+        ("stopping", True),
         ("paused", True),
         ("restarting", True),
         ("exited", False),

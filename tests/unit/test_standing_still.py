@@ -23,6 +23,7 @@ from volferry.journal import Halt, Journal
 from volferry.operations import coming_back, quiesce
 from volferry.operations.coming_back import ComingBack
 from volferry.operations.quiesce import Limits, Mode, Quiesced
+from volferry.operations.still_down import still_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -224,3 +225,74 @@ def test_what_was_being_stopped_when_its_run_was_killed_is_started_whenever_it_e
     ends.join()
     assert engine.api.done == [("start", "db")]
     assert container.state == "running"
+
+
+@pytest.mark.parametrize("mode", ["stop", "pause"])
+def test_one_that_podman_is_stopping_is_stopped_and_not_read_while_it_writes(
+    engine: FakeEngine, tmp_path: Path, mode: Mode
+) -> None:
+    """Podman's list leaves it out unless it is asked for all, and refuses to pause it."""
+    container = engine.api.add("db", VOLUME, state="stopping")
+    engine.api.add("old", VOLUME, state="exited")
+    engine.api.add("new", VOLUME, state="created")
+    still = quiesced(engine, tmp_path, mode)
+    still.begin()
+    assert (still.stopped, container.state) == (["db"], "exited")
+    still.end()
+    assert still.await_up() == []
+    assert engine.api.done == [("stop", "db"), ("start", "db")]
+    assert container.state == "running"
+
+
+def test_one_that_goes_with_who_was_stopping_it_is_nobody_s_to_bring_back(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    container = engine.api.add("db", VOLUME, state="stopping")
+    engine.api.doing["stop"] = engine.api.remove
+    still = quiesced(engine, tmp_path)
+    still.begin()
+    assert still.stopped == []
+    still.end()
+    assert still.await_up() == []
+    assert engine.api.done == [("stop", container.name)]
+    assert list(tmp_path.glob("journal/*.jsonl")) == []
+
+
+@pytest.mark.parametrize("state", ["under way", "started"])
+@pytest.mark.parametrize("sure", [False, True])
+def test_one_that_podman_has_died_stopping_is_stopped_once_more_and_started(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, sure: bool
+) -> None:
+    """It goes on running for good; its list says "stopping", its inspection "running"."""
+    monkeypatch.setattr(coming_back, "LONGER_SECONDS", 0)
+    container = engine.api.add("db", VOLUME, state="stopping", stop_seconds=1)
+    journal = Journal.of_run(tmp_path, RUN)
+    halt = Halt("stop", container.id, "db", 0, container.started_at, state)
+    journal.write(halt)
+    coming = ComingBack(engine.as_engine, [halt], journal, lambda _: None, sure=sure)
+    coming.start(20)
+    assert coming.await_up() == []
+    assert engine.api.done == [("stop", "db"), ("start", "db")]
+    assert container.state == "running"
+
+
+def test_one_that_cannot_be_stopped_once_more_is_not_up(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coming_back, "LONGER_SECONDS", 0)
+    container = engine.api.add("db", VOLUME, state="stopping", stop_seconds=0)
+    engine.api.doing["stop"] = _refuses
+    lock = tmp_path / "runs" / RUN / "lock"  # of a run that there was
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    journal = Journal.of_run(tmp_path, RUN)
+    halt = Halt("stop", container.id, "db", 0, container.started_at, "under way")
+    journal.write(halt)
+    coming = ComingBack(engine.as_engine, [halt], journal, lambda _: None, sure=False)
+    coming.start(0.5)
+    assert [each.name for each in coming.await_up()] == ["db"]
+    journal.end(over=coming.is_over)
+    (down,) = still_down(tmp_path, engine.as_engine)
+    assert down.name == "db"
+    container.state = "running"
+    assert still_down(tmp_path, engine.as_engine) == []

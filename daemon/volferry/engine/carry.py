@@ -9,6 +9,7 @@ import docker.errors
 from volferry.engine.client import Engine, says_no_container, translated, version_of
 from volferry.engine.container_labels import is_own
 from volferry.engine.labels import marks_incomplete
+from volferry.engine.running import running_containers
 from volferry.engine.volumes import container_name
 from volferry.errors import EngineError
 
@@ -74,7 +75,7 @@ def _in_full(engine: Engine, container: str) -> Document | None:
 def published_ports(engine: Engine) -> list[tuple[str, int, str, str]]:
     """Ports of the machine that its running containers have: `tcp`, 80, the address, and who has it."""
     with translated("listing the containers"):
-        listed = engine.api.containers()
+        listed = running_containers(engine)
     return [
         (str(port.get("Type")), int(port["PublicPort"]), str(port.get("IP") or ""), container_name(each))
         for each in listed

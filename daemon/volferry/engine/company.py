@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from volferry.engine.client import Engine, translated
 from volferry.engine.containers import Container, find_container
+from volferry.engine.running import running_containers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -34,7 +35,7 @@ def companies(engine: Engine, ids: Collection[str]) -> Mapping[str, frozenset[st
 
 def _running(engine: Engine, but: Collection[str]) -> list[Container]:
     with translated("listing the containers"):
-        listed = engine.api.containers()
+        listed = running_containers(engine)
     found = (find_container(engine, each["Id"]) for each in listed if each["Id"] not in but)
     return [each for each in found if each is not None and each.runs]
 

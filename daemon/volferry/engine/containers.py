@@ -17,6 +17,7 @@ import docker.errors
 
 from volferry.engine.client import Engine, says_no_container, translated
 from volferry.engine.container_labels import ContainerLabels, is_own
+from volferry.engine.running import running_containers
 from volferry.engine.volumes import use_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Container:
     )
     shares_with: frozenset[str] = frozenset()  # ids of containers whose network, processes or IPC it has
     restarts_with: frozenset[str] = frozenset()  # compose services of the same project
+    stopping: bool = False  # it runs, and Podman was asked to stop it, as Docker does not say
 
     @property
     def runs(self) -> bool:
@@ -109,7 +111,7 @@ def writers(engine: Engine, volume: str, *, but: Collection[str] = ()) -> list[C
     """
     with translated(f"volume {volume}"):
         writes = writes_to(engine, volume)
-        found = engine.api.containers()
+        found = running_containers(engine)
     mine = [
         each["Id"] for each in found if not is_own(engine, each) and each["Id"] not in but and writes(each)
     ]
@@ -207,7 +209,7 @@ def doors(engine: Engine, own: Collection[str]) -> dict[str, str]:
                 and mount.get("Type") == "volume"
                 and PurePosixPath(url.path).is_relative_to(mount["Destination"])
             }
-        listed = engine.api.containers() if mounted or url.scheme == "tcp" else []
+        listed = running_containers(engine) if mounted or url.scheme == "tcp" else []
     addresses = _addresses(url.hostname or "") if url.scheme == "tcp" else set[str]()
     ways = {each["Id"] for each in listed if _offers(each, mounted) or _answers(each, addresses, url.port)}
     # In a network of several containers, any of them may be the one that answers.
@@ -358,6 +360,7 @@ def container_of(found: Mapping[str, Any]) -> Container:
             if (mode := str(host_config.get(key) or "")).startswith("container:")
         ),
         restarts_with=_restarts_with(labels.get(_DEPENDS_ON, "")),
+        stopping=state.get("Status") == "running" and state.get("Running") is False,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from volferry.engine.client import Engine, translated
 from volferry.engine.labels import NOBODY, OWNER, RUN
 from volferry.engine.reap import own_containers
+from volferry.engine.running import running_containers
 from volferry.engine.volumes import container_name
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def others(engine: Engine, owner: str, own: Collection[str]) -> list[str]:
         for of, run in sorted(runs)
     ]
     with translated("looking for other daemons"):
-        listed = engine.api.containers()
+        listed = running_containers(engine)
     daemons = sorted(
         container_name(each)
         for each in listed

@@ -24,6 +24,8 @@ _COMPOSE_PROJECT = "com.docker.compose.project"
 _TRIED = re.compile(r"volferry-tried-[0-9a-f]{12}")
 _STACK = "com.docker.stack.namespace"  # of Swarm, which is deployed from a compose file too
 # The engine's words for when a container ended: `Exited (0) 5 seconds ago`, `About a minute ago`.
+# Of Podman, and of its inspections.
+_IN_DOCKERS_WORDS = {"configured": "created", "initialized": "created", "stopped": "exited"}
 _LATELY = re.compile(r"\) .*\b(?:seconds?|minutes?) ago$")
 
 
@@ -192,7 +194,7 @@ def use_of(container: Mapping[str, Any], mount: Mapping[str, Any], all_labels: C
         container=container_name(container),
         container_id=container["Id"],
         image=container.get("Image", ""),
-        state=container.get("State", ""),
+        state=_IN_DOCKERS_WORDS.get(found := container.get("State", ""), found),
         destination=mount.get("Destination", ""),
         read_write=bool(mount.get("RW")),
         project=labels.get(_COMPOSE_PROJECT) or labels.get(_STACK),

@@ -17,6 +17,7 @@ from volferry.engine.containers import (
     find_container,
     find_successor,
     start,
+    stop,
     unpause,
 )
 from volferry.engine.swarm import replicas_of, running_tasks, scale
@@ -178,12 +179,16 @@ class ComingBack:
             self._scale_back(halt)
             return
         container = find_container(self.engine, halt.id)
-        if halt.action == "stop" and halt.state == "under way" and container is not None:
+        if container is not None and (
+            container.stopping or (halt.action == "stop" and halt.state == "under way")
+        ):
             container = self._stopped(container)
         if container is None:
             self._succeed(halt, passed_seconds)
         elif halt.action == "pause":
             self._go_on(halt, self._paused(halt, container))
+        elif container.stopping:
+            raise EngineError("it is still being stopped")
         elif container.runs:
             if halt.state == "under way":  # the engine may still be about to stop it: then it is started
                 self._starts.setdefault(halt.id, 1)
@@ -289,7 +294,7 @@ class ComingBack:
                 self._write(replace(halt, error="it is restarting: it ends again and again"))
                 return True
             self._over(halt)
-        elif not container.runs and container.state != "paused":
+        elif container.stopping or (not container.runs and container.state != "paused"):
             # Once more, as long as nobody else touches it: whoever wrote that it is started may have died before he asked.
             self._starts.setdefault(halt.id, 1)
             self._write(
@@ -297,7 +302,7 @@ class ComingBack:
                     halt,
                     state="done" if container.id == halt.id else "started",
                     after=container.finished_at,
-                    error=_ended(container),
+                    error="it is being stopped" if container.stopping else _ended(container),
                 )
             )
             return False
@@ -315,12 +320,17 @@ class ComingBack:
         return False
 
     def _stopped(self, container: Container) -> Container | None:
-        """As it is once it has stopped: the engine goes on with what it was asked for, whatever became of who asked."""
+        """As it is once it has stopped: the engine goes on with what it was asked for, whatever became of who asked. Podman does not if
+        it died meanwhile: then it is asked once more.
+        """
         seconds = container.stop_seconds if container.stop_seconds >= 0 else HEALTHY_SECONDS
         asked = self._asked.setdefault(container.id, time.monotonic())
         # In between, what else is not up yet is tried again.
         wait = min(seconds + LONGER_SECONDS, _STOPPED_SECONDS) if self.sure else seconds + LONGER_SECONDS
         found = await_end(self.engine, container, seconds=wait)
+        if found is not None and found.stopping and time.monotonic() - asked >= seconds + LONGER_SECONDS:
+            stop(self.engine, found)
+            return find_container(self.engine, found.id)
         # Where it runs for much longer than that, the engine was never asked, or has refused: it is up.
         late = time.monotonic() - asked > seconds + _REFUSED_SECONDS
         if self.sure and found is not None and found.runs and not late:

@@ -35,7 +35,7 @@ def halt_of(
             f"container {container.name} would begin its work again when it is started: it is paused instead"
         )
         action = "pause"
-    if container.state != "running":  # one that is being restarted cannot be paused
+    if container.state != "running" or container.stopping:  # one that is being restarted cannot be paused
         action = "stop"
     return Halt(
         action,
@@ -61,6 +61,8 @@ def halted(engine: Engine, halt: Halt) -> Halt:
         return replace(halt, state="done")
     stop(engine, container)
     now = find_container(engine, halt.id)
+    if now is None and container.stopping:
+        return replace(halt, state="planned")  # who stops it, or --rm, has removed it
     return replace(halt, state="done", after=now.finished_at if now is not None else "")
 
 
@@ -73,7 +75,9 @@ def refused(engine: Engine, halt: Halt) -> bool:
         container = find_container(engine, halt.id)
     except EngineError:
         return False
-    return container is not None and container.state == "running" and container.started_at == halt.before
+    if container is None or container.stopping:
+        return False
+    return container.state == "running" and container.started_at == halt.before
 
 
 def has_moved(engine: Engine, halt: Halt) -> bool:

@@ -207,7 +207,9 @@ def _is_as_left(engine: Engine, halt: Halt) -> bool:
     if halt.action == "scale":
         return True
     container = find_container(engine, halt.id)
-    return container is None or (container.started_at == halt.before and not container.runs)
+    return container is None or (
+        container.started_at == halt.before and (container.stopping or not container.runs)
+    )
 
 
 def _names(halts: Sequence[Halt]) -> str:

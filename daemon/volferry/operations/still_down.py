@@ -85,6 +85,8 @@ def _is_up(engine: Engine, halt: Halt) -> bool:
     if halt.action == "pause":
         died = container.state == "exited" and container.exit_code == ENGINE_DIED
         return container.state != "paused" and not died
+    if container.stopping:
+        return False
     return container.state != "exited" or (
         halt.state != "started" and halt.after not in {"", container.finished_at}
     )

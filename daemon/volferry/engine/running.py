@@ -1,0 +1,18 @@
+"""Containers that run, by the engine's list of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volferry.engine.client import Engine
+
+# Podman's and Docker's words. Any other one counts as running: what is taken for off is read, or written, while it writes.
+_OFF = frozenset({"configured", "created", "dead", "exited", "initialized", "removing", "stopped"})
+
+
+def running_containers(engine: Engine) -> list[dict[str, Any]]:
+    """As the engine lists them. Without `all`, Podman leaves out those that are being stopped ("stopping"): they run for as long as they take, and
+    for good where Podman's service died meanwhile.
+    """
+    return [each for each in engine.api.containers(all=True) if each.get("State") not in _OFF]
