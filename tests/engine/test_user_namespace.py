@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import docker
 import pytest
 
-from tests.parts.editions import FIRST_SUBORDINATE, USER_NAME, Edition
+from tests.parts.editions import EDITIONS, FIRST_SUBORDINATE, USER, USER_NAME, Edition
 from tests.parts.engine import private_engine
 from tests.parts.world import World, world_of
 
@@ -82,3 +82,42 @@ def test_an_owner_outside_of_them_is_not_recorded_as_nobody(remapped: World, own
     assert recorded(host, volume) == owners(remapped, volume)
     host.cli("restore", volume, "--into", f"{volume}-again").exits(0)
     assert owners(remapped, f"{volume}-again") == owners(remapped, volume)
+
+
+@pytest.fixture(scope="module", params=["docker-rootless", "podman-rootless"])
+def rootless(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with private_engine(edition=EDITIONS[request.param]) as engine:
+        client = docker.DockerClient(base_url=engine.docker_host, timeout=120)
+        try:
+            with world_of(engine, client, tmp_path_factory.mktemp("rootless")) as found:
+                yield found
+        finally:
+            client.close()
+
+
+def test_a_rootless_engine_s_ids_are_kept_as_its_containers_see_them(rootless: World) -> None:
+    nobody = FIRST_SUBORDINATE + NOBODY - 1
+    volume = filled(rootless, root=USER, user=FIRST_SUBORDINATE + 32, nobody=nobody)
+    (place(rootless, volume) / "nobody").chmod(0o444)
+    rootless.cli("backup", volume).exits(0)
+    assert recorded(rootless, volume) == {"root": 0, "user": 33, "nobody": NOBODY}
+    rootless.cli("restore", volume, "--into", f"{volume}-again").exits(0)
+    assert owners(rootless, f"{volume}-again") == owners(rootless, volume)
+
+
+@pytest.mark.parametrize(
+    ("owner", "group", "mode"), [(0, 0, 0o644), (1000, 1000, 0o600), (FIRST_SUBORDINATE + 5, 0, 0o640)]
+)
+def test_an_owner_outside_of_a_rootless_engine_s_is_not_recorded_as_nobody(
+    rootless: World, owner: int, group: int, mode: int
+) -> None:
+    volume = filled(rootless, inside=USER, nobody=FIRST_SUBORDINATE + NOBODY - 1, outside=owner)
+    path = place(rootless, volume) / "outside"
+    os.chown(path, owner, group)
+    path.chmod(mode)
+    failed = rootless.cli("backup", volume)
+    failed.fails_with("'outside' belongs to a user or a group of the machine", 'set helper.userns = "host"')
+    assert rootless.own_containers() == []
+    anyway = rootless.cli.having(VOLFERRY_HELPER__USERNS="host")("backup", volume)
+    anyway.exits(0 if mode & 0o004 else 3)  # its owner or group only may read it
+    assert recorded(rootless, volume)["nobody"] == NOBODY

@@ -33,7 +33,7 @@ from volferry.engine.helper_limits import accepted, are_the_reason, left_out
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.own import Share
 from volferry.engine.stream import SHELL, StreamChannel
-from volferry.engine.user_namespace import check_owners, has_one
+from volferry.engine.user_namespace import check_owners, check_owners_rootless, has_one, is_rootless
 from volferry.errors import CommandFailed, EngineError, EngineUnreachable, HelperDied
 from volferry.interrupts import held_back
 
@@ -178,6 +178,15 @@ def _containers(
                 [volume.name for volume in volumes],
                 lambda: _one_helper(
                     engine, outside, carrier, volumes, labels, None, "", what=what, write=False
+                ),
+            )
+        elif not write and settings.userns == "engine" and is_rootless(engine):
+            by_itself = replace(settings, volumes_from=False)  # what the carrier has is read-only
+            check_owners_rootless(
+                helper,
+                [volume.name for volume in volumes],
+                lambda: _one_helper(
+                    engine, by_itself, carrier, volumes, labels, None, "", what=what, write=True
                 ),
             )
         yield helper
