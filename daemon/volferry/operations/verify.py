@@ -274,7 +274,10 @@ def wrong_object(
     for _ in range(_READ_ATTEMPTS):
         try:
             found = digested(repository.blocks(key), algorithm=expected.digest)
-        except (DamagedObject, StoreError) as error:  # the former of a store that cannot read it any more
+        except DamagedObject as error:  # of a store that cannot read it any more, or could not just then
+            wrong = error.reason
+            continue
+        except StoreError as error:
             return error
         wrong = found.difference(expected)
         if wrong is None:

@@ -152,9 +152,10 @@ class SftpReader:
             self._client_call_open()
 
     def _taken(self) -> memoryview:
-        """Raises Lost, Refused, Garbled."""
-        if self._connection is None or not self._ahead:
-            raise Lost("nothing was asked for")
+        """Raises Lost, Refused, Garbled: then nothing was taken."""
+        # After an error, also one that somebody else met, only what follows on `_at` may be given.
+        if self._connection is None or not self._ahead or self._ahead[0].offset != self._at:
+            raise Lost("the connection was lost")
         piece = self._ahead.popleft()
         reply = self._connection.wait(piece.future)
         try:
@@ -167,13 +168,16 @@ class SftpReader:
             raise StoreError(f"cannot read {self._key} in the store {self._client.url}: it changed meanwhile")
         if len(data) > piece.size:
             raise Garbled("more comes than was asked for")
-        if len(data) < piece.size:  # a server may give less: the rest comes first
-            rest = self._piece(self._connection, piece.offset + len(data), piece.size - len(data))
-            self._ahead.appendleft(rest)
         self._at += len(data)
         self._failed_before = False
         self._losses = 0
-        self._ask_ahead()
+        try:
+            if len(data) < piece.size:  # a server may give less: the rest comes first
+                rest = self._piece(self._connection, self._at, piece.size - len(data))
+                self._ahead.appendleft(rest)
+            self._ask_ahead()
+        except Lost:
+            self._ahead.clear()  # what has come is good; the rest is asked for anew when it is wanted
         return data
 
     def _unreadable(self, error: Refused) -> StoreError | DamagedObject:

@@ -1,0 +1,101 @@
+"""A store on an SFTP server that is lost, slow or hostile at a moment that a test chooses."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.parts.sftp_scripts import Files, serve
+from volferry.store_config import StoreConfig
+from volferry.stores.base import get
+from volferry.stores.sftp import SftpStore
+from volferry.stores.sftp_connection import Connection, Lost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from volferry.stores.sftp_packets import Reply
+
+PIECE_BYTES = 100
+DATA = os.urandom(9 * PIECE_BYTES + 30)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pauses between attempts."""
+    monkeypatch.setattr("volferry.stores.sftp_client._FIRST_PAUSE_SECONDS", 0)
+
+
+def a_store() -> SftpStore:
+    return SftpStore(StoreConfig(url="sftp://nas/x"))
+
+
+class Cuts:
+    """Ends the connection at one step of what is asked for: before or after a request is sent, or its answer was waited for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, answered: bool) -> None:
+        """With `answered`, all answers that are on their way have come by then."""
+        self._answered = answered
+        self.step = -1
+        self.at = -1  # the step at which it happens
+        ask, wait = Connection.ask, Connection.wait
+
+        def cutting_ask(connection: Connection, kind: int, *parts: bytes | memoryview) -> Future[Reply]:
+            self._look(connection)
+            asked = ask(connection, kind, *parts)
+            self._look(connection)
+            return asked
+
+        def cutting_wait(connection: Connection, future: Future[Reply]) -> Reply:
+            self._look(connection)
+            reply = wait(connection, future)
+            self._look(connection)
+            return reply
+
+        monkeypatch.setattr(Connection, "ask", cutting_ask)
+        monkeypatch.setattr(Connection, "wait", cutting_wait)
+
+    def _look(self, connection: Connection) -> None:
+        self.step += 1
+        if self.step == self.at:
+            while self._answered and connection.pending:
+                time.sleep(0)
+            connection.end(Lost("it was cut"))
+
+    def each_step_of(self, action: Callable[[], object]) -> int:
+        """Does it once whole, and then with a cut at each of its steps; returns how many."""
+        self.at, self.step = -1, -1
+        action()
+        steps = self.step + 1
+        for self.at in range(steps):
+            self.step = -1
+            action()
+        return steps
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("most", [PIECE_BYTES, 60])
+def test_a_reader_loses_no_byte_wherever_its_connection_is_cut(
+    monkeypatch: pytest.MonkeyPatch, most: int, *, answered: bool
+) -> None:
+    monkeypatch.setattr("volferry.stores.sftp_connection.SAFE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr("volferry.stores.sftp_reader._AHEAD_BYTES", 4 * PIECE_BYTES)
+    processes = serve(monkeypatch, Files({"/x/packs/a": DATA}, most))
+
+    def read() -> None:
+        store = a_store()
+        assert get(store, "packs/a") == DATA
+        with store.open("packs/a", offset=150, length=400) as reader:
+            found = b""
+            while piece := reader.read(70):
+                found += piece
+        assert found == DATA[150:550]
+        store.close()
+
+    steps = Cuts(monkeypatch, answered=answered).each_step_of(read)
+    assert steps > 60
+    assert len(processes) > 1.8 * steps  # a cut after the last byte is not met
