@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.parts.sftp_scripts import Files, serve
+from volferry.errors import StoreUnreachable
 from volferry.store_config import StoreConfig
 from volferry.stores.base import get
 from volferry.stores.sftp import SftpStore
@@ -99,3 +101,34 @@ def test_a_reader_loses_no_byte_wherever_its_connection_is_cut(
     steps = Cuts(monkeypatch, answered=answered).each_step_of(read)
     assert steps > 60
     assert len(processes) > 1.8 * steps  # a cut after the last byte is not met
+
+
+def test_a_server_that_begins_later_than_a_connection_may_be_idle_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("volferry.stores.sftp_connection._IDLE_SECONDS", 0.02)
+    monkeypatch.setattr("volferry.stores.sftp_connection._LOOK_SECONDS", 0.001)
+    may_greet = threading.Event()
+    processes = serve(monkeypatch, Files({"/x/a": DATA}), may_greet=may_greet)
+
+    def greet() -> None:
+        monkeypatch.setattr("volferry.stores.sftp_connection._IDLE_SECONDS", 30)
+        may_greet.set()
+
+    threading.Timer(0.1, greet).start()
+    assert get(a_store(), "a") == DATA
+    assert len(processes) == 1
+
+
+def test_a_server_that_never_begins_is_waited_for_once_and_the_line_says_how_to_see_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("volferry.stores.sftp_connection.FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("volferry.stores.sftp_client.FIRST_SECONDS", 0.05)
+    processes = serve(monkeypatch, Files({}), may_greet=threading.Event())
+    with pytest.raises(StoreUnreachable) as raised:
+        get(a_store(), "a")
+    assert str(raised.value) == (
+        "cannot reach sftp://nas/x: no SFTP began within 0 seconds: see what keeps it waiting with: sftp nas"
+    )
+    assert len(processes) == 1

@@ -62,7 +62,7 @@ class _Request(Reply):
 class ScriptedProcess:
     """Stands for a process of ssh, and for the server behind it."""
 
-    def __init__(self, answers: Answers, greeting: bytes, may_greet: threading.Event | None) -> None:
+    def __init__(self, answers: Answers, greeting: bytes, may_greet: threading.Event) -> None:
         self._ours, self._theirs = socket.socketpair()
         self.stdin = os.fdopen(os.dup(self._ours.fileno()), "wb", 0)
         self.stdout = os.fdopen(os.dup(self._ours.fileno()), "rb", 0)
@@ -75,8 +75,6 @@ class ScriptedProcess:
 
     def kill(self) -> None:
         self.killed.set()
-        if self._may_greet is not None:
-            self._may_greet.set()
         with suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
 
@@ -91,8 +89,8 @@ class ScriptedProcess:
                 body = requests.read(int.from_bytes(head, "big"))
                 if first:
                     first = False
-                    if self._may_greet is not None:
-                        self._may_greet.wait()
+                    while not (self._may_greet.wait(0.01) or self.killed.is_set()):
+                        pass
                     self._theirs.sendall(self._greeting)
                 elif (said := self._answers(body[0], body[1:5], _Request(body[5:]))) is not None:
                     self._theirs.sendall(said)
@@ -131,6 +129,9 @@ def serve(
 ) -> list[ScriptedProcess]:
     """From here on, each connection is one to such a server; it greets when it may. Returns those that there were."""
     begun: list[ScriptedProcess] = []
+    if may_greet is None:
+        may_greet = threading.Event()
+        may_greet.set()
 
     def start(_ssh: Ssh) -> ScriptedProcess:
         begun.append(ScriptedProcess(answers, greeting, may_greet))

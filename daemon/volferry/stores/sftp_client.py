@@ -9,7 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from volferry.errors import DeletionDenied, NoSuchObject, StoreError, StoreUnreachable
-from volferry.stores.sftp_connection import Connection, Lost
+from volferry.stores.sftp_connection import FIRST_SECONDS, Connection, Lost
 from volferry.stores.sftp_packets import (
     NO_SPACE,
     NO_SUCH_FILE,
@@ -72,12 +72,12 @@ class Client:
 
         `what` completes "cannot …", such as `write KEY`. Raises Refused for an answer of the server's own, else StoreError.
         """
+        began = time.monotonic()
         for attempt in range(_ATTEMPTS):
             try:
                 result = request(self._connection())
             except Lost as error:
-                last = (_ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS) - 1
-                if attempt >= last or not error.may_pass:
+                if not error.may_pass or self._is_enough(attempt + 1, time.monotonic() - began):
                     raise self.unreachable(what, error) from error
             except Refused:
                 self._has_answered = True
@@ -92,6 +92,12 @@ class Client:
             pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**attempt)
             time.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 -- jitter
         raise AssertionError("unreachable")
+
+    def _is_enough(self, attempts: int, seconds: float) -> bool:
+        """One that has never answered, and takes its time for that, is not waited for again and again."""
+        if self._has_answered:
+            return attempts >= _ATTEMPTS
+        return attempts >= _FIRST_ATTEMPTS or seconds >= FIRST_SECONDS
 
     def _connection(self) -> Connection:
         """The one with the least to do, or a new one where all have much. Raises Lost, StoreError."""

@@ -42,7 +42,7 @@ _READ_BYTES = 512 << 10
 _MOST_QUEUED = 4 << 20  # bytes that wait for ssh to take them
 _MOST_BUFFERS = 256  # of one call to the kernel, which takes 1024
 _ANSWER_SECONDS = 120.0  # without anything from the server, while something is asked for: disks may have to start, or be synced
-_FIRST_SECONDS = 60.0
+FIRST_SECONDS = 60.0  # until a server has greeted: a login may be slow, and disks may have to start
 _IDLE_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 _WORDS_BYTES = 16 << 10
@@ -188,9 +188,11 @@ class Connection:
 
     def _hello(self) -> Mapping[str, bytes]:
         try:
-            return extensions_of(self._first.result(_FIRST_SECONDS))
+            return extensions_of(self._first.result(FIRST_SECONDS))
         except NotYet:
-            raise Lost(f"it did not answer within {_FIRST_SECONDS:.0f} seconds") from None
+            raise Lost(
+                f"no SFTP began within {FIRST_SECONDS:.0f} seconds: see what keeps it waiting with: {self._ssh.command_for_people}"
+            ) from None
         except Garbled as error:
             raise Lost(f"what it answers is not SFTP: {error}", may_pass=False) from error
 
@@ -232,7 +234,7 @@ class Connection:
             idle_since = time.monotonic()
             while self._lost is None and not self._queue:
                 self._changed.wait(_LOOK_SECONDS)
-                if self._waiting or self._open_files:
+                if self._is_new or self._waiting or self._open_files:
                     idle_since = time.monotonic()
                 elif time.monotonic() - idle_since > _IDLE_SECONDS:
                     self._lost = Lost("the connection was idle")

@@ -102,7 +102,7 @@ class Ssh:
         if any(each in said for each in _UNKNOWN_KEY):
             return Why(
                 "its host key is not known here: compare it with the server's, and accept it with: "
-                f"{self._command_for_people}",
+                f"{self.command_for_people}",
                 may_pass=False,
             )
         if "Permission denied" in said or "Too many authentication failures" in said:
@@ -114,7 +114,7 @@ class Ssh:
         return Why(said or f"ssh ended without a word ({code})", may_pass=not final)
 
     @property
-    def _command_for_people(self) -> str:
+    def command_for_people(self) -> str:
         """By which a person answers what ssh asks."""
         known = self._settings.known_hosts
         options = ["-o", f"UserKnownHostsFile={known}"] if known else []
