@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,14 +16,7 @@ from hypothesis import strategies as st
 from tests.parts.mounts import in_memory
 from tests.parts.sftp_servers import openssh
 from volferry.config import load_config
-from volferry.errors import (
-    ConfigError,
-    DeletionDenied,
-    ObjectExists,
-    StoreError,
-    StoreUnreachable,
-    UsageError,
-)
+from volferry.errors import ConfigError, ObjectExists, StoreError, StoreUnreachable, UsageError
 from volferry.sizes import Limit
 from volferry.store_config import Secret, StoreConfig
 from volferry.stores.base import get, put
@@ -37,7 +28,7 @@ from volferry.stores.sftp_ssh import Ssh
 from volferry.stores.throttle import throttle_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.parts.sftp_servers import SftpServer, SftpServers
 
@@ -254,78 +245,6 @@ def test_keys_of_one_kind_of_store_are_refused_for_another(tmp_path: Path) -> No
     (tmp_path / "c.toml").write_text('[stores.nas]\nurl = "sftp://nas/x"\nregion = "x"\n')
     with pytest.raises(ConfigError, match="region: it is for s3:// only"):
         load_config(tmp_path / "c.toml")
-
-
-# --- accounts that may do little --------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def jail() -> Iterator[Path]:
-    """A directory that sshd takes for a root: nobody else may write to it, nor to what is above it."""
-    with tempfile.TemporaryDirectory(dir="/run", prefix="volferry-sftp-") as found:
-        Path(found).chmod(0o755)
-        (Path(found) / "backups").mkdir()
-        yield Path(found)
-
-
-@pytest.fixture(scope="module")
-def writer_account(jail: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
-    """In a jail, and it may neither delete nor rename over what is there."""
-    more = (
-        f"ChrootDirectory {jail}\nForceCommand internal-sftp -P remove,rmdir,posix-rename,setstat,fsetstat\n"
-    )
-    # The server's own look whether it runs needs a shell, of which there is none in a jail.
-    with openssh(tmp_path_factory.mktemp("writer"), "internal-sftp", more) as found:
-        yield found
-
-
-def test_an_account_that_may_not_delete_writes_and_reads(
-    writer_account: SftpServer, tmp_path: Path, jail: Path
-) -> None:
-    store = SftpStore(writer_account.settings("/backups/store"), state=tmp_path / "state")
-    data = os.urandom(3 << 20)
-    put(store, "packs/a", data)
-    assert get(store, "packs/a") == data
-    assert (jail / "backups/store/packs/a").read_bytes() == data
-    with pytest.raises(ObjectExists):
-        put(store, "packs/a", b"other")
-    with pytest.raises(DeletionDenied) as raised:
-        store.delete("packs/a")
-    assert message_of(raised) == (
-        f"packs/a in the store {writer_account.url('/backups/store')} stays: this account may not delete it "
-        '(the server says "Permission denied")'
-    )
-    with pytest.raises(DeletionDenied, match="may not rename over it"):
-        store.replace("packs/a", b"other")
-    assert get(store, "packs/a") == data
-    assert [info.key for info in store.list("")] == ["packs/a"]
-    assert "this account may not delete" in " ".join(store.probe().lacks)
-
-
-def test_an_account_that_may_not_rename_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    (tmp_path / "sshd").mkdir()
-    with openssh(tmp_path / "sshd", "internal-sftp -P rename,hardlink,posix-rename") as server:
-        store = SftpStore(server.settings(tmp_path / "store"))
-        with pytest.raises(
-            StoreError, match=r"the server refuses to rename .*let this account rename"
-        ) as raised:
-            store.create("packs/a")
-        assert message_of(raised)
-        with pytest.raises(StoreError, match="refuses to rename"):
-            store.probe()
-        store.close()
-
-
-def test_where_renaming_is_denied_links_give_names(tmp_path: Path) -> None:
-    (tmp_path / "sshd").mkdir()
-    with openssh(tmp_path / "sshd", "internal-sftp -P rename") as server:
-        store = SftpStore(server.settings(tmp_path / "store"))
-        put(store, "a", b"x")
-        with pytest.raises(ObjectExists):
-            put(store, "a", b"y")
-        assert get(store, "a") == b"x"
-        assert list((tmp_path / "store" / ".tmp").iterdir()) == []
-        store.close()
 
 
 # --- what is left behind ----------------------------------------------------------------------------

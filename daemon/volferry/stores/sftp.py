@@ -14,12 +14,12 @@ from volferry.stores.base import is_valid_key, validate_key, write_whole
 from volferry.stores.places import remote_of
 from volferry.stores.sftp_abilities import FILE_MODE
 from volferry.stores.sftp_access import Access
-from volferry.stores.sftp_client import DENIED
+from volferry.stores.sftp_attributes import attributes_of, attributes_of_open
 from volferry.stores.sftp_directories import DIRECTORY_MODE, TEMPORARY, read_directories
-from volferry.stores.sftp_listing import attributes_of, entries_in, info_of, objects_below
+from volferry.stores.sftp_listing import entries_in, info_of, objects_below
 from volferry.stores.sftp_packets import (
     CLOSE,
-    FSTAT,
+    DENIED,
     LSTAT,
     MKDIR,
     NO_SUCH_FILE,
@@ -193,8 +193,8 @@ class SftpStore:
         return self._call("ask for the time", self._time)
 
     def _time(self, connection: Connection) -> datetime:
-        path = string(self._directories.path(f"{TEMPORARY}/{_CLOCK}"))
-        request = path, number(OPEN_WRITE | OPEN_CREATE | OPEN_TRUNCATE), mode(FILE_MODE)
+        path = self._directories.path(f"{TEMPORARY}/{_CLOCK}")
+        request = string(path), number(OPEN_WRITE | OPEN_CREATE | OPEN_TRUNCATE), mode(FILE_MODE)
         try:
             handle = connection.call(OPEN, *request).handle()
         except Refused as error:
@@ -204,9 +204,9 @@ class SftpStore:
             connection.call(MKDIR, string(self._directories.path(TEMPORARY)), mode(DIRECTORY_MODE)).done()
             handle = connection.call(OPEN, *request).handle()
         connection.call(WRITE, string(handle), large_number(0), string(b"\n")).done()
-        modified = connection.call(FSTAT, string(handle)).attributes().modified
+        modified = attributes_of_open(connection, handle, path).modified
         connection.ask(CLOSE, string(handle))
-        connection.ask(REMOVE, path)
+        connection.ask(REMOVE, string(path))
         if modified is None:
             raise StoreError(f"the server of {self.url} does not say when a file was written")
         return modified

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from volferry.errors import DeletionDenied, NoSuchObject, StoreError, StoreUnreachable
 from volferry.stores.sftp_connection import FIRST_SECONDS, Connection, Lost
 from volferry.stores.sftp_packets import (
+    DENIED,
     NO_SPACE,
     NO_SUCH_FILE,
-    PERMISSION_DENIED,
     QUOTA_EXCEEDED,
     STATVFS,
-    UNSUPPORTED,
     Garbled,
     Refused,
     string,
@@ -42,8 +41,6 @@ _QUIET_SECONDS = 10
 MOST_LOSSES = 8  # of connections, one after the other, that carried nothing
 
 T = TypeVar("T")
-
-DENIED = frozenset({PERMISSION_DENIED, UNSUPPORTED})
 
 
 class Space(NamedTuple):
@@ -152,7 +149,8 @@ class Client:
             elif space is None or refused.text.lower() == "failure":
                 said += ", which may be a full disk or a quota that is used up"
         elif refused.code in DENIED:
-            said += ": check what this account may do there"
+            request = f' to "{refused.request}"' if refused.request else ""
+            said += f"{request}: check what this account may do there"
         return StoreError(f"cannot {what} in the store {self.url}: {said}")
 
     def missing(self, key: str, why: str = "") -> NoSuchObject:

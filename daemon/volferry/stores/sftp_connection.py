@@ -29,6 +29,7 @@ from volferry.stores.sftp_packets import (
     Reply,
     extensions_of,
     number,
+    request_name,
     string,
 )
 
@@ -70,7 +71,7 @@ class Connection:
         self._changed = threading.Condition(self._lock)
         self._queue: deque[bytes | memoryview] = deque()
         self._queued_bytes = 0
-        self._waiting: dict[int, Future[Reply]] = {}
+        self._waiting: dict[int, tuple[Future[Reply], str]] = {}
         self._next_id = 1
         self._lost: Lost | None = None
         self._heard = time.monotonic()
@@ -100,6 +101,7 @@ class Connection:
         """Sends a request; the reply comes into the future. Waits only where very much waits to be sent. Raises Lost."""
         future: Future[Reply] = Future()
         size = sum(len(part) for part in parts)
+        name = request_name(kind, parts[0])
         with self._changed:
             while self._lost is None and self._queued_bytes > _MOST_QUEUED:
                 self._changed.wait(_LOOK_SECONDS)
@@ -111,7 +113,7 @@ class Connection:
                 self._next_id = (request + 1) & 0xFFFFFFFF
                 if not self._waiting:
                     self._heard = time.monotonic()
-                self._waiting[request] = future
+                self._waiting[request] = future, name
                 self._queue.append(_header(kind, size + 4, request))
                 self._queue.extend(parts)
                 self._queued_bytes += size
@@ -171,7 +173,7 @@ class Connection:
         with self._changed:
             if self._lost is None:
                 self._lost = why
-            waiting, self._waiting = list(self._waiting.values()), {}
+            waiting, self._waiting = [future for future, _ in self._waiting.values()], {}
             self._queue.clear()
             self._queued_bytes = 0
             self._changed.notify_all()
@@ -281,9 +283,10 @@ class Connection:
                 self._first.set_result(reply)
                 continue
             with self._lock:
-                future = self._waiting.pop(reply.number(), None)
-            if future is None:
+                asked = self._waiting.pop(reply.number(), None)
+            if asked is None:
                 raise Garbled("it answers what nobody has asked")
+            future, reply.request = asked
             with suppress(Exception):  # it was cancelled just now
                 future.set_result(reply)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from volferry.errors import StoreError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key
+from volferry.stores.sftp_attributes import attributes_of
 from volferry.stores.sftp_directories import read_directories
-from volferry.stores.sftp_packets import LSTAT, NO_SUCH_FILE, Refused, string
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,16 +54,6 @@ def entries_in(
             ):
                 found.append((key, attributes))
     return found
-
-
-def attributes_of(connection: Connection, path: str) -> Attributes | None:
-    """None where nothing is. Raises Lost, Refused."""
-    try:
-        return connection.call(LSTAT, string(path)).attributes()
-    except Refused as error:
-        if error.code == NO_SUCH_FILE:
-            return None
-        raise
 
 
 def info_of(key: str, attributes: Attributes) -> ObjectInfo:

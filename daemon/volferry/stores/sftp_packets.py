@@ -38,6 +38,7 @@ OPEN_READ, OPEN_WRITE, OPEN_CREATE, OPEN_TRUNCATE, OPEN_EXCLUSIVE = 0x01, 0x02, 
 ) = range(9)
 # Of later versions; some servers say them in this one.
 FILE_EXISTS, NO_SPACE, QUOTA_EXCEEDED = 11, 14, 15
+DENIED = frozenset({PERMISSION_DENIED, UNSUPPORTED})
 
 HARDLINK = "hardlink@openssh.com"
 POSIX_RENAME = "posix-rename@openssh.com"
@@ -49,6 +50,23 @@ LIMITS = "limits@openssh.com"
 SAFE_BYTES = 32 << 10
 MOST_BYTES = 255 << 10
 LONGEST_PACKET = (256 << 10) + 1024
+
+# As OpenSSH's server has them, whose options allow and deny requests by these names.
+_REQUESTS = {
+    OPEN: "open",
+    CLOSE: "close",
+    READ: "read",
+    WRITE: "write",
+    LSTAT: "lstat",
+    FSTAT: "fstat",
+    OPENDIR: "opendir",
+    READDIR: "readdir",
+    REMOVE: "remove",
+    MKDIR: "mkdir",
+    RMDIR: "rmdir",
+    STAT: "stat",
+    RENAME: "rename",
+}
 
 _SIZE, _OWNERS, _PERMISSIONS, _TIMES, _MORE = 0x1, 0x2, 0x4, 0x8, 0x80000000
 _MOST_TEXT = 300
@@ -73,10 +91,11 @@ class Garbled(Exception):
 class Refused(Exception):
     """The server's own answer: it does not do what it was asked for."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, request: str = "") -> None:
         super().__init__(text)
         self.code = code
         self.text = text  # the server's words
+        self.request = request  # what was asked for, where that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +127,7 @@ class Reply:
     """One packet from the server, read from its beginning."""
 
     def __init__(self, data: bytes | memoryview) -> None:
+        self.request = ""  # to which it is the reply, for people
         self._data = memoryview(data)
         self.kind = self.byte()
 
@@ -144,7 +164,7 @@ class Reply:
             raise Garbled(f"a reply of an unexpected kind ({self.kind})")
         code = self.number()
         if code != OK:
-            raise Refused(code, self._words(code))
+            raise Refused(code, self._words(code), self.request)
 
     def handle(self) -> bytes:
         return bytes(self._expected(HANDLE).string())
@@ -196,6 +216,13 @@ class Reply:
         said = bytes(self.string()) if self.has_more else b""
         text = printable(said[:_MOST_TEXT]).strip().rstrip(".")
         return text or _NAMES.get(code, f"error {code}")
+
+
+def request_name(kind: int, first: bytes | memoryview) -> str:
+    """For people, by the kind of a request and the beginning of what follows."""
+    if kind != EXTENDED:
+        return _REQUESTS.get(kind, "")
+    return bytes(first[4:]).decode("ascii", "replace").partition("@")[0]
 
 
 def extensions_of(reply: Reply) -> Mapping[str, bytes]:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from volferry.errors import ObjectExists, StoreError
 from volferry.interrupts import held_back
 from volferry.stores.sftp_abilities import FILE_MODE
-from volferry.stores.sftp_client import DENIED, MOST_LOSSES
+from volferry.stores.sftp_attributes import attributes_of_open
+from volferry.stores.sftp_client import MOST_LOSSES
 from volferry.stores.sftp_connection import Lost
 from volferry.stores.sftp_directories import TEMPORARY
 from volferry.stores.sftp_packets import (
     CLOSE,
+    DENIED,
     EXTENDED,
     FAILURE,
-    FSTAT,
     FSYNC,
     HARDLINK,
     LSTAT,
@@ -203,7 +204,7 @@ class SftpWriter:
         connection.opened(1)
         self._packet_bytes = connection.write_bytes
         self._syncing = self._safe
-        if self._safe and (connection.call(FSTAT, string(self._handle)).attributes().size or 0) < self._safe:
+        if self._safe and (self._written(connection) or 0) < self._safe:
             raise StoreError(
                 f"cannot write {self._key} to the store {self._client.url}: the server has lost what it had of it"
             )
@@ -282,7 +283,7 @@ class SftpWriter:
         self._sync(connection)
         while self._sent:
             self._take_answer(connection)
-        size = connection.call(FSTAT, string(self._handle)).attributes().size
+        size = self._written(connection)
         if size != self._bytes:
             raise StoreError(
                 f"cannot write {self._key} to the store {self._client.url}: the server has {size} of {self._bytes} bytes"
@@ -290,6 +291,10 @@ class SftpWriter:
         connection.call(CLOSE, string(self._handle)).done()
         connection.opened(-1)
         self._connection = None
+
+    def _written(self, connection: Connection) -> int | None:
+        """Bytes that the server has of it."""
+        return attributes_of_open(connection, self._handle, self._path).size
 
     def _leave(self) -> None:
         connection, self._connection = self._connection, None
