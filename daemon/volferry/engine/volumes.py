@@ -23,9 +23,9 @@ _REMOVAL_SECONDS = 900  # the engine answers when it has deleted every file
 _COMPOSE_PROJECT = "com.docker.compose.project"
 _TRIED = re.compile(r"volferry-tried-[0-9a-f]{12}")
 _STACK = "com.docker.stack.namespace"  # of Swarm, which is deployed from a compose file too
-# The engine's words for when a container ended: `Exited (0) 5 seconds ago`, `About a minute ago`.
-# Of Podman, and of its inspections.
+# Podman's words in lists; its inspections have Docker's.
 _IN_DOCKERS_WORDS = {"configured": "created", "initialized": "created", "stopped": "exited"}
+# The engine's words for when a container ended: `Exited (0) 5 seconds ago`, `About a minute ago`.
 _LATELY = re.compile(r"\) .*\b(?:seconds?|minutes?) ago$")
 
 
