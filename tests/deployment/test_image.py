@@ -23,14 +23,19 @@ CONFINED: dict[str, Any] = {
 
 
 def ran(
-    world: World, image: str, *arguments: str, network_mode: str = "none", **more: Any
+    world: World,
+    image: str,
+    *arguments: str,
+    network_mode: str = "none",
+    state_at: str = "/var/lib/volferry",
+    **more: Any,
 ) -> tuple[int, str]:
-    """Exit code of `docker run`, and what was said. The engine's socket is there, as the image expects it."""
+    """Exit code of `docker run`, and what was said. The engine's socket is there, as the image expects it, and a volume."""
     container = world.client.containers.create(
         image,
         list(arguments),
         network_mode=network_mode,
-        volumes=[f"{socket(world)}:/var/run/docker.sock", f"{world.volume()}:/var/lib/volferry"],
+        volumes=[f"{socket(world)}:/var/run/docker.sock", f"{world.volume()}:{state_at}"],
         **more,
     )
     try:
@@ -83,6 +88,28 @@ def test_where_it_cannot_know_its_own_container_it_says_so(world: World, image: 
     _, said = ran(world, image, "doctor", environment={"VOLFERRY_CONTAINER": "gone"}, **CONFINED)
     assert "note  engine: volferry runs in a container, but cannot tell which one" in said
     assert "channel: stream: no bind mount of the run's directory" in said
+
+
+def test_no_store_is_made_where_it_would_go_with_the_container(world: World, image: str) -> None:
+    data = world.filled()
+    code, said = ran(world, image, "backup", data, state_at="/elsewhere")
+    assert code == 1
+    assert "volferry: no store was made: /var/lib/volferry/store is in this container's own layer" in said
+    assert "mount a volume at /var/lib/volferry (" in said
+    assert "new store" not in said
+    code, said = ran(world, image, "doctor", state_at="/elsewhere")
+    assert code == 1
+    assert "note  state directory: it is in this container's own layer" in said
+    assert "FAIL  store: /var/lib/volferry/store is in this container's own layer" in said
+    # One that is there is used.
+    steps = f"volferry backup {data} --store /elsewhere/store && cp -r /elsewhere/store /own && volferry backup {data} --store /own"
+    code, said = ran(world, image, "-c", steps, state_at="/elsewhere", entrypoint=["sh"])
+    assert code == 0, said
+    assert "new store at /elsewhere/store" in said
+    assert (
+        "the store /own is in this container's own layer, and goes with the container: mount a volume at /own"
+        in said
+    )
 
 
 def test_without_the_socket_it_says_what_is_missing(world: World, image: str) -> None:

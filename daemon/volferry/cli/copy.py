@@ -19,6 +19,7 @@ from volferry.cli.options import (
     check_hosts,
 )
 from volferry.cli.output import print_json, say
+from volferry.cli.own_layer import check_outlives_us
 from volferry.cli.progress import TerminalObserver
 from volferry.cli.session import Session
 from volferry.cli.text import count_text, size_text
@@ -167,6 +168,7 @@ def _target(session: Session, name: str, *, new_store: bool) -> Repository:
 
     store = session.named_store(name)
     endpoint = session.config.named_store(name).endpoint
+    check_outlives_us(session, store)
     repository, new = session.known_stores.open_or_create(store, endpoint, new_store=new_store)
     if are_one_place(session.repository, repository):
         raise UsageError(f"{store.url} is the store that backups are copied from")

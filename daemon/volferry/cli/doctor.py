@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from volferry import __version__
 from volferry.cli.options import ConfigOption, EngineOption, JsonOption, StoreOption
 from volferry.cli.output import print_json
+from volferry.cli.own_layer import lost_with_us
 from volferry.cli.session import Session
 from volferry.cli.text import count_text, size_text
 from volferry.errors import DamagedObject, EngineError, NoSuchStore, VolferryError
@@ -110,10 +111,11 @@ def _services(session: Session) -> str:
     )
 
 
-def _state(session: Session) -> str:
+def _state(session: Session) -> tuple[str, tuple[str, ...]]:
     with session.run():
         free = shutil.disk_usage(session.config.state_dir).free
-    return f"{session.config.state_dir}, {size_text(free)} free"
+    lost = lost_with_us(session, str(session.config.state_dir))
+    return f"{session.config.state_dir}, {size_text(free)} free", (f"it {lost}",) if lost else ()
 
 
 def _helper(session: Session) -> tuple[str, tuple[str, ...]]:
@@ -180,6 +182,9 @@ def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
         hurt = _not_whole(session, repository)
     except NoSuchStore:
         holds = f"nothing there yet, the first {'backup' if name is None else 'copy'} makes it"
+    lost = lost_with_us(session, store.url)
+    if lost and repository is None:
+        raise VolferryError(f"{store.url} {lost}, or name another store")
     if hurt:
         others = f" and {len(hurt) - 1} more" if len(hurt) > 1 else ""
         raise VolferryError(
@@ -188,7 +193,7 @@ def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
         )
     if (found := _probed(store)) is not None:
         free = f", {size_text(found.free_bytes)} free" if found.free_bytes is not None else ""
-        return f"{store.url}: {holds}{free}", found.lacks
+        return f"{store.url}: {holds}{free}", (*((f"it {lost}",) if lost else ()), *found.lacks)
     from volferry.stores.s3 import S3Store  # noqa: PLC0415 -- boto3 is slow to import
 
     if isinstance(store, S3Store):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from volferry.cli.output import say
+from volferry.cli.own_layer import check_outlives_us
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,6 +33,7 @@ class OpenedStore:
         if self._repository is None:
             self.failed = True
             store = self._session.store
+            check_outlives_us(self._session, store)
             self._repository, new = self._session.known_stores.open_or_create(
                 store, self._session.config.store_config.endpoint, new_store=self._new_store
             )

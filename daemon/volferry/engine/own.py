@@ -112,6 +112,10 @@ class Surroundings:
             control_ids=frozenset(each for found in groups for each in found),
         )
 
+    def is_mounted(self, directory: Path) -> bool:
+        """Whether it lies in what is mounted, and not in the container's own layer."""
+        return any(each != "/" and directory.is_relative_to(each) for each in self.mounted)
+
 
 def own_container(engine: Engine, here: Surroundings | None = None) -> OwnContainer | None:
     """None where volferry runs on a host, in a container of another engine, or in one that it cannot tell from others."""
