@@ -326,6 +326,26 @@ def test_a_cut_over_that_is_interrupted_leaves_the_service_up(
     completes(world, there, volume, to)
 
 
+def test_interrupted_once_both_sides_are_equal_it_says_how_to_go_on(
+    world: World, there: World, to: str
+) -> None:
+    volume = world.filled()
+    never_healthy = {"test": ["CMD-SHELL", "true"], "interval": 3600 * 10**9, "start_period": 3600 * 10**9}
+    container = world.container(volume, healthcheck=never_healthy)
+    running = world.cli.start("migrate", volume, "--to", to)
+    assert running.until(lambda: incomplete(there) != [])
+    assert running.until(lambda: incomplete(there) == [])
+    running.until(lambda: running.send(signal.SIGINT))  # which waits for the service no longer
+    outcome = running.outcome()
+    assert outcome.code == 130
+    assert "the volumes on the target are complete" in outcome.stderr
+    assert "the same command with --into-existing sends what has changed since" in outcome.stderr
+    assert state_of(container)["Status"] == "running"
+    world.cli("migrate", volume, "--to", to).fails_with("holds data", "--into-existing")
+    container.remove(force=True)
+    moved(world, volume, to, "--into-existing", "--checksum")
+
+
 @pytest.mark.parametrize("to", ["ssh"], indirect=True)
 def test_a_connection_that_is_cut_in_the_cut_over_leaves_the_service_up(
     world: World, there: World, to: str, sshd: Sshd

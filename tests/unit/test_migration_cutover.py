@@ -49,10 +49,12 @@ class Sides:
         return self.step("target is removed")
 
 
-def given_back(sides: Sides, *, running: list[str], took_over: bool = False) -> list[str]:
+def given_back(
+    sides: Sides, *, running: list[str], took_over: bool = False, complete: bool = False
+) -> list[str]:
     report = MigrationReport("", "", MigrationPlan([]), [], checksum=False, took_over=took_over)
     both = cast("Any", sides)
-    _give_back(both, both, running, report, complete=False)
+    _give_back(both, both, running, report, complete=complete)
     return sides.done
 
 

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from volferry.operations.quiesce import Quiesced
     from volferry.run import Run
 
+_COMPLETE = (
+    "the volumes on the target are complete, and equal to those of the source as they were then, but what was stopped runs on the source again: "
+    "the same command with --into-existing sends what has changed since, and goes on"
+)
+
 
 @dataclass(slots=True)
 class BothEngines:
@@ -54,7 +59,7 @@ def move(
     from volferry.engine.incomplete import say_complete, say_incomplete  # noqa: PLC0415
     from volferry.engine.own import check_own_container  # noqa: PLC0415
     from volferry.journal import Journal  # noqa: PLC0415
-    from volferry.operations.migration import cut_over, pass_by_pass  # noqa: PLC0415
+    from volferry.operations.migration import cut_over, pass_by_pass, unmark_all  # noqa: PLC0415
     from volferry.operations.migration_plan import mark_of  # noqa: PLC0415
     from volferry.operations.quiesce import Limits, Quiesced  # noqa: PLC0415
     from volferry.restore_record import note_completed  # noqa: PLC0415
@@ -103,23 +108,25 @@ def move(
                 crew.make()
                 report.made = crew.names
             cut_over(legs, still, checksum=wanted.checksum)
-            for each in plan.volumes:
-                say_complete(sides.target, each.target.name)
-                directory = session.state_of_content(each.target.name, sides.target)
-                note_completed(directory, [ended[each.target.name]])
-            complete = True
+            with held_back():  # both that they are whole, and that we know it
+                unmark_all(legs)
+                for each in plan.volumes:
+                    say_complete(sides.target, each.target.name)
+                    directory = session.state_of_content(each.target.name, sides.target)
+                    note_completed(directory, [ended[each.target.name]])
+                complete = True
             report.stopped = still.stopped
             _hand_over(sides, wanted, still, crew, running, report)
             if report.took_over:
                 await_health_on_target(sides.target, report.started, observer)
                 _say_who_comes_back(sides.source, still, observer)
+            still.end()  # does nothing where the target has taken over
+            if not report.took_over:
+                still.await_up()
         except BaseException:
             with held_back():
                 _give_back(still, crew, running, report, complete=complete)
             raise
-        still.end()  # does nothing where the target has taken over
-        if not report.took_over:
-            still.await_up()
         report.downtime_seconds = still.downtime_seconds
         report.problems = still.problems
         for problem in still.problems:
@@ -144,7 +151,7 @@ def _give_back(
         say,
         "the target has taken over"
         if report.took_over
-        else "the volumes on the target are complete, but what was stopped runs on the source again"
+        else _COMPLETE
         if complete
         else "what has been moved is incomplete, and marked so on the target; the same command, run again, goes on from there",
     )

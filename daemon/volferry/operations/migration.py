@@ -76,7 +76,7 @@ def pass_by_pass(legs: Sequence[Leg], observer: Observer, *, checksum: bool) -> 
 
 
 def cut_over(legs: Sequence[Leg], still: Stillness, *, checksum: bool) -> None:
-    """The last pass, with the services stopped, and the comparison. The targets are whole when it returns, and on disk. Raises
+    """The last pass, with the services stopped, and the comparison. The targets are equal when it returns, and on disk, and still marked. Raises
     VolferryError; the services are as `still` left them.
     """
     still.begin()
@@ -85,6 +85,10 @@ def cut_over(legs: Sequence[Leg], still: Stillness, *, checksum: bool) -> None:
     for leg in legs:
         leg.transfer.check(checksum=checksum)
     still.check()
+
+
+def unmark_all(legs: Sequence[Leg]) -> None:
+    """Once they are equal. Raises VolferryError."""
     for leg in legs:
         unmark(leg.target_helper, leg.target)
         leg.transfer.settle_root()
