@@ -247,6 +247,26 @@ def test_keys_of_one_kind_of_store_are_refused_for_another(tmp_path: Path) -> No
         load_config(tmp_path / "c.toml")
 
 
+# --- where no store is yet ---------------------------------------------------------------------------
+
+
+def test_a_store_that_is_not_there_yet_is_tried_beside_where_it_is_to_be(
+    server: SftpServer, tmp_path: Path
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    for name in ("store", "deep/down/store"):
+        store = SftpStore(server.settings(place / name), state=tmp_path / "state")
+        assert store.probe().free_bytes
+        assert list(place.iterdir()) == []
+    with pytest.raises(StoreError, match=r"no store can be made at sftp://.*the server says") as raised:
+        SftpStore(server.settings("/proc/nope")).probe()
+    assert "to a new directory in /proc/: make the store's there, or name one" in message_of(raised)
+    (place / "file").touch()
+    with pytest.raises(StoreError, match="is not a directory"):
+        SftpStore(server.settings(place / "file" / "store")).probe()
+
+
 # --- what is left behind ----------------------------------------------------------------------------
 
 

@@ -45,6 +45,8 @@ def test_an_account_that_may_not_delete_writes_and_reads(
     writer_account: SftpServer, tmp_path: Path, jail: Path
 ) -> None:
     store = SftpStore(writer_account.settings("/backups/store"), state=tmp_path / "state")
+    assert "this account may not delete: the trial's directory" in " ".join(store.probe().lacks)
+    assert [each.name[:17] for each in (jail / "backups").iterdir()] == [".volferry-doctor-"]
     data = os.urandom(3 << 20)
     put(store, "packs/a", data)
     assert get(store, "packs/a") == data
@@ -75,6 +77,8 @@ def test_an_account_that_may_not_rename_is_refused_before_anything_is_sent(tmp_p
         assert message_of(raised)
         with pytest.raises(StoreError, match="refuses to rename"):
             store.probe()
+        with pytest.raises(StoreError, match="refuses to rename"):
+            SftpStore(server.settings(tmp_path / "none")).probe()
         store.close()
 
 

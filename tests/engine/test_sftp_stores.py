@@ -53,6 +53,8 @@ def test_a_volume_is_backed_up_to_a_server_and_restored(
     assert_same(snapshot(world.data(volume)), snapshot(world.data("from-server")))
     world.remove("from-server")
     assert f"ok    store: {server.url(tmp_path / 'nas')}: 2 backups, " in cli("doctor").stdout
+    nowhere = cli("doctor", "--store", server.url("/proc/nope")).exits(1)
+    assert f"FAIL  store: no store can be made at {server.url('/proc/nope')}" in nowhere.stdout
 
 
 def test_a_copy_on_a_server_and_back(world: World, sftp_server: SftpServers, tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
         )
     if (found := _probed(store)) is not None:
         free = f", {size_text(found.free_bytes)} free" if found.free_bytes is not None else ""
-        return f"{store.url}: {holds}{free}", (*((f"it {lost}",) if lost else ()), *found.lacks)
+        tried = f"written, read and renamed for a trial{'' if repository else ' beside where it will be'}"
+        return f"{store.url}: {holds}{free}; {tried}", (*((f"it {lost}",) if lost else ()), *found.lacks)
     from volferry.stores.s3 import S3Store  # noqa: PLC0415 -- boto3 is slow to import
 
     if isinstance(store, S3Store):

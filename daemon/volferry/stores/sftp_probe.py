@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from volferry.errors import StoreError
 from volferry.stores.probe import Probe
-from volferry.stores.sftp_abilities import FILE_MODE
-from volferry.stores.sftp_directories import TEMPORARY
+from volferry.stores.sftp_abilities import FILE_MODE, find_abilities
+from volferry.stores.sftp_directories import TEMPORARY, Directories
 from volferry.stores.sftp_packets import (
     CLOSE,
     EXTENDED,
@@ -21,6 +21,7 @@ from volferry.stores.sftp_packets import (
     OPEN_WRITE,
     READ,
     REMOVE,
+    RMDIR,
     STAT,
     WRITE,
     Refused,
@@ -33,7 +34,9 @@ from volferry.stores.sftp_packets import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from volferry.stores.sftp_abilities import Abilities
     from volferry.stores.sftp_access import Access
+    from volferry.stores.sftp_client import Client
     from volferry.stores.sftp_connection import Connection
 
 _CONTENT = b"volferry doctor\n" * 512
@@ -41,13 +44,65 @@ _CONTENT = b"volferry doctor\n" * 512
 
 def probe(connection: Connection, access: Access) -> Probe:
     """In the store, or beside where it is to be made, which leaves no directory behind. Raises StoreError where no store can be kept, Refused."""
-    client, directories = access.client, access.directories
+    directories = access.directories
     if not _is_there(connection, directories.path("")):
-        # A store is made by a backup, not by a look.
-        return Probe(None, ("what the server lets this account do is found out when there is a store",))
+        return _beside(connection, access)
+    syncs = _written(connection, access, directories)
+    abilities = _able(access, access.look(connection))
+    space = access.client.space(connection)
+    return Probe(space.free_bytes if space else None, tuple(_lacks(abilities, syncs=syncs)))
+
+
+class _TrialDirectories(Directories):
+    """Of no store, in a directory of their own."""
+
+    def __init__(self, client: Client, root: str) -> None:
+        super().__init__(client)
+        self._root = root
+
+    def remove(self, connection: Connection) -> bool:
+        """Whether that can be done."""
+        return all(_done(connection, RMDIR, string(self.path(each))) for each in (TEMPORARY, ""))
+
+
+def _beside(connection: Connection, access: Access) -> Probe:
+    """A store is made by a backup, not by a look."""
+    parent = _nearest(connection, access.directories.path(""))
+    directories = _TrialDirectories(access.client, f"{parent}.volferry-doctor-{secrets.token_hex(8)}")
+    try:
+        directories.make(connection, TEMPORARY)
+    except Refused as error:
+        raise StoreError(
+            f'no store can be made at {access.client.url}: the server says "{error.text}" to a new directory in '
+            f"{parent or 'the directory in which a login begins'}: make the store's there, or name one in which this account may write"
+        ) from error
+    space = access.client.space(connection, directories.path(""))
+    free_bytes = space.free_bytes if space else None
+    # Before there is more that would stay.
+    if not directories.remove(connection):
+        stays = f"this account may not delete: the trial's directory {directories.path('')} stays, and what else it may do is found out when there is a store"
+        return Probe(free_bytes, (stays,))
+    directories.forget()
+    try:
+        syncs = _written(connection, access, directories)
+        abilities = _able(access, find_abilities(connection, directories))
+    finally:
+        directories.remove(connection)
+    return Probe(free_bytes, tuple(_lacks(abilities, syncs=syncs)))
+
+
+def _nearest(connection: Connection, path: str) -> str:
+    """The directory that is there, with its slash at the end; empty for the one in which a login begins."""
+    parent, slash, _ = path.rpartition("/")
+    if not parent or _is_there(connection, parent):
+        return parent + slash
+    return _nearest(connection, parent)
+
+
+def _written(connection: Connection, access: Access, directories: Directories) -> bool:
+    """Writes a file and reads it. Whether the server syncs it. Raises StoreError, Refused."""
     directories.make(connection, TEMPORARY)
     path = directories.path(f"{TEMPORARY}/{secrets.token_hex(8)}.doctor.part")
-    syncs = True
     try:
         handle = connection.call(
             OPEN, string(path), number(OPEN_WRITE | OPEN_CREATE | OPEN_EXCLUSIVE), mode(FILE_MODE)
@@ -63,19 +118,19 @@ def probe(connection: Connection, access: Access) -> Probe:
         _done(connection, REMOVE, string(path))
     if content != _CONTENT:
         raise StoreError(
-            f"the server of {client.url} gives back other bytes than were written: keep the store on another one"
+            f"the server of {access.client.url} gives back other bytes than were written: keep the store on another one"
         )
-    abilities = access.look(connection)
-    if abilities.rename == "denied" and not abilities.links:
-        raise access.cannot_name(abilities)
-    space = client.space(connection)
-    return Probe(space.free_bytes if space else None, tuple(_lacks(access, syncs=syncs)))
+    return syncs
 
 
-def _lacks(access: Access, *, syncs: bool) -> Iterator[str]:
-    abilities = access.known
-    if abilities is None:
-        return
+def _able(access: Access, found: Abilities) -> Abilities:
+    """Raises StoreError where it can name no object."""
+    if found.rename == "denied" and not found.links:
+        raise access.cannot_name(found)
+    return found
+
+
+def _lacks(abilities: Abilities, *, syncs: bool) -> Iterator[str]:
     if abilities.rename == "denied":
         yield f'no renaming (the server says "{abilities.rename_words}"): objects get their names by links'
     if abilities.rename == "overwrites" and not abilities.links:
