@@ -13,6 +13,7 @@ from volferry.cli.migration_containers import (
     Sides,
     carry_along,
     containers_along,
+    note_unchecked,
     planned_binds,
     with_what_they_mount,
 )
@@ -79,6 +80,8 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
                 binds=wanted.binds,
                 kept=wanted.kept_binds,
             )
+            if not wanted.leave_stopped:
+                note_unchecked(plan, target)
         print_plan(plan, sides.source, target, json=wanted.json, dry_run=wanted.dry_run)
         if plan.obstacles:
             for obstacle in plan.obstacles[:-1]:

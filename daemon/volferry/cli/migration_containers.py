@@ -278,4 +278,31 @@ def await_health_on_target(target: Engine, names: list[str], observer: TerminalO
         container = find_container(target, name)
         health = "gone" if container is None else await_healthy(target, container, seconds=_HEALTHY_SECONDS)
         if health not in {"healthy", "running"}:
-            observer.note(f"container {name} on the target is {health}, not healthy")
+            observer.note(
+                f"container {name} on the target is {health}, not healthy{_why_starting(target, health)}"
+            )
+
+
+def _why_starting(target: Engine, health: str) -> str:
+    from volferry.engine.health_checks import why_perhaps_none  # noqa: PLC0415
+
+    if health != "starting":
+        return ""
+    why = why_perhaps_none(target) or "its health check has not passed yet: `docker inspect` has what it said"
+    return f": {why}"
+
+
+def note_unchecked(plan: MigrationPlan, target: Engine) -> None:
+    """Of health checks that others wait for, with the services down, and that may never be run."""
+    from volferry.engine.health_checks import why_perhaps_none  # noqa: PLC0415
+
+    checked = [
+        each.name
+        for each in (plan.carried.containers if plan.carried else [])
+        if each.ran and (each.body.get("Healthcheck") or {}).get("Test") not in (None, [], ["NONE"])
+    ]
+    if checked and (why := why_perhaps_none(target)):
+        plan.notes.append(
+            f'{why}, which the target may be: the health of {", ".join(checked)} stays "starting" there then, and those that depend on '
+            f"it are started {_HEALTHY_SECONDS} s later, with the services down"
+        )
