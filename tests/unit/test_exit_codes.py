@@ -203,3 +203,27 @@ def test_help_has_every_exit_code_that_the_docs_have(cli: Cli) -> None:
     table = docs.partition("## Exit codes")[2].partition("\n## ")[0]
     said = cli("--help").exits(0).stdout.partition("Exit codes: ")[2]
     assert re.findall(r"^\| (\d+) \|", table, re.MULTILINE) == re.findall(r"\b\d+\b", said)
+
+
+@pytest.mark.parametrize("command", [("list",), ("ls", "vol"), ("restore", "vol", "--to", "out"), ("prune",)])
+def test_without_an_engine_it_says_how_to_go_without_it(
+    lab: Lab,  # noqa: F811
+    command: tuple[str, ...],
+) -> None:
+    lab.back_up()
+    cli = lab.cli.having(DOCKER_HOST="unix:///nowhere")
+    command = tuple(str(lab.directory / word) if word == "out" else word for word in command)
+    done = cli(*command)
+    done.fails_with("no Docker engine answers at unix:///nowhere: is it running?", "--engine", "--host host,")
+    cli(*command, "--host", "host").exits(0)
+
+
+def test_the_engine_that_a_migration_goes_to_is_named_by_to(cli: Cli) -> None:
+    done = cli("migrate", "vol", "--to", "unix:///nope").exits(1)
+    assert "at unix:///nope: is it running? (--to names another one)" in done.stderr
+
+
+def test_doctor_says_once_that_the_engine_does_not_answer(cli: Cli) -> None:
+    said = cli("doctor").exits(1).stdout
+    assert said.count("no Docker engine answers") == 1
+    assert said.count("not tried: the engine does not answer, see above") == 3

@@ -38,7 +38,7 @@ def migrate_volumes(session: Session, wanted: Wanted) -> int:
     from volferry.engine.helpers import open_helpers  # noqa: PLC0415
 
     started = time.monotonic()
-    target = connect(wanted.to)
+    target = connect(wanted.to, named_by="--to")
     with ExitStack() as stack:
         stack.callback(target.close)
         run = stack.enter_context(session.run())

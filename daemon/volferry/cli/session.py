@@ -176,7 +176,16 @@ class Session:
 
     @property
     def host(self) -> str:
-        return self.config.host or self.engine.name
+        """This machine's name in the store. Raises EngineError."""
+        if self.config.host:
+            return self.config.host
+        try:
+            return self.engine.name
+        except EngineUnreachable as error:
+            from volferry.cli.named_host import without_engine  # noqa: PLC0415
+
+            error.advice = error.advice or without_engine(self)
+            raise
 
     def backup_ref(self, name: str) -> BackupRef:
         """The backup that a user named. Raises UsageError, NoSuchBackup, AmbiguousBackup."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 OLDEST_API = "1.41"
 _TIMEOUT_SECONDS = 120
+_IS_IT_RUNNING = "is it running?"
 _BECOMES_A_STREAM = re.compile(r"/containers/[^/]+/attach$|/exec/[^/]+/start$")
 # "client version 1.51 is too new. Maximum supported API version is 1.41", and the other way round.
 _OTHER_VERSION = re.compile(r"client version \S+ is too (?:new|old)")
@@ -119,9 +120,9 @@ class Engine:
             self._gateway.close()
 
 
-def connect(name: str | None = None) -> Engine:
+def connect(name: str | None = None, *, named_by: str = "DOCKER_HOST or --engine") -> Engine:
     """Connects to an engine by its URL or Docker context, or as `docker` would: DOCKER_HOST, DOCKER_CONTEXT, DOCKER_TLS_VERIFY,
-    DOCKER_CERT_PATH.
+    DOCKER_CERT_PATH. `named_by` is what names another one.
 
     Raises NoSuchEngine for what is no engine's name, and EngineUnreachable with what to do about it.
     """
@@ -144,11 +145,13 @@ def connect(name: str | None = None) -> Engine:
                     f"{OLDEST_API} (Docker 20.10) is the oldest that volferry works with"
                 )
             return Engine(api, address, gateway)
-    except BaseException:
+    except BaseException as error:
         if api is not None:
             api.close()
         if gateway is not None:
             gateway.close()
+        if isinstance(error, EngineUnreachable) and str(error).endswith(_IS_IT_RUNNING):
+            raise EngineUnreachable(f"{error} ({named_by} names another one)") from error
         raise
 
 
@@ -239,9 +242,7 @@ def _unreachable(what: str, error: BaseException) -> str:
         sign in text
         for sign in ("FileNotFoundError", "No such file", "Connection refused", "ConnectionRefused")
     ):
-        return (
-            f"no Docker engine answers at {what}: is it running? (DOCKER_HOST or --engine names another one)"
-        )
+        return f"no Docker engine answers at {what}: {_IS_IT_RUNNING}"
     if "Invalid bind" in text or "Unsupported" in text or "Invalid URL" in text:
         return f"{what!r} is not an engine's address: use unix:///path, tcp://host:port or ssh://user@host"
     return f"the Docker engine ({what}) does not answer: {first_line(error)}"
