@@ -310,6 +310,12 @@ def test_a_replace_that_deletes_first_and_is_ended_is_refused_by_backup_until_it
     own_store("backup", "new").fails_with("interrupted restore")
     own_store("backup", "--all").exits(1)
     world.cli("restore", big.volume, "--into", "new").fails_with("interrupted restore", "--replace")
+    assert re.search(r"^new \(half restored\) ", world.cli("volumes").exits(0).stdout, re.MULTILINE)
+    said = world.cli("doctor").exits(1).stdout
+    assert (
+        "FAIL  restores: not backed up until that is completed: new (half restored): `volferry status`"
+        in said
+    )
     status = world.cli("status").exits(1)
     (line,) = [line for line in status.stderr.splitlines() if line.startswith("volferry: new: ")]
     command = re.search(r"`volferry (restore .*)` completes it", line)
@@ -318,6 +324,7 @@ def test_a_replace_that_deletes_first_and_is_ended_is_refused_by_backup_until_it
     world.cli(*command[1].split()).exits(0)
     assert_same(big.content, snapshot(world.data("new")))
     assert "interrupted" not in world.cli("status").stderr
+    assert "half restored" not in world.cli("volumes").stdout
     assert world.own_containers() == []
     # The run that was refused stays one that failed, until the next; its message is no longer true.
     status = own_store("status").exits(1)

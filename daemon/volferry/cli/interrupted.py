@@ -31,6 +31,15 @@ def restore_document(restore: BegunRestore) -> dict[str, object]:
     }
 
 
+def restore_state(restore: BegunRestore) -> str:
+    """In two words; empty where the volume holds what it held."""
+    if restore.running:
+        return "being imported" if restore.command else "being restored"
+    if restore.spared:
+        return ""
+    return "half imported" if restore.command else "half restored"
+
+
 def restore_line(name: str, restore: BegunRestore) -> str:
     began = local_time_text(restore.began)
     if restore.command:

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from volferry.cli.interrupted import restore_document, restore_state
 from volferry.cli.options import ConfigOption, EngineOption, HostOption, JsonOption, StoreOption
 from volferry.cli.output import print_json, say
 from volferry.cli.session import Session
 from volferry.cli.text import local_time_text, size_text, table
 from volferry.errors import EngineError
 from volferry.model import time_of_id
+from volferry.restore_record import begun_restore
 
 if TYPE_CHECKING:
     from volferry.cli.stored import StoredOfHost
     from volferry.model import BindMount, Volume, WritableLayer
+    from volferry.restore_record import BegunRestore
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class _Overview:
     volumes: list[Volume]
     sizes: dict[str, int]  # bytes by volume, where the engine knows
     stored: StoredOfHost
+    restores: dict[str, BegunRestore]  # that run, or were interrupted, by volume
     binds: list[BindMount]
     layers: list[WritableLayer]
 
@@ -62,7 +66,12 @@ def volumes(
     if stored.unknown:
         say(f"volferry: last backups are not known: {stored.unknown}")
     binds, layers = unprotected(session.engine) if everything else ([], [])
-    overview = _Overview(found, sizes, stored, binds, layers)
+    restores = {
+        volume.name: begun
+        for volume in found
+        if (begun := begun_restore(session.state_of_content(volume.name))) is not None
+    }
+    overview = _Overview(found, sizes, stored, restores, binds, layers)
     if json:
         print_json(_document(session, overview, everything=everything))
     else:
@@ -86,6 +95,9 @@ def _document(session: Session, overview: _Overview, *, everything: bool) -> dic
                 "created_at": volume.created_at,
                 "anonymous": volume.anonymous,
                 "incomplete": volume.incomplete,
+                "restore": restore_document(overview.restores[volume.name])
+                if volume.name in overview.restores
+                else None,
                 "size_bytes": overview.sizes.get(volume.name),
                 **_last_backup(overview.stored, volume.name),
                 "containers": [
@@ -149,12 +161,16 @@ def _print(session: Session, overview: _Overview) -> None:
                 f"{use.container}{'' if use.read_write else ' (ro)'}{'' if use.running else f' ({use.state})'}"
                 for use in volume.uses
             )
-            state = _last_backup_text(overview.stored, volume.name)
+            last_backup = _last_backup_text(overview.stored, volume.name)
             name = volume.name if not volume.anonymous else f"{volume.name[:12]}… (anonymous)"
             if volume.incomplete:
                 name += " (incomplete)"
+            elif volume.name in overview.restores and (
+                state := restore_state(overview.restores[volume.name])
+            ):
+                name += f" ({state})"
             size = size_text(overview.sizes[volume.name]) if volume.name in overview.sizes else "?"
-            rows.append((name, volume.driver, size, state, users or "-"))
+            rows.append((name, volume.driver, size, last_backup, users or "-"))
         print(table(("VOLUME", "DRIVER", "SIZE", "LAST BACKUP", "USED BY"), rows, right=(2,)))
     if overview.binds or overview.layers:
         print("\nNot in a volume, and backed up only where somebody asks for it:")
