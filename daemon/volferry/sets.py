@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from volferry.archive.manifest import Manifest, SetPart
 
 _MOST_NAMED = 5
+TOGETHER = 'the label `volferry.group: project` on each volume, or `group = "project"` in the configuration, has them backed up together'
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,6 @@ def _newest(of_project: Mapping[BackupRef, Manifest], newest_first: list[BackupS
     others = [ref for volume, ref in sorted(newest.items()) if volume not in refs]
     if len(taken) + len(others) > 1:
         parts = [*(f"set {each.id}" for each in taken), *map(str, others)]
-        notes.append(f"these are not of one moment: {', '.join(parts)}")
+        notes.append(f"these are not of one moment: {', '.join(parts)}: {TOGETHER} the next time")
     found = sorted([*refs.values(), *others], key=str)
     return Chosen(tuple(found), tuple(taken), (*passed_over, *notes))

@@ -97,6 +97,11 @@ def test_a_project_that_says_so_is_a_set_though_its_containers_have_nothing_in_c
     sets = {each["volume"]: each["set"] for each in made}
     assert sets[names[0]] == sets[names[1]] is not None
     assert sets[alone] is None
+    said = world.cli("backup", "--project", "shop").exits(0).stderr
+    assert "the volumes of shop were backed up at 2 moments: the label `volferry.group: project`" in said
+    refused = world.cli("restore", "--project", "shop").exits(1)
+    assert "not of one moment" not in refused.stderr
+    assert "moments" not in world.cli("backup", *names).stderr
     manifest = [world.cli("show", each, "--json").exits(0).json for each in names]
     assert {each["consistency"] for each in manifest} == {"pause"}  # the strictest
     assert [state_of(each)["StartedAt"] for each in containers] == before

@@ -54,6 +54,7 @@ def test_the_newest_set_that_is_complete_is_restored_and_what_is_in_none_besides
         "these are not of one moment",
     ]
     assert str(ref("files", 3)) in found.notes[0]
+    assert "volferry.group: project" in found.notes[-1]
 
 
 def test_two_sets_of_one_project_are_both_restored() -> None:

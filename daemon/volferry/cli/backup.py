@@ -151,6 +151,8 @@ def backup(
         made = back_up(session, volumes, wanted, new_store=new_store, quiet=json)
         outcome = Outcome(made.done, made.down, [*failed, *made.failed])
     failed = outcome.failed
+    if project is not None:
+        _say_how_many_moments(project, volumes, outcome.done)
     if json:
         print_json(
             {
@@ -170,6 +172,16 @@ def backup(
             )
         return 1
     return FINDINGS_EXIT_CODE if any(stats.findings_total for stats in outcome.done) else 0
+
+
+def _say_how_many_moments(project: str, volumes: list[Volume], done: list[BackupStats]) -> None:
+    """Whoever names a project may take its volumes for one thing, whose parts fit together."""
+    from volferry.sets import TOGETHER  # noqa: PLC0415
+
+    mine = {volume.name for volume in volumes if project in volume.own_projects}
+    moments = {stats.set_id or stats.ref.id for stats in done if stats.ref.volume in mine}
+    if len(moments) > 1:
+        say(f"the volumes of {project} were backed up at {len(moments)} moments: {TOGETHER}")
 
 
 def _check_patterns(patterns: list[str]) -> None:

@@ -59,8 +59,6 @@ def restore_project(
     session.bring_back()
     session.reap(run)
     chosen, manifests = chosen_backups(session, named)
-    for note in chosen.notes:
-        say(note)
     binds = [ref for ref in chosen.refs if manifests[ref].volume.driver == BIND_DRIVER]
     for ref in binds:
         say(f"left out: {ref} is of a directory, and no volume: `volferry restore {ref} --to DIR`")
@@ -68,6 +66,8 @@ def restore_project(
     if not refs:
         raise NoSuchBackup(f"there is nothing to restore: {named} has no volumes")
     _check_targets(session, run, refs, replace=replace)
+    for note in chosen.notes:
+        say(note)
     for each in chosen.sets:
         say(f"set {each.id}: {', '.join(map(str, each.backups.values()))}")
     reports: list[Report] = []
