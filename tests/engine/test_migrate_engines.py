@@ -136,3 +136,50 @@ def test_an_image_that_is_there_under_another_id_is_not_sent_again(
         here.cli("migrate", volume, "--to", to, "--with-containers").exits(0)
         after = there.client.containers.get(str(container.name)).attrs
         assert (after["State"]["Status"], after["Image"]) == ("running", known.id)
+
+
+def test_what_only_podman_knows_of_a_container_is_said_before_anything_is_stopped(tmp_path: Path) -> None:
+    """As containers are made by Podman's own commands, and with no word of that in its answers to Docker's clients."""
+    with world_on("podman", tmp_path / "here") as here:
+        volume = here.filled()
+        api: Any = here.client.api  # docker-py does not know Podman's own API
+        base = f"{api.base_url}/v5.0.0/libpod"
+        api._raise_for_status(api._post(f"{base}/secrets/create", params={"name": "pw"}, data=b"s3cret"))
+        mount = {"Name": volume, "Dest": "/data"}
+        made: dict[str, dict[str, Any]] = {
+            "with-secret": {"secret_env": {"PASS": "pw"}},
+            "with-secret-file": {"secrets": [{"Source": "pw"}]},
+            "with-part": {
+                "volumes": [{**mount, "Dest": "/part", "SubPath": "/"}, {**mount, "SubPath": "/d"}]
+            },
+            "with-overlay": {"volumes": [{**mount, "Options": ["O"]}]},
+            "without-exec": {"volumes": [{**mount, "Options": ["noexec"]}]},
+        }
+        (here.data(volume) / "d").mkdir(exist_ok=True)
+        for name, more in made.items():
+            body = {"image": here.image, "name": name, "stdin": True, "netns": {"nsmode": "none"}}
+            body["command"] = ["sh", "-c", "while read -r _; do :; done"]
+            response = api._post_json(f"{base}/containers/create", data={**body, "volumes": [mount], **more})
+            api._raise_for_status(response)
+        here.client.containers.get("with-secret").start()
+        to = here.engine.docker_host
+        plan = [
+            "migrate",
+            volume,
+            "--to",
+            to,
+            "--rename",
+            f"{volume}=other",
+            "--with-containers",
+            "--dry-run",
+        ]
+        found = here.cli(*plan).exits(1)
+        said = found.stdout + found.stderr
+        for name, words in {
+            "with-secret": "it has secrets, which no engine gives away (pw)",
+            "with-secret-file": "it has secrets, which no engine gives away (pw)",
+            "with-part": f"it mounts only /d of volume {volume}",
+            "with-overlay": "what it writes to /data is thrown away",
+        }.items():
+            assert f"container {name}: {words}" in said
+        assert "container without-exec is made without the options noexec of its mount at /data" in said

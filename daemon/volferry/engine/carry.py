@@ -72,6 +72,21 @@ def _in_full(engine: Engine, container: str) -> Document | None:
         return found
 
 
+def podmans_words(engine: Engine, container: str) -> Document | None:
+    """What Podman's own API says of a container, on the same socket; None if it does not answer, as where a proxy refuses the call."""
+    api = engine.api
+    major = engine.version.partition(".")[0]
+    with translated(f"container {container[:12]}"):
+        response = api._get(f"{api.base_url}/v{major}.0.0/libpod/containers/{container}/json")  # noqa: SLF001 -- docker-py does not know it
+        if response.status_code != 200:
+            return None
+        try:
+            found = response.json()
+        except ValueError:
+            return None
+    return found if isinstance(found, dict) else None
+
+
 def published_ports(engine: Engine) -> list[tuple[str, int, str, str]]:
     """Ports of the machine that its running containers have: `tcp`, 80, the address, and who has it."""
     with translated("listing the containers"):

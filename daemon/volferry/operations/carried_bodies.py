@@ -36,8 +36,6 @@ def adapted(
     config: Document, host: Document, source: Engine, target: Engine, lost: Callable[[str], None]
 ) -> None:
     """Changes both. `lost` is told what the target's engine cannot do."""
-    if source.is_podman:
-        _without_podmans_own(config, host)
     if target.is_podman:
         _for_podman(config, host, lost)
     else:
@@ -47,8 +45,8 @@ def adapted(
         lost(f"the storage options {_text(host.pop('StorageOpt'))}")
 
 
-def _without_podmans_own(config: Document, host: Document) -> None:
-    """What Podman adds when it makes a container, which it would take for somebody's wish."""
+def without_podmans_own(config: Document, host: Document) -> None:
+    """Without what Podman adds when it makes a container, and the target would take for somebody's wish. `config` still has its host name."""
     made_up = _PODMANS_ENVIRONMENT | {f"HOSTNAME={config.get('Hostname')}"}
     config["Env"] = [each for each in config.get("Env") or [] if each not in made_up]
     number = str(config.get("StopSignal") or "")
@@ -67,6 +65,8 @@ def _without_podmans_own(config: Document, host: Document) -> None:
         {**each, "Name": str(each.get("Name") or "").removeprefix("RLIMIT_").lower()}
         for each in host.get("Ulimits") or []
     ]
+    for each in host.get("Devices") or []:  # it says nothing of what it allows unless somebody chose that
+        each["CgroupPermissions"] = each.get("CgroupPermissions") or "rwm"
     host["Annotations"] = {
         key: value
         for key, value in (host.get("Annotations") or {}).items()

@@ -12,7 +12,8 @@ from volferry.engine.client import version_of
 from volferry.engine.containers import container_of, in_order
 from volferry.engine.host_paths import kind_of_path
 from volferry.operations.carried import Carried, CarriedContainer
-from volferry.operations.carried_bodies import adapted
+from volferry.operations.carried_bodies import adapted, without_podmans_own
+from volferry.operations.carried_from_podman import FromPodman
 from volferry.operations.carried_images import Images
 from volferry.operations.carried_networks import BUILT_IN, Networks
 
@@ -61,8 +62,20 @@ def carried(
     by_id = {str(each["Id"]): each for each in found}
     found = [by_id[each.id] for each in in_order([container_of(each) for each in found])]
     images, networks = Images(source, target, plan), Networks(source, target, plan)
+    podman = FromPodman(source, target, plan) if source.is_podman else None
     look = _Look(
-        source, target, places, source_image, image, names, ids, plan, images, networks, resumed=resumed
+        source,
+        target,
+        places,
+        source_image,
+        image,
+        names,
+        ids,
+        plan,
+        images,
+        networks,
+        podman,
+        resumed=resumed,
     )
     ports = published_ports(target)
     for each in found:
@@ -94,6 +107,7 @@ class _Look:
     plan: Carried
     images: Images
     networks: Networks
+    podman: FromPodman | None
     resumed: bool
 
     def container(self, details: Document) -> None:
@@ -104,9 +118,16 @@ class _Look:
                 name, "it is a task of a Swarm service: make the service on the target (docker stack deploy)"
             )
             return
+        if self.podman is not None:
+            said = self.podman.looked_at(name, details)
+            if said is None:
+                return
+            details = said
         self._name(name)
         host = copy.deepcopy(details.get("HostConfig") or {})
         host["ContainerIDFile"] = ""
+        if self.source.is_podman:
+            without_podmans_own(config, host)
         self._hostname(details, config, host)
         self._modes(name, host)
         self._devices(name, host)
