@@ -74,6 +74,29 @@ def lost(
     }
 
 
+def left_out(
+    repository: Repository,
+    later: Iterable[BackupRef],
+    indexes: set[str],
+    unfinished: Callable[[BackupRef], bool],
+) -> str | None:
+    """What speaks against deleting objects of `later` backups, which are newer than any whose manifest is listed; `indexes` are keys of theirs.
+
+    The newest backup is never forgotten, so they are of runs that died, or of backups that a list which ended too soon has left
+    out. A manifest that is there says so whatever lists say, and who has a whole index may have had one.
+    """
+    for ref in later:
+        key = manifest_key(ref)
+        if _is_there(repository, key):
+            return f"{key} is there, and the store does not list it: nothing is deleted as long as its lists are not whole"
+        if indexes >= {frames_key(ref), files_key(ref)} and not unfinished(ref):
+            return (
+                f"{key} is missing, and its index is there, which is newer than all manifests: put it back if it was lost; if a run died at "
+                f"its very end, the next backup ends this, or `volferry forget {ref}`"
+            )
+    return None
+
+
 def _is_there(repository: Repository, key: str) -> bool:
     try:
         repository.store.size(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import replace
@@ -364,6 +365,39 @@ def test_an_upload_may_take_long_to_complete(
     assert place.written("object") == data
 
 
+@pytest.mark.parametrize("form", ["nothing", "nothing, and not done", "a page", "a page, and not done"])
+def test_an_upload_whose_end_is_answered_by_something_else_is_looked_at(place: Place, form: str) -> None:
+    put(place.store(), "first", bytes(LARGE))
+
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        if asked.call != "CompleteMultipartUpload":
+            return pass_on(asked)
+        if "not done" not in form:
+            pass_on(asked)
+        return Answer(200, {}, LOGIN if "page" in form else b" ")
+
+    place.proxy.behaviour = behaviour
+    data = os.urandom(LARGE)
+    if "not done" in form:
+        with pytest.raises(StoreError, match="cannot write object"):
+            put(place.store(), "object", data)
+        assert place.server.unfinished(place.bucket) == 0
+        assert "object" not in [info.key for info in place.store().list("")]
+        return
+    put(place.store(), "object", data)
+    assert place.written("object") == data
+
+
+@pytest.mark.parametrize("call", ["PutObject", "DeleteObject"])
+def test_a_success_in_html_is_not_believed(place: Place, call: str) -> None:
+    put(place.store(), "object", b"x")
+    place.proxy.behaviour = lambda asked, pass_on: (
+        Answer(200, {"Content-Type": "text/html"}, LOGIN) if asked.call == call else pass_on(asked)
+    )
+    with pytest.raises(StoreError, match="what it answers is a web page"):
+        put(place.store(), "other", b"x") if call == "PutObject" else place.store().delete("object")
+
+
 @pytest.mark.parametrize(
     "form",
     ["no version 2", "no token", "encoded", "without fractions", "an empty entry", "all of the bucket"],
@@ -406,6 +440,105 @@ def test_lists_come_in_any_form(place: Place, monkeypatch: pytest.MonkeyPatch, f
     place.proxy.behaviour = behaviour
     found = [info.key for info in place.store().list("packs/")]
     assert found == keys
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "not said",
+        "not said, version 1",
+        "True",
+        "padded",
+        "false, with a token",
+        "false, with a marker",
+        "once an empty page",
+        "once a page to log in at",
+    ],
+)
+def test_a_list_goes_on_wherever_there_is_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(s3_lists, "_KEYS_A_REQUEST", 3)
+    keys = [f"packs/{number}" for number in range(8)]
+    for key in keys:
+        put(place.store(), key, b"x")
+    odd = iter({"once an empty page": [b""], "once a page to log in at": [LOGIN]}.get(form, ()))
+
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        if asked.call == "ListObjectsV2" and form in {"not said, version 1", "false, with a marker"}:
+            return WORDS[2].answer()
+        answer = pass_on(asked)
+        if asked.call not in {"ListObjects", "ListObjectsV2"}:
+            return answer
+        if "continuation-token" in asked.query:
+            answer.body = next(odd, answer.body)
+        said, other = (
+            b"<IsTruncated>true</IsTruncated>",
+            {
+                "True": b"<IsTruncated>True</IsTruncated>",
+                "padded": b"<IsTruncated>\n true\n</IsTruncated>",
+                "false, with a token": b"<IsTruncated>false</IsTruncated>",
+                "false, with a marker": b"<IsTruncated>false</IsTruncated>",
+            },
+        )
+        if form.startswith("not said"):
+            answer.body = re.sub(b"<IsTruncated>.*?</IsTruncated>", b"", answer.body)
+        answer.body = answer.body.replace(said, other.get(form, said))
+        return answer
+
+    place.proxy.behaviour = behaviour
+    assert [info.key for info in place.store().list("packs/")] == keys
+
+
+LOGIN = b"<html><body><p>Please log in</p></body></html>"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        LOGIN,
+        b"<!DOCTYPE html>\n" + LOGIN,
+        b'{"ok": true}',
+        b"<ok/>",
+        b"<ListBucketResult>",
+        bytes(range(256)),
+    ],
+)
+def test_a_success_that_is_no_list_is_no_empty_list(place: Place, body: bytes) -> None:
+    put(place.store(), "object", b"x")
+    place.proxy.behaviour = lambda asked, pass_on: (
+        Answer(200, {"Content-Type": "text/html"}, body) if asked.call.startswith("List") else pass_on(asked)
+    )
+    for ask in (lambda: list(place.store().list("")), lambda: place.store().abort_uploads()):
+        with pytest.raises(StoreError, match=r"^cannot list .*: what it answers is ") as raised:
+            ask()
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"<head" * 400_000, "400: <head"),
+        (b"<" * 2_000_000, "400: <"),
+        (b"<head><title>No</title></head><body>Blocked.</body>" + b" " * 3_000_000, "400: Blocked."),
+        (Answer.error(400, "Odd", "y" * 50_000_000).body, "Odd: yyyy"),
+        (b'{"m": "<Error: no"}', '400: {"m": "<Error: no"}'),
+    ],
+    ids=["heads", "signs", "a page", "a message", "JSON"],
+)
+def test_an_error_is_read_soon_however_long_it_is(place: Place, body: bytes, told: str) -> None:
+    put(place.store(), "object", b"x")
+    place.proxy.behaviour = lambda asked, pass_on: (
+        Answer(400, {}, body) if asked.call == "DeleteObject" else pass_on(asked)
+    )
+    began = time.process_time()
+    with pytest.raises(StoreError) as raised:
+        place.store().delete("object")
+    assert told in str(raised.value)
+    assert len(str(raised.value)) < 700
+    assert time.process_time() - began < 10, "it was minutes"
 
 
 def test_what_the_server_says_is_in_the_message(place: Place) -> None:

@@ -399,6 +399,57 @@ def test_packs_of_first_runs_that_died_go_after_the_grace_period(
     assert (result.packs, result.problems) == (names, [])
 
 
+@pytest.mark.parametrize("listed", range(4))
+@pytest.mark.parametrize("short", [("manifests/",), ("manifests/", "indexes/")])
+def test_backups_that_every_list_leaves_out_because_it_ends_too_soon_lose_nothing(
+    made: Made, listed: int, short: tuple[str, ...]
+) -> None:
+    """All that is newer than some backup is gone from each list, as where a server's second page is empty."""
+
+    class Shortened(MemoryStore):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            for info in MemoryStore.list(self, prefix):
+                if not prefix.startswith(short) or all(ref.id not in info.key for ref in made.refs[listed:]):
+                    yield info
+
+    contents = Contents("main", Clock(datetime.now(UTC) + timedelta(days=30)), dict(made.contents.objects))
+    result = prune(Repository.open(Shortened(contents)), Keep(last=10))
+    assert contents.objects == made.contents.objects
+    assert len(result.problems) == 1
+    whole = Repository.open(MemoryStore(contents))
+    assert prune(whole, Keep(last=10)).problems == []
+    for ref in made.refs:
+        whole.check_objects(ref, whole.manifest(ref))
+
+
+@pytest.mark.parametrize("left", ["manifest", "manifest and half of the index"])
+def test_a_whole_index_that_is_newer_than_all_manifests_may_have_lost_its_own(made: Made, left: str) -> None:
+    last = made.refs[-1]
+    gone = {manifest_key(last), *((files_key(last),) if "half" in left else ())}
+    objects = {key: each for key, each in made.contents.objects.items() if key not in gone}
+    contents = Contents("main", Clock(datetime.now(UTC) + timedelta(days=30)), dict(objects))
+    result = prune(Repository.open(MemoryStore(contents)), Keep(last=10))
+    if "half" in left:  # a run that died: it goes
+        assert result.problems == []
+        assert not any(last.id in key for key in contents.objects)
+        return
+    (problem,) = result.problems
+    assert problem.startswith(f"{manifest_key(last)} is missing, and its index is there")
+    assert contents.objects == objects
+    ours = prune_volume(
+        Repository.open(MemoryStore(contents)),
+        "host",
+        "vol",
+        keep=lambda _: Keep(last=10),
+        grace=Within("7d"),
+        cache=None,
+        dry_run=False,
+        unfinished=lambda ref: ref == last,
+    )
+    assert ours.problems == []
+    assert not any(last.id in key for key in contents.objects)
+
+
 @pytest.mark.parametrize("part", ["manifests", "manifests/host", "manifests/host/vol"])
 @pytest.mark.parametrize("how", ["gone", "a file"])
 def test_prune_deletes_nothing_where_the_directory_of_manifests_is_gone(

@@ -23,7 +23,7 @@ from volferry.layout import (
     pack_key,
     ref_of_manifest,
 )
-from volferry.lost_manifests import lost
+from volferry.lost_manifests import left_out, lost
 from volferry.model import BackupRef, age_of, is_backup_id
 from volferry.operations.acceptance import DEFAULT_HOLD, drop, find_hold, may_be_accepted
 from volferry.operations.verdicts import judged, unsound_of, volume_of
@@ -127,7 +127,17 @@ def prune_volume(
     gone = set(result.forgotten)
     result.hollow = [ref for ref in result.hollow if ref not in gone]
     result.damaged = [ref for ref in result.damaged if ref not in gone]
-    _delete_unneeded(repository, result, packs, indexes, manifests, seen, grace=grace, dry_run=dry_run)
+    _delete_unneeded(
+        repository,
+        result,
+        packs,
+        indexes,
+        manifests,
+        seen,
+        grace=grace,
+        dry_run=dry_run,
+        unfinished=unfinished,
+    )
     if marks and not dry_run:
         _forget_marks(repository, result, marks, [*packs, *indexes], seen)
     return result
@@ -241,6 +251,7 @@ def _delete_unneeded(
     *,
     grace: Within,
     dry_run: bool,
+    unfinished: Callable[[BackupRef], bool],
 ) -> None:
     """Packs and indexes of no backup that are older than the grace period. `seen` are the keys of all manifests that were listed so far."""
     needed = _needed(repository, result, known, seen)
@@ -265,6 +276,12 @@ def _delete_unneeded(
         else:
             result.waiting_bytes += info.size
     if (old_packs or old_indexes) and not seen and _lost_its_manifests(repository, result, indexes):
+        return
+    doomed = [*old_packs, *(info.key.rpartition("/")[2] for info in old_indexes)]
+    later = {backup_id for name in doomed if (backup_id := name.partition(".")[0]) > _newest(seen)}
+    refs = [BackupRef(result.host, result.volume, backup_id) for backup_id in sorted(later)]
+    if problem := left_out(repository, refs, {info.key for info in old_indexes}, unfinished):
+        result.problems.append(problem)
         return
     for name, info in old_packs.items():
         if _delete(repository, info, result, dry_run):
@@ -292,6 +309,12 @@ def _lost_its_manifests(repository: Repository, result: Pruning, indexes: Iterab
             f"indexes/{place} and packs/{place} by hand"
         )
     return bool(kept)
+
+
+def _newest(manifests: Iterable[str]) -> str:
+    """The id of the newest of the backups whose manifests have been listed; empty if there is none."""
+    refs = (ref_of_manifest(key) for key in manifests)
+    return max((ref.id for ref in refs if ref is not None and is_backup_id(ref.id)), default="")
 
 
 def _needed(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import re
 import threading
 import time
 import zlib
@@ -14,7 +13,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
-from xml.sax.saxutils import escape
 
 import boto3
 import botocore.session
@@ -45,6 +43,7 @@ from volferry.stores.s3_answers import (
     one_line,
     said,
 )
+from volferry.stores.s3_documents import look_at_documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,13 +63,9 @@ _LONGEST_PAUSE_SECONDS = 20
 
 T = TypeVar("T")
 
-_EMPTY_ENTRY = re.compile(rb"<Contents\s*/>|<Contents>\s*</Contents>")
-_TAGS = re.compile(r"<(style|script|head).*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
-
 CRC32_BYTES = 4
 # Of a request that has another way of being made, when what arrives seems to be something else than was sent.
 _IMPATIENT_ATTEMPTS = 3
-_FIRST_ERROR = 400  # HTTP status
 
 
 def make_client(settings: StoreConfig) -> S3Client:
@@ -112,10 +107,7 @@ def make_client(settings: StoreConfig) -> S3Client:
             ),
         )
         client.meta.events.register("before-send.s3", _expect_nothing)
-        client.meta.events.register_first("before-parse.s3.CompleteMultipartUpload", _without_keep_alive)
-        client.meta.events.register_first("before-parse.s3", _readable)
-        for call in ("ListObjects", "ListObjectsV2"):
-            client.meta.events.register(f"before-parse.s3.{call}", _without_empty_entries)
+        look_at_documents(client)
         client.meta.events.register("before-call.s3.PutObjectRetention", _md5_of_body)
         return client
     except (ProfileNotFound, PartialCredentialsError, BotoCoreError, ValueError, OSError) as error:
@@ -148,33 +140,12 @@ def _expect_nothing(request: Any, **_: object) -> None:
     request.headers.pop("Expect", None)
 
 
-def _without_keep_alive(response_dict: Any, **_: object) -> None:
-    """White space that a server sends while it is still at it: before an XML declaration it is no XML."""
-    response_dict["body"] = response_dict["body"].lstrip()
-
-
-def _without_empty_entries(response_dict: Any, **_: object) -> None:
-    """Some servers say so that there is nothing; botocore looks for a name in each."""
-    response_dict["body"] = _EMPTY_ENTRY.sub(b"", response_dict["body"])
-
-
 def _md5_of_body(params: Any, **_: object) -> None:
     """In place of a checksum, where `ContentMD5` was asked for: boto3 makes the body, so nobody can say it before."""
     if "Content-MD5" in params["headers"]:
         body = params["body"]
         params["headers"]["Content-MD5"] = base64_text(md5(body.encode() if isinstance(body, str) else body))
         params["context"].pop("checksum", None)
-
-
-def _readable(response_dict: Any, **_: object) -> None:
-    """An error whose body is none of S3: botocore would drop what it says, as a proxy's page or a JSON document."""
-    status, body = response_dict["status_code"], response_dict.get("body")
-    if status < _FIRST_ERROR or not isinstance(body, bytes) or b"<Error" in body:
-        return
-    text = _TAGS.sub(" ", body.decode(errors="replace"))
-    text = escape(" ".join("".join(each if each.isprintable() else " " for each in text).split()))
-    if text:
-        response_dict["body"] = f"<Error><Code>{status}</Code><Message>{text}</Message></Error>".encode()
 
 
 def _addressing(settings: StoreConfig) -> Literal["auto", "path", "virtual"]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from botocore.exceptions import ClientError
 
 from volferry.errors import StoreError
-from volferry.stores.s3_answers import error_code, is_at_work, may_be_done, says_exists
+from volferry.stores.s3_answers import GarbledResponse, error_code, is_at_work, may_be_done, says_exists
 from volferry.stores.s3_client import CRC32_BYTES, base64_text, crc32, md5
+from volferry.stores.s3_documents import ROOT
 from volferry.stores.s3_put import exists, head
 from volferry.stores.s3_reader import S3Reader
 from volferry.stores.s3_received import is_of_content, tag_of
@@ -147,13 +148,16 @@ class Completion:
         self._attempts += 1
         if UNLESS_THERE not in way:
             self._refuse_if_there()
-        client.complete_multipart_upload(
+        response = client.complete_multipart_upload(
             Bucket=self._server.bucket,
             Key=self._name,
             UploadId=self._upload,
             MultipartUpload={"Parts": [part.document(with_crc32=CRC32 in way) for part in self._parts]},
             **({"IfNoneMatch": "*"} if UNLESS_THERE in way else {}),
         )
+        is_said = response.get("ETag") or response[ROOT] == "CompleteMultipartUploadResult"
+        if not is_said and not self._is_ours():
+            raise GarbledResponse("it does not say that the upload is complete, and it is not")
 
     def _refuse_if_there(self) -> None:
         if self._replaces or self._looked:
@@ -216,7 +220,7 @@ class Completion:
                 raise self._server.error(f"write {self._key}", error) from error
             found = response.get("Parts", ())
             tags |= {each["PartNumber"]: each["ETag"] for each in found if each.get("ETag")}
-            if not found or not response.get("IsTruncated"):
+            if not found or response.get("IsTruncated") is False:
                 break
             marker = {"PartNumberMarker": response.get("NextPartNumberMarker") or found[-1]["PartNumber"]}
         if missing := [part.number for part in self._parts if not (part.etag or tags.get(part.number))]:

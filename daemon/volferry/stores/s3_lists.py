@@ -26,6 +26,7 @@ _NO_LIST = {"NotImplemented", "501", "MethodNotAllowed", "405"}
 class _Page(NamedTuple):
     names: list[tuple[str, ObjectInfo]]  # in the bucket, and what a store calls it
     next: dict[str, str] | None  # arguments for the page after this one
+    may_be_last: bool  # also where there is a next one
 
 
 class Unfinished(NamedTuple):
@@ -44,6 +45,8 @@ def objects(transfers: Transfers, place: str, prefix: str) -> Iterator[ObjectInf
         page = _page(transfers, place, prefix, marker)
         new = dict(page.names)
         if page.next is not None and (page.next == marker or (new and new.keys() <= found.keys())):
+            if page.may_be_last:
+                break
             error = GarbledResponse("its list does not come to an end")
             raise transfers.server.error("list objects", error)
         found |= new
@@ -68,7 +71,9 @@ def _page(transfers: Transfers, place: str, prefix: str, marker: dict[str, str])
             # Others are none of ours, such as the "directories" that some tools make.
             if name.startswith(wanted) and is_valid_key(key := name.removeprefix(place))
         ]
-        return _Page(names, _next(response, [name for name, _ in entries]))
+        told = response.get("IsTruncated")  # None where the server does not say it
+        may_be_last = told is False or (told is None and len(entries) < _KEYS_A_REQUEST)
+        return _Page(names, _next(response, told, [name for name, _ in entries]), may_be_last)
 
     # Where the first page came in one way, the next comes in the same.
     offered = frozenset({PAGES}) if not marker else frozenset[str]()
@@ -80,16 +85,22 @@ def _page(transfers: Transfers, place: str, prefix: str, marker: dict[str, str])
         raise transfers.server.error("list objects", error) from error
 
 
-def _next(response: Any, names: list[str]) -> dict[str, str] | None:
-    """How to ask for what comes after a page. Raises GarbledResponse."""
-    if not response.get("IsTruncated"):
+def _next(response: Any, is_truncated: bool | None, names: list[str]) -> dict[str, str] | None:  # noqa: FBT001
+    """How to ask for what comes after a page: there is more wherever there is a way to ask for it, for a list that ends too soon costs
+    backups. Raises GarbledResponse.
+    """
+    if is_truncated is False and not names:
         return None
     if token := response.get("NextContinuationToken"):
         return {"ContinuationToken": token}
+    if is_truncated is False and not response.get("NextMarker"):
+        return None
     # A server that knows only the first version of the call: it goes on after a name.
     if marker := names[-1] if names else response.get("NextMarker"):
         return {"Marker": marker}
-    raise GarbledResponse("a page of a list has no next one")
+    if is_truncated:
+        raise GarbledResponse("a page of a list has no next one")
+    return None
 
 
 def _name(text: str, wanted: str) -> str:
@@ -123,7 +134,7 @@ def _uploads_page(
             for name in ("KeyMarker", "UploadIdMarker")
             if response.get(f"Next{name}")
         }
-        if not response.get("IsTruncated") or after in ({}, marker):
+        if response.get("IsTruncated") is False or not uploads or after in ({}, marker):
             return uploads, None
         return uploads, after
 
