@@ -42,6 +42,10 @@ class Run:
         """For temporary files of our own."""
         return self.directory / "spool"
 
+    @property
+    def state_directory(self) -> Path:
+        return self.directory.parents[1]
+
     def share(self) -> Path:
         """A new directory, to be shared with one helper. Open to all inside a private one: its users may be mapped."""
         shared = self.directory / f"shared-{secrets.token_hex(4)}"

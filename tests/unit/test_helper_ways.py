@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volferry.engine import fifo_proof
+from volferry.engine import fifo_proof, seen_directories
 from volferry.engine.fifo import FifoChannel
 from volferry.engine.helper import HelperSettings, open_helper
 from volferry.engine.own import OwnContainer
@@ -127,6 +127,8 @@ class FakeEngine:
     url = "unix:///nowhere"
     shares_our_kernel = True
     has_another_kernel = False
+    is_podman = False
+    id = "ENGINE"
     info: ClassVar[dict[str, Any]] = {}
     crosses_network = False
 
@@ -301,6 +303,66 @@ def test_where_a_fifo_was_asked_for_the_way_out_is_said(run: Run) -> None:
     other.api.streams = True
     with pytest.raises(EngineError, match=r'Forbidden; .* set helper\.channel = "stream"'):
         opened(other, run, HelperSettings("image", channel="fifo"))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_podman_is_not_asked_to_mount_what_it_does_not_have(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would make the directory on its machine."""
+    looked: list[str] = []
+    there: list[Any] = [None]
+
+    def kind(_engine: Any, _image: str, path: str) -> Any:
+        looked.append(path)
+        if isinstance(there[0], Exception):
+            raise there[0]
+        return there[0]
+
+    monkeypatch.setattr(seen_directories, "kind_of_path", kind)
+    said: list[str] = []
+    settings = HelperSettings("image", note=said.append)
+
+    def way() -> str:  # of another command each time
+        engine = FakeEngine()
+        engine.is_podman, engine.api.streams = True, True
+        found = opened(engine, run, settings)
+        assert ("bind" in map(kind_of, engine.api.spools)) == found.startswith("FIFO")
+        return found
+
+    assert [way(), way()] == [f"stream: the engine does not have {tmp_path}"] * 2
+    assert len(looked) == 1
+    assert len(said) == 1
+    with pytest.raises(EngineError, match="the engine does not have"):
+        opened(podman(), run, HelperSettings("image", channel="fifo"))
+    seen_directories.forget(cast("Engine", FakeEngine()), tmp_path)
+    there[0] = "directory"
+    assert [way(), way()] == ["FIFO, bind mount of the run's directory"] * 2
+    assert len(looked) == 3
+    # Where the look is refused, as by a proxy, it is tried.
+    seen_directories.forget(cast("Engine", FakeEngine()), tmp_path)
+    there[0] = EngineError("Forbidden")
+    assert [way(), way()] == ["FIFO, bind mount of the run's directory"] * 2
+    assert len(looked) == 5
+    assert len(said) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_podman_no_longer_has_is_looked_for_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen_directories, "kind_of_path", lambda *_: "directory")
+    assert opened(podman(), run, HelperSettings("image")).startswith("FIFO")
+    gone = podman()
+    gone.api.answers, gone.api.asked, gone.api.streams = False, b"\n", True
+    assert opened(gone, run, HelperSettings("image")).startswith("stream: no bind mount")
+    assert seen_directories.known_to_see(cast("Engine", gone), tmp_path) is None
+
+
+def podman() -> FakeEngine:
+    engine = FakeEngine()
+    engine.is_podman = True
+    return engine
 
 
 def test_what_else_writes_there_is_no_answer(run: Run) -> None:

@@ -151,9 +151,11 @@ def _helper(session: Session) -> tuple[str, tuple[str, ...]]:
     from volferry.engine.helper import open_helper  # noqa: PLC0415
     from volferry.engine.helper_limits import left_out  # noqa: PLC0415
     from volferry.engine.helper_programs import check_programs  # noqa: PLC0415
+    from volferry.engine.seen_directories import forget  # noqa: PLC0415
 
     with session.run() as run:
         session.reap(run)
+        forget(session.engine, session.config.state_dir)
         settings = replace(session.helper_settings(), note=lambda _: None)  # the check itself says it
         with open_helper(session.engine, run, settings, [], write=True) as helper:
             check_programs(helper, settings.image)

@@ -32,6 +32,7 @@ from volferry.engine.helper_containers import (
 from volferry.engine.helper_limits import accepted, are_the_reason, left_out
 from volferry.engine.labels import OWNER, ROLE, RUN
 from volferry.engine.own import Share
+from volferry.engine.seen_directories import forget, known_to_see, sees
 from volferry.engine.stream import SHELL, StreamChannel
 from volferry.engine.user_namespace import check_owners, check_owners_rootless, has_one, is_rootless
 from volferry.errors import CommandFailed, EngineError, EngineUnreachable, HelperDied
@@ -211,6 +212,8 @@ def _reached(
             except EngineError as error:
                 # The engine, or a proxy before it, does not share it so. If it is about something else, the next way fails, too.
                 why_not, failure = f"no {share.way}: {error}", error
+                if engine.is_podman:
+                    forget(engine, run.state_directory)
             else:
                 yield helper
                 return
@@ -243,11 +246,27 @@ def _shares(engine: Engine, run: Run, settings: HelperSettings) -> tuple[list[Sh
         return [], "the engine is on another machine, or in a virtual one"
     if settings.channel == "auto" and engine in _no_fifo:
         return [], _no_fifo[engine]
-    directory = run.share()
     if settings.own is None:
-        return [Share.by_bind(directory, directory, _SPOOL)], ""
+        return _own_directory(engine, run, settings)
+    directory = run.share()
     shares = settings.own.shares(directory, _SPOOL, version_of(engine))
     return shares, f"{run.directory} is in no volume or directory of this container that a helper could have"
+
+
+def _own_directory(engine: Engine, run: Run, settings: HelperSettings) -> tuple[list[Share], str]:
+    """As `_shares`, on a host. Podman would make a directory that it does not have, which nobody removes."""
+    why_not = f"the engine does not have {run.state_directory}"
+    known = known_to_see(engine, run.state_directory) if engine.is_podman else True
+    if known is False and settings.channel == "auto":
+        return [], why_not
+    directory = run.share()
+    if not known and sees(engine, settings.image, directory, run.state_directory) is False:
+        if settings.channel == "auto":
+            settings.note(
+                f"helpers on {engine.url} are reached by streams: {why_not} (`volferry doctor` looks again)"
+            )
+        return [], why_not
+    return [Share.by_bind(directory, directory, _SPOOL)], ""
 
 
 def _is_beside_us(engine: Engine, settings: HelperSettings) -> bool:
