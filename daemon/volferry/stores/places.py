@@ -11,6 +11,8 @@ from volferry.errors import UsageError
 from volferry.store_config import without_password
 from volferry.stores.base import is_valid_key
 
+# As AWS and most others take it (docs.aws.amazon.com, "General purpose bucket naming rules").
+_USUAL_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,254}")
 # A name or an address, with brackets around one of IPv6.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\[\]:/\s]+))(?::\d*)?\Z")
@@ -86,6 +88,13 @@ def bucket_of(url: str) -> Bucket:
             f"store {url!r}: a prefix has letters, digits and - _ . ~ %, in parts separated by /"
         )
     return Bucket(parts.netloc, f"{prefix}/" if prefix else "")
+
+
+def making_of(bucket: str) -> str:
+    """What to do about a bucket that is not there."""
+    if _USUAL_BUCKET.fullmatch(bucket):
+        return "make it there, or name another one"
+    return "its name is none in S3, where one has 3 to 63 lower-case letters, digits, dots and hyphens: name another one"
 
 
 def remote_of(url: str) -> Remote:

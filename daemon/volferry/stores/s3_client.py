@@ -31,6 +31,7 @@ from botocore.exceptions import ConnectionError as ConnectionFailed
 
 from volferry import __version__
 from volferry.errors import ConfigError, NoSuchObject, StoreError, StoreUnreachable, reason
+from volferry.stores.places import making_of
 from volferry.stores.s3_answers import (
     MISSING,
     STRANGE,
@@ -263,11 +264,16 @@ class Server:
         """What the server said."""
         code = error_code(error)
         if code == "NoSuchBucket":
-            return StoreUnreachable(f"there is no bucket {self.bucket} at {self._endpoint_text()}")
+            return self._no_bucket()
         words = said(error)
         if code in WHY and not (code == "400" and words.startswith("400: ")):
             return StoreUnreachable(f"{message}: {WHY[code]} ({words})")
         return StoreError(f"{message}: {words}")
+
+    def _no_bucket(self) -> StoreError:
+        return StoreUnreachable(
+            f"there is no bucket {self.bucket} at {self._endpoint_text()}: {making_of(self.bucket)}"
+        )
 
     def missing(self, key: str, url: str) -> StoreError:
         """What a 404 without a body means."""
@@ -275,7 +281,7 @@ class Server:
             self.call("find it", lambda client: client.head_bucket(Bucket=self.bucket))
         except ClientError as error:
             if error_code(error) in MISSING:
-                return StoreUnreachable(f"there is no bucket {self.bucket} at {self._endpoint_text()}")
+                return self._no_bucket()
         return NoSuchObject(f"{key} is missing from the store {url}")
 
     def _endpoint_text(self) -> str:
