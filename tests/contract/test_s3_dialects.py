@@ -32,10 +32,10 @@ from tests.parts.s3_behaviours import (
     ignoring,
 )
 from tests.parts.s3_proxy import Answer, s3_proxy
-from volferry.errors import DeletionDenied, ObjectExists, StoreError, StoreUnreachable
+from volferry.errors import DeletionDenied, NoSuchObject, ObjectExists, StoreError, StoreUnreachable
 from volferry.repository import Repository
 from volferry.store_config import ObjectLock
-from volferry.stores import s3_client, s3_completion, s3_knowledge, s3_lists
+from volferry.stores import s3_client, s3_completion, s3_knowledge, s3_lists, s3_reader
 from volferry.stores.base import get, put
 from volferry.stores.s3 import S3Store
 from volferry.stores.s3_client import make_client as _make_client
@@ -539,6 +539,94 @@ def test_an_error_is_read_soon_however_long_it_is(place: Place, body: bytes, tol
     assert told in str(raised.value)
     assert len(str(raised.value)) < 700
     assert time.process_time() - began < 10, "it was minutes"
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["no range said", "its total not said", "ignored", "ignored, no length", "less at once", "one more"],
+)
+def test_ranges_come_in_any_form(place: Place, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(s3_reader, "_RANGE_BYTES", 1000)
+    objects = {"small": b"small", "empty": b"", "several": os.urandom(4500)}
+    for key, data in objects.items():
+        put(place.store(), key, data)
+
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        if asked.call != "GetObject":
+            return pass_on(asked)
+        answer = pass_on(asked)
+        if answer.status >= 300:
+            return answer
+        whole = place.written(asked.key.removeprefix("x/"))
+        first, last = map(int, asked.headers["range"].removeprefix("bytes=").split("-"))
+        if form.startswith("ignored"):
+            answer.status, answer.body = 200, whole
+            answer.set("Content-Range", None)
+            answer.is_without_length = "no length" in form
+        if form in {"less at once", "one more"}:
+            end = min(last + 1, first + 300, len(whole)) if "less" in form else min(last + 2, len(whole))
+            answer.body = whole[first:end]
+            answer.set("Content-Range", f"bytes {first}-{end - 1}/{len(whole)}")
+        if form == "no range said":
+            answer.set("Content-Range", None)
+        if form == "its total not said" and answer.get("Content-Range"):
+            answer.set("Content-Range", answer.get("Content-Range").rpartition("/")[0] + "/*")
+        return answer
+
+    place.proxy.behaviour = behaviour
+    store = place.store()
+    for key, data in objects.items():
+        assert get(store, key) == data
+    for start, length in ((0, 5), (10, 20), (990, 2000), (4000, 500), (4499, 1)):
+        with store.open("several", offset=start, length=length) as reader:
+            found = b"".join(iter(lambda: reader.read(700), b""))
+        assert found == objects["several"][start : start + length], (start, length)
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+@pytest.mark.parametrize("denied", [("HeadObject",), ("HeadObject", "GetObject")])
+def test_without_head_it_is_found_whether_an_object_is_there(
+    place: Place, status: int, denied: tuple[str, ...]
+) -> None:
+    put(place.store(), "object", b"content")
+    put(place.store(), "empty", b"")
+    place.proxy.behaviour = lambda asked, pass_on: Answer(status) if asked.call in denied else pass_on(asked)
+    store = place.store()
+    assert (store.size("object"), store.size("empty")) == (7, 0)
+    with pytest.raises(NoSuchObject):
+        store.size("missing")
+    with pytest.raises(ObjectExists):
+        put(store, "object", b"other")
+    put(store, "new", b"other")
+    assert place.written("new") == b"other"
+
+
+def test_a_head_that_is_denied_to_everybody_is_an_error(place: Place) -> None:
+    place.proxy.behaviour = lambda *_: Answer(403)
+    with pytest.raises(StoreUnreachable, match="access is denied"):
+        place.store().size("object")
+
+
+@pytest.mark.parametrize("lost", [None, "PutObject", "CompleteMultipartUpload"])
+def test_a_head_may_say_no_length(place: Place, lost: str | None) -> None:
+    put(place.store(), "first", bytes(LARGE))
+    done: set[str] = set()
+
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        answer = pass_on(asked)
+        if asked.call == "HeadObject":
+            answer.set("Content-Length", None)
+            answer.is_without_length = True
+        if asked.call == lost and asked.target not in done:
+            done.add(asked.target)
+            return Answer.error(500, "InternalError", "The answer is lost.")
+        return answer
+
+    place.proxy.behaviour = behaviour
+    for key, data in {"small": b"small", "large": os.urandom(LARGE)}.items():
+        put(place.store(), key, data)
+        assert place.written(key) == data
+        assert place.store().size(key) == len(data)
 
 
 def test_what_the_server_says_is_in_the_message(place: Place) -> None:

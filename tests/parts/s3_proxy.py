@@ -82,6 +82,8 @@ class Answer:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    is_without_length: bool = False  # it ends with the connection
+    is_without_date: bool = False
 
     @classmethod
     def error(cls, status: int, code: str, message: str) -> Answer:
@@ -162,10 +164,14 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in said.headers.items():
             if name.lower() not in {"connection", "transfer-encoding", "content-length"}:
                 self.send_header(name, value)
-        if not said.get("Date"):
+        if not said.get("Date") and not said.is_without_date:
             self.send_header("Date", self.date_time_string())
-        length = said.get("Content-Length") if self.command == "HEAD" else ""
-        self.send_header("Content-Length", length or str(len(said.body)))
+        length = said.get("Content-Length") if self.command == "HEAD" else str(len(said.body))
+        if said.is_without_length:
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", length or str(len(said.body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(said.body)

@@ -22,6 +22,7 @@ from volferry.stores.s3_answers import MISSING, error_code
 from volferry.stores.s3_client import Server
 from volferry.stores.s3_knowledge import Knowledge
 from volferry.stores.s3_lists import objects, unfinished_uploads
+from volferry.stores.s3_look import plain_head
 from volferry.stores.s3_probe import BucketProbe, probe
 from volferry.stores.s3_put import SmallObject
 from volferry.stores.s3_reader import S3Reader
@@ -113,16 +114,10 @@ class S3Store:
         return S3Reader(self._transfers, self._name(key), key, offset, length)
 
     def size(self, key: str) -> int:
-        name = self._name(key)
-        try:
-            return self._server.call(
-                f"read {key}",
-                lambda client: int(client.head_object(Bucket=self._bucket, Key=name)["ContentLength"]),
-            )
-        except ClientError as error:
-            if error_code(error) in MISSING:
-                raise self._server.missing(key, self.url) from error
-            raise self._server.error(f"read {key}", error) from error
+        found = plain_head(self._transfers, self._name(key), key)
+        if found is None:
+            raise self._server.missing(key, self.url)
+        return int(found["ContentLength"])
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return objects(self._transfers, self._prefix, prefix)
@@ -236,15 +231,7 @@ class S3Store:
 
     def _head(self, key: str, action: str) -> Any:
         """None if there is no such object."""
-        name = self._name(key)
-        try:
-            return self._server.call(
-                f"{action} {key}", lambda client: client.head_object(Bucket=self._bucket, Key=name)
-            )
-        except ClientError as error:
-            if error_code(error) in MISSING:
-                return None
-            raise self._server.error(f"{action} {key}", error) from error
+        return plain_head(self._transfers, self._name(key), key, action)
 
     def _delete(self, key: str, version: dict[str, str]) -> bool:
         """Whether an older version stays, and takes up room."""

@@ -11,7 +11,7 @@ from volferry.errors import StoreError
 from volferry.stores.s3_answers import GarbledResponse, error_code, is_at_work, may_be_done, says_exists
 from volferry.stores.s3_client import CRC32_BYTES, base64_text, crc32, md5
 from volferry.stores.s3_documents import ROOT
-from volferry.stores.s3_put import exists, head
+from volferry.stores.s3_look import exists, head, refuse_if_there
 from volferry.stores.s3_reader import S3Reader
 from volferry.stores.s3_received import is_of_content, tag_of
 from volferry.stores.s3_ways import COMPLETE, CRC32, PART, UNLESS_THERE, Way
@@ -160,11 +160,9 @@ class Completion:
             raise GarbledResponse("it does not say that the upload is complete, and it is not")
 
     def _refuse_if_there(self) -> None:
-        if self._replaces or self._looked:
-            return
-        self._looked = True
-        if head(self._transfers, self._name, self._key) is not None:
-            raise exists(self._transfers, self._key)
+        if not self._replaces and not self._looked:
+            self._looked = True
+            refuse_if_there(self._transfers, self._name, self._key)
 
     def _is_ours(self) -> bool:
         """Whether what is there is what was sent. Raises StoreError."""

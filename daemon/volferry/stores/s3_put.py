@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
-from volferry.errors import ObjectExists, StoreError
+from volferry.errors import StoreError
 from volferry.stores.s3_answers import MISSING, GarbledResponse, error_code, says_exists
 from volferry.stores.s3_client import base64_text, md5
+from volferry.stores.s3_look import exists, head, refuse_if_there
 from volferry.stores.s3_received import Receipt, Sent, is_of_content, tag_of
 from volferry.stores.s3_transfer import Body
-from volferry.stores.s3_ways import CRC32, HEAD, MD5, PUT, UNLESS_THERE, Way
+from volferry.stores.s3_ways import CRC32, MD5, PUT, UNLESS_THERE, Way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -186,29 +187,6 @@ class SmallObject:
         return self._server.call(f"read {self._key}", self._is_as_sent)
 
     def _refuse_if_there(self) -> None:
-        """For servers that do not do it: nobody else writes the same key on purpose, for ids are random."""
-        if self._replaces or self._looked:
-            return
-        self._looked = True
-        if head(self._transfers, self._name, self._key) is not None:
-            raise exists(self._transfers, self._key)
-
-
-def head(transfers: Transfers, name: str, key: str) -> Any:
-    """What the server says of an object, with its checksum where it can; None if there is none. Raises StoreError."""
-
-    def request(client: Any, way: Way) -> Any:
-        return client.head_object(
-            Bucket=transfers.server.bucket, Key=name, **({"ChecksumMode": "ENABLED"} if CRC32 in way else {})
-        )
-
-    try:
-        return transfers.ask(HEAD, f"read {key}", frozenset({CRC32}), request)
-    except ClientError as error:
-        if error_code(error) in MISSING:
-            return None
-        raise transfers.server.error(f"read {key}", error) from error
-
-
-def exists(transfers: Transfers, key: str) -> ObjectExists:
-    return ObjectExists(f"{key} is in the store {transfers.url} already")
+        if not self._replaces and not self._looked:
+            self._looked = True
+            refuse_if_there(self._transfers, self._name, self._key)

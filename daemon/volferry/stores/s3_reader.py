@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -11,10 +12,12 @@ from urllib3.exceptions import HTTPError
 
 from volferry.errors import StoreError
 from volferry.stores.s3_answers import MISSING, GarbledResponse, error_code
+from volferry.stores.s3_look import head
 from volferry.stores.s3_received import tag_of
 from volferry.stores.s3_ways import GET, UNCHANGED, Way
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 _RANGE_BYTES = 8 << 20
 _RANGES_AHEAD = 4
+_READ_BYTES = 8 << 20
+_WHOLE = 200  # HTTP status of an answer that is no part
+_CONTENT_RANGE = re.compile(r"bytes[ =]+(\d+)-(\d+)/(\d+|\*)")
 
 
 class _Range(NamedTuple):
@@ -42,6 +48,7 @@ class S3Reader:
         self._ahead: deque[Future[_Range]] = deque()
         self._data = memoryview(b"")
         self._etag: str | None = None
+        self._bytes: int | None = None  # of the object, where the server does not say it with a range
         if length == 0:
             self._next = self._end = offset
             self._missing_is_said()
@@ -89,6 +96,20 @@ class S3Reader:
 
     def _fetch(self, start: int, size: int) -> _Range:
         """Up to `size` bytes from `start`, fewer only at the end of the object."""
+        found = self._range(start, size)
+        self._etag = self._etag or found.etag or None
+        pieces = [found.data]
+        got, wanted = len(found.data), min(size, found.total_bytes - start)
+        while 0 < got < wanted:  # some servers give less at a time than they are asked for
+            piece = self._range(start + got, wanted - got).data
+            if not piece:
+                raise self._changed()
+            pieces.append(piece)
+            got += len(piece)
+        return found if len(pieces) == 1 else found._replace(data=b"".join(pieces))
+
+    def _range(self, start: int, size: int) -> _Range:
+        """Up to `size` bytes from `start`, or as many as the server gives at once."""
 
         def get(client: Any, way: Way) -> _Range:
             response = client.get_object(
@@ -97,7 +118,7 @@ class S3Reader:
                 Range=f"bytes={start}-{start + size - 1}",
                 **({"IfMatch": self._etag} if UNCHANGED in way else {}),
             )
-            found = _content(response, start, size, self._transfers.throttle.down)
+            found = _content(response, start, size, self._transfers.throttle.down, self._object_bytes)
             if self._etag and found.etag and _tag(found.etag) != _tag(self._etag):
                 raise self._changed()
             return found
@@ -114,62 +135,68 @@ class S3Reader:
                 raise self._server.missing(self._key, self._transfers.url) from error
             raise self._server.error(f"read {self._key}", error) from error
 
+    def _object_bytes(self) -> int:
+        """Where the server does not say it with a range. Raises GarbledResponse, StoreError."""
+        if self._bytes is None:
+            found = head(self._transfers, self._name, self._key)
+            if found is None:
+                raise GarbledResponse("it gives an object, and says that there is none")
+            self._bytes = int(found["ContentLength"])
+        return self._bytes
+
     def _missing_is_said(self) -> None:
         """An object that is not there is an error also when none of its bytes are asked for."""
         self._fetch(0, 1)
 
 
-def _content(response: Any, start: int, size: int, throttle: Direction) -> _Range:
-    """Raises GarbledResponse for a body that is not the one that was announced."""
-    announced = _announced_bytes(response)
-    total = _total_bytes(response, start, announced)
-    if announced != min(size, total - start):
-        raise GarbledResponse("another range came than was asked for")
+def _content(
+    response: Any, start: int, size: int, throttle: Direction, object_bytes: Callable[[], int]
+) -> _Range:
+    """Up to `size` bytes from `start`; fewer at the end of the object, or where the server gives less. Raises GarbledResponse for a body that
+    is not the one that was announced.
+    """
+    announced: int | None = int(response["ContentLength"]) if "ContentLength" in response else None
+    found = _CONTENT_RANGE.fullmatch(str(response.get("ContentRange", "")).strip())
+    if found:
+        first, last, of = int(found[1]), int(found[2]), found[3]
+        if first != start or last < first or (announced is not None and announced != last - first + 1):
+            raise GarbledResponse("another range came than was asked for")
+        total = int(of) if of.isdigit() else object_bytes()
+        skipped, expected = 0, last - first + 1
+    elif response["ResponseMetadata"]["HTTPStatusCode"] == _WHOLE:
+        total = object_bytes() if announced is None else announced
+        skipped, expected = start, max(total - start, 0)
+    else:  # a part, and nothing says which: what else could it be than what was asked for
+        total = object_bytes()
+        skipped, expected = 0, min(size, max(total - start, 0)) if announced is None else announced
+        if announced is not None and announced != min(size, max(total - start, 0)):
+            raise GarbledResponse("another range came than was asked for")
+    expected = min(expected, size)
     body = response["Body"]
     try:
-        content = _read(body, throttle)
+        for _ in _pieces(body, skipped, throttle):
+            pass
+        content = b"".join(_pieces(body, expected, throttle))
+        if not skipped and total <= start + expected and body.read(1):
+            raise GarbledResponse("more came than was announced")
     except (BotoCoreError, HTTPError, OSError) as error:
         raise GarbledResponse(f"the answer broke off: {error}") from error
     finally:
         body.close()
-    if len(content) != announced:
+    if len(content) != expected:
         raise GarbledResponse("the answer broke off")
     return _Range(content, total, str(response.get("ETag", "")))
 
 
-def _read(body: Any, throttle: Direction) -> bytes:
-    """What comes faster than it is taken waits at the server."""
-    if not throttle.is_limited:
-        found: bytes = body.read()
-        return found
-    pieces = []
-    while piece := body.read(throttle.piece_bytes):
+def _pieces(body: Any, size: int, throttle: Direction) -> Iterator[bytes]:
+    """Up to `size` bytes. What comes faster than it is taken waits at the server."""
+    while size > 0 and (
+        piece := body.read(min(size, throttle.piece_bytes if throttle.is_limited else _READ_BYTES))
+    ):
         throttle.take(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces)
+        size -= len(piece)
+        yield piece
 
 
 def _tag(text: str) -> str:
     return tag_of({"ETag": text})
-
-
-def _announced_bytes(response: Any) -> int:
-    """Of the answer; one that comes in chunks says it by its range alone."""
-    if "ContentLength" in response:
-        return int(response["ContentLength"])
-    first, _, last = str(response["ContentRange"]).removeprefix("bytes ").partition("/")[0].partition("-")
-    return int(last) - int(first) + 1
-
-
-def _total_bytes(response: Any, start: int, announced: int) -> int:
-    """Of the object, by `Content-Range: bytes 0-9/100`."""
-    text = str(response.get("ContentRange", ""))
-    if not text:  # the whole object, from a server that ignores ranges for small ones
-        if start:
-            raise GarbledResponse("the server ignores which range is asked for")
-        return announced
-    first, _, rest = text.removeprefix("bytes ").partition("-")
-    total = rest.partition("/")[2]
-    if not first.isdigit() or not total.isdigit() or int(first) != start:
-        raise GarbledResponse("another range came than was asked for")
-    return int(total)
