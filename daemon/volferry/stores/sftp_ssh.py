@@ -39,6 +39,16 @@ _FINAL = (
     "No user exists",
     "Connection to UNKNOWN",
 )
+# Of ssh's configuration, what is good for a terminal and in the way of SFTP: what is harmless, and what is said in its place.
+# Versions of ssh that do not know one never have it, and would refuse it.
+_IN_THE_WAY = {
+    "RemoteCommand": ({"none"}, "none"),
+    "StdinNull": ({"no"}, "no"),
+    "ForkAfterAuthentication": ({"no"}, "no"),
+    # Its words are what a user is told.
+    "LogLevel": ({"INFO", "ERROR"}, "INFO"),
+    "VisualHostKey": ({"no", "false"}, "no"),
+}
 
 
 class Why(NamedTuple):
@@ -168,8 +178,13 @@ class Ssh:
 
     @cached_property
     def _options(self) -> list[str]:
-        """What is said in the configuration of ssh is left alone, but for questions: nobody is there to answer."""
+        """What is said in the configuration of ssh is left alone, but for what is in the way, and for questions: nobody is there to
+        answer.
+        """
         found = []
+        for name, (harmless, instead) in _IN_THE_WAY.items():
+            if self._configured.get(name.lower(), instead) not in harmless:
+                found += ["-o", f"{name}={instead}"]
         if self._configured.get("serveraliveinterval", "0") == "0":
             found += ["-o", f"ServerAliveInterval={_ALIVE_SECONDS}"]
             found += ["-o", f"ServerAliveCountMax={_ALIVE_QUESTIONS}"]
