@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.parts.sftp_scripts import Files, serve
-from volferry.errors import StoreUnreachable
+from tests.parts.sftp_scripts import Files, packet, serve, status
+from volferry.errors import DamagedObject, StoreError, StoreUnreachable
 from volferry.store_config import StoreConfig
 from volferry.stores.base import get
 from volferry.stores.sftp import SftpStore
 from volferry.stores.sftp_connection import Connection, Lost
+from volferry.stores.sftp_packets import DATA as DATA_REPLY
+from volferry.stores.sftp_packets import HANDLE, OK, READ, string
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from tests.parts.sftp_scripts import Answers
     from volferry.stores.sftp_packets import Reply
 
 PIECE_BYTES = 100
@@ -132,3 +135,38 @@ def test_a_server_that_never_begins_is_waited_for_once_and_the_line_says_how_to_
         "cannot reach sftp://nas/x: no SFTP began within 0 seconds: see what keeps it waiting with: sftp nas"
     )
     assert len(processes) == 1
+
+
+def hostile(kind: int, said: bytes) -> Answers:
+    """Says that to requests of one kind, and goes on saying it; else what a server of one file says."""
+    files = Files({"/x/a": DATA})
+
+    def answer(asked: int, request: bytes, body: Reply) -> bytes | None:
+        if asked == kind:
+            return said.replace(b"(id)", request)
+        return files(asked, request, body)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\xff\xff\xff\xff\x67(id)",
+        b"\0\0\0\0",
+        packet(DATA_REPLY, b"\xee\xee\xee\xee", string(b"x")),
+        packet(DATA_REPLY, b"(id)", b"\xff\xff\xff\xff"),
+        packet(DATA_REPLY, b"(id)", string(bytes(PIECE_BYTES * 20))),
+        packet(DATA_REPLY, b"(id)", string(b"")),
+        packet(HANDLE, b"(id)", string(b"x")),
+        status(b"(id)", OK),
+    ],
+)
+def test_what_no_server_may_answer_is_one_line_and_no_bytes(
+    monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr("volferry.stores.sftp_connection.SAFE_BYTES", PIECE_BYTES)
+    serve(monkeypatch, hostile(READ, said))
+    with pytest.raises((StoreError, DamagedObject)) as raised:
+        get(a_store(), "a")
+    assert len(str(raised.value).splitlines()) == 1
