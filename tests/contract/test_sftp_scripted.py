@@ -16,7 +16,7 @@ from volferry.stores.base import get
 from volferry.stores.sftp import SftpStore
 from volferry.stores.sftp_connection import Connection, Lost
 from volferry.stores.sftp_packets import DATA as DATA_REPLY
-from volferry.stores.sftp_packets import HANDLE, OK, READ, string
+from volferry.stores.sftp_packets import HANDLE, NAME, OK, OPENDIR, READ, READDIR, number, string
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,3 +170,21 @@ def test_what_no_server_may_answer_is_one_line_and_no_bytes(
     with pytest.raises((StoreError, DamagedObject)) as raised:
         get(a_store(), "a")
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("names", [[], ["../a", "..", "/etc/passwd", "a/../../b", ".", "x\n"]])
+def test_a_list_without_an_end_is_one_line(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    monkeypatch.setattr("volferry.stores.sftp_directories._MOST_NAMES", 100)
+    entries = b"".join(string(name) + string("") + number(0x4) + number(0o100600) for name in names)
+    files = Files({})
+
+    def answer(asked: int, request: bytes, body: Reply) -> bytes | None:
+        if asked == OPENDIR:
+            return packet(HANDLE, request, string("x"))
+        if asked == READDIR:
+            return packet(NAME, request, number(len(names)), entries)
+        return files(asked, request, body)
+
+    serve(monkeypatch, answer)
+    with pytest.raises(StoreError, match="a directory that has no end"):
+        list(a_store().list(""))

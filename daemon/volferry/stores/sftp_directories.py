@@ -14,6 +14,7 @@ from volferry.stores.sftp_packets import (
     OPENDIR,
     READDIR,
     STAT,
+    Garbled,
     Refused,
     mode,
     string,
@@ -33,6 +34,7 @@ _ATTEMPTS = 20  # to make a directory that other runs remove
 _AT_ONCE = 32  # directories that are read
 _FIRST_READS = 2  # the names of a small directory, and its end
 _MORE_READS = 8
+_MOST_NAMES = 1_000_000  # in one directory: a server may go on for ever
 
 
 class Directories:
@@ -169,7 +171,11 @@ def read_directories(
 def _entries(connection: Connection, handle: bytes, asked: list[Future[Reply]]) -> list[Entry]:
     found: list[Entry] = []
     ended = False
+    replies = 0
     while asked:
+        replies += len(asked)  # there may be none in any of them
+        if len(found) + replies > _MOST_NAMES:
+            raise Garbled("a directory that has no end")
         for future in asked:
             try:
                 found += connection.wait(future).entries()
