@@ -3,107 +3,23 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
 
-import docker.errors
 import pytest
 
+from tests.parts.recorded_engines import EVERY_KIND, Recorded
 from volferry.operations.carried_images import known_image, same_image
-from volferry.operations.carrying import Places, carried
 
-if TYPE_CHECKING:
-    from volferry.engine.client import Engine
-    from volferry.operations.carried import Carried
-
-RECORDED = Path(__file__).with_name("inspections")
 MAC = "02:42:ac:11:00:99"
 
 
-class Api:
-    """What an engine has said."""
-
-    def __init__(self, api: str) -> None:
-        self.api_version = api
-        self.known_images: dict[str, dict[str, Any]] = {}
-        self.known_networks: dict[str, dict[str, Any]] = {}
-        self.base_url = "http+docker://localhost"
-        self.podmans_words: dict[str, Any] | None = {}  # None: a proxy refuses the call
-        self.asked: list[str] = []
-
-    def _get(self, url: str) -> SimpleNamespace:
-        self.asked.append(url)
-        return SimpleNamespace(
-            status_code=403 if self.podmans_words is None else 200, json=lambda: self.podmans_words
-        )
-
-    def inspect_image(self, name: str) -> dict[str, Any]:
-        for known, image in self.known_images.items():
-            if name in {known, image["Id"]}:
-                return image
-        raise docker.errors.ImageNotFound(name)
-
-    def images(self) -> list[dict[str, Any]]:
-        return list(self.known_images.values())
-
-    def inspect_network(self, name: str) -> dict[str, Any]:
-        if name not in self.known_networks:
-            raise docker.errors.NotFound(name)
-        return self.known_networks[name]
-
-    def inspect_container(self, name: str) -> dict[str, Any]:
-        raise docker.errors.NotFound(name)
-
-    def containers(self, **_: Any) -> list[dict[str, Any]]:
-        return []
-
-
-class Recorded:
-    def __init__(self, name: str, api: str | None = None) -> None:
-        found = json.loads((RECORDED / f"{name}.json").read_text())
-        self.containers: dict[str, dict[str, Any]] = found["containers"]
-        self.image: dict[str, Any] = found["image"]
-        self.api = Api(api or found["api"])
-        self.api.known_networks = found["networks"]
-        self.info: dict[str, Any] = found["info"]
-        self.is_podman = "BuildahVersion" in self.info
-
-    def moved(self, container: str, target: Recorded, **places: Any) -> Carried:
-        details = copy.deepcopy(self.containers[container])
-        image = {**self.image, "Id": details["Image"]}
-        self.api.known_images = {details["Config"]["Image"]: image}
-        return carried(
-            [details],
-            self.engine,
-            target.engine,
-            Places({}, {}, frozenset(), **places),
-            source_image="helper",
-            image="helper",
-            resumed=False,
-        )
-
-    @property
-    def engine(self) -> Engine:
-        found = SimpleNamespace(
-            api=self.api,
-            info=self.info,
-            is_podman=self.is_podman,
-            name=self.info.get("Name"),
-            version=self.info["ServerVersion"],
-        )
-        return cast("Engine", found)
-
-
-@pytest.fixture(params=["docker-20.10", "docker-28.5", "podman-5.8"])
+@pytest.fixture(params=EVERY_KIND)
 def target(request: pytest.FixtureRequest) -> Recorded:
     found = Recorded(request.param)
     found.api.known_networks = {}
     return found
 
 
-@pytest.mark.parametrize("source", ["docker-20.10", "docker-28.5", "podman-5.8"])
+@pytest.mark.parametrize("source", EVERY_KIND)
 def test_what_matters_is_the_same_everywhere(source: str, target: Recorded) -> None:
     plan = Recorded(source).moved("rich", target)
     assert plan.obstacles == []
@@ -291,131 +207,80 @@ def test_engines_describe_one_image_differently_and_it_is_the_same() -> None:
     assert not same_image(changed, images[1])
 
 
-def with_mount(options: str, **more: Any) -> Recorded:
-    source = Recorded("podman-5.8")
-    volume = {"Type": "volume", "Name": "vol", "Source": "/data/vol", "Destination": "/data", "RW": True}
-    source.containers["plain"]["Mounts"] = [{**volume, **more}]
-    source.containers["plain"]["HostConfig"]["Binds"] = [f"{more.get('Source', 'vol')}:/data:{options}"]
-    return source
-
-
-USUAL = "rprivate,nosuid,nodev,rbind"
-
-
-@pytest.mark.parametrize(
-    ("options", "obstacle"),
-    [(f"O,{USUAL}", "thrown away"), (f"idmap=uids=0-100-10;gids=0-100-10,{USUAL}", "idmap")],
-)
-def test_a_mount_of_podman_that_would_mean_something_else_is_in_the_way(
-    options: str, obstacle: str, target: Recorded
-) -> None:
-    plan = with_mount(options).moved("plain", target)
-    assert [obstacle in each for each in plan.obstacles] == [True]
-
-
-def test_what_a_container_throws_away_of_a_directory_is_not_written_into_it(target: Recorded) -> None:
-    merged = "/storage/overlay/1/merge"
-    source = with_mount(
-        "lowerdir=/srv,upperdir=/storage/overlay/1/upper,private", Type="bind", Name="", Source=merged
-    )
-    plan = source.moved("plain", target)
-    assert ["thrown away" in each for each in plan.obstacles] == [True]
-    assert plan.containers[0].body["HostConfig"]["Mounts"] == []
-
-
-def test_a_part_of_a_volume_of_podman_is_in_the_way(target: Recorded) -> None:
-    source = with_mount(USUAL)
-    source.api.podmans_words = {"Mounts": [{"Destination": "/data", "SubPath": "/part"}]}
-    (obstacle,) = source.moved("plain", target).obstacles
-    assert "/part of volume vol" in obstacle
-    assert source.api.asked == [
-        f"http+docker://localhost/v5.0.0/libpod/containers/{source.containers['plain']['Id']}/json"
-    ]
-
-
-def test_options_of_mounts_of_podman_are_said_to_be_lost(target: Recorded) -> None:
-    plan = with_mount(f"noexec,U,z,{USUAL}").moved("plain", target)
-    assert plan.obstacles == []
-    assert ["the options noexec, U of its mount at /data" in each for each in plan.notes] == [True]
-    assert with_mount(f"ro,nocopy,exec,{USUAL}").moved("plain", target).notes == []
-    said = with_mount("dev,suid,rprivate,rbind").moved("plain", target).notes
-    assert len(said) == target.is_podman  # volumes of Docker have both
-
-
-def test_secrets_of_podman_are_in_the_way_and_named(target: Recorded) -> None:
-    source = Recorded("podman-5.8")
-    config = source.containers["plain"]["Config"]
-    config["Env"].append("inside=*******")
-    command = ["podman", "create", "--secret", "never_ran,type=env,target=PASS", "--secret=other", "app"]
-    source.api.podmans_words = {"Config": {"Secrets": [{"Name": "mounted"}], "CreateCommand": command}}
-    (obstacle,) = source.moved("plain", target).obstacles
-    assert "(inside, mounted, never_ran, other)" in obstacle
-
-
-def test_where_podmans_own_api_does_not_answer_it_is_said_and_what_docker_is_told_counts(
-    target: Recorded,
-) -> None:
-    source = Recorded("podman-5.8")
-    source.api.podmans_words = None
-    plan = source.moved("plain", target)
-    assert plan.obstacles == []
-    assert ["libpod" in each for each in plan.notes] == [True]
-    source.containers["plain"]["Config"]["Env"].append("pw=*******")
-    assert ["secrets" in each for each in source.moved("plain", target).obstacles] == [True]
-
-
-@pytest.mark.parametrize(
-    "words", [{"Pod": "1234567890abcdef", "IsInfra": False}, {"Pod": "1", "IsInfra": True}]
-)
-def test_a_pod_is_in_the_way_and_nothing_of_it_is_moved(words: dict[str, Any], target: Recorded) -> None:
-    source = Recorded("podman-5.8")
-    source.api.podmans_words = words
-    plan = source.moved("plain", target)
-    assert plan.containers == []
-    assert ["pod" in each for each in plan.obstacles] == [True]
-
-
-def test_a_user_namespace_of_podman_is_in_the_way(target: Recorded) -> None:
-    source = Recorded("podman-5.8")
-    source.api.podmans_words = {"HostConfig": {"IDMappings": {"UidMap": ["0:1000:1000"], "GidMap": []}}}
-    assert ["0:1000:1000" in each for each in source.moved("plain", target).obstacles] == [True]
-
-
-def test_habits_that_only_podman_knows_are_said_to_be_lost(target: Recorded) -> None:
-    source = Recorded("podman-5.8")
-    source.api.podmans_words = {
-        "Dependencies": ["some-id"],
-        "Config": {"SystemdMode": True, "Umask": "0077", "Timeout": 9, "HealthcheckOnFailureAction": "kill"},
-        "HostConfig": {"LogConfig": {"Tag": "a", "Size": "3MB"}, "NetworkMode": "none"},
+def test_what_podman_would_refuse_or_pass_over_is_left_out_and_said(target: Recorded) -> None:
+    source = Recorded("docker-28.5")
+    details = source.containers["rich"]
+    details["Config"]["Domainname"] = "some.domain"
+    log = {"max-size": "5m", "tag": "app", "labels": "x"}
+    details["HostConfig"] |= {
+        "IpcMode": "host",
+        "ShmSize": 64 << 20,
+        "Runtime": "io.containerd.kata.v2",
+        "LogConfig": {"Type": "json-file", "Config": log},
+        "Tmpfs": {"/scratch2": "size=1m,uid=5,noexec,nr_inodes=9"},
+        "DeviceRequests": [
+            {"Driver": "", "Count": -1, "Capabilities": [["gpu"]]},
+            {"Driver": "cdi", "DeviceIDs": ["vendor.com/net=1"]},
+        ],
     }
-    plan = source.moved("plain", target)
-    said = " ".join(plan.notes)
-    for words in ("requires", "umask 0077", "timeout of 9 s", "(kill)", "tag=a", "max-size=3MB"):
-        assert words in said
-    assert ("systemd" in said) is not target.is_podman
+    plan = source.moved("rich", target)
+    (container,) = plan.containers
+    host, said = container.body["HostConfig"], " ".join(plan.notes)
     assert plan.obstacles == []
+    assert "the runtime io.containerd.kata.v2" in said
+    if not target.is_podman:
+        assert container.body["Domainname"] == "some.domain"
+        assert (host["ShmSize"], host["LogConfig"]["Config"]) == (64 << 20, log)
+        assert host["Tmpfs"] == {"/scratch2": "size=1m,uid=5,noexec,nr_inodes=9"}
+        assert len(host["DeviceRequests"]) == 2
+        assert "without the devices" not in said
+        return
+    assert "Domainname" not in container.body
+    assert (host["ShmSize"], host["LogConfig"]["Config"]) == (0, {"max-size": "5m"})
+    assert host["Tmpfs"] == {"/scratch2": "size=1m,noexec"}
+    assert [each["Driver"] for each in host["DeviceRequests"]] == ["cdi"]
+    for words in (
+        "the domain name some.domain", "the log options labels=x, tag=app", "the devices it asks for (gpu)",
+        "the options uid=5, nr_inodes=9 of the tmpfs at /scratch2", "catatonit",
+    ):  # fmt: skip
+        assert words in said
 
 
-def test_what_podman_mounts_from_elsewhere_is_said(target: Recorded) -> None:
-    plan = with_mount("", Type="bind", Name="", Source="ramfs").moved("plain", target)
-    assert ["its ramfs at /data" in each for each in plan.notes] == [True]
-    plan = with_mount("", Type="image", Name="", Source="app:1").moved("plain", target)
-    assert ["the image app:1 at /data" in each for each in plan.obstacles] == [True]
+def test_a_tag_of_the_journal_is_kept_on_podman() -> None:
+    source = Recorded("docker-28.5")
+    journal = {"Type": "journald", "Config": {"tag": "app"}}
+    source.containers["rich"]["HostConfig"]["LogConfig"] = journal
+    target = Recorded("podman-5.8")
+    target.api.known_networks = {}
+    (container,) = source.moved("rich", target).containers
+    assert container.body["HostConfig"]["LogConfig"] == journal
 
 
-def test_a_host_name_that_podman_has_made_up_is_nowhere_on_the_target(target: Recorded) -> None:
-    source = Recorded("podman-5.8")
-    details = source.containers["plain"]
-    details["Config"]["Env"].append(f"HOSTNAME={details['Config']['Hostname']}")
-    (container,) = source.moved("plain", target).containers
-    assert "Hostname" not in container.body
-    assert not [each for each in container.body["Env"] if each.startswith("HOSTNAME=")]
+def test_options_of_tmpfs_that_an_engine_passes_over_are_said(target: Recorded) -> None:
+    source = Recorded("docker-28.5")
+    for mount in source.containers["rich"]["HostConfig"]["Mounts"]:
+        if mount["Type"] == "tmpfs":
+            mount["TmpfsOptions"]["Options"] = [["uid", "5"], ["noexec"]]
+    plan = source.moved("rich", target)
+    (options,) = [
+        each["TmpfsOptions"]
+        for each in plan.containers[0].body["HostConfig"]["Mounts"]
+        if each["Type"] == "tmpfs"
+    ]
+    knows = target.api.api_version == "1.51"
+    assert ("Options" in options) is knows
+    assert ("the options uid=5, noexec of the tmpfs at /scratch" in " ".join(plan.notes)) is not knows
 
 
-def test_a_device_of_podman_may_be_used_as_there(target: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("volferry.operations.carrying.kind_of_path", lambda *_: "other")
-    source = Recorded("podman-5.8")
-    device = {"PathOnHost": "/dev/null", "PathInContainer": "/dev/nn", "CgroupPermissions": ""}
-    source.containers["plain"]["HostConfig"]["Devices"] = [device, {**device, "CgroupPermissions": "r"}]
-    host = source.moved("plain", target).containers[0].body["HostConfig"]
-    assert [each["CgroupPermissions"] for each in host["Devices"]] == ["rwm", "r"]
+@pytest.mark.parametrize("by_id_first", [True, False])
+def test_an_image_that_is_used_by_name_and_by_id_is_sent_once(by_id_first: bool, target: Recorded) -> None:
+    source = Recorded("docker-28.5")
+    other = copy.deepcopy(source.containers["rich"])
+    named = other["Config"]["Image"]
+    changed = source.containers["rich"] if by_id_first else other
+    changed["Config"]["Image"] = changed["Image"]
+    other |= {"Id": "b" * 64, "Name": "/second"}
+    source.api.inspect_image = lambda _: {**source.image, "Id": other["Image"]}  # type: ignore[assignment,method-assign]
+    plan = source.moved("rich", target, other)
+    assert [each.reference for each in plan.images] == [named]
+    assert [each.body["Image"] for each in plan.containers] == [named, named]

@@ -16,6 +16,7 @@ from volferry.operations.new_volume import (
     options_note,
     options_text,
     place_of,
+    refused_name,
     with_labels_of,
 )
 
@@ -122,3 +123,19 @@ def test_a_place_is_shown_and_does_nothing_to_a_terminal() -> None:
     volume = Volume("data", "nfs\x1b[2J", {"share": "a\nb"}, {}, "local", "")
     assert options_text(volume) == r"driver=nfs\x1b[2J, share=a\x0ab"
     assert place_of(volume) == r"its place in the driver nfs\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("name", "docker", "podman"),
+    [
+        ("data", True, True),
+        ("v", False, True),
+        ("a/b", False, False),
+        ("-v", False, False),
+        ("7.x_y-z", True, True),
+    ],
+)
+def test_names_that_an_engine_refuses_are_known(name: str, docker: bool, podman: bool) -> None:
+    volume = replace(SIZED, name=name)
+    assert [not refused_name(volume, podman=podmans) for podmans in (False, True)] == [docker, podman]
+    assert not refused_name(replace(volume, driver="a-plugin"), podman=False)

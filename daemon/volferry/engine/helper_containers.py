@@ -8,6 +8,7 @@ import docker.errors
 from docker.types import LogConfig, Mount
 
 from volferry.engine.client import Engine, explanation, translated
+from volferry.engine.volumes import options_of
 from volferry.errors import EngineError, NoSuchVolume
 from volferry.model import HostPath, Volume
 
@@ -70,7 +71,7 @@ def check_unchanged(engine: Engine, volumes: Sequence[Volume | HostPath]) -> Non
             found = engine.api.inspect_volume(volume.name)
         except docker.errors.NotFound as error:
             raise NoSuchVolume(f"volume {volume.name} was removed meanwhile") from error
-        now = (found.get("Driver"), found.get("Options") or {}, found.get("Labels") or {})
+        now = (found.get("Driver"), options_of(found), found.get("Labels") or {})
         if now != (volume.driver, volume.options, volume.labels):
             raise NoSuchVolume(f"volume {volume.name} was removed or replaced meanwhile")
 

@@ -22,6 +22,7 @@ _REMOVAL_SECONDS = 900  # the engine answers when it has deleted every file
 
 _COMPOSE_PROJECT = "com.docker.compose.project"
 _TRIED = re.compile(r"volferry-tried-[0-9a-f]{12}")
+_DERIVED_BY_PODMAN = {"UID", "GID", "SIZE", "INODES", "NOQUOTA", "TIMEOUT"}
 _STACK = "com.docker.stack.namespace"  # of Swarm, which is deployed from a compose file too
 # Podman's words in lists; its inspections have Docker's.
 _IN_DOCKERS_WORDS = {"configured": "created", "initialized": "created", "stopped": "exited"}
@@ -151,13 +152,20 @@ def unprotected(engine: Engine) -> tuple[list[BindMount], list[WritableLayer]]:
     )
 
 
+def options_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """Of a volume, as the engine describes it, without those that Podman derives from `o` and lists beside it: `o=uid=7` is also shown as `UID=7`, which Docker refuses."""
+    options: dict[str, str] = dict(found.get("Options") or {})
+    said = {each.partition("=")[0].upper() for each in options.get("o", "").split(",")}
+    return {key: value for key, value in options.items() if key not in _DERIVED_BY_PODMAN & said}
+
+
 def _volume(
     found: Mapping[str, Any], uses: Mapping[str, tuple[VolumeUse, ...]], incomplete: Collection[str]
 ) -> Volume:
     return Volume(
         name=found["Name"],
         driver=found.get("Driver", "local"),
-        options=found.get("Options") or {},
+        options=options_of(found),
         labels=found.get("Labels") or {},
         scope=found.get("Scope", "local"),
         created_at=found.get("CreatedAt") or "",

@@ -26,6 +26,15 @@ _PODMANS_ANNOTATIONS = (
 )
 _PODMANS_TMPFS = {"tmpcopyup", "notmpcopyup", "private", "rprivate", "shared", "rshared", "slave", "rslave"}
 _PODMANS_SECURITY = ("mask=", "unmask=", "proc-opts=")
+_TMPFS_OF_PODMAN = {
+    "rw", "ro", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime", "noswap", "size", "mode",
+}  # fmt: skip
+_TMPFS_OPTIONS_API = (1, 46)
+_LOG_OF_PODMAN = {"max-size", "path", "tag"}
+# To these, Podman's conmon writes, which ends at once if it is given a tag.
+_LOG_FILES_OF_PODMAN = {"json-file", "k8s-file"}
+# What runs containers where nobody has chosen something else.
+_USUAL_RUNTIMES = {"", "runc", "crun", "oci", "io.containerd.runc.v2"}
 _DOCKERS_SECURITY = ("seccomp=builtin", "seccomp={", "writable-cgroups")
 _DOCKERS_USER_NAMESPACES = {"", "host"}
 _START_INTERVAL_API = (1, 44)
@@ -40,6 +49,8 @@ def adapted(
         _for_podman(config, host, lost)
     else:
         _for_docker(config, host, target, lost)
+    if target.is_podman or version_of(target) < _TMPFS_OPTIONS_API:
+        _without_options_of_tmpfs(host, lost)
     _logging(host, target, lost)
     if source.is_podman != target.is_podman and host.get("StorageOpt"):
         lost(f"the storage options {_text(host.pop('StorageOpt'))}")
@@ -84,7 +95,19 @@ def _for_podman(config: Document, host: Document, lost: Callable[[str], None]) -
     if host.get("Links"):
         lost(f"the links {_text(host['Links'])}")
         host["Links"] = None
+    if domain := config.pop("Domainname", None):  # it takes it, and does nothing with it
+        lost(f"the domain name {domain}")
+    if (runtime := str(host.get("Runtime") or "")) not in _USUAL_RUNTIMES:
+        lost(f"the runtime {runtime}")
     host["Runtime"] = ""
+    if host.get("IpcMode") == "host":  # Docker says a size all the same, which Podman refuses
+        host["ShmSize"] = 0
+    for place, options in (host.get("Tmpfs") or {}).items():
+        given = [each for each in str(options).split(",") if each]
+        known = [each for each in given if each.partition("=")[0] in _TMPFS_OF_PODMAN]
+        host["Tmpfs"][place] = ",".join(known)
+        if unknown := [each for each in given if each not in known]:
+            lost(f"the options {', '.join(unknown)} of the tmpfs at {place}")
     host["Isolation"] = ""
     _security(host, _DOCKERS_SECURITY, lost)
 
@@ -119,6 +142,14 @@ def _security(host: Document, unknown: tuple[str, ...], lost: Callable[[str], No
     host["SecurityOpt"] = [each for each in options if not each.startswith(unknown)] or None
 
 
+def _without_options_of_tmpfs(host: Document, lost: Callable[[str], None]) -> None:
+    """Of `--mount type=tmpfs`, which engines that do not know them pass over."""
+    for mount in host.get("Mounts") or []:
+        if options := (mount.get("TmpfsOptions") or {}).pop("Options", None):
+            said = ", ".join("=".join(each) for each in options)
+            lost(f"the options {said} of the tmpfs at {mount.get('Target')}")
+
+
 def _logging(host: Document, target: Engine, lost: Callable[[str], None]) -> None:
     driver = str((host.get("LogConfig") or {}).get("Type") or "")
     there = (target.info.get("Plugins") or {}).get("Log")
@@ -126,6 +157,12 @@ def _logging(host: Document, target: Engine, lost: Callable[[str], None]) -> Non
     if driver and there and driver not in {*there, "none", "json-file" if target.is_podman else "none"}:
         lost(f"the log driver {driver}")
         host["LogConfig"] = {}
+    elif target.is_podman:
+        known = _LOG_OF_PODMAN - ({"tag"} if driver in _LOG_FILES_OF_PODMAN else set())
+        options = (host.get("LogConfig") or {}).get("Config") or {}
+        if unknown := {key: value for key, value in options.items() if key not in known}:
+            lost(f"the log options {_text(unknown)}")
+            host["LogConfig"]["Config"] = {key: options[key] for key in options.keys() & known}
 
 
 def _text(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ _USUAL = {
 }  # fmt: skip
 _DOCKERS_OWN = {"suid", "dev"}  # which Podman takes away from volumes, and Docker does not
 _SHARED_LABEL = "z"  # as every volume has
+_SIZE = re.compile(
+    r"([0-9.]+)([kMGT]?)B"
+)  # as "10MB", of a million bytes each, as in Docker's "10m"; "-1B" for none
 _PLAIN_UMASK = {"", "0022", "022", "22"}
 
 
@@ -63,7 +67,12 @@ class FromPodman:
                 f"it has a user namespace with ids of its own ({', '.join(map(str, ids))[:60]}), so that its files would be somebody else's: {_ANOTHER_WAY}",
             )
         self._habits(name, said, config, host)
-        return {**details, "Mounts": mounts}
+        shown = details.get("HostConfig") or {}
+        log = {
+            **(shown.get("LogConfig") or {}),
+            "Config": self._log_options(name, host.get("LogConfig") or {}),
+        }
+        return {**details, "Mounts": mounts, "HostConfig": {**shown, "LogConfig": log}}
 
     def _secrets(self, name: str, details: Document, config: Document) -> None:
         environment = (details.get("Config") or {}).get("Env") or []
@@ -128,7 +137,9 @@ class FromPodman:
             self._without(name, "the containers that it requires to run")
         if config.get("SystemdMode") and not self.target.is_podman:
             self._without(name, "what Podman sets up for systemd in it")
-        if (umask := str(config.get("Umask") or "")) not in _PLAIN_UMASK:
+        # It says 0000 of what was made by Docker's API, which has none of its own.
+        plain = _PLAIN_UMASK if config.get("CreateCommand") else {*_PLAIN_UMASK, "0000"}
+        if (umask := str(config.get("Umask") or "")) not in plain:
             self._without(name, f"the umask {umask}")
         if config.get("Timeout"):
             self._without(name, f"the timeout of {config['Timeout']} s")
@@ -136,10 +147,18 @@ class FromPodman:
             self._without(name, f"the action when it is not healthy ({action})")
         if config.get("StartupHealthCheck"):
             self._without(name, "the health check of its start")
-        log = host.get("LogConfig") or {}
-        for key, value in (("tag", log.get("Tag")), ("max-size", log.get("Size"))):
-            if value and value != "-1B":
-                self._without(name, f"the log option {key}={value}")
+
+    def _log_options(self, name: str, log: Document) -> Document | None:
+        """In Docker's words, which Podman does not say to Docker's clients."""
+        options = {}
+        if size := _SIZE.fullmatch(str(log.get("Size") or "")):
+            options["max-size"] = "".join(size.groups()).lower()
+        if tag := log.get("Tag"):
+            if log.get("Type") == "journald":
+                options["tag"] = tag
+            else:  # one that it never started with
+                self._without(name, f"the log option tag={tag}")
+        return options or None
 
     def _without(self, name: str, what: str) -> None:
         self.plan.notes.append(

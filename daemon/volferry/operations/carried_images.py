@@ -66,6 +66,15 @@ class Images:
             )
         return self._chosen[key]
 
+    def once_each(self) -> None:
+        """Who has an image by its id gets it by the name by which it is sent for others."""
+        named = {each.id: each.reference for each in self.plan.images if each.reference != each.id}
+        self.plan.images = [
+            each for each in self.plan.images if each.reference != each.id or each.id not in named
+        ]
+        for container in self.plan.containers:
+            container.body["Image"] = named.get(container.body["Image"], container.body["Image"])
+
     def _elsewhere(self, found: Document, said: str, *, taken: bool) -> str:
         """What the target does not have by its name `said`: it has it by another one, or is sent it."""
         wanted = str(found["Id"])

@@ -49,11 +49,6 @@ class Networks:
             address = each.get("IPAMConfig") or None
             if address:
                 self._fixed.add(network)
-            elif self.source.is_podman and each.get("IPAddress"):
-                self.plan.notes.append(
-                    f"container {name} may have an address of its own in network {network}, which Podman does not tell apart from others: "
-                    "the target's engine gives it one"
-                )
             endpoints[network] = {
                 "IPAMConfig": address,
                 "Aliases": self._aliases(details, each),
@@ -63,6 +58,11 @@ class Networks:
                 **({"MacAddress": chosen[network]} if self._per_endpoint and network in chosen else {}),
             }
             self._network(name, network)
+            if self.source.is_podman and not address:
+                self.plan.notes.append(
+                    f"container {name} may have an address of its own in network {network}, or a MAC address, which Podman does not tell apart from "
+                    "others: the target's engine gives it some"
+                )
         return endpoints
 
     @property

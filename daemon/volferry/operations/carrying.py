@@ -92,6 +92,7 @@ def carried(
                 plan.obstacles.append(
                     f"container {name} publishes port {number}/{kind}, which container {', '.join(sorted(holders))} on the target has"
                 )
+    images.once_each()
     return plan
 
 
@@ -153,6 +154,12 @@ class _Look:
         self.plan.containers.append(CarriedContainer(details["Id"], name, ran, body, networks))
 
     def _name(self, name: str) -> None:
+        if len(name) < 2 and not self.target.is_podman:
+            self.plan.in_the_way(
+                name,
+                f"Docker's names have two characters or more: rename it on the source (podman rename {name} NAME)",
+            )
+            return
         there = container_named(self.target, name)
         if there is None:
             return
@@ -202,6 +209,19 @@ class _Look:
                 self.plan.notes.append(
                     f"container {name} has the device {path}: the target's own, from then on"
                 )
+        if host.get("Init") and self.target.is_podman:
+            self.plan.notes.append(
+                f"container {name} has an init process of the engine's: Podman on the target must have its catatonit"
+            )
+        requests = host.get("DeviceRequests") or []
+        if self.target.is_podman:  # it takes any, and looks at those for CDI alone
+            host["DeviceRequests"] = [each for each in requests if each.get("Driver") == "cdi"]
+            for each in requests:
+                if each not in host["DeviceRequests"]:
+                    kinds = [kind for kinds in each.get("Capabilities") or [] for kind in kinds]
+                    self.plan.lost(
+                        name, f"the devices it asks for ({', '.join(kinds) or each.get('Driver')})"
+                    )
         if host.get("DeviceRequests"):
             self.plan.notes.append(
                 f"container {name} asks for devices such as GPUs: the target must have them"

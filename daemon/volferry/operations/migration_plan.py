@@ -16,6 +16,7 @@ from volferry.operations.new_volume import (
     leads_elsewhere,
     options_text,
     place_of,
+    refused_name,
     with_labels_of,
 )
 from volferry.operations.restore import is_marked, mark_text
@@ -158,6 +159,10 @@ def _look_at_new(
 ) -> HostPath | None:
     """The directory of the target's machine in which its data would be, if that is known."""
     name, driver = each.target.name, each.target.driver
+    if why := refused_name(each.target, podman=target.is_podman):
+        plan.obstacles.append(
+            f"volume {name} cannot have that name on the target: {why}: {_renamed(each)} gives it another"
+        )
     if each.target.in_memory:
         plan.obstacles.append(_memory(name, each))
         return None
@@ -189,6 +194,12 @@ def _look_at_new(
     if leads_elsewhere(each.target):
         plan.notes.append(f"volume {name} is made with {options_text(each.target)}")
     return HostPath(name, path) if path is not None else None
+
+
+def _renamed(each: PlannedVolume) -> str:
+    if each.source.bind is not None:
+        return f"--bind-to-volume {each.source.bind.path}=NEW"
+    return f"--rename {each.source.name}=NEW"
 
 
 def _made_plain(each: PlannedVolume) -> str:

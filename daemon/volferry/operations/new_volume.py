@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,17 @@ def bind_path(volume: Volume) -> str | None:
     """The directory of the engine's machine which such a volume of the local driver is."""
     binds = _BINDS & set(volume.options.get("o", "").split(","))
     return volume.options.get("device", "") if volume.driver == "local" and binds else None
+
+
+def refused_name(volume: Volume, *, podman: bool) -> str:
+    """What an engine, Podman or Docker, has against the volume's name; empty if nothing. Docker wants two characters, Podman one; plugins, what
+    they like.
+    """
+    if volume.driver != "local":
+        return ""
+    if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", volume.name) is None:
+        return "a name has letters, digits and _.- only, and begins with a letter or digit"
+    return "" if podman or len(volume.name) > 1 else "Docker's names have two characters or more"
 
 
 def place_of(volume: Volume) -> str:
