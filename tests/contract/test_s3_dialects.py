@@ -21,6 +21,7 @@ from tests.parts.s3_behaviours import (
     CONDITION,
     CRC32,
     ELEMENTS,
+    IF_MATCH,
     MD5,
     MODE,
     REPORTED,
@@ -69,9 +70,12 @@ def shared_proxy(server: S3Server) -> Iterator[S3Proxy]:
 def proxy(shared_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> S3Proxy:
     """Whose server knows all."""
 
-    def make_client(settings: StoreConfig) -> Any:
+    def make_client(settings: StoreConfig, **more: Any) -> Any:
         """A client takes longer to make than all else here."""
-        return _clients.setdefault(f"{settings.endpoint} {settings.access_key_id}", _make_client(settings))
+        name = f"{settings.endpoint} {settings.access_key_id} {more}"
+        if name not in _clients:
+            _clients[name] = _make_client(settings, **more)
+        return _clients[name]
 
     monkeypatch.setattr(s3_client, "make_client", make_client)
     monkeypatch.setattr(s3_client, "_FIRST_PAUSE_SECONDS", 0.001)
@@ -110,7 +114,7 @@ def place(server: S3Server, proxy: S3Proxy, tmp_path: Path) -> Place:
     return Place(server, proxy, tmp_path)
 
 
-def serves(place: Place) -> None:
+def serves(place: Place, *, counts_errors: bool = True) -> None:
     """All that a store is used for, with what the server refuses; and the next process knows how to ask."""
     store = place.store()
     objects = {
@@ -140,7 +144,7 @@ def serves(place: Place) -> None:
     put(store, "large-next", os.urandom(LARGE))
     with pytest.raises(ObjectExists):
         put(store, "next", b"y")
-    assert place.proxy.errors() == [], "what is refused is known by now"
+    assert place.proxy.errors() == [] or not counts_errors, "what is refused is known by now"
     assert place.notes == said, "and was said"
 
 
@@ -627,6 +631,149 @@ def test_a_head_may_say_no_length(place: Place, lost: str | None) -> None:
         put(place.store(), key, data)
         assert place.written(key) == data
         assert place.store().size(key) == len(data)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_bodies_are_signed_where_the_server_wants_it(place: Place, status: int) -> None:
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        if asked.headers.get("x-amz-content-sha256") == "UNSIGNED-PAYLOAD":
+            return Answer(status) if status == 403 else WORDS[0].answer()
+        return pass_on(asked)
+
+    place.proxy.behaviour = behaviour
+    serves(place, counts_errors=False)
+
+
+@pytest.mark.parametrize("refused", ["encoding-type", "max-keys", "both", "large pages"])
+@pytest.mark.parametrize("words", [WORDS[0], WORDS[2], Words(403, "AccessDenied", "Access Denied.")])
+def test_a_list_is_asked_for_without_what_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch, refused: str, words: Words
+) -> None:
+    monkeypatch.setattr(s3_lists, "_KEYS_A_REQUEST", 3)
+    keys = [f"packs/{number}" for number in range(8)]
+    for key in keys:
+        put(place.store(), key, b"x")
+
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        parameters = {"encoding-type", "max-keys"} if refused == "both" else {refused}
+        if asked.call.startswith("ListObjects") and (
+            parameters & asked.query.keys()
+            or (refused == "large pages" and asked.query.get("max-keys") == ["3"])
+        ):
+            return words.answer()
+        return pass_on(asked)
+
+    place.proxy.behaviour = behaviour
+    for _ in range(2):
+        assert [info.key for info in place.store().list("packs/")] == keys
+
+
+@pytest.mark.parametrize("feature", [CONDITION, CRC32, IF_MATCH])
+def test_a_fault_of_the_server_may_be_its_answer_to_something_optional(
+    place: Place, monkeypatch: pytest.MonkeyPatch, feature: str
+) -> None:
+    monkeypatch.setattr(s3_reader, "_RANGE_BYTES", 1000)
+    place.proxy.behaviour = Refusing(each_of(feature), Words(500, "InternalError", "An odd header."))
+    for number in range(2):
+        store = place.store()
+        for key, data in {"small": b"small", "several": os.urandom(2500), "large": os.urandom(LARGE)}.items():
+            put(store, f"{key}{number}", data)
+            assert place.written(f"{key}{number}") == data
+            if len(data) < LARGE:
+                assert get(store, f"{key}{number}") == data
+        with pytest.raises(ObjectExists):
+            put(store, f"small{number}", b"other")
+        if number == 0:
+            place.proxy.forget()
+    assert (500 not in {status for _, status in place.proxy.errors()}) or feature == IF_MATCH
+
+
+def test_a_server_that_is_down_is_no_reason_to_ask_in_another_way(place: Place) -> None:
+    put(place.store(), "first", b"x")
+    store = place.store()
+    put(store, "second", b"x")
+    place.proxy.behaviour = lambda *_: Answer.error(503, "SlowDown", "Please reduce your request rate.")
+    with pytest.raises(StoreError, match="SlowDown"):
+        put(store, "third", b"x")
+    assert all(CONDITION in each.headers for each in place.proxy.calls("PutObject"))
+
+
+@pytest.mark.parametrize("tag", ["said", "no MD5"])
+@pytest.mark.parametrize("calls", [("PutObject",), ("UploadPart",), ("PutObject", "UploadPart")])
+def test_a_server_that_says_another_crc32_is_not_believed_but_looked_at(
+    place: Place, tag: str, calls: tuple[str, ...]
+) -> None:
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        answer = pass_on(asked)
+        if asked.call in calls and "probes/" not in asked.key:
+            answer.set("x-amz-checksum-crc32", "AAAAAA==")
+            if tag != "said" and asked.call == "PutObject":
+                answer.set("ETag", '"v1.abc"')
+        return answer
+
+    place.proxy.behaviour = behaviour
+    serves(place)
+
+
+@pytest.mark.parametrize("date", [None, "Sun, 29 Nov 2026 10:40:31 -0000", "2026-11-29T10:40:31Z", "soon"])
+@pytest.mark.parametrize("may_write", [True, False])
+def test_the_time_is_found_where_answers_do_not_say_it(
+    place: Place, date: str | None, may_write: bool
+) -> None:
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        answer = pass_on(asked) if may_write or asked.method != "PUT" else Answer(403)
+        answer.set("Date", date)
+        answer.is_without_date = True
+        return answer
+
+    place.proxy.behaviour = behaviour
+    found = place.store().now()
+    if date is not None and date[0] in "S2":
+        assert found == datetime(2026, 11, 29, 10, 40, 31, tzinfo=UTC)
+    else:
+        assert abs(found - datetime.now(UTC)) < timedelta(minutes=5)
+        assert len([note for note in place.notes if "clock of this machine" in note]) == (not may_write)
+    place.proxy.behaviour = lambda asked, pass_on: pass_on(asked)
+    assert list(place.store().list("")) == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_told_and_not_followed(place: Place, status: int) -> None:
+    place.proxy.behaviour = lambda *_: Answer(status, {"Location": "https://login.example/"})
+    for ask in (lambda: place.store().size("object"), lambda: list(place.store().list(""))):
+        place.proxy.forget()
+        with pytest.raises(StoreError, match=r"it redirects to https://login\.example/: check endpoint"):
+            ask()
+        assert len(place.proxy.asked) < 10
+
+
+@pytest.mark.parametrize("words", [Words(403, "AccessDenied", "Access Denied."), WORDS[0]])
+def test_uploads_that_may_not_be_listed_stay_and_are_told(place: Place, words: Words) -> None:
+    place.proxy.behaviour = lambda asked, pass_on: (
+        words.answer() if asked.call == "ListMultipartUploads" else pass_on(asked)
+    )
+    assert place.store().abort_uploads() == 0
+    (note,) = place.notes
+    assert words.message in note
+    assert "take up room" in note
+    (lack,) = place.store().probe().lacks
+    assert lack == note
+
+
+def test_a_store_that_loses_answers_is_not_called_one_that_overwrites(place: Place) -> None:
+    lost: set[str] = set()
+
+    def behaviour(asked: Asked, pass_on: Callable[[Asked], Answer]) -> Answer:
+        """Each request is answered the second time."""
+        name = f"{asked.method} {asked.target} {md5(asked.body, usedforsecurity=False).hexdigest()}"
+        if asked.method != "PUT" or name in lost:
+            return pass_on(asked)
+        lost.add(name)
+        pass_on(asked)
+        return Answer.error(503, "SlowDown", "Please reduce your request rate.")
+
+    place.proxy.behaviour = behaviour
+    assert place.store().probe().lacks == ()
 
 
 def test_what_the_server_says_is_in_the_message(place: Place) -> None:

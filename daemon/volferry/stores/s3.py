@@ -6,11 +6,12 @@ it from being overwritten where the server knows that, a HEAD in the moment befo
 
 from __future__ import annotations
 
+import secrets
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from blake3 import blake3
 from botocore.exceptions import ClientError
@@ -18,10 +19,10 @@ from botocore.exceptions import ClientError
 from volferry.errors import DeletionDenied, ObjectLocked, StoreError
 from volferry.stores.base import PROBES, validate_key, write_whole
 from volferry.stores.places import bucket_of
-from volferry.stores.s3_answers import MISSING, error_code
+from volferry.stores.s3_answers import MISSING, date_of, error_code
 from volferry.stores.s3_client import Server
 from volferry.stores.s3_knowledge import Knowledge
-from volferry.stores.s3_lists import objects, unfinished_uploads
+from volferry.stores.s3_lists import UPLOADS_STAY, UploadsNotListed, objects, unfinished_uploads
 from volferry.stores.s3_look import plain_head
 from volferry.stores.s3_probe import BucketProbe, probe
 from volferry.stores.s3_put import SmallObject
@@ -299,22 +300,38 @@ class S3Store:
         return as_strictly and found is not None and found >= until
 
     def now(self) -> datetime:
-        def date(client: Any) -> datetime:
-            return _date(client.head_bucket(Bucket=self._bucket))
+        def date(client: Any) -> datetime | None:
+            return date_of(client.head_bucket(Bucket=self._bucket))
 
-        def date_of_list(client: Any) -> datetime:
-            return _date(client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1))
+        def date_of_list(client: Any) -> datetime | None:
+            return date_of(client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1))
 
         try:
-            return self._server.call("ask for the time", date, refusable=True)
+            return self._server.call("ask for the time", date, refusable=True) or self._time_of_writing()
         except ClientError as error:
             told = self._server.error("ask for the time", error)
             if error_code(error) in {*MISSING, "400"}:
                 raise told from error
             try:  # credentials for a prefix may not ask for the bucket
-                return self._server.call("ask for the time", date_of_list, refusable=True)
+                found = self._server.call("ask for the time", date_of_list, refusable=True)
             except (ClientError, StoreError):
                 raise told from error
+            return found or self._time_of_writing()
+
+    def _time_of_writing(self) -> datetime:
+        """Where answers have no date: when the server has written something, by its own clock; else by this machine's."""
+        key = f"{PROBES}{secrets.token_hex(8)}"
+        try:
+            self.put_unlocked(key, b"what is the time")
+            head = self._head(key, "read")
+            with suppress(StoreError):
+                self.remove_trial(key)
+            return cast("datetime", head["LastModified"])
+        except (StoreError, KeyError, TypeError):
+            self._note(
+                f"{self._server.endpoint} does not say what time it is: the clock of this machine is used"
+            )
+            return datetime.now(UTC)
 
     def clean(self) -> None:
         for uploads in self._transfers.uploads.of_the_dead():
@@ -326,14 +343,21 @@ class S3Store:
         self.clean()
         living = self._transfers.uploads.of_the_living()
         oldest = datetime.now(UTC) - _FOREIGN_UPLOAD
-        aborted = sum(
-            abort_upload(self._server, each.name, each.id)
-            for each in unfinished_uploads(self._transfers, self._prefix)
-            if each.id not in living and each.begun < oldest
-        )
+        aborted = 0
+        try:
+            for each in unfinished_uploads(self._transfers, self._prefix):
+                if each.id not in living and each.begun < oldest:
+                    aborted += abort_upload(self._server, each.name, each.id)
+        except UploadsNotListed as error:
+            self._note(f"{error}: {UPLOADS_STAY}")
         for info in [info for info in self.list(PROBES) if info.modified < oldest]:
             self.delete(info.key)
         return aborted
+
+    def try_to_list_uploads(self) -> None:
+        """Raises UploadsNotListed, StoreError."""
+        for _ in unfinished_uploads(self._transfers, self._prefix):
+            return
 
     def _name(self, key: str) -> str:
         """Of the object in the bucket."""
@@ -361,10 +385,6 @@ class S3Store:
     @property
     def _memory(self) -> Path | None:
         return self._place_in_state / "server.json" if self._place_in_state else None
-
-
-def _date(response: Any) -> datetime:
-    return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
 def _in(days: int) -> datetime:

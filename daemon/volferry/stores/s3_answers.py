@@ -5,7 +5,11 @@ is told of it.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, responses
+from typing import Any
 
 from botocore.exceptions import ClientError, HTTPClientError, ReadTimeoutError, SSLError
 from botocore.exceptions import ConnectionError as ConnectionFailed
@@ -157,5 +161,21 @@ def said(error: ClientError) -> str:
     return f"{code}: {message[:_LONGEST_TEXT]}" if message else code
 
 
+def one_line_of(text: object) -> str:
+    """What a server says, as a line of a message takes it."""
+    line = " ".join(str(text).split())
+    return "".join(each if each.isprintable() else "\ufffd" for each in line)[:_LONGEST_TEXT]
+
+
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
+
+
+def date_of(response: Any) -> datetime | None:
+    """Of an answer; None where it has none."""
+    text = str(response["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        with suppress(ValueError, TypeError, IndexError):
+            found = read(text)
+            return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return None

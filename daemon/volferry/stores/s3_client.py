@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import threading
 import time
 import zlib
@@ -38,10 +39,13 @@ from volferry.stores.s3_answers import (
     WHY,
     GarbledResponse,
     error_code,
+    error_text,
+    http_status,
     is_answer,
     is_overloaded,
     may_pass,
     one_line,
+    one_line_of,
     said,
 )
 from volferry.stores.s3_documents import look_at_documents
@@ -67,9 +71,14 @@ T = TypeVar("T")
 CRC32_BYTES = 4
 # Of a request that has another way of being made, when what arrives seems to be something else than was sent.
 _IMPATIENT_ATTEMPTS = 3
+# HTTP statuses
+_FIRST_REDIRECT, _FIRST_ERROR = 300, 400
+_REFUSALS = {400, 401, 403}
+# Of a server that takes no body whose digest is not signed along: UNSIGNED-PAYLOAD.
+_OF_BODIES = re.compile(r"unsigned|payload|content-?sha-?256", re.IGNORECASE)
 
 
-def make_client(settings: StoreConfig) -> S3Client:
+def make_client(settings: StoreConfig, *, signs_bodies: bool = False) -> S3Client:
     """Raises ConfigError for a profile, file or endpoint that cannot be used. Nothing is sent."""
     key_id, secret, token = settings.credentials or (None, None, None)
     if settings.ca_bundle:
@@ -104,11 +113,13 @@ def make_client(settings: StoreConfig) -> S3Client:
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 user_agent_extra=f"volferry/{__version__}",
-                s3={"payload_signing_enabled": False, "addressing_style": _addressing(settings)},
+                s3={"payload_signing_enabled": signs_bodies, "addressing_style": _addressing(settings)},
             ),
         )
         client.meta.events.register("before-send.s3", _expect_nothing)
         look_at_documents(client)
+        if "amazonaws." not in client.meta.endpoint_url:
+            client.meta.events.register_first("needs-retry.s3", _redirect_to_regions_alone)
         client.meta.events.register("before-call.s3.PutObjectRetention", _md5_of_body)
         return client
     except (ProfileNotFound, PartialCredentialsError, BotoCoreError, ValueError, OSError) as error:
@@ -129,6 +140,16 @@ def _time(value: Any) -> datetime:
     except (ValueError, TypeError):
         return botocore.utils.parse_timestamp(value)
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _redirect_to_regions_alone(request_dict: Any, response: Any, **_: object) -> None:
+    """A server that redirects whatever is asked would be asked for its region without end: that is what botocore does then."""
+    if response is None:
+        return
+    parsed = response[1]
+    headers = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if "x-amz-bucket-region" not in headers and "Region" not in parsed.get("Error", {}):
+        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _expect_nothing(request: Any, **_: object) -> None:
@@ -182,6 +203,7 @@ class Server:
         self._settings = settings
         self._client: S3Client | None = None
         self._has_answered = False
+        self._has_tried_to_sign = False
         self.has_served = False  # it knows the credentials, and lets them do something
         self._lock = threading.Lock()
 
@@ -216,6 +238,8 @@ class Server:
                 last = (_ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS) - 1
                 if isinstance(error, ClientError):
                     self._has_answered = True
+                    if self._signs_from_now_on(error):
+                        continue
                     self.has_served |= error_code(error) == "NoSuchKey"
                     is_garbled = passes and not is_overloaded(error)
                     if (
@@ -232,6 +256,33 @@ class Server:
             pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**attempt)
             time.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 -- jitter
         raise AssertionError("unreachable")
+
+    def _signs_from_now_on(self, error: ClientError) -> bool:
+        """Whether the server may take bodies only that are signed: it says so, or refuses all else. Then the client does it."""
+        code = error_code(error)
+        is_known = code in WHY and code not in {"400", "403", "AccessDenied"}
+        if self.has_served or is_known or http_status(error) not in _REFUSALS:
+            return False
+        with self._lock:
+            if self._has_tried_to_sign:
+                return False
+            self._has_tried_to_sign = True
+        signing = make_client(self._settings, signs_bodies=True)
+        if not _OF_BODIES.search(error_text(error)):
+            for client in (self.client, signing):
+                try:
+                    client.head_bucket(Bucket=self.bucket)
+                except (ClientError, BotoCoreError, *STRANGE):
+                    continue
+                self.has_served = True
+                if client is signing:
+                    break
+                return False
+            else:
+                return False
+        with self._lock:
+            self._client = signing
+        return True
 
     def knows_us(self) -> bool:
         """Whether the credentials are right, and may do something with the bucket: then what is denied is this request."""
@@ -266,6 +317,11 @@ class Server:
         if code == "NoSuchBucket":
             return self._no_bucket()
         words = said(error)
+        if _FIRST_REDIRECT <= http_status(error) < _FIRST_ERROR:
+            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            where = headers.get("location") or error.response.get("Error", {}).get("Endpoint")
+            to = f" to {one_line_of(where)}" if where else ""
+            return StoreUnreachable(f"{message}: it redirects{to}: check endpoint and region ({words})")
         if code in WHY and not (code == "400" and words.startswith("400: ")):
             return StoreUnreachable(f"{message}: {WHY[code]} ({words})")
         return StoreError(f"{message}: {words}")

@@ -37,7 +37,9 @@ class Part(NamedTuple):
     digest: bytes  # CRC-32, big-endian, or MD5
     size: int
     is_sure: bool  # the server has said what arrived
-    has_foreign_tag: bool  # it looks like an MD5, and is another one
+    foreign: (
+        str | None
+    )  # what the server said of it looks like an MD5 or CRC-32, and is another one: whose (`found_foreign_tags`)
 
     @property
     def is_by_crc32(self) -> bool:
@@ -183,8 +185,8 @@ class Completion:
             raise StoreError(
                 f"cannot write {self._key} to the store {self._transfers.url}: the server has other bytes than were sent: run it again"
             )
-        if any(part.has_foreign_tag for part in self._parts):
-            self._transfers.knowledge.found_foreign_tags(PART)
+        for foreign in {part.foreign for part in self._parts if part.foreign is not None}:
+            self._transfers.knowledge.found_foreign_tags(foreign)
 
     def _is_as_sent(self) -> bool:
         """Reads it back, part by part. Raises StoreError."""

@@ -33,6 +33,8 @@ _MESSAGE = re.compile(rb"<Message>([^<]*)")
 _TAG = re.compile(r"<([^<>]*)>")
 _UNSEEN = {"head", "script", "style"}  # a browser shows nothing of these
 
+# As `EncodingType`: names as they are. boto3 would ask for encoded ones where nothing is said.
+NOT_ENCODED = ""
 # What an answer has in place of what botocore knows nothing of.
 ROOT = "Root"
 
@@ -44,7 +46,14 @@ def look_at_documents(client: Any) -> None:
     events.register_first("before-parse.s3", _no_page)
     for call in _LISTS:
         events.register_first(f"before-parse.s3.{call}", _list)
+    for call in ("ListObjects", "ListObjectsV2"):
+        events.register_last(f"before-parameter-build.s3.{call}", _without_encoding)
     events.register_first("before-parse.s3.CompleteMultipartUpload", _completion)
+
+
+def _without_encoding(params: Any, **_: object) -> None:
+    if params.get("EncodingType") == NOT_ENCODED:
+        del params["EncodingType"]
 
 
 def _no_page(response_dict: Any, **_: object) -> None:

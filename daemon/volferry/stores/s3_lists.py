@@ -7,10 +7,12 @@ from urllib.parse import unquote
 
 from botocore.exceptions import ClientError
 
+from volferry.errors import StoreError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key
 from volferry.stores.s3_answers import GarbledResponse, error_code
-from volferry.stores.s3_ways import LIST, PAGES, Way
+from volferry.stores.s3_documents import NOT_ENCODED
+from volferry.stores.s3_ways import ENCODED, LIST, PAGES, SIZED, Way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from volferry.stores.s3_transfer import Transfers
 
 _KEYS_A_REQUEST = 1000
+UPLOADS_STAY = (
+    "unfinished uploads of other machines stay there, and take up room, until a rule of the bucket ends them"
+)
 # Of servers that have no list of uploads.
 _NO_LIST = {"NotImplemented", "501", "MethodNotAllowed", "405"}
 
@@ -27,6 +32,11 @@ class _Page(NamedTuple):
     names: list[tuple[str, ObjectInfo]]  # in the bucket, and what a store calls it
     next: dict[str, str] | None  # arguments for the page after this one
     may_be_last: bool  # also where there is a next one
+    way: Way  # in which it was asked for
+
+
+class UploadsNotListed(StoreError):
+    """The server does not tell, or not these credentials, which uploads are unfinished."""
 
 
 class Unfinished(NamedTuple):
@@ -41,8 +51,10 @@ def objects(transfers: Transfers, place: str, prefix: str) -> Iterator[ObjectInf
     """Those below `prefix` of the store at `place` in the bucket, sorted by key. Raises StoreError."""
     found: dict[str, ObjectInfo] = {}
     marker: dict[str, str] | None = {}
+    way: Way | None = None
     while marker is not None:
-        page = _page(transfers, place, prefix, marker)
+        page = _page(transfers, place, prefix, marker, way)
+        way = page.way
         new = dict(page.names)
         if page.next is not None and (page.next == marker or (new and new.keys() <= found.keys())):
             if page.may_be_last:
@@ -55,13 +67,21 @@ def objects(transfers: Transfers, place: str, prefix: str) -> Iterator[ObjectInf
     yield from sorted(found.values(), key=lambda info: info.key)
 
 
-def _page(transfers: Transfers, place: str, prefix: str, marker: dict[str, str]) -> _Page:
+def _page(transfers: Transfers, place: str, prefix: str, marker: dict[str, str], taken: Way | None) -> _Page:
+    """The first one, or one after it, in the way that was `taken` for that."""
     wanted = place + prefix
 
     def page(client: Any, way: Way) -> _Page:
         by_pages = PAGES in way and "Marker" not in marker
         ask = client.list_objects_v2 if by_pages else client.list_objects
-        response = ask(Bucket=transfers.server.bucket, Prefix=wanted, MaxKeys=_KEYS_A_REQUEST, **marker)
+        response = ask(
+            Bucket=transfers.server.bucket,
+            Prefix=wanted,
+            **({"MaxKeys": _KEYS_A_REQUEST} if SIZED in way else {}),
+            # boto3 asks for it where nothing is said.
+            **({} if ENCODED in way else {"EncodingType": NOT_ENCODED}),
+            **marker,
+        )
         entries = [
             (_name(each["Key"], wanted), each) for each in response.get("Contents", ()) if each.get("Key")
         ]
@@ -73,14 +93,13 @@ def _page(transfers: Transfers, place: str, prefix: str, marker: dict[str, str])
         ]
         told = response.get("IsTruncated")  # None where the server does not say it
         may_be_last = told is False or (told is None and len(entries) < _KEYS_A_REQUEST)
-        return _Page(names, _next(response, told, [name for name, _ in entries]), may_be_last)
+        return _Page(names, _next(response, told, [name for name, _ in entries]), may_be_last, way)
 
-    # Where the first page came in one way, the next comes in the same.
-    offered = frozenset({PAGES}) if not marker else frozenset[str]()
     try:
-        if "ContinuationToken" in marker:
-            return transfers.server.call("list objects", lambda client: page(client, frozenset({PAGES})))
-        return transfers.ask(LIST, "list objects", offered, page)
+        if "ContinuationToken" in marker and taken is not None:
+            return transfers.server.call("list objects", lambda client: page(client, taken))
+        offered = {PAGES, ENCODED, SIZED} if taken is None else taken - {PAGES}
+        return transfers.ask(LIST, "list objects", frozenset(offered), page)
     except ClientError as error:
         raise transfers.server.error("list objects", error) from error
 
@@ -112,7 +131,7 @@ def _name(text: str, wanted: str) -> str:
 
 
 def unfinished_uploads(transfers: Transfers, prefix: str) -> Iterator[Unfinished]:
-    """Those below `prefix` in the bucket; none where the server has no list of them. Raises StoreError."""
+    """Those below `prefix` in the bucket; none where the server has no list of them. Raises UploadsNotListed, StoreError."""
     marker: dict[str, str] | None = {}
     while marker is not None:
         uploads, marker = _uploads_page(transfers, prefix, marker)
@@ -145,4 +164,5 @@ def _uploads_page(
         # How rclone says that there are none, and how others say that they do not tell.
         if error_code(error) in _NO_LIST | {"NoSuchUpload"}:
             return [], None
-        raise transfers.server.error("list uploads", error) from error
+        told = transfers.server.error("list uploads", error)
+        raise UploadsNotListed(str(told)) from error

@@ -13,7 +13,7 @@ from volferry.stores.s3_client import base64_text, md5
 from volferry.stores.s3_look import exists, head, refuse_if_there
 from volferry.stores.s3_received import Receipt, Sent, is_of_content, tag_of
 from volferry.stores.s3_transfer import Body
-from volferry.stores.s3_ways import CRC32, MD5, PUT, UNLESS_THERE, Way
+from volferry.stores.s3_ways import CRC32, CRC32_OF_PUT, MD5, PUT, UNLESS_THERE, Way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,17 +102,20 @@ class SmallObject:
         self._is_there = True
         if response.get("VersionId") not in {None, "null"}:
             self._knowledge.found(keeps_versions=True)
-        self._receipt = self._sent.receipt(response)
+        self._receipt = self._sent.receipt(
+            response, has_foreign_crc32=self._knowledge.has_foreign_tags(CRC32_OF_PUT)
+        )
         self._is_echoed = CRC32 in way and self._sent.is_echoed(response)
-        if self._receipt is Receipt.FOREIGN and not self._knowledge.has_foreign_tags(PUT):
+        is_foreign = self._receipt is Receipt.FOREIGN and not self._knowledge.has_foreign_tags(PUT)
+        if is_foreign or self._receipt is Receipt.WRONG:
             try:
                 is_as_sent = self._is_as_sent(client)
             except ClientError as error:
                 raise self._server.error(f"read {self._key}", error) from error
             if not is_as_sent:
                 raise GarbledResponse("the server has other bytes than were sent")
+            self._knowledge.found_foreign_tags(PUT if is_foreign else CRC32_OF_PUT)
             self._receipt = Receipt.CONFIRMED
-            self._knowledge.found_foreign_tags(PUT)
 
     def _put_where_none_is(self) -> None:
         """The server says that there is one, and has none: it does not understand what it is asked."""

@@ -19,6 +19,7 @@ class Receipt(Enum):
     CONFIRMED = auto()
     SILENT = auto()  # nothing in the answer depends on what was sent
     FOREIGN = auto()  # the entity tag looks like an MD5, and is not the one of what was sent
+    WRONG = auto()  # the checksum is another one, and nothing else tells
 
 
 @dataclass
@@ -47,17 +48,22 @@ class Sent:
         """Whether the server has computed the same checksum."""
         return bool(response.get("ChecksumCRC32") == self.crc32_text)
 
-    def receipt(self, response: Any) -> Receipt:
-        """Raises GarbledResponse if the server has other bytes than were sent, by its checksum."""
+    def receipt(self, response: Any, *, has_foreign_crc32: bool) -> Receipt:
+        """`has_foreign_crc32`: what the server says as a CRC-32 is known to be something else. Raises GarbledResponse if it has other bytes
+        than were sent.
+        """
         echo = str(response.get("ChecksumCRC32") or "")
         if echo and echo == self.crc32_text:
             return Receipt.CONFIRMED
-        if _CRC32_TEXT.fullmatch(echo):
-            raise GarbledResponse("the server has other bytes than were sent")
+        is_wrong = bool(_CRC32_TEXT.fullmatch(echo)) and not has_foreign_crc32
         tag = tag_of(response)
         if not is_of_content(response) or not _MD5_HEX.fullmatch(tag):
-            return Receipt.SILENT
-        return Receipt.CONFIRMED if tag == self.md5.hex() else Receipt.FOREIGN
+            return Receipt.WRONG if is_wrong else Receipt.SILENT
+        if tag == self.md5.hex():
+            return Receipt.CONFIRMED
+        if is_wrong:  # two digests, and neither is that of what was sent
+            raise GarbledResponse("the server has other bytes than were sent")
+        return Receipt.FOREIGN
 
 
 def tag_of(response: Any) -> str:

@@ -6,10 +6,11 @@ import threading
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from volferry.errors import StoreError
 from volferry.interrupts import held_back
-from volferry.stores.s3_answers import NOT_IMPLEMENTED, http_status
+from volferry.stores.s3_answers import NOT_IMPLEMENTED, SERVER_FAULT, STRANGE, GarbledResponse, http_status
 from volferry.stores.s3_trial import take_crc32_in_parts
 from volferry.stores.s3_ways import Refusal, Way, meaning, others, ways
 
@@ -113,6 +114,26 @@ class Transfers:
             if kind is Refusal.DENIED and not self.server.knows_us():
                 raise
             return self._otherwise(call, offered, way, error, asked, is_there=is_there)
+        except StoreError as error:
+            barest = ways(call, offered)[-1]
+            if way == barest or not self._may_be_of_way(call, way, error):
+                raise
+            try:
+                result = request(self.server.client, barest)
+            except (ClientError, BotoCoreError, GarbledResponse, StoreError, *STRANGE):
+                raise error from error.__cause__
+            self.knowledge.refused(call, way, barest)
+            return result
+
+    def _may_be_of_way(self, call: str, way: Way, error: StoreError) -> bool:
+        """Whether a fault of the server's own, whatever its number, may be its answer to something that it does not know: it serves else."""
+        cause = error.__cause__
+        return (
+            isinstance(cause, ClientError)
+            and http_status(cause) >= SERVER_FAULT
+            and not self.knowledge.is_proven(call, way)
+            and self.server.knows_us()
+        )
 
     def _otherwise(
         self,

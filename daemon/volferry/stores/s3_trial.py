@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from volferry.errors import StoreError
 from volferry.stores.base import PROBES
+from volferry.stores.s3_answers import SERVER_FAULT, http_status
 from volferry.stores.s3_received import Sent, tag_to_say
 from volferry.stores.s3_ways import BEGIN, COMPLETE, CRC32, UNLESS_THERE, Refusal, meaning
 
@@ -68,6 +69,16 @@ class _Trial:
             if meaning(error, BEGIN) is Refusal.FINAL:
                 raise self._server.error("write a trial object", error) from error
             return False
+        except StoreError as error:
+            # A fault of the server's own, and it serves else: so some answer what they do not know.
+            cause = error.__cause__
+            if (
+                isinstance(cause, ClientError)
+                and http_status(cause) >= SERVER_FAULT
+                and self._server.knows_us()
+            ):
+                return False
+            raise
         return True
 
     def _complete(self, parts: dict[str, Any]) -> None:

@@ -29,8 +29,12 @@ MD5 = "Content-MD5"
 UNLESS_THERE = "If-None-Match"
 UNCHANGED = "If-Match"
 PAGES = "pages of ListObjectsV2"
+ENCODED = "encoding-type"
+SIZED = "max-keys"
 
 PUT, BEGIN, PART, COMPLETE = "PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"
+# What a server says of a checksum, in these calls; as known of its entity tags (`Knowledge.has_foreign_tags`).
+CRC32_OF_PUT, CRC32_OF_PART = f"{CRC32} of {PUT}", f"{CRC32} of {PART}"
 HEAD, GET, LIST, RETAIN = "HeadObject", "GetObject", "ListObjectsV2", "PutObjectRetention"
 
 
@@ -55,7 +59,16 @@ _WAYS: dict[str, tuple[Way, ...]] = {
     COMPLETE: _ways({CRC32, UNLESS_THERE}, {UNLESS_THERE}, {CRC32}, ()),
     HEAD: _ways({CRC32}, ()),
     GET: _ways({UNCHANGED}, ()),
-    LIST: _ways({PAGES}, ()),
+    LIST: _ways(
+        {PAGES, ENCODED, SIZED},
+        {PAGES, ENCODED},
+        {PAGES, SIZED},
+        {PAGES},
+        {ENCODED, SIZED},
+        {ENCODED},
+        {SIZED},
+        (),
+    ),
     # It is of no use without a checksum: S3 demands one.
     RETAIN: _ways({CRC32}, {MD5}),
 }
@@ -99,7 +112,10 @@ _FINAL_CODES = {
     "RequestTimeTooSkewed",
     "TokenRefreshRequired",
     "301",
+    "302",
+    "303",
     "307",
+    "308",
 }
 # Of servers with codes of their own: the room is used up, the key of an encryption is not there.
 _FINAL_WORDS = re.compile(

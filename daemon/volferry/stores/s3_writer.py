@@ -17,7 +17,7 @@ from volferry.stores.s3_completion import Completion, Part
 from volferry.stores.s3_put import SmallObject
 from volferry.stores.s3_received import Receipt, Sent, tag_to_say
 from volferry.stores.s3_transfer import Body
-from volferry.stores.s3_ways import BEGIN, CRC32, MD5, PART, Way
+from volferry.stores.s3_ways import BEGIN, CRC32, CRC32_OF_PART, MD5, PART, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,19 +184,19 @@ class S3Writer:
                 **({"ChecksumCRC32": sent.crc32_text} if CRC32 in way else {}),
                 **({"ContentMD5": sent.md5_text} if MD5 in way else {}),
             )
-            receipt = sent.receipt(response)
-            if (
-                receipt is Receipt.FOREIGN
-                and not knowledge.has_foreign_tags(PART)
-                and attempts < _TAG_ATTEMPTS
-            ):
+            receipt = sent.receipt(response, has_foreign_crc32=knowledge.has_foreign_tags(CRC32_OF_PART))
+            is_odd = receipt is Receipt.WRONG or (
+                receipt is Receipt.FOREIGN and not knowledge.has_foreign_tags(PART)
+            )
+            if is_odd and attempts < _TAG_ATTEMPTS:
                 raise GarbledResponse("the server has other bytes than were sent")
             if CRC32 in way and not sent.is_echoed(response):
                 knowledge.found(checks_crc32=False)
             is_sure = receipt is Receipt.CONFIRMED or (MD5 in way and knowledge.abilities.checks_md5 is True)
             digest = sent.crc32 if CRC32 in way else sent.md5
-            is_foreign = receipt is Receipt.FOREIGN
-            return Part(number, tag_to_say(response), digest, len(sent.data), is_sure, is_foreign)
+            is_sure = is_sure and receipt is not Receipt.WRONG
+            foreign = {Receipt.FOREIGN: PART, Receipt.WRONG: CRC32_OF_PART}.get(receipt)
+            return Part(number, tag_to_say(response), digest, len(sent.data), is_sure, foreign)
 
         offered = {CRC32, MD5} if self._by_crc32 else {MD5}
         try:
