@@ -25,6 +25,9 @@ class HelperMemory(Size):
             raise ValueError(f"it should be 64M ({_LEAST_MEMORY}) at least")
         return size
 
+    def __str__(self) -> str:
+        return super().__str__() if self else _OFF
+
 
 class Weight(int):
     """Of a helper, among other containers; 0 for none of its own."""

@@ -23,6 +23,13 @@ class Size(int):
             raise ValueError("a size is a number of bytes, or one such as 512M or 2G")
         return cls(value)
 
+    def __str__(self) -> str:
+        """As `of_document` takes it, with the largest unit that is exact."""
+        units = [(unit, 1 << bits) for unit, bits in (("T", 40), ("G", 30), ("M", 20), ("K", 10))]
+        return next(
+            (f"{int(self) // size}{unit}" for unit, size in units if self and not self % size), f"{int(self)}"
+        )
+
 
 class _Window(NamedTuple):
     """Of a day, without its end; one whose end comes first goes on past midnight."""

@@ -350,7 +350,11 @@ def test_metrics_health_pings_messages_and_status(world: World, config: Path) ->
     assert rows["good"]["next"] > rows["bad"]["next"]
     assert rows["good"]["late"] is rows["bad"]["late"] is False
     assert status["running"] == []
-    runs = {line["run"] for line in lines if line["event"] in {"a run begins", "it says", "a run has ended"}}
+    runs = {
+        line["run"]
+        for line in lines
+        if line["event"] in {"a run begins", "a command says", "a run has ended"}
+    }
     assert {run["run"] for run in status["recent"]} == runs
     assert state_of(container)["Status"] == "running"
 

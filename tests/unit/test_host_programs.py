@@ -131,6 +131,14 @@ def test_gnu_s_are_found_under_their_other_names(machine: Machine, prefix: str) 
     assert chosen == {name: Path("/usr/bin", name).resolve() for name in PROGRAMS}
 
 
+def test_what_only_calls_a_program_that_is_missing_is_not_blamed(machine: Machine) -> None:
+    (machine.programs / "find").unlink()
+    text = machine.refusal()
+    assert "there is no find: " in text
+    assert "not found" not in text
+    assert "chmod:" not in text
+
+
 def test_all_that_is_lacking_is_said_at_once(machine: Machine) -> None:
     machine.system("alpine")
     for name in PROGRAMS:

@@ -637,6 +637,7 @@ def test_that_no_volume_has_a_schedule_is_told_once() -> None:
         made.after(minutes=10)
     assert made.told == [("failure", "")]
     assert [line["event"] for line in made.lines] == ["nothing is scheduled"]
+    assert "volferry.schedule" in made.lines[0]["error"]
 
 
 def test_a_schedule_that_a_later_version_has_kept_keeps_no_daemon_from_its_work() -> None:

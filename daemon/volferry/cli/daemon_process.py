@@ -148,7 +148,7 @@ class Command:
                     self._last = line.strip().removeprefix("volferry: ")
                     # Whatever becomes of it: a pipe that nobody reads would hold up, or end, what is at work.
                     with suppress(Exception):
-                        self.log.info("it says", command=self.name, line=self._last)
+                        self.log.info("a command says", command=self.name, line=self._last)
 
     def _read_document(self) -> None:
         assert self.process.stdout  # noqa: S101 -- it is a pipe

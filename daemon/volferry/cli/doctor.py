@@ -211,7 +211,8 @@ def _store(session: Session, name: str | None) -> tuple[str, tuple[str, ...]]:
         holds = count_text(sum(1 for _ in repository.refs()), "backup")
         hurt = _not_whole(session, repository)
     except NoSuchStore:
-        holds = f"nothing there yet, the first {'backup' if name is None else 'copy'} makes it"
+        is_replica = name is not None and session.config.named_store(name).replica_of is not None
+        holds = f"nothing there yet, the first {'copy' if is_replica else 'backup'} makes it"
     lost = lost_with_us(session, store.url)
     if lost and repository is None:
         raise VolferryError(f"{store.url} {lost}, or name another store")

@@ -96,6 +96,10 @@ def _planned(each: PlannedVolume) -> dict[str, Any]:
     }
 
 
+def _verb(verb: str, subjects: list[str]) -> str:
+    return f"{verb}s" if len(subjects) == 1 else verb
+
+
 @dataclass(slots=True)
 class MigrationReport:
     source: str
@@ -130,15 +134,15 @@ class MigrationReport:
         if self.started:
             parts.append(f"started on the target: {', '.join(self.started)}")
         if self.stopped and not self.took_over:
-            parts.append(f"{', '.join(self.stopped)} runs again on the source")
+            parts.append(f"{', '.join(self.stopped)} {_verb('run', self.stopped)} again on the source")
         elif self.stopped:
             paused = [name for name in self.stopped if name in self.plan.paused]
             if ended := [name for name in self.stopped if name not in paused]:
-                parts.append(f"{', '.join(ended)} stays stopped on the source")
+                parts.append(f"{', '.join(ended)} {_verb('stay', ended)} stopped on the source")
             if paused:
                 names = " ".join(paused)
                 parts.append(
-                    f"{', '.join(paused)} stays paused on the source, until `docker rm --force {names}` removes it"
+                    f"{', '.join(paused)} {_verb('stay', paused)} paused on the source, until `docker rm --force {names}` removes {'it' if len(paused) == 1 else 'them'}"
                 )
         print("; ".join(parts))
 

@@ -134,7 +134,7 @@ def prune(
             each.volume for each in done if any(NO_POLICY in verdict.reasons for verdict in each.verdicts)
         ]:
             print(
-                f"nothing says which backups of {', '.join(sorted(set(without)))} to forget, so that all stay: `keep` in the configuration does, or a label"
+                f'nothing says which backups of {", ".join(sorted(set(without)))} to forget, so that all stay: `keep` in the configuration does, or a label such as `volferry.keep.daily: "7"`'
             )
     return (
         1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from volferry.engine.channel import READ_BYTES, InputRefused
 from volferry.engine.host_programs import OTHER_WAY
-from volferry.engine.program_probes import PROGRAMS, Ran, fault_of
+from volferry.engine.program_probes import PROGRAMS, Ran, fault_of, faults_of_their_own
 from volferry.errors import HelperImageError
 
 if TYPE_CHECKING:
@@ -31,13 +31,16 @@ def check_programs(helper: Helper, image: str) -> None:
             out += data
         return Ran(process.wait(), out, b"\n".join(errors))
 
-    faults = []
+    faults: dict[str, str] = {}
+    missing = []
     for name in PROGRAMS:
         work = f"{helper.spool}/tried-{name}"
         run(["sh", "-c", 'mkdir "$0"', work], b"")
         if run(["sh", "-c", 'command -v "$0"', name], b"").status != 0:
-            faults.append(f"there is no {name}")
+            missing.append(name)
+            faults[name] = f"there is no {name}"
         elif fault := fault_of(name, run, work, 0):
-            faults.append(f"{name}: {fault}")
+            faults[name] = f"{name}: {fault}"
     if faults:
-        raise HelperImageError(f"image {image}: {'; '.join(faults)}: {OTHER_WAY}")
+        said = "; ".join(faults_of_their_own(faults, missing).values())
+        raise HelperImageError(f"image {image}: {said}: {OTHER_WAY}")

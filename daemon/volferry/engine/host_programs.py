@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volferry.engine.program_probes import PROGRAMS, Ran, fault_of
+from volferry.engine.program_probes import PROGRAMS, Ran, fault_of, faults_of_their_own
 from volferry.errors import HelperImageError, reason
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def host_programs() -> dict[str, Path]:
     except OSError as error:
         raise HelperImageError(f"no helper image: its programs cannot be tried: {reason(error)}") from error
     if faults:
+        faults = faults_of_their_own(faults, [name for name in PROGRAMS if not found[name]])
         raise HelperImageError(
             f"no helper image of this machine's programs: {'; '.join(faults.values())}: {_advice(faults, found)}"
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import zstandard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 PROGRAMS = ("sh", "tar", "find", "sort", "tr", "zstd", "sleep", "sync", "chmod", "mkdir")
 
@@ -123,6 +123,16 @@ def fault_of(name: str, run: Run, scratch: str, owner: int) -> str:
     of those programs, and `owner` the user as whom they run.
     """
     return _PROBES[name](run, scratch, owner)
+
+
+def faults_of_their_own(faults: Mapping[str, str], missing: Collection[str]) -> dict[str, str]:
+    """By program, without those that are only that a shell has not found a missing one."""
+    names = "|".join(map(re.escape, missing))
+    return {
+        name: fault
+        for name, fault in faults.items()
+        if name in missing or not missing or not re.search(rf"\b(?:{names}): (?:command )?not found", fault)
+    }
 
 
 def _shell(run: Run, _: str, __: int) -> str:

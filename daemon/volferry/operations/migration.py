@@ -64,8 +64,9 @@ def pass_by_pass(legs: Sequence[Leg], observer: Observer, *, checksum: bool) -> 
         for leg in legs:
             leg.passes.append(leg.transfer.run())
         took = time.monotonic() - began
+        entries = sum(leg.passes[-1].entries for leg in legs)
         observer.note(
-            f"pass {len(legs[0].passes)}: {sum(leg.passes[-1].entries for leg in legs):,} entries in {took:.1f} s"
+            f"pass {len(legs[0].passes)}: {entries:,} {'entry' if entries == 1 else 'entries'} in {took:.1f} s"
         )
         if before is None:
             for leg in legs:

@@ -28,6 +28,10 @@ _LONGEST_LOOK = timedelta(minutes=5)  # what is looked at again without a reason
 _TROUBLED_LOOK = timedelta(minutes=1)  # after one that failed
 _CALM = timedelta(seconds=2)
 _MOST_SAID = 10_000
+_NO_SCHEDULE = (
+    'no volume has a schedule, so none is backed up: a label such as `volferry.schedule: "0 2 * * *"` on a volume gives it one, '
+    "or `schedule` in the configuration"
+)
 
 Log = Any  # of structlog, which has no type for what it makes
 
@@ -301,7 +305,7 @@ class Loop:
         for volume in to_tell:
             self._tell("failure", volume, "it is no longer backed up", now, Ending(False, error=error))
         if not names:
-            self._say_once("nothing is scheduled", "no volume has a schedule, so none is backed up")
+            self._say_once("nothing is scheduled", _NO_SCHEDULE)
         if self._departures.nothing_is_scheduled(names, now.mono):
             error = "no volume has a schedule: `volferry volumes` and `volferry config check` show why"
             self._tell("failure", "", "nothing is backed up", now, Ending(False, error=error))
