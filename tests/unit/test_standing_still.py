@@ -296,3 +296,16 @@ def test_one_that_cannot_be_stopped_once_more_is_not_up(
     assert down.name == "db"
     container.state = "running"
     assert still_down(tmp_path, engine.as_engine) == []
+
+
+def test_what_is_handed_over_was_down_until_then(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.api.add("db", VOLUME)
+    began = time.monotonic()
+    still = quiesced(engine, tmp_path)
+    still.begin()
+    still.hand_over("unix:///elsewhere")
+    still.leave()
+    down = still.downtime_seconds
+    assert 0 < down <= time.monotonic() - began
+    still.end()
+    assert still.downtime_seconds == down

@@ -227,6 +227,7 @@ class Quiesced:
             if self._ended:
                 return
             self._over()
+            self._measure()
             self._stack.close()
             for halt in self._halts:
                 self._record(replace(halt, state="over"))
@@ -251,8 +252,7 @@ class Quiesced:
                 if halt.state == "handed":
                     self._record(replace(halt, state="done", error=""))
             self._coming.start(self.limits.bring_back.total_seconds())
-            if self._since is not None:
-                self.downtime_seconds = round(time.monotonic() - self._since, 3)
+            self._measure()
             self._stack.close()
             self.journal.let_others()
 
@@ -277,6 +277,10 @@ class Quiesced:
     def _over(self) -> None:
         self._ended = True
         self._watching.close()
+
+    def _measure(self) -> None:
+        if self._since is not None:
+            self.downtime_seconds = round(time.monotonic() - self._since, 3)
 
     def _has_turn(self, impatience: Impatience) -> bool:
         """A run that has stopped the same container since would be taken for its end."""
