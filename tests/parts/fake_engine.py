@@ -29,6 +29,7 @@ class FakeContainer:
     exit_code: int = 0
     stop_seconds: int = 10
     labels: Mapping[str, str] = field(default_factory=dict)
+    health: str | None = None
 
     def inspected(self) -> dict[str, Any]:
         return {
@@ -41,6 +42,7 @@ class FakeContainer:
                 "StartedAt": self.started_at,
                 "FinishedAt": self.finished_at,
                 "ExitCode": self.exit_code,
+                **({"Health": {"Status": self.health}} if self.health else {}),
             },
             "Config": {"Labels": dict(self.labels), "StopTimeout": self.stop_seconds},
             "HostConfig": {},

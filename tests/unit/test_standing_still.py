@@ -9,7 +9,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import docker.errors
 import pytest
@@ -17,6 +18,7 @@ import requests.exceptions
 
 from tests.parts.fake_engine import FakeContainer, FakeEngine
 from volferry import interrupts
+from volferry.cli import migration_containers
 from volferry.errors import DowntimeExceeded, Interrupted, VolferryError
 from volferry.interrupts import held_back
 from volferry.journal import Halt, Journal
@@ -300,12 +302,64 @@ def test_one_that_cannot_be_stopped_once_more_is_not_up(
 
 def test_what_is_handed_over_was_down_until_then(engine: FakeEngine, tmp_path: Path) -> None:
     engine.api.add("db", VOLUME)
+    engine.api.doing["stop"] = lambda _: threading.Event().wait(0.01)
     began = time.monotonic()
     still = quiesced(engine, tmp_path)
     still.begin()
     still.hand_over("unix:///elsewhere")
     still.leave()
     down = still.downtime_seconds
-    assert 0 < down <= time.monotonic() - began
+    assert 0.01 <= down <= time.monotonic() - began + 0.001  # rounded
     still.end()
     assert still.downtime_seconds == down
+
+
+def compose(service: str, *needs: str) -> dict[str, str]:
+    project = {"com.docker.compose.project": "shop", "com.docker.compose.service": service}
+    return {
+        **project,
+        "com.docker.compose.depends_on": ",".join(f"{each}:service_healthy:false" for each in needs),
+    }
+
+
+def test_what_depends_on_one_that_is_not_healthy_waits_for_it_once(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not one after the other: all of that is downtime."""
+    monkeypatch.setattr(coming_back, "HEALTHY_SECONDS", 1)
+    engine.api.add("db", VOLUME, labels=compose("db"), health="starting")
+    for name in ("a", "b", "c", "d"):
+        engine.api.add(name, VOLUME, labels=compose(name, "db"))
+    still = quiesced(engine, tmp_path)
+    still.begin()
+    began = time.monotonic()
+    still.end()
+    assert 1 <= time.monotonic() - began < 2.5
+    assert [name for what, name in engine.api.done if what == "start"] == ["db", "a", "b", "c", "d"]
+
+
+def test_all_of_the_target_have_one_deadline_to_be_healthy(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration_containers, "_HEALTHY_SECONDS", 1)
+    made = [engine.api.add(name, VOLUME, health="starting").id for name in ("a", "b", "c", "d")]
+    notes: list[str] = []
+    began = time.monotonic()
+    observer = cast("Any", SimpleNamespace(note=notes.append))
+    migration_containers.await_health_on_target(engine.as_engine, made, observer)
+    assert 1 <= time.monotonic() - began < 2.5
+    assert len(notes) == 4
+
+
+def test_what_is_started_on_the_target_waits_once_for_what_it_depends_on(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration_containers, "_HEALTHY_SECONDS", 1)
+    monkeypatch.setattr(migration_containers, "_SETTLE_SECONDS", 0)
+    made = [engine.api.add("db", VOLUME, labels=compose("db"), health="starting").id]
+    made += [engine.api.add(name, VOLUME, labels=compose(name, "db")).id for name in ("a", "b", "c", "d")]
+    took: list[list[str]] = []
+    began = time.monotonic()
+    migration_containers.start_on_target(engine.as_engine, made, took.append, running=[])
+    assert 1 <= time.monotonic() - began < 2.5
+    assert took == [["db", "a", "b", "c", "d"]]

@@ -228,16 +228,17 @@ def start_on_target(
 
     Raises EngineError.
     """
-    from volferry.engine.containers import await_healthy, depends_on, find_container, in_order, start  # noqa: PLC0415
+    from volferry.engine.containers import HealthWaits, depends_on, find_container, in_order, start  # noqa: PLC0415
 
     found = [each for each in (find_container(target, name) for name in names) if each is not None]
     started: list[Container] = []
+    waits = HealthWaits(_HEALTHY_SECONDS)
     done = False
     try:
         for container in found if in_this_order else in_order(found):
             for other in started:
                 if depends_on(container, other) and other.health is not None:
-                    await_healthy(target, other, seconds=_HEALTHY_SECONDS)
+                    waits.await_healthy(target, other)
             with held_back():
                 running.append(container.name)
                 started.append(container)
@@ -271,12 +272,14 @@ def _stop_again(target: Engine, container: Container, running: list[str]) -> Non
 
 
 def await_health_on_target(target: Engine, names: list[str], observer: TerminalObserver) -> None:
-    """Says what is not healthy."""
+    """Says what is not healthy. All have the same time for that, at the same time."""
     from volferry.engine.containers import await_healthy, find_container  # noqa: PLC0415
 
+    end = time.monotonic() + _HEALTHY_SECONDS
     for name in names:
         container = find_container(target, name)
-        health = "gone" if container is None else await_healthy(target, container, seconds=_HEALTHY_SECONDS)
+        left = max(0.0, end - time.monotonic())
+        health = "gone" if container is None else await_healthy(target, container, seconds=left)
         if health not in {"healthy", "running"}:
             observer.note(
                 f"container {name} on the target is {health}, not healthy{_why_starting(target, health)}"

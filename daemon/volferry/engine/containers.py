@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import PurePosixPath
@@ -284,6 +284,20 @@ def await_healthy(engine: Engine, container: Container, *, seconds: float) -> st
         if now.health != "starting" or time.monotonic() > end:
             return now.health or "running"
         time.sleep(_LOOK_SECONDS)
+
+
+@dataclass(slots=True)
+class HealthWaits:
+    """Waits for containers that others depend on: for each no longer than `seconds` in all, however many depend on it."""
+
+    seconds: float
+    _ends: dict[str, float] = field(default_factory=dict)
+
+    def await_healthy(self, engine: Engine, container: Container) -> None:
+        now = time.monotonic()
+        end = self._ends.setdefault(container.id, now + self.seconds)
+        if now < end:
+            await_healthy(engine, container, seconds=end - now)
 
 
 def await_end(engine: Engine, container: Container, *, seconds: float) -> Container | None:

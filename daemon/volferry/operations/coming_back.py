@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from volferry.engine.containers import (
     ENGINE_DIED,
+    HealthWaits,
     await_end,
-    await_healthy,
     depends_on,
     find_container,
     find_successor,
@@ -58,6 +58,7 @@ class ComingBack:
     _since: dict[str, float] = field(default_factory=dict)  # when each was seen running as it runs now
     _starts: dict[str, int] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)  # since when one that is "under way" is waited for
+    _waits: HealthWaits = field(default_factory=lambda: HealthWaits(HEALTHY_SECONDS))
     _said: set[str] = field(default_factory=set)
     _hopeless: set[str] = field(default_factory=set)  # what is gone, and had its time to come back
 
@@ -211,7 +212,7 @@ class ComingBack:
     def _start_container(self, halt: Halt, container: Container) -> None:
         for other in [*self._started.values()]:
             if depends_on(container, other) and other.health is not None:
-                await_healthy(self.engine, other, seconds=HEALTHY_SECONDS)
+                self._waits.await_healthy(self.engine, other)
         # First: the answer may be lost, and the container end by itself, which is not as if a person had stopped it.
         self._starts[halt.id] = self._starts.get(halt.id, 0) + 1
         self._write(replace(halt, state="started", error=""))
