@@ -162,6 +162,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.api = FakeApi()
+        self.info: dict[str, Any] = {}
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -19,7 +19,7 @@ import requests.exceptions
 from tests.parts.fake_engine import FakeContainer, FakeEngine
 from volferry import interrupts
 from volferry.cli import migration_containers
-from volferry.errors import DowntimeExceeded, Interrupted, VolferryError
+from volferry.errors import DowntimeExceeded, EngineError, Interrupted, VolferryError
 from volferry.interrupts import held_back
 from volferry.journal import Halt, Journal
 from volferry.operations import coming_back, quiesce
@@ -363,3 +363,18 @@ def test_what_is_started_on_the_target_waits_once_for_what_it_depends_on(
     migration_containers.start_on_target(engine.as_engine, made, took.append, running=[])
     assert 1 <= time.monotonic() - began < 2.5
     assert took == [["db", "a", "b", "c", "d"]]
+
+
+@pytest.mark.parametrize(("version", "helps"), [("1", True), ("2", False)])
+def test_where_a_rootless_engine_cannot_pause_it_is_said_what_to_do(
+    engine: FakeEngine, tmp_path: Path, version: str, helps: bool
+) -> None:
+    engine.api.add("db", VOLUME)
+    engine.api.doing["pause"] = _refuses
+    engine.info = {"SecurityOptions": ["name=rootless"], "CgroupVersion": version}
+    still = quiesced(engine, tmp_path, "pause")
+    with pytest.raises(EngineError, match="pausing container db: ") as caught:
+        still.begin()
+    assert ("unified_cgroup_hierarchy" in str(caught.value)) is helps
+    still.end()
+    assert still.await_up() == []

@@ -18,7 +18,9 @@ import docker.errors
 from volferry.engine.client import Engine, says_no_container, translated
 from volferry.engine.container_labels import ContainerLabels, is_own
 from volferry.engine.running import running_containers
+from volferry.engine.user_namespace import is_rootless
 from volferry.engine.volumes import use_of
+from volferry.errors import EngineError, EngineUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -263,8 +265,18 @@ def start(engine: Engine, container: Container) -> None:
 
 
 def pause(engine: Engine, container: Container) -> None:
-    with translated(f"pausing container {container.name}"):
-        engine.api.pause(container.id)
+    try:
+        with translated(f"pausing container {container.name}"):
+            engine.api.pause(container.id)
+    except EngineUnreachable:
+        raise
+    except EngineError as error:
+        if not is_rootless(engine) or str(engine.info.get("CgroupVersion") or "2") == "2":
+            raise
+        raise EngineError(
+            f"{error}: a rootless engine pauses only where control groups are of version 2: use quiesce = none, or quiesce = stop where "
+            "it is no container of --rm or of `docker compose run`, or boot with systemd.unified_cgroup_hierarchy=1"
+        ) from error
 
 
 def unpause(engine: Engine, container: Container) -> None:
