@@ -126,6 +126,12 @@ def is_answer(error: ClientError) -> bool:
     }
 
 
+def is_about_credentials(error: ClientError) -> bool:
+    """Or about the place: no request of another kind fares better."""
+    code = error_code(error)
+    return code in WHY and code not in {"AccessDenied", "400", "403"}
+
+
 def is_overloaded(error: ClientError) -> bool:
     """Or has a fault of its own, whatever was asked."""
     status = http_status(error)

@@ -41,6 +41,7 @@ from volferry.stores.s3_answers import (
     error_code,
     error_text,
     http_status,
+    is_about_credentials,
     is_answer,
     is_overloaded,
     may_pass,
@@ -204,6 +205,7 @@ class Server:
         self._client: S3Client | None = None
         self._has_answered = False
         self._has_tried_to_sign = False
+        self._is_unknown = False  # the bucket was asked for, and refused
         self.has_served = False  # it knows the credentials, and lets them do something
         self._lock = threading.Lock()
 
@@ -259,9 +261,7 @@ class Server:
 
     def _signs_from_now_on(self, error: ClientError) -> bool:
         """Whether the server may take bodies only that are signed: it says so, or refuses all else. Then the client does it."""
-        code = error_code(error)
-        is_known = code in WHY and code not in {"400", "403", "AccessDenied"}
-        if self.has_served or is_known or http_status(error) not in _REFUSALS:
+        if self.has_served or is_about_credentials(error) or http_status(error) not in _REFUSALS:
             return False
         with self._lock:
             if self._has_tried_to_sign:
@@ -269,24 +269,24 @@ class Server:
             self._has_tried_to_sign = True
         signing = make_client(self._settings, signs_bodies=True)
         if not _OF_BODIES.search(error_text(error)):
-            for client in (self.client, signing):
-                try:
-                    client.head_bucket(Bucket=self.bucket)
-                except (ClientError, BotoCoreError, *STRANGE):
-                    continue
-                self.has_served = True
-                if client is signing:
-                    break
-                return False
-            else:
+            self._is_unknown = not self._finds_bucket(signing)
+            if self._is_unknown or self._finds_bucket(self.client):
                 return False
         with self._lock:
             self._client = signing
         return True
 
+    def _finds_bucket(self, client: S3Client) -> bool:
+        try:
+            client.head_bucket(Bucket=self.bucket)
+        except (ClientError, BotoCoreError, *STRANGE):
+            return False
+        self.has_served = True
+        return True
+
     def knows_us(self) -> bool:
         """Whether the credentials are right, and may do something with the bucket: then what is denied is this request."""
-        if not self.has_served:
+        if not self.has_served and not self._is_unknown:
             with suppress(ClientError, StoreError):
                 self.call("find it", lambda client: client.head_bucket(Bucket=self.bucket))
         return self.has_served

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from volferry.errors import StoreError
 from volferry.model import ObjectInfo
 from volferry.stores.base import is_valid_key
-from volferry.stores.s3_answers import GarbledResponse, error_code
+from volferry.stores.s3_answers import GarbledResponse, error_code, is_about_credentials
 from volferry.stores.s3_documents import NOT_ENCODED
 from volferry.stores.s3_ways import ENCODED, LIST, PAGES, SIZED, Way
 
@@ -165,4 +165,6 @@ def _uploads_page(
         if error_code(error) in _NO_LIST | {"NoSuchUpload"}:
             return [], None
         told = transfers.server.error("list uploads", error)
+        if is_about_credentials(error) or not transfers.server.knows_us():
+            raise told from error
         raise UploadsNotListed(str(told)) from error
