@@ -518,6 +518,7 @@ def test_a_success_that_is_no_list_is_no_empty_list(place: Place, body: bytes) -
         with pytest.raises(StoreError, match=r"^cannot list .*: what it answers is ") as raised:
             ask()
         assert str(raised.value).isprintable()
+        assert "\ufffd" not in str(raised.value)
         assert len(str(raised.value)) < 300
 
 

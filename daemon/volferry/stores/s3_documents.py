@@ -76,6 +76,8 @@ def _list(response_dict: Any, **context: Any) -> None:
         response_dict["body"] = _TRUNCATED.sub(lambda found: found[1] + found[2].lower() + found[3], body)
     elif status == _SUCCESS or not _is_xml(body[:_LONGEST_ERROR]):
         text = _text(body[:_LONGEST_ERROR].decode(errors="replace"))[:_LONGEST_QUOTE]
+        if "\ufffd" in text:  # compressed, or encrypted: nobody can read it
+            text = f"{len(body)} bytes that are no text"
         raise GarbledResponse(f"what it answers is no list, or the list broke off: {text}".rstrip(": "))
 
 
