@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import docker.errors
 
@@ -190,54 +187,6 @@ def _may_succeed(listed: Mapping[str, Any], name: str, place: str) -> bool:
     return f"/{name}" in (listed.get("Names") or []) or (
         bool(place) and labels.get(_PROJECT) == place.partition("/")[0] and labels.get(_ONE_OFF) != "True"
     )
-
-
-def doors(engine: Engine, own: Collection[str]) -> dict[str, str]:
-    """By the ids of containers that volferry cannot do without: why. It would never bring them back. `own` are the ids of those that it runs in."""
-    found: dict[str, str] = {}
-    mounted: set[str] = set()  # volumes that the engine's socket is in
-    url = urlsplit(engine.url)
-    with translated("looking at what volferry needs"):
-        for each in own:
-            try:
-                inspected = engine.api.inspect_container(each)
-            except docker.errors.NotFound:
-                continue
-            found |= dict.fromkeys(container_of(inspected).shares_with, "volferry has its network")
-            mounted |= {
-                mount["Name"]
-                for mount in inspected.get("Mounts") or []
-                if url.scheme == "unix"
-                and mount.get("Type") == "volume"
-                and PurePosixPath(url.path).is_relative_to(mount["Destination"])
-            }
-        listed = running_containers(engine) if mounted or url.scheme == "tcp" else []
-    addresses = _addresses(url.hostname or "") if url.scheme == "tcp" else set[str]()
-    ways = {each["Id"] for each in listed if _offers(each, mounted) or _answers(each, addresses, url.port)}
-    # In a network of several containers, any of them may be the one that answers.
-    networks = {*ways, *found} if any(ip_address(each).is_loopback for each in addresses) else ways
-    shared = {f"container:{each}" for each in networks} if url.scheme == "tcp" else set[str]()
-    ways |= {each["Id"] for each in listed if (each.get("HostConfig") or {}).get("NetworkMode") in shared}
-    return dict.fromkeys(ways - {*own}, "volferry reaches the engine through it") | found
-
-
-def _offers(listed: Mapping[str, Any], volumes: Collection[str]) -> bool:
-    return any(mount.get("RW") and mount.get("Name") in volumes for mount in listed.get("Mounts") or [])
-
-
-def _answers(listed: Mapping[str, Any], addresses: Collection[str], port: int | None) -> bool:
-    """Whether it has one of the addresses, or its port is that of the machine: by a port, no two of them can be reached."""
-    networks = ((listed.get("NetworkSettings") or {}).get("Networks") or {}).values()
-    return any(network.get("IPAddress") in addresses for network in networks) or any(
-        port is not None and each.get("PublicPort") == port for each in listed.get("Ports") or []
-    )
-
-
-def _addresses(host: str) -> set[str]:
-    try:
-        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
-    except OSError:
-        return set()
 
 
 def _meets(mount: Mapping[str, Any], path: str) -> bool:

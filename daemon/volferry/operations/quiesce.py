@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from volferry.engine.company import go_along
-from volferry.engine.containers import Container, doors, find_container, in_order, writers
+from volferry.engine.containers import Container, find_container, in_order, writers
+from volferry.engine.doors import doors
 from volferry.engine.starts import Starts
 from volferry.errors import Disturbed, DowntimeExceeded, EngineError, EngineUnreachable
 from volferry.interrupts import Deadline, Impatience, held_back
