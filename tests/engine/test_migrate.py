@@ -239,7 +239,7 @@ def test_options_that_make_no_sense_there_are_said_with_what_changes_them(
     assert (there.data("plain") / "file").read_text() == "content"
     assert not there.client.volumes.get("plain").attrs["Options"]
     world.cli(
-        "migrate", volume, "--to", to, "--rename", f"{volume}=x", "--option", f"{volume}:device=/nowhere"
+        "migrate", volume, "--to", to, "--rename", f"{volume}=third", "--option", f"{volume}:device=/nowhere"
     ).fails_with("has its data at /nowhere, which the target lacks", f"--option {volume}:device=PATH")
 
 
