@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import docker.errors
 import zstandard
 
 from volferry.engine.channel import READ_BYTES, InputRefused, LineSplitter
@@ -217,7 +218,10 @@ class StreamProcess:
         end = time.monotonic() + _SETTLE_SECONDS
         while True:
             with translated("the helper"):
-                found = self._engine.api.exec_inspect(self._exec_id)
+                try:
+                    found = self._engine.api.exec_inspect(self._exec_id)
+                except docker.errors.NotFound:  # an engine forgets the commands of a container that has ended
+                    return None
             # Podman says 0 as long as it runs.
             if not found.get("Running") and found.get("ExitCode") is not None:
                 return int(found["ExitCode"])
