@@ -103,6 +103,7 @@ def volferry_in(world: World, image: str, **more: Any) -> Container:
         **{
             **more,
             "volumes": [f"{state}:/var/lib/volferry", *more["volumes"]],
+            "tmpfs": {"/tmp": ""},
             "environment": {"VOLFERRY_STORE": "/tmp/store", **more.get("environment", {})},
         },
     )

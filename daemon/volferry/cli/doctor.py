@@ -48,7 +48,7 @@ def doctor(
         _Check("volferry", True, f"{__version__}, Python {sys.version.split()[0]}"),
         _tried("engine", lambda: _engine(session)),
         _tried("services", lambda: _services(session)),
-        _tried("restores", lambda: _restores(session)),
+        _tried("volumes", lambda: _volumes(session)),
         _tried("state directory", lambda: _state(session)),
         _tried("helper", lambda: _helper(session)),
         _tried("other volferrys", lambda: _others(session)),
@@ -121,22 +121,20 @@ def _services(session: Session) -> str:
     )
 
 
-def _restores(session: Session) -> str:
-    """Whether an interrupted one has left a volume half restored."""
+def _volumes(session: Session) -> tuple[str, tuple[str, ...]]:
+    """How many there are, and which of them an interrupted restore has left half restored."""
     from volferry.cli.interrupted import restore_state  # noqa: PLC0415
     from volferry.engine.volumes import list_volumes  # noqa: PLC0415
     from volferry.restore_record import begun_restore  # noqa: PLC0415
 
     half = []
-    for volume in list_volumes(session.engine):
+    volumes = list_volumes(session.engine)
+    for volume in volumes:
         begun = begun_restore(session.state_of_content(volume.name))
         if begun is not None and not begun.running and (state := restore_state(begun)):
             half.append(f"{volume.name} ({state})")
-    if half:
-        raise VolferryError(
-            f"not backed up until that is completed: {', '.join(half)}: `volferry status` says how"
-        )
-    return "no volume is half restored"
+    note = f"not backed up until that is completed: {', '.join(half)}: `volferry status` says how"
+    return count_text(len(volumes), "volume"), (note,) if half else ()
 
 
 def _state(session: Session) -> tuple[str, tuple[str, ...]]:
