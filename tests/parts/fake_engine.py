@@ -159,6 +159,7 @@ class FakeEngine:
     name = "fake"
     url = "unix:///nowhere"
     shares_our_kernel = True
+    checks_health = True
 
     def __init__(self) -> None:
         self.api = FakeApi()
