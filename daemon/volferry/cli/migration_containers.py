@@ -281,31 +281,21 @@ def await_health_on_target(target: Engine, names: list[str], observer: TerminalO
         left = max(0.0, end - time.monotonic())
         health = "gone" if container is None else await_healthy(target, container, seconds=left)
         if health not in {"healthy", "running"}:
+            why = ": its health check has not passed yet: `docker inspect` has what it said"
             observer.note(
-                f"container {name} on the target is {health}, not healthy{_why_starting(target, health)}"
+                f"container {name} on the target is {health}, not healthy{why if health == 'starting' else ''}"
             )
 
 
-def _why_starting(target: Engine, health: str) -> str:
-    from volferry.engine.health_checks import why_perhaps_none  # noqa: PLC0415
-
-    if health != "starting":
-        return ""
-    why = why_perhaps_none(target) or "its health check has not passed yet: `docker inspect` has what it said"
-    return f": {why}"
-
-
 def note_unchecked(plan: MigrationPlan, target: Engine) -> None:
-    """Of health checks that others wait for, with the services down, and that may never be run."""
-    from volferry.engine.health_checks import why_perhaps_none  # noqa: PLC0415
-
+    """Of health checks that others wait for, and that nobody runs there."""
     checked = [
         each.name
         for each in (plan.carried.containers if plan.carried else [])
         if each.ran and (each.body.get("Healthcheck") or {}).get("Test") not in (None, [], ["NONE"])
     ]
-    if checked and (why := why_perhaps_none(target)):
+    if checked and not target.checks_health:
         plan.notes.append(
-            f'{why}, which the target may be: the health of {", ".join(checked)} stays "starting" there then, and those that depend on '
-            f"it are started {_HEALTHY_SECONDS} s later, with the services down"
+            f'Podman runs no health checks on a machine without systemd, which the target seems to be: the health of {", ".join(checked)} stays "starting" there, '
+            "and nothing waits for it"
         )
