@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import docker
@@ -47,7 +48,8 @@ def test_the_engine_restarts_in_the_middle_of_a_run_of_the_daemon(tmp_path: Path
             (helper,) = [each for each in world.own_containers() if each["State"] == "running"]
             # The reading lasts until the engine ends the helper: one that is paused, it would let go on.
             for process in client.api.top(helper["Id"])["Processes"]:
-                os.kill(int(process[1]), signal.SIGSTOP)
+                with suppress(ProcessLookupError):  # it has ended by itself
+                    os.kill(int(process[1]), signal.SIGSTOP)
             client.close()  # what it has open would end with the engine
             getattr(private, how)()
             private.start()

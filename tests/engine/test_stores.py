@@ -46,9 +46,12 @@ def test_a_volume_is_backed_up_to_a_bucket_and_restored(world: World, server: S3
 
 def test_what_is_interrupted_leaves_no_upload(world: World, server: S3Server) -> None:
     bucket = server.bucket()
-    cli = world.cli.having(**server.environment(VOLFERRY_STORE=f"s3://{bucket}"))
+    cli = world.cli.having(
+        **server.environment(VOLFERRY_STORE="main", VOLFERRY_STORES__MAIN__URL=f"s3://{bucket}")
+    )
     volume = large(world, 60 << 20)
-    running = cli.start("backup", volume)
+    # It does not end before it is killed.
+    running = cli.having(VOLFERRY_STORES__MAIN__LIMIT="5M").start("backup", volume)
     assert running.until(lambda: server.unfinished(bucket))
     running.send(signal.SIGINT)
     running.outcome().exits(130)
