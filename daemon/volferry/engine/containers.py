@@ -14,7 +14,7 @@ import docker.errors
 
 from volferry.engine.client import Engine, says_no_container, translated
 from volferry.engine.container_labels import ContainerLabels, is_own
-from volferry.engine.running import running_containers
+from volferry.engine.running import in_dockers_words, running_containers
 from volferry.engine.user_namespace import is_rootless
 from volferry.engine.volumes import use_of
 from volferry.errors import EngineError, EngineUnreachable
@@ -303,6 +303,9 @@ def _needs_one_of(container: Container, others: Collection[Container]) -> bool:
 def container_of(found: Mapping[str, Any]) -> Container:
     """Of an inspection."""
     state = found.get("State") or {}
+    status = str(state.get("Status", ""))
+    # Versions of Podman say it in one way or the other.
+    stopping = status == "stopping" or (status == "running" and state.get("Running") is False)
     config = found.get("Config") or {}
     host_config = found.get("HostConfig") or {}
     labels = config.get("Labels") or {}
@@ -310,7 +313,7 @@ def container_of(found: Mapping[str, Any]) -> Container:
     return Container(
         id=found["Id"],
         name=str(found.get("Name", found["Id"][:12])).lstrip("/"),
-        state=state.get("Status", ""),
+        state="running" if stopping else in_dockers_words(status),
         started_at=state.get("StartedAt", ""),
         finished_at=state.get("FinishedAt", ""),
         auto_remove=bool(host_config.get("AutoRemove")),
@@ -335,7 +338,7 @@ def container_of(found: Mapping[str, Any]) -> Container:
             if (mode := str(host_config.get(key) or "")).startswith("container:")
         ),
         restarts_with=_restarts_with(labels.get(_DEPENDS_ON, "")),
-        stopping=state.get("Status") == "running" and state.get("Running") is False,
+        stopping=stopping,
     )
 
 

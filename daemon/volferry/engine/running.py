@@ -9,6 +9,12 @@ if TYPE_CHECKING:
 
 # Podman's and Docker's words. Any other one counts as running: what is taken for off is read, or written, while it writes.
 _OFF = frozenset({"configured", "created", "dead", "exited", "initialized", "removing", "stopped"})
+_IN_DOCKERS_WORDS = {"configured": "created", "initialized": "created", "stopped": "exited"}
+
+
+def in_dockers_words(state: str) -> str:
+    """A state as Docker calls it; `stopping` is Podman's alone."""
+    return _IN_DOCKERS_WORDS.get(state, state)
 
 
 def running_containers(engine: Engine) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import docker.errors
 from volferry.engine.client import Engine, translated
 from volferry.engine.container_labels import ContainerLabels, is_own
 from volferry.engine.labels import TRIAL, marks_incomplete
+from volferry.engine.running import in_dockers_words
 from volferry.errors import EngineError, EngineUnreachable, NoSuchContainer, NoSuchVolume
 from volferry.model import BindMount, Volume, VolumeUse, WritableLayer
 
@@ -24,8 +25,6 @@ _COMPOSE_PROJECT = "com.docker.compose.project"
 _TRIED = re.compile(r"volferry-tried-[0-9a-f]{12}")
 _DERIVED_BY_PODMAN = {"UID", "GID", "SIZE", "INODES", "NOQUOTA", "TIMEOUT"}
 _STACK = "com.docker.stack.namespace"  # of Swarm, which is deployed from a compose file too
-# Podman's words in lists; its inspections have Docker's.
-_IN_DOCKERS_WORDS = {"configured": "created", "initialized": "created", "stopped": "exited"}
 # The engine's words for when a container ended: `Exited (0) 5 seconds ago`, `About a minute ago`.
 _LATELY = re.compile(r"\) .*\b(?:seconds?|minutes?) ago$")
 
@@ -202,7 +201,7 @@ def use_of(container: Mapping[str, Any], mount: Mapping[str, Any], all_labels: C
         container=container_name(container),
         container_id=container["Id"],
         image=container.get("Image", ""),
-        state=_IN_DOCKERS_WORDS.get(found := container.get("State", ""), found),
+        state=in_dockers_words(container.get("State", "")),
         destination=mount.get("Destination", ""),
         read_write=bool(mount.get("RW")),
         project=labels.get(_COMPOSE_PROJECT) or labels.get(_STACK),

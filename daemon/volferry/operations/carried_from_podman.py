@@ -151,7 +151,8 @@ class FromPodman:
     def _log_options(self, name: str, log: Document) -> Document | None:
         """In Docker's words, which Podman does not say to Docker's clients."""
         options = {}
-        if size := _SIZE.fullmatch(str(log.get("Size") or "")):
+        size = _SIZE.fullmatch(str(log.get("Size") or ""))
+        if size and float(size[1]) > 0:  # 5.4 says 0B where there is none
             options["max-size"] = "".join(size.groups()).lower()
         if tag := log.get("Tag"):
             if log.get("Type") == "journald":
