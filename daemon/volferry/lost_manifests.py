@@ -80,10 +80,10 @@ def left_out(
     indexes: set[str],
     unfinished: Callable[[BackupRef], bool],
 ) -> str | None:
-    """What speaks against deleting objects of `later` backups, which are newer than any whose manifest is listed; `indexes` are keys of theirs.
+    """Returns why prune must not delete objects of `later` backups, which are newer than any listed manifest; `indexes` are keys of theirs.
 
     The newest backup is never forgotten, so they are of runs that died, or of backups that a list which ended too soon has left
-    out. A manifest that is there says so whatever lists say, and who has a whole index may have had one.
+    out. A manifest that the store has, listed or not, is proof of a backup; a backup with a whole index may have lost its manifest.
     """
     for ref in later:
         key = manifest_key(ref)

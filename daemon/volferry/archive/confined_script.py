@@ -8,9 +8,8 @@ of others.
 
 In a container root may make none. There the directory becomes `tar`'s root, and no link leads out of it. That happens after `tar` and its libraries are loaded,
 for they are not in there, and before it acts on anything: it shares its root and working directory (CLONE_FS) with the process that has begun it, which changes
-them for both when it is told to. What is in the directory is not to be trusted, and libraries would be looked for in it from then on: so nothing that is mapped
-after that can be run (a filter of seccomp asks that process about each mapping). Character sets, which `tar` converts for names that are not ASCII, are loaded by then:
-`warm_up` has one.
+them for both when volferry tells it to. From then on the C library looks for libraries in the directory, where an attacker may have put them. So a seccomp filter lets that
+process refuse every executable mapping. `tar` has loaded the conversion of names that are not ASCII by then: the record of `warm_up` has such a name.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ RECORD_BYTES = 1 << 20  # `tar` acts on nothing of less: see `extract_command`
 _SCRIPT = r"""
 import ctypes, fcntl, os, platform, select, signal, socket, struct, sys
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
-HERE, RECURSIVE, EMPTY_PATH = -100, 0x8000, 0x1000
+HERE, RECURSIVE = -100, 0x8000
 CLONE_FS, CLONE_FILES, PDEATHSIG, NO_NEW_PRIVILEGES = 0x200, 0x400, 1, 38
 RECEIVE, SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_...
 # clone, seccomp, the architecture as filters know it, and what maps memory
@@ -55,8 +54,8 @@ def mounts(directory):
     call(MOUNT_SETATTR, HERE, b"/", RECURSIVE, attributes, 32)
     call(MOVE_MOUNT, own, b"", HERE, directory, 4)  # MOVE_MOUNT_F_EMPTY_PATH
     os.close(own)
+    os.chdir(directory)  # from here on it can be written to, whatever fails
     done(libc.umount2(b"/proc", 2))  # MNT_DETACH
-    os.chdir(directory)
 def asked_about_mappings(seccomp, machine, *calls):
     rules = [(0x20, 0, 0, 4), (0x15, 0, 6, machine), (0x20, 0, 0, 0)]
     rules += [(0x15, 2 - at, 2 if at == 2 else 0, number) for at, number in enumerate(calls)]
@@ -124,9 +123,11 @@ except (OSError, AttributeError):
     release = [int(each) for each in platform.release().split("-")[0].split(".")[:2] if each.isdigit()]
     if calls and release >= [5, 5]:
         try:
-            serve(*begun(calls))
+            work = begun(calls)
         except OSError:
-            pass
+            work = ()
+        if work:
+            serve(*work)  # never returns: the program is not run twice
 control.sendall(said)
 os.execv(program, arguments)
 """

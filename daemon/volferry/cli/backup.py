@@ -175,7 +175,7 @@ def backup(
 
 
 def _say_how_many_moments(project: str, volumes: list[Volume], done: list[BackupStats]) -> None:
-    """Whoever names a project may take its volumes for one thing, whose parts fit together."""
+    """A user who names a project may expect backups of one moment, whose parts fit together."""
     from volferry.sets import TOGETHER  # noqa: PLC0415
 
     mine = {volume.name for volume in volumes if project in volume.own_projects}

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def check_outlives_us(session: Session, store: Store) -> None:
-    """Before a backup or a copy writes there. Raises StoreError where a new store would go with our container; of one that is there already,
-    people are told.
+    """Before a backup or a copy writes there. Raises StoreError where a new store would go with our container, and warns of one
+    that is there already.
     """
     from volferry.repository import Repository  # noqa: PLC0415 -- slow to import
 

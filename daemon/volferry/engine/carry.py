@@ -73,7 +73,7 @@ def _in_full(engine: Engine, container: str) -> Document | None:
 
 
 def podmans_words(engine: Engine, container: str) -> Document | None:
-    """What Podman's own API says of a container, on the same socket; None if it does not answer, as where a proxy refuses the call."""
+    """Returns the inspection of a container by Podman's own API, on the same socket; None if Podman, or a proxy before it, refuses the call."""
     api = engine.api
     major = engine.version.partition(".")[0]
     with translated(f"container {container[:12]}"):

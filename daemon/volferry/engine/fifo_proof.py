@@ -56,7 +56,7 @@ def await_answer(engine: Engine, helper_id: str, channel: FifoChannel, death: De
 
 
 def _asked_again(engine: Engine, helper_id: str, channel: FifoChannel) -> bytes | None:
-    """Asks the helper for its answer once more; returns what its kernel is known by, if it says so."""
+    """Has a second process of the helper answer; returns the id of its kernel, or None if that process cannot read it."""
     with translated("the helper"):
         script = f"{channel.answer}; {_LOOK_SCRIPT}"
         asked = engine.api.exec_create(

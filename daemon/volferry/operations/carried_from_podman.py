@@ -1,4 +1,4 @@
-"""What containers of Podman have that Docker's API has no words for: said in the plan, since nothing else would tell that it is missing."""
+"""Settings of Podman's containers that Docker's API cannot express: the plan names them, since nothing else would show that they are missing."""
 
 from __future__ import annotations
 
