@@ -38,9 +38,11 @@ def lost_with_us(session: Session, place: str) -> str:
         path = place_of(place)
     except UsageError:  # of one that is not in use
         return ""
+    if not isinstance(path, Path):
+        return ""
     here = Surroundings.seen()
     # Without the engine, where that is enough.
-    if not isinstance(path, Path) or not here.in_container or here.is_mounted(real := _real(path)):
+    if not here.in_container or here.is_mounted(real := _real(path)):
         return ""
     try:
         own = own_container(session.engine, here)
